@@ -1,0 +1,1 @@
+"""From raw files to packed batches; no model and no device computation here."""

@@ -1,0 +1,1 @@
+"""Raw files to validated, sharded ArrayRecord: `python -m data_pipelines.prepare`."""

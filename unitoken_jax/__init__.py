@@ -1,0 +1,1 @@
+"""Unified vision-language models of UniToken and UniTok, trained with JAX."""

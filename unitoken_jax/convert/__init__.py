@@ -1,0 +1,1 @@
+"""Weights in and out: one declarative table per published checkpoint."""

@@ -1,0 +1,1 @@
+"""Drawing and answering with a trained model."""

@@ -1,0 +1,1 @@
+"""Linen building blocks that name parameters and call ops."""

@@ -1,0 +1,1 @@
+"""One file per published network and one per trained system."""

@@ -1,0 +1,1 @@
+"""Pure functions of arrays: the mathematics, with no Flax and no state."""

@@ -1,0 +1,1 @@
+"""Device meshes and the table from logical axis names to mesh axes."""

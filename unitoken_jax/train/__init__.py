@@ -1,0 +1,1 @@
+"""Optimiser, training step, checkpoints, metrics and the loop."""
