@@ -1,0 +1,105 @@
+"""Directories and files that are there whole or not at all.
+
+Work is written under a temporary name beside its destination and renamed at the end.
+"""
+
+import errno
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from data_pipelines.errors import DataError
+
+
+class DirectoryError(DataError):
+    """A destination cannot be written; the message says why and what to do."""
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Writes `data` to `path` so that a reader sees the old or the new file only."""
+    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    try:
+        with partial.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_directory(destination: Path, *, overwrite: bool) -> Iterator[Path]:
+    """Gives an empty directory that becomes `destination` when the block ends well.
+
+    If the block raises, everything written is removed and an old `destination` stays
+    as it was. What a killed run left under the temporary name is removed by the next.
+
+    Raises:
+        DirectoryError: `destination` exists and `overwrite` is false, another process
+            is writing it, or the disk is full.
+    """
+    destination = destination.absolute()
+    if destination.exists() and not overwrite:
+        raise DirectoryError(
+            f"{destination} exists already; give --overwrite to replace it, "
+            "or another output directory"
+        )
+    partial = destination.with_name(f".{destination.name}.partial")
+    try:
+        partial.mkdir(parents=True, exist_ok=True)
+        lock = os.open(partial, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as error:
+        raise DirectoryError(f"{destination} cannot be written: {error}") from error
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise DirectoryError(
+                f"{destination} is being written by another process ({partial} is "
+                "locked); wait for it to end"
+            ) from error
+        try:
+            _empty(partial)
+            yield partial
+            _publish(partial, destination)
+        except BaseException as error:
+            shutil.rmtree(partial, ignore_errors=True)
+            if isinstance(error, OSError) and error.errno in _NO_SPACE:
+                raise DirectoryError(
+                    f"{destination} could not be written: {error.strerror}; nothing "
+                    "was left behind. Free some space or choose another disk"
+                ) from error
+            raise
+    finally:
+        os.close(lock)
+
+
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def _empty(directory: Path) -> None:
+    for entry in directory.iterdir():
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
+
+
+def _publish(partial: Path, destination: Path) -> None:
+    """Puts `partial` in the place of `destination`, which is kept until it is done."""
+    if not destination.exists():
+        partial.rename(destination)
+        return
+    old = destination.with_name(f".{destination.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    destination.rename(old)
+    try:
+        partial.rename(destination)
+    except OSError:
+        old.rename(destination)
+        raise
+    shutil.rmtree(old)

@@ -1,0 +1,8 @@
+"""The base of every complaint of the data pipelines about its input or output.
+
+Messages are sentences: which file or record, what is wrong with it, what to do.
+"""
+
+
+class DataError(ValueError):
+    """Input that cannot be used, or output that could not be written."""

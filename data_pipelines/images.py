@@ -1,0 +1,189 @@
+"""Pictures: decoding with a bound, blending over a background, resizing, cropping.
+
+`whiten` and `variable_crop` are Chameleon's preparation of pictures for its VQGAN, as
+Lumina-mGPT and UniToken use it, bit for bit.
+"""
+
+import io
+import random
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image
+
+from data_pipelines.errors import DataError
+
+WHITE = (255, 255, 255)
+# Pictures are decoded whole, so this bounds memory: 4 bytes a pixel, 256 MiB.
+MAX_PIXELS = 64 * 1024 * 1024
+_FORMATS = ("PNG", "WEBP", "JPEG", "GIF", "BMP")
+_BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
+
+
+class PictureError(DataError):
+    """Bytes that are not a usable picture; the message names where they came from."""
+
+
+def decode(data: bytes, where: str, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Decodes a picture file, the first frame of an animation.
+
+    Args:
+        data: A PNG, WebP, JPEG, GIF or BMP file.
+        where: The name of the file or record, for messages.
+        max_pixels: Larger pictures are refused before they are decompressed.
+
+    Returns:
+        An RGBA picture if the file has any transparency, else RGB.
+
+    Raises:
+        PictureError: The bytes are no picture, a damaged one, or one too large.
+    """
+    try:
+        picture = Image.open(io.BytesIO(data), formats=_FORMATS)
+    except _BOMBS as error:
+        raise PictureError(
+            f"{where}: the picture has far more pixels than the {max_pixels:,} that "
+            "are allowed; make it smaller"
+        ) from error
+    except (OSError, SyntaxError, ValueError) as error:
+        raise PictureError(
+            f"{where} is not an image ({len(data):,} bytes that are no "
+            f"{', '.join(_FORMATS)} file); give a picture in one of these formats"
+        ) from error
+    width, height = picture.size
+    if width * height > max_pixels:
+        raise PictureError(
+            f"{where}: the picture is {width} × {height} = {width * height:,} pixels; "
+            f"at most {max_pixels:,} are allowed. Make it smaller"
+        )
+    try:
+        picture.load()
+        mode = "RGBA" if picture.has_transparency_data else "RGB"
+        return picture.convert(mode)
+    except (OSError, SyntaxError, ValueError, EOFError, IndexError) as error:
+        raise PictureError(
+            f"{where}: the picture is damaged ({error}); replace the file"
+        ) from error
+
+
+def composite(
+    picture: Image.Image, background: tuple[int, int, int] = WHITE
+) -> Image.Image:
+    """Blends a picture over a plain background, giving RGB."""
+    if not picture.has_transparency_data:
+        return picture.convert("RGB")
+    canvas = Image.new("RGBA", picture.size, (*background, 255))
+    return Image.alpha_composite(canvas, picture.convert("RGBA")).convert("RGB")
+
+
+def to_square(
+    picture: Image.Image,
+    size: int,
+    background: tuple[int, int, int] = WHITE,
+    resample: Image.Resampling = Image.Resampling.BICUBIC,
+) -> np.ndarray:
+    """Fits a whole picture into a square, centred on a plain background.
+
+    Returns:
+        uint8 [size, size, 3].
+    """
+    canvas = Image.new("RGBA", (size, size), (*background, 255))
+    fitted = fit(picture, size, resample)
+    corner = ((size - fitted.width) // 2, (size - fitted.height) // 2)
+    canvas.alpha_composite(fitted, corner)
+    return np.asarray(canvas.convert("RGB"))
+
+
+def fit(
+    picture: Image.Image,
+    size: int,
+    resample: Image.Resampling = Image.Resampling.BICUBIC,
+) -> Image.Image:
+    """Scales an RGBA copy so that its longer side is `size` pixels."""
+    scale = size / max(picture.size)
+    width, height = (max(1, round(side * scale)) for side in picture.size)
+    rgba = picture.convert("RGBA")  # resized with premultiplied alpha by Pillow
+    return (
+        rgba if rgba.size == (width, height) else rgba.resize((width, height), resample)
+    )
+
+
+def whiten(picture: Image.Image) -> Image.Image:
+    """Blends over white as Chameleon does: in float64, truncated to uint8."""
+    if picture.mode == "RGB":
+        return picture
+    values = np.asarray(picture.convert("RGBA"))
+    if (values[..., 3] == 255).all():
+        return picture.convert("RGB")
+    alpha = values[..., 3:] / 255.0
+    blended = (1 - alpha) * 255 + alpha * values[..., :3]
+    return Image.fromarray(blended.astype(np.uint8), "RGB")
+
+
+def crop_sizes(
+    patches: int, patch: int, max_ratio: float = 4.0
+) -> list[tuple[int, int]]:
+    """Lumina-mGPT's list of (width, height) of at most `patches` square patches.
+
+    Args:
+        patches: Largest number of patches of one picture (256 for 512 × 512).
+        patch: Side of a patch in pixels (32).
+        max_ratio: Largest ratio of the sides.
+    """
+    sizes = []
+    wide, high = patches, 1
+    while wide > 0:
+        if max(wide, high) / min(wide, high) <= max_ratio:
+            sizes.append((wide * patch, high * patch))
+        if (high + 1) * wide <= patches:
+            high += 1
+        else:
+            wide -= 1
+    return sizes
+
+
+def variable_crop(
+    picture: Image.Image,
+    sizes: Sequence[tuple[int, int]],
+    rng: random.Random,
+    top: int = 1,
+) -> Image.Image:
+    """Chameleon's crop: the closest aspect ratio of `sizes`, at a random place.
+
+    UniToken passes one size, (512, 512). The published function is called a centre
+    crop but draws the place from Python's generator, which it seeds with 100.
+
+    Args:
+        picture: Any picture.
+        sizes: Allowed (width, height) in pixels.
+        rng: Gives the choice among the `top` best sizes and the place of the crop.
+        top: How many of the best sizes are drawn from.
+
+    Returns:
+        A picture of one of `sizes`.
+    """
+    width, height = picture.size
+    kept = [
+        (min(w / width, h / height) / max(w / width, h / height), (w, h))
+        for w, h in sizes
+    ]
+    _, size = rng.choice(sorted(kept, reverse=True)[:top])
+    scaled = _scale_to_cover(picture, size)
+    return scaled.crop(_crop_box(scaled.size, size, rng))
+
+
+def _scale_to_cover(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
+    while all(have >= 2 * want for have, want in zip(picture.size, size, strict=True)):
+        halved = (picture.width // 2, picture.height // 2)
+        picture = picture.resize(halved, Image.Resampling.BOX)
+    scale = max(size[0] / picture.width, size[1] / picture.height)
+    target = (round(picture.width * scale), round(picture.height * scale))
+    return picture.resize(target, Image.Resampling.BICUBIC)
+
+
+def _crop_box(
+    scaled: tuple[int, int], size: tuple[int, int], rng: random.Random
+) -> tuple[int, int, int, int]:
+    left = rng.randint(0, scaled[0] - size[0])
+    upper = rng.randint(0, scaled[1] - size[1])
+    return left, upper, left + size[0], upper + size[1]

@@ -1,0 +1,207 @@
+"""The one record schema and its bytes: a msgpack map, one per ArrayRecord entry.
+
+Everything that prepares, pre-tokenises or loads data passes these records. A record
+is a plain dict, so that pure functions of a record serve a script and a Beam job alike.
+"""
+
+from collections.abc import Callable
+from typing import Any, TypedDict, cast
+
+import msgpack
+import numpy as np
+
+from data_pipelines.errors import DataError
+
+
+class RecordError(DataError):
+    """A record does not follow the schema; the message names it."""
+
+
+class Question(TypedDict):
+    """A question about a picture with its one right answer; `kind` groups scores."""
+
+    kind: str
+    question: str
+    answer: str
+
+
+class Record(TypedDict):
+    """One captioned picture.
+
+    `image` is an encoded WebP or PNG file (RGB, or RGBA with straight alpha) of `width`
+    × `height` pixels. `concept` is the key of the split: records of one concept never
+    stand in two splits. `codes` are the codebook indices of a pre-tokenised picture,
+    row by row as little-endian uint16, and `grid` their (rows, columns).
+    """
+
+    id: str
+    image: bytes
+    width: int
+    height: int
+    captions: list[str]
+    questions: list[Question]
+    concept: str
+    category: str
+    subcategory: str
+    keywords: list[str]
+    source: str
+    license: str
+    codes: bytes | None
+    grid: list[int] | None
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str) and bool(value)
+
+
+def _is_length(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def _is_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(text, str) for text in value)
+
+
+def _is_questions(value: Any) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(item, dict)
+        and item.keys() == Question.__annotations__.keys()
+        and all(_is_name(text) for text in item.values())
+        for item in value
+    )
+
+
+def _is_grid(value: Any) -> bool:
+    return value is None or (
+        isinstance(value, list) and len(value) == 2 and all(map(_is_length, value))
+    )
+
+
+# key → (what it must be, in words for the message; the check)
+_SCHEMA: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "id": ("a non-empty string", _is_name),
+    "image": ("the bytes of a picture", lambda v: isinstance(v, bytes) and bool(v)),
+    "width": ("a positive integer", _is_length),
+    "height": ("a positive integer", _is_length),
+    "captions": ("a list of strings", _is_texts),
+    "questions": ("a list of {kind, question, answer} strings", _is_questions),
+    "concept": ("a non-empty string", _is_name),
+    "category": ("a string", lambda v: isinstance(v, str)),
+    "subcategory": ("a string", lambda v: isinstance(v, str)),
+    "keywords": ("a list of strings", _is_texts),
+    "source": ("a string", lambda v: isinstance(v, str)),
+    "license": ("a string", lambda v: isinstance(v, str)),
+    "codes": ("bytes or nothing", lambda v: v is None or isinstance(v, bytes)),
+    "grid": ("[rows, columns] or nothing", _is_grid),
+}
+
+
+def validate(record: Any, where: str = "") -> Record:
+    """Returns `record` unchanged if it follows the schema.
+
+    Args:
+        record: What should be a record.
+        where: The file or position it came from, for the message.
+
+    Raises:
+        RecordError: A key is missing, unknown or of the wrong type, or `codes` and
+            `grid` disagree.
+    """
+    place = f"{where}: " if where else ""
+    if not isinstance(record, dict):
+        raise RecordError(
+            f"{place}a record must be a map of its fields, not {_type(record)}"
+        )
+    identity = record.get("id")
+    name = f"record {identity!r}" if _is_name(identity) else "a record without an id"
+    for key, (wanted, check) in _SCHEMA.items():
+        if key not in record:
+            raise RecordError(f"{place}{name} lacks the key {key!r} ({wanted})")
+        if not check(record[key]):
+            raise RecordError(
+                f"{place}{name}: {key!r} must be {wanted}, not {_type(record[key])}"
+            )
+    if unknown := sorted(map(str, record.keys() - _SCHEMA.keys())):
+        raise RecordError(
+            f"{place}{name} has unknown keys: {', '.join(unknown)}; "
+            f"the schema has {', '.join(_SCHEMA)}"
+        )
+    codes, grid = record["codes"], record["grid"]
+    if (codes is None) != (grid is None):
+        raise RecordError(f"{place}{name}: 'codes' and 'grid' come together or not")
+    if codes is not None and len(codes) != 2 * grid[0] * grid[1]:
+        raise RecordError(
+            f"{place}{name}: {len(codes)} bytes of codes do not fill a grid of "
+            f"{grid[0]} × {grid[1]} 16-bit codes"
+        )
+    return cast(Record, record)
+
+
+def encode(record: Record) -> bytes:
+    """The bytes of a validated record; equal records give equal bytes."""
+    checked = validate(record)
+    ordered = {key: checked[key] for key in _SCHEMA}
+    ordered["questions"] = [
+        {key: question[key] for key in Question.__annotations__}
+        for question in checked["questions"]
+    ]
+    return cast(bytes, msgpack.packb(ordered, use_bin_type=True))
+
+
+def decode(data: bytes, where: str = "") -> Record:
+    """The record of `data`; `where` names its place in messages.
+
+    Raises:
+        RecordError: The bytes are no msgpack map of the schema.
+    """
+    try:
+        value = msgpack.unpackb(data, raw=False)
+    except (ValueError, msgpack.exceptions.UnpackException) as error:
+        place = f"{where}: " if where else ""
+        raise RecordError(
+            f"{place}{len(data)} bytes are not a record ({error}); the file was "
+            "damaged or written by another program: prepare the data again"
+        ) from error
+    return validate(value, where)
+
+
+def with_codes(record: Record, codes: np.ndarray) -> Record:
+    """A copy of `record` that holds the codebook indices `codes`, int [h, w].
+
+    Raises:
+        RecordError: `codes` is not a matrix of integers in 0 … 65,535.
+    """
+    name = f"record {record['id']!r}"
+    if codes.ndim != 2 or not np.issubdtype(codes.dtype, np.integer):
+        raise RecordError(
+            f"{name}: codes must be an integer matrix [rows, columns], not "
+            f"{codes.dtype} {list(codes.shape)}"
+        )
+    if codes.size and (codes.min() < 0 or codes.max() > np.iinfo(np.uint16).max):
+        raise RecordError(
+            f"{name}: codes from {codes.min()} to {codes.max()} do not fit 16 bits"
+        )
+    copy = record.copy()
+    copy["codes"] = codes.astype("<u2").tobytes()
+    copy["grid"] = [int(side) for side in codes.shape]
+    return copy
+
+
+def codes_of(record: Record) -> np.ndarray:
+    """The codebook indices of a pre-tokenised record, int32 [h, w].
+
+    Raises:
+        RecordError: The record holds no codes.
+    """
+    if record["codes"] is None or record["grid"] is None:
+        raise RecordError(
+            f"record {record['id']!r} holds no codes; pre-tokenise the data set first"
+        )
+    codes = np.frombuffer(record["codes"], dtype="<u2").astype(np.int32)
+    return codes.reshape(record["grid"])
+
+
+def _type(value: Any) -> str:
+    text = repr(value)
+    shown = text if len(text) <= 40 else text[:37] + "…"
+    return f"{type(value).__name__} {shown}"
