@@ -15,12 +15,11 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple, Protocol
 
-import ml_dtypes
 import numpy as np
 from flax import traverse_util
 from flax.core import meta
 
-from unitoken_jax.convert.layouts import SAME, Layout, LayoutError, Shape
+from unitoken_jax.convert.layouts import SAME, Layout, LayoutError, Shape, contiguous
 
 Counts = Mapping[str, int | Sequence[int]]
 _COUNTER = re.compile(r"\{(\w+)\}")
@@ -500,13 +499,6 @@ def export_tensors(
       WeightsError: see `plan`.
     """
     return dict(export_pieces(table, TreeReader(params), counts))
-
-
-def contiguous(array: np.ndarray) -> np.ndarray:
-    """A C-ordered copy (bfloat16 moves as integers, which NumPy copies faster)."""
-    if array.dtype == ml_dtypes.bfloat16:
-        return np.ascontiguousarray(array.view(np.uint16)).view(ml_dtypes.bfloat16)
-    return np.ascontiguousarray(array)
 
 
 def _nearest(name: str, names: Mapping[str, Any]) -> str:
