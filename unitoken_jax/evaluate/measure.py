@@ -1,0 +1,126 @@
+"""A measured number with its interval, its count and what it stands beside."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+_NORMAL_95 = 1.959963984540054  # two-sided 95 % quantile of the normal distribution
+
+
+@dataclasses.dataclass(frozen=True)
+class Measure:
+    """One number of an evaluation.
+
+    Attributes:
+        value: The number.
+        count: How many samples it was measured on.
+        low: Lower end of its 95 % interval, or None.
+        high: Upper end of its 95 % interval, or None.
+        baseline: What a system that knows nothing reaches, or None.
+        against: What the baseline is, in a few words.
+        unit: "" for a fraction of 1, else such as "dB".
+    """
+
+    value: float
+    count: int
+    low: float | None = None
+    high: float | None = None
+    baseline: float | None = None
+    against: str = ""
+    unit: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """What an evaluator returns.
+
+    Attributes:
+        measures: Numbers by name.
+        samples: Lists of examples by name; an example is a dict of JSON values and of
+            pictures, uint8 [H, W, 3].
+    """
+
+    measures: Mapping[str, Measure]
+    samples: Mapping[str, Sequence[Mapping[str, Any]]]
+
+
+def share(
+    hits: int, count: int, baseline: float | None = None, against: str = ""
+) -> Measure:
+    """Measure a fraction with Wilson's 95 % interval (Wilson 1927).
+
+    Args:
+        hits: How many of the samples count.
+        count: How many samples there are, at least 1.
+        baseline: See `Measure`.
+        against: See `Measure`.
+    """
+    p, z = hits / count, _NORMAL_95
+    centre = (p + z * z / (2 * count)) / (1 + z * z / count)
+    spread = z * math.sqrt(p * (1 - p) / count + z * z / (4 * count * count))
+    spread /= 1 + z * z / count
+    # At p = 0 or 1 the interval ends there exactly; rounding must not cross it.
+    low, high = min(p, centre - spread), max(p, centre + spread)
+    return Measure(p, count, max(0.0, low), min(1.0, high), baseline, against)
+
+
+def summarise(
+    values: np.ndarray,
+    statistic: Callable[..., np.ndarray] = np.mean,
+    *,
+    unit: str = "",
+    baseline: float | None = None,
+    against: str = "",
+    seed: int = 0,
+    resamples: int = 1000,
+) -> Measure:
+    """Measure a statistic with a 95 % percentile bootstrap interval (Efron 1979).
+
+    Args:
+        values: One number a sample, [N], N at least 1.
+        statistic: Such as `np.mean` or `np.median`; called with an axis.
+        unit: See `Measure`.
+        baseline: See `Measure`.
+        against: See `Measure`.
+        seed: Of the resampling.
+        resamples: How many times the samples are drawn again.
+    """
+    values = np.asarray(values, np.float64)
+    rng = np.random.default_rng(seed)
+    draws = rng.integers(0, len(values), (resamples, len(values)))
+    low, high = np.quantile(statistic(values[draws], axis=1), [0.025, 0.975])
+    value = float(statistic(values, axis=0))
+    # A statistic may lie outside the interval of its resamples, never its own.
+    low, high = min(value, float(low)), max(value, float(high))
+    return Measure(value, len(values), low, high, baseline, against, unit)
+
+
+def table(measures: Mapping[str, Measure]) -> str:
+    """Print measures as a table of aligned columns."""
+
+    def number(value: float | None, unit: str) -> str:
+        if value is None:
+            return ""
+        return f"{value:.1%}" if not unit else f"{value:.2f}"
+
+    rows = [("measure", "value", "95 % interval", "baseline", "samples")]
+    for name, m in measures.items():
+        interval = (
+            ""
+            if m.low is None
+            else f"{number(m.low, m.unit)} – {number(m.high, m.unit)}"
+        )
+        value = f"{number(m.value, m.unit)} {m.unit}".rstrip()
+        beside = f"{number(m.baseline, m.unit)} {m.against}".strip()
+        rows.append((name, value, interval, beside, f"{m.count:,}"))
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        for row in rows
+    ]
+    return "\n".join(
+        line.rstrip() for line in [lines[0], "─" * sum(widths), *lines[1:]]
+    )
