@@ -1,0 +1,78 @@
+"""Convolutions of images [B, H, W, C] with named, logically partitioned parameters."""
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax.nn import initializers
+
+from unitoken_jax.ops.convolution import Padding, convolve
+
+uniform_fan_in = initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+"""PyTorch's default for convolutions and linear layers: U(±1/√fan_in)."""
+
+
+def uniform_bias(fan_in: int) -> initializers.Initializer:
+    """PyTorch's default for biases: U(±1/√fan_in)."""
+
+    def init(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype) -> jax.Array:
+        bound = fan_in**-0.5
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return init
+
+
+class Conv(nn.Module):
+    """A two-dimensional convolution; parameters `kernel` [k, k, I / groups, O], `bias`.
+
+    Attributes:
+        features: output channels O.
+        size: side of the square kernel.
+        stride: steps along both axes.
+        padding: zeros around each axis; "centred" adds (size - 1) / 2 on all sides.
+        groups: channel groups; the number of input channels makes it depthwise.
+        kernel_init: initialiser of the kernel.
+        bias_init: initialiser of the bias; None means PyTorch's default.
+        dtype: computation dtype.
+    """
+
+    features: int
+    size: int = 3
+    stride: int = 1
+    padding: Padding | Literal["centred"] = "centred"
+    groups: int = 1
+    kernel_init: initializers.Initializer = uniform_fan_in
+    bias_init: initializers.Initializer | None = None
+    dtype: jnp.dtype | str = "float32"
+
+    @nn.compact
+    def __call__(self, images: jax.Array) -> jax.Array:
+        """Convolve [B, H, W, I] to [B, H', W', O]."""
+        inputs = images.shape[-1] // self.groups
+        shape = (self.size, self.size, inputs, self.features)
+        bias_init = self.bias_init or uniform_bias(self.size**2 * inputs)
+        kernel = self.param(
+            "kernel",
+            nn.with_logical_partitioning(
+                self.kernel_init, (None, None, "conv_in", "conv_out")
+            ),
+            shape,
+            jnp.float32,
+        )
+        bias = self.param(
+            "bias",
+            nn.with_logical_partitioning(bias_init, ("conv_out",)),
+            (self.features,),
+            jnp.float32,
+        )
+        margin = (self.size - 1) // 2
+        padding = ((margin, margin),) * 2
+        return convolve(
+            images.astype(self.dtype),
+            kernel.astype(self.dtype),
+            bias.astype(self.dtype),
+            strides=(self.stride, self.stride),
+            padding=padding if self.padding == "centred" else self.padding,
+            groups=self.groups,
+        )

@@ -1,0 +1,340 @@
+"""Chameleon's VQGAN: images to a grid of codes and back (arXiv 2405.09818, 2012.09841).
+
+Encoder and decoder are residual convolutions in levels of halving resolution with one
+attention block in the middle; the quantiser is a single Euclidean codebook. Images are
+float [B, H, W, 3] in [-1, 1], code grids int32 [B, h, w].
+"""
+
+import dataclasses
+import functools
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax.nn import initializers
+
+from unitoken_jax.layers.convolution import Conv
+from unitoken_jax.layers.group_norm import GroupNorm
+from unitoken_jax.ops.quantisation import (
+    Quantiser,
+    assignment_entropy,
+    count_codes,
+    perplexity,
+    usage,
+)
+from unitoken_jax.ops.resize import double_nearest
+
+
+@dataclasses.dataclass(frozen=True)
+class VQGANConfig:
+    """Shape of the network; the defaults are Chameleon's published tokenizer.
+
+    Attributes:
+        resolution: side of the training images in pixels; attention sits at levels
+            whose side, counted from here, is in `attn_resolutions`.
+        in_channels: channels of the input image.
+        out_channels: channels of the reconstruction.
+        ch: width of the first level.
+        ch_mult: width of each level in units of `ch`; each level but the last halves.
+        num_res_blocks: residual blocks a level (the decoder has one more).
+        attn_resolutions: sides at which every block is followed by attention.
+        z_channels: channels between the convolutions and the quantiser's 1×1 ones.
+        embed_dim: channels of a code vector.
+        n_embed: number of codes.
+        num_groups: groups of the normalisations; must divide every width.
+        dropout: rate inside residual blocks.
+        beta: weight of the codebook term beside the commitment term (published form).
+        l1_weight: weight of the mean absolute error.
+        l2_weight: weight of the mean squared error.
+        codebook_init: "uniform" is the published U(±1/n_embed); "normal" draws
+            N(0, `codebook_scale`²), which spreads the codes over untrained latents.
+        codebook_scale: standard deviation of the "normal" initialisation.
+        entropy_weight: weight of the term that evens out the use of the codes (0 as
+            published; a training from scratch without a pretrained codebook needs it).
+        entropy_temperature: temperature of the soft assignment in that term.
+        search_chunk: code positions searched at once; 0 means all.
+        dtype: dtype of the convolutions; the quantiser is always float32.
+    """
+
+    resolution: int = 512
+    in_channels: int = 3
+    out_channels: int = 3
+    ch: int = 128
+    ch_mult: tuple[int, ...] = (1, 1, 2, 2, 4)
+    num_res_blocks: int = 2
+    attn_resolutions: tuple[int, ...] = ()
+    z_channels: int = 256
+    embed_dim: int = 256
+    n_embed: int = 8192
+    num_groups: int = 32
+    dropout: float = 0.0
+    beta: float = 0.25
+    l1_weight: float = 1.0
+    l2_weight: float = 0.0
+    codebook_init: Literal["uniform", "normal"] = "uniform"
+    codebook_scale: float = 1.0
+    entropy_weight: float = 0.0
+    entropy_temperature: float = 1.0
+    search_chunk: int = 0
+    dtype: str = "float32"
+
+    @property
+    def factor(self) -> int:
+        """Pixels along the side of one code."""
+        return 2 ** (len(self.ch_mult) - 1)
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Channels of each level."""
+        return tuple(self.ch * multiple for multiple in self.ch_mult)
+
+    def attends(self, level: int) -> bool:
+        """Whether the blocks of a level are followed by attention."""
+        return self.resolution // 2**level in self.attn_resolutions
+
+
+class ResidualBlock(nn.Module):
+    """Norm, swish, convolution, twice; a 1×1 shortcut where the width changes."""
+
+    config: VQGANConfig
+    features: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array, deterministic: bool) -> jax.Array:
+        """Transform [B, H, W, C] to [B, H, W, features]."""
+        config = self.config
+        h = nn.swish(GroupNorm(config.num_groups, name="norm_1")(x))
+        h = Conv(self.features, dtype=config.dtype, name="conv_1")(h)
+        h = nn.swish(GroupNorm(config.num_groups, name="norm_2")(h))
+        h = nn.Dropout(config.dropout)(h, deterministic=deterministic)
+        h = Conv(self.features, dtype=config.dtype, name="conv_2")(h)
+        if x.shape[-1] != self.features:
+            x = Conv(self.features, 1, dtype=config.dtype, name="shortcut")(x)
+        return x + h
+
+
+class PixelAttention(nn.Module):
+    """Single-head attention among all positions of a feature map, with residual."""
+
+    config: VQGANConfig
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Transform [B, H, W, C], keeping its shape."""
+        batch, height, width, channels = x.shape
+        conv = functools.partial(Conv, channels, 1, dtype=self.config.dtype)
+        h = GroupNorm(self.config.num_groups, name="norm")(x)
+        query, key, value = (
+            conv(name=name)(h).reshape(batch, height * width, 1, channels)
+            for name in ("query", "key", "value")
+        )
+        # [B, T, 1, C], scaled by C^-1/2
+        h = jax.nn.dot_product_attention(query, key, value)
+        return x + conv(name="out")(h.reshape(x.shape))
+
+
+class Middle(nn.Module):
+    """Residual block, attention, residual block at the lowest resolution."""
+
+    config: VQGANConfig
+
+    @nn.compact
+    def __call__(self, x: jax.Array, deterministic: bool) -> jax.Array:
+        """Transform [B, H, W, C], keeping its shape."""
+        width = x.shape[-1]
+        x = ResidualBlock(self.config, width, name="block_1")(x, deterministic)
+        x = PixelAttention(self.config, name="attention_1")(x)
+        return ResidualBlock(self.config, width, name="block_2")(x, deterministic)
+
+
+class Level(nn.Module):
+    """The residual blocks of one resolution, each with attention where configured."""
+
+    config: VQGANConfig
+    level: int
+    blocks: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array, deterministic: bool) -> jax.Array:
+        """Transform [B, H, W, C] to the level's width."""
+        width = self.config.widths[self.level]
+        for i in range(self.blocks):
+            x = ResidualBlock(self.config, width, name=f"block_{i}")(x, deterministic)
+            if self.config.attends(self.level):
+                x = PixelAttention(self.config, name=f"attention_{i}")(x)
+        return x
+
+
+class Encoder(nn.Module):
+    """Images to latents before the quantiser's 1×1 convolution."""
+
+    config: VQGANConfig
+
+    @nn.compact
+    def __call__(self, images: jax.Array, deterministic: bool) -> jax.Array:
+        """Encode [B, H, W, 3] to [B, h, w, z_channels]."""
+        config = self.config
+        conv = functools.partial(Conv, dtype=config.dtype)
+        x = conv(config.ch, name="conv_in")(images)
+        last = len(config.widths) - 1
+        for i, width in enumerate(config.widths):
+            level = Level(config, i, config.num_res_blocks, name=f"down_{i}")
+            x = level(x, deterministic)
+            if i < last:
+                # The published downsampling pads below and to the right only.
+                name = f"downsample_{i}"
+                below = ((0, 1), (0, 1))
+                x = conv(width, stride=2, padding=below, name=name)(x)
+        x = Middle(config, name="middle")(x, deterministic)
+        x = nn.swish(GroupNorm(config.num_groups, name="norm_out")(x))
+        return conv(config.z_channels, name="conv_out")(x)
+
+
+class Decoder(nn.Module):
+    """Latents after the quantiser's 1×1 convolution to images."""
+
+    config: VQGANConfig
+
+    @nn.compact
+    def __call__(self, latents: jax.Array, deterministic: bool) -> jax.Array:
+        """Decode [B, h, w, z_channels] to [B, H, W, 3], not clipped."""
+        config = self.config
+        conv = functools.partial(Conv, dtype=config.dtype)
+        x = conv(config.widths[-1], name="conv_in")(latents)
+        x = Middle(config, name="middle")(x, deterministic)
+        for i, width in reversed(list(enumerate(config.widths))):
+            level = Level(config, i, config.num_res_blocks + 1, name=f"up_{i}")
+            x = level(x, deterministic)
+            if i > 0:
+                x = conv(width, name=f"upsample_{i}")(double_nearest(x))
+        x = nn.swish(GroupNorm(config.num_groups, name="norm_out")(x))
+        return conv(config.out_channels, name="conv_out")(x)
+
+
+class VQGAN(nn.Module):
+    """The tokenizer; parameters `encoder`, `decoder`, `quantiser` and two 1×1 convs."""
+
+    config: VQGANConfig
+
+    def setup(self) -> None:
+        """Name the parts."""
+        config = self.config
+        self.encoder = Encoder(config)
+        self.decoder = Decoder(config)
+        self.quant_conv = Conv(config.embed_dim, 1, dtype="float32")
+        self.post_quant_conv = Conv(config.z_channels, 1, dtype=config.dtype)
+        if config.codebook_init == "uniform":
+            bound = 1 / config.n_embed
+            init = functools.partial(jax.random.uniform, minval=-bound, maxval=bound)
+        else:
+            init = initializers.normal(config.codebook_scale)
+        self.codebook = self.param(
+            "codebook",
+            nn.with_logical_partitioning(init, (None, "code", "embed")),
+            (1, config.n_embed, config.embed_dim),
+            jnp.float32,
+        )
+
+    @property
+    def quantiser(self) -> Quantiser:
+        """Nearest Euclidean code with the published, "legacy", loss."""
+        config = self.config
+        return Quantiser(beta=config.beta, legacy=True, chunk=config.search_chunk)
+
+    def latent(self, images: jax.Array, deterministic: bool = True) -> jax.Array:
+        """Latents [B, h, w, E] before quantisation, float32, of images [B, H, W, 3]."""
+        encoded = self.encoder(images, deterministic)
+        return self.quant_conv(encoded.astype(jnp.float32))
+
+    def encode(self, images: jax.Array) -> jax.Array:
+        """Codes int32 [B, h, w] of images [B, H, W, 3] in [-1, 1]."""
+        latents = self.latent(images)
+        flat = latents.reshape(latents.shape[0], -1, latents.shape[-1])
+        return self.quantiser.codes(flat, self.codebook).reshape(latents.shape[:-1])
+
+    def decode(self, codes: jax.Array) -> jax.Array:
+        """Images [B, H, W, 3] of codes [B, h, w]; clip to [-1, 1] to show them."""
+        flat = codes.reshape(codes.shape[0], -1, 1)
+        vectors = self.quantiser.lookup(flat, self.codebook)
+        return self.decode_vectors(vectors.reshape(*codes.shape, -1))
+
+    def decode_vectors(
+        self, vectors: jax.Array, deterministic: bool = True
+    ) -> jax.Array:
+        """Images [B, H, W, 3] of quantised vectors [B, h, w, E]."""
+        images = self.decoder(self.post_quant_conv(vectors), deterministic)
+        return images.astype(jnp.float32)
+
+    def __call__(
+        self, images: jax.Array, deterministic: bool = True
+    ) -> dict[str, jax.Array]:
+        """Reconstruct images [B, H, W, 3] in [-1, 1].
+
+        Returns:
+            reconstruction [B, H, W, 3], codes int32 [B, h, w], commit_loss (scalar),
+            latent and quantized [B, h, w, E].
+        """
+        latents = self.latent(images, deterministic)
+        grid = latents.shape[:-1]
+        flat = latents.reshape(grid[0], -1, latents.shape[-1])
+        quantised = self.quantiser(flat, self.codebook)
+        vectors = quantised.vectors.reshape(latents.shape)
+        return {
+            "reconstruction": self.decode_vectors(vectors, deterministic),
+            "codes": quantised.codes.reshape(grid),
+            "commit_loss": quantised.loss,
+            "latent": latents,
+            "quantized": vectors,
+        }
+
+
+def psnr(images: jax.Array, reconstruction: jax.Array) -> jax.Array:
+    """Peak signal-to-noise ratio in dB, mean over images [B, H, W, C] in [-1, 1]."""
+    error = jnp.square(jnp.clip(reconstruction, -1, 1) - images)
+    return jnp.mean(10 * jnp.log10(4 / jnp.maximum(error.mean((1, 2, 3)), 1e-10)))
+
+
+def loss(
+    model: VQGAN, params: dict, batch: dict[str, jax.Array], rng: jax.Array
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Reconstruction and quantisation loss of one batch.
+
+    Args:
+        model: the network.
+        params: its parameters.
+        batch: `image` uint8 [B, H, W, 3].
+        rng: key of the dropout.
+
+    Returns:
+        The scalar to minimise, and the metrics loss, l1, l2, commit, entropy_loss, psnr
+        (dB), usage (share of the codes in this batch) and perplexity.
+    """
+    config = model.config
+    images = batch["image"].astype(jnp.float32) / 127.5 - 1
+    output = model.apply(
+        {"params": params}, images, deterministic=False, rngs={"dropout": rng}
+    )
+    difference = output["reconstruction"] - images
+    l1, l2 = jnp.mean(jnp.abs(difference)), jnp.mean(jnp.square(difference))
+    total = config.l1_weight * l1 + config.l2_weight * l2 + output["commit_loss"]
+    entropy_loss = jnp.zeros(())
+    if config.entropy_weight:
+        latent = output["latent"]
+        entropy_loss = assignment_entropy(
+            latent.reshape(latent.shape[0], -1, 1, latent.shape[-1]),
+            params["codebook"],
+            config.entropy_temperature,
+        )
+        total += config.entropy_weight * entropy_loss
+    counts = count_codes(output["codes"][..., None], config.n_embed)
+    return total, {
+        "loss": total,
+        "l1": l1,
+        "l2": l2,
+        "commit": output["commit_loss"],
+        "entropy_loss": entropy_loss,
+        "psnr": psnr(images, output["reconstruction"]),
+        "usage": usage(counts)[0],
+        "perplexity": perplexity(counts)[0],
+    }
