@@ -19,7 +19,6 @@ def numbers(shape, dtype, seed=0):
 
 
 def same_bits(left, right):
-    left, right = np.ascontiguousarray(left), np.ascontiguousarray(right)
     return (
         left.dtype == right.dtype
         and left.shape == right.shape
@@ -108,3 +107,12 @@ def test_repeated_rows_keep_one_of_each_and_refuse_different_ones():
     rows[1, 0] = 7
     with pytest.raises(layouts.LayoutError, match="model_parallel_size=4"):
         layout.to_ours(rows, [(2, 3)])
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (300, 700), (256, 256), (2, 300, 300)])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_contiguous_keeps_numbers_and_shape(shape, dtype):
+    array = numbers(shape, dtype).T
+    moved = layouts.contiguous(array)
+    assert moved.flags.c_contiguous
+    assert same_bits(moved, array)

@@ -1,6 +1,7 @@
 """Weights in and out: one declarative table per published checkpoint.
 
-`load` and `save` are the Python interface, `python -m unitoken_jax.convert` the command.
+`load` and `save` are the Python interface, `python -m unitoken_jax.convert` the
+command.
 Every network has one file here, `convert/<network>.py`, with two functions of the
 model's frozen configuration:
 

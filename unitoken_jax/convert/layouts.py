@@ -23,11 +23,11 @@ class Layout:
     """How one published tensor becomes one or several of ours, and back.
 
     Attributes:
-      name: for documents and messages, such as ``LINEAR`` or ``split(HEADS_IN)``.
-      text: the change of axes, such as ``(out, in) → [in, out]``.
-      to_ours: (published tensor, shapes of our tensors) → our tensors. The sizes
-        that the published shape does not tell (heads) come from our shapes.
-      to_theirs: our tensors → the published tensor.
+        name: for documents and messages, such as ``LINEAR`` or ``split(HEADS_IN)``.
+        text: the change of axes, such as ``(out, in) → [in, out]``.
+        to_ours: (published tensor, shapes of our tensors) → our tensors. The sizes
+          that the published shape does not tell (heads) come from our shapes.
+        to_theirs: our tensors → the published tensor.
     """
 
     name: str
@@ -50,7 +50,7 @@ def contiguous(array: np.ndarray) -> np.ndarray:
     slower (every element of it is another cache line).
     """
     if array.ndim != 2 or array.size < _BLOCK**2 or array.flags.c_contiguous:
-        return np.ascontiguousarray(array)
+        return np.asarray(array, order="C")
     moved = np.empty(array.shape, array.dtype)
     # Types unknown to NumPy (bfloat16) move as plain words.
     words = np.dtype(f"u{array.itemsize}")

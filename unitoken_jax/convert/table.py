@@ -19,6 +19,7 @@ import numpy as np
 from flax import traverse_util
 from flax.core import meta
 
+from unitoken_jax.config import UserError
 from unitoken_jax.convert.layouts import SAME, Layout, LayoutError, Shape, contiguous
 
 Counts = Mapping[str, int | Sequence[int]]
@@ -26,7 +27,7 @@ _COUNTER = re.compile(r"\{(\w+)\}")
 _LISTED = 6  # names shown of a long list
 
 
-class WeightsError(ValueError):
+class WeightsError(UserError, ValueError):
     """Weights that do not fit the table or the model, said in a sentence."""
 
 
@@ -35,11 +36,11 @@ class Rule:
     """One published tensor (or one per counter value) and where it lives with us.
 
     Attributes:
-      key: published name; `{layer}` is a counter.
-      path: ours, slash separated; several paths for a packed tensor. A counter of the
-        key that is absent from the path is stacked on the leading axes, in the order
-        in which the counters stand in the key.
-      layout: the change of axes of one tensor, without the stacked axes.
+        key: published name; `{layer}` is a counter.
+        path: ours, slash separated; several paths for a packed tensor. A counter of the
+          key that is absent from the path is stacked on the leading axes, in the order
+          in which the counters stand in the key.
+        layout: the change of axes of one tensor, without the stacked axes.
     """
 
     key: str
@@ -196,13 +197,13 @@ def plan(
     """Every published tensor of a model, by name: its shape and where it goes.
 
     Args:
-      table: the rules.
-      specs: our parameters by path, from `specs_of`.
-      counts: how many of each counter, or which values (`{'level': (1, 2, 3)}`).
+        table: the rules.
+        specs: our parameters by path, from `specs_of`.
+        counts: how many of each counter, or which values (`{'level': (1, 2, 3)}`).
 
     Raises:
-      WeightsError: two rules claim one name or one slot, a path is not in the model,
-        or a parameter of the model is filled by no rule.
+        WeightsError: two rules claim one name or one slot, a path is not in the model,
+          or a parameter of the model is filled by no rule.
     """
     assignments: dict[str, Assignment] = {}
     filled: dict[str, set[tuple[int, ...]]] = {}
@@ -289,8 +290,8 @@ def check_source(
     """Refuse a source whose names or shapes differ from the plan.
 
     Raises:
-      WeightsError: names every missing, unexpected and misshapen tensor (a few of a
-        long list), with both shapes and the likely cause.
+        WeightsError: names every missing, unexpected and misshapen tensor (a few of a
+          long list), with both shapes and the likely cause.
     """
     ignored = [rule.pattern for rule in table if isinstance(rule, Ignored)]
     missing = [key for key in assignments if key not in source]
@@ -391,8 +392,8 @@ def import_pieces(
     """Our parameters slice by slice, each published tensor read once.
 
     Raises:
-      WeightsError: see `plan` and `check_source`; or a tensor has numbers that the
-        layout or a `Constant` cannot represent.
+        WeightsError: see `plan` and `check_source`; or a tensor has numbers that the
+          layout or a `Constant` cannot represent.
     """
     assignments = plan(table, specs, counts)
     check_source(table, assignments, source)
@@ -430,14 +431,14 @@ def import_tensors(
     """Published tensors → a nested dict of NumPy arrays shaped as `abstract`.
 
     Args:
-      table: the rules of the source's format.
-      source: name → array; read one tensor at a time.
-      abstract: our tree of shapes, as `jax.eval_shape` of the module's `init` gives it.
-      counts: how many of each counter.
-      dtype: type of the result; the source's own when None (bfloat16 stays bfloat16).
+        table: the rules of the source's format.
+        source: name → array; read one tensor at a time.
+        abstract: our tree of shapes, as `jax.eval_shape` of `init` gives it.
+        counts: how many of each counter.
+        dtype: type of the result; the source's own when None (bfloat16 stays bfloat16).
 
     Raises:
-      WeightsError: see `import_pieces`; or the layers of one stack differ in type.
+        WeightsError: see `import_pieces`; or the layers of one stack differ in type.
     """
     specs = specs_of(abstract)
     leaves: dict[str, np.ndarray] = {}
@@ -459,7 +460,7 @@ def export_pieces(
     """Published tensors one by one, contiguous, in the table's order.
 
     Raises:
-      WeightsError: see `plan`.
+        WeightsError: see `plan`.
     """
     for assignment in plan(table, reader.specs, counts).values():
         yield assignment.key, export_one(assignment, reader)
@@ -496,7 +497,7 @@ def export_tensors(
     """A nested dict of parameters → published name → NumPy array.
 
     Raises:
-      WeightsError: see `plan`.
+        WeightsError: see `plan`.
     """
     return dict(export_pieces(table, TreeReader(params), counts))
 
