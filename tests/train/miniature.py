@@ -1,0 +1,66 @@
+"""A network of two matrices, small enough to train in a test."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from unitoken_jax.train import state
+from unitoken_jax.train.optimizer import Group, Optimizer, OptimizerConfig
+from unitoken_jax.train.optimizer import make_optimizer as _make
+
+WIDTH = 16
+PATHS = ("first/kernel", "second/kernel", "still/kernel")
+GROUPS = {
+    "moving": Group("(first|second)/.*"),
+    "still": Group("still/.*", frozen=True),
+}
+
+
+def init(key: jax.Array) -> dict:
+    """Return the params: two trained matrices and one that stays."""
+    keys = jax.random.split(key, 3)
+    names = ("first", "second", "still")
+    return {
+        name: {"kernel": jax.random.normal(k, (WIDTH, WIDTH)) / WIDTH**0.5}
+        for name, k in zip(names, keys, strict=True)
+    }
+
+
+def loss(params: dict, batch: dict, key: jax.Array, noise: float = 1e-2) -> tuple:
+    """Regress on the mean over rows that are `counted`; noise shows the key."""
+    disturbed = batch["input"] + noise * jax.random.normal(key, batch["input"].shape)
+    hidden = jnp.tanh(disturbed @ params["first"]["kernel"])
+    output = hidden @ params["second"]["kernel"] + params["still"]["kernel"][0]
+    error = jnp.mean((output - batch["output"]) ** 2, axis=-1)  # [B]
+    counted = batch["counted"].astype(jnp.float32)
+    weight = jnp.sum(counted)
+    value = jnp.sum(error * counted) / jnp.maximum(weight, 1.0)
+    return value, {"weight": weight, "error": value}
+
+
+quiet_loss = functools.partial(loss, noise=0.0)
+
+
+def batch(index: int, rows: int = 16) -> dict[str, np.ndarray]:
+    """Return batch `index` of an endless stream."""
+    rng = np.random.default_rng(index)
+    source = rng.standard_normal((rows, WIDTH)).astype(np.float32)
+    return {
+        "input": source,
+        "output": np.roll(source, 1, axis=1) * 0.5,
+        "counted": (rng.random(rows) < 0.7).astype(np.int32),
+    }
+
+
+def make_optimizer(**fields) -> Optimizer:
+    """Return an optimiser over the two matrices."""
+    config = OptimizerConfig(learning_rate=1e-2, groups=GROUPS, **fields)
+    return _make(config, PATHS, 100)
+
+
+def make_state(optimizer: Optimizer, seed: int = 0) -> state.TrainState:
+    """Return a fresh state on one device."""
+    create = jax.jit(lambda key: state.create(init, optimizer.init, key))
+    return create(jax.random.key(seed))

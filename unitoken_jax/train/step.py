@@ -1,0 +1,159 @@
+"""One training step as a pure function: gradients, guard, update.
+
+If you are reading for the first time, start at `make_train_step`. A step is an *update*
+(gradients and optimisers) wrapped by what every kind of training shares: the random key
+of the step, the guard and the counting. `make_update` is the usual one: one loss, one
+optimiser. An adversarial training supplies its own update with several of both.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+
+from unitoken_jax.train.guard import GuardConfig, judge
+from unitoken_jax.train.optimizer import Flat, Optimizer
+from unitoken_jax.train.paths import nest
+from unitoken_jax.train.state import Params, TrainState
+
+Batch = Mapping[str, jax.Array]
+Metrics = dict[str, jax.Array]
+Loss = Callable[[Params, Batch, jax.Array], tuple[jax.Array, Mapping[str, jax.Array]]]
+
+
+class Update(Protocol):
+    """Gradients and optimisers of one step, before it is judged.
+
+    Takes the params, what the optimisers keep, a batch, the step's random key and the
+    step (int32); returns new params, new optimiser state and scalar metrics, among them
+    `loss` and `grad_norm`, which the guard judges.
+    """
+
+    def __call__(
+        self,
+        params: Params,
+        optimizer: Any,
+        batch: Batch,
+        key: jax.Array,
+        step: jax.Array,
+    ) -> tuple[Params, Any, Metrics]:
+        """Compute one update."""
+        ...
+
+
+def make_train_step(
+    update: Update, guard: GuardConfig
+) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+    """Return the step: (state, batch) → (state, metrics), pure, to be jitted.
+
+    A refused step (see `guard.judge`) leaves params and optimiser as they were; the
+    step counts on, so that the data and the schedule move on as well. Metrics gain
+    `skipped` (all so far) and `consecutive_skips`.
+    """
+
+    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        key = jax.random.fold_in(state.key, state.step)
+        params, optimizer, metrics = update(
+            state.params, state.optimizer, batch, key, state.step
+        )
+        accept, guarded = judge(
+            guard, state.guard, metrics["loss"], metrics["grad_norm"]
+        )
+        params, optimizer = jax.tree.map(
+            lambda new, old: jnp.where(accept, new, old),
+            (params, optimizer),
+            (state.params, state.optimizer),
+        )
+        state = TrainState(
+            step=state.step + 1,
+            params=params,
+            optimizer=optimizer,
+            key=state.key,
+            guard=guarded,
+        )
+        counts = {
+            "skipped": guarded.skipped,
+            "consecutive_skips": guarded.consecutive,
+        }
+        return state, metrics | counts
+
+    return train_step
+
+
+def make_update(loss: Loss, rule: Optimizer, microbatches: int = 1) -> Update:
+    """Return the update of one optimiser `rule`, accumulating over `microbatches`.
+
+    The gradient is that of the mean over all supervised targets: a microbatch counts
+    by its `metrics['weight']` (1 if absent). Metrics are averaged the same way, and
+    gain `loss`, `learning_rate` and the gradient's norms.
+    """
+
+    def update(
+        params: Params,
+        optimizer: Any,
+        batch: Batch,
+        key: jax.Array,
+        step: jax.Array,
+    ) -> tuple[Params, Any, Metrics]:
+        trainable, frozen = rule.split(params)
+
+        def evaluate(
+            trainable: Flat, batch: Batch, key: jax.Array
+        ) -> tuple[jax.Array, Metrics]:
+            value, metrics = loss(nest({**trainable, **frozen}), batch, key)
+            return value, {**metrics, "loss": value}
+
+        gradients, metrics = _accumulate(
+            jax.grad(evaluate, has_aux=True), trainable, batch, key, microbatches
+        )
+        trainable, optimizer = rule.update(gradients, optimizer, trainable, step)
+        metrics |= {"learning_rate": rule.schedule(step)} | rule.norms(gradients)
+        return nest({**trainable, **frozen}), optimizer, metrics
+
+    return update
+
+
+def _accumulate(
+    gradient: Callable[[Flat, Batch, jax.Array], tuple[Flat, Metrics]],
+    trainable: Flat,
+    batch: Batch,
+    key: jax.Array,
+    microbatches: int,
+) -> tuple[Flat, Metrics]:
+    """Return the weighted means of gradients and metrics over microbatches."""
+
+    def weighted(batch: Batch, key: jax.Array) -> tuple[jax.Array, tuple]:
+        gradients, metrics = gradient(trainable, batch, key)
+        weight = jnp.asarray(metrics.pop("weight", 1.0), jnp.float32)
+        scaled = jax.tree.map(
+            lambda x: weight * x.astype(jnp.float32), (gradients, metrics)
+        )
+        return weight, scaled
+
+    if microbatches == 1:
+        gradients, metrics = gradient(trainable, batch, jax.random.fold_in(key, 0))
+        return gradients, jax.tree.map(lambda x: x.astype(jnp.float32), metrics)
+
+    def body(total: tuple, item: tuple[jax.Array, Batch]) -> tuple[tuple, None]:
+        index, micro = item
+        part = weighted(micro, jax.random.fold_in(key, index))
+        return jax.tree.map(jnp.add, total, part), None
+
+    micros = {name: _split(array, microbatches) for name, array in batch.items()}
+    shapes = jax.eval_shape(weighted, {k: x[0] for k, x in micros.items()}, key)
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    (weight, total), _ = jax.lax.scan(body, zeros, (jnp.arange(microbatches), micros))
+    # Without a supervised target in the whole batch there is nothing to divide.
+    divisor = jnp.where(weight > 0, weight, 1.0)
+    gradients, metrics = jax.tree.map(lambda x: x / divisor, total)
+    return gradients, {**metrics, "weight": weight}
+
+
+def _split(array: jax.Array, microbatches: int) -> jax.Array:
+    """Split [B, …] into [M, B/M, …] without moving rows between devices.
+
+    Row r goes to microbatch r mod M: each device keeps its contiguous rows.
+    """
+    rows = array.reshape(array.shape[0] // microbatches, microbatches, *array.shape[1:])
+    return rows.swapaxes(0, 1)
