@@ -1,0 +1,48 @@
+"""From stored bytes to network pixels and back; images into patches."""
+
+import jax
+import jax.numpy as jnp
+
+
+def normalise(pixels: jax.Array) -> jax.Array:
+    """Maps bytes 0..255 to float32 in [-1, 1], as SigLIP's processor does.
+
+    Args:
+        pixels: uint8, any shape.
+
+    Returns:
+        (x / 255 - 0.5) / 0.5 in float32; the compiler's rounding may differ from
+        the published processor's by 1.2e-7.
+    """
+    return (pixels.astype(jnp.float32) / 255.0 - 0.5) / 0.5
+
+
+def to_bytes(images: jax.Array) -> jax.Array:
+    """Maps [-1, 1] to bytes by truncation, as Chameleon's decoder does.
+
+    Args:
+        images: floats, any shape; values outside [-1, 1] are clipped.
+
+    Returns:
+        uint8 of the same shape.
+    """
+    unit = (jnp.clip(images.astype(jnp.float32), -1.0, 1.0) + 1.0) / 2.0
+    return (unit * 255.0).astype(jnp.uint8)
+
+
+def patches(images: jax.Array, size: int) -> jax.Array:
+    """Cuts images into square patches, row-major; a remainder is dropped.
+
+    Args:
+        images: [B, H, W, 3].
+        size: side of a patch in pixels, P.
+
+    Returns:
+        [B, (H//P) * (W//P), P, P, 3].
+    """
+    batch, height, width, channels = images.shape
+    rows, columns = height // size, width // size
+    images = images[:, : rows * size, : columns * size]
+    grid = images.reshape(batch, rows, size, columns, size, channels)
+    grid = grid.transpose(0, 1, 3, 2, 4, 5)
+    return grid.reshape(batch, rows * columns, size, size, channels)
