@@ -7,13 +7,14 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.nn import initializers
 
+from unitoken_jax.layers.parameter import Initializer, parameter
 from unitoken_jax.ops.convolution import Padding, convolve
 
 uniform_fan_in = initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 """PyTorch's default for convolutions and linear layers: U(±1/√fan_in)."""
 
 
-def uniform_bias(fan_in: int) -> initializers.Initializer:
+def uniform_bias(fan_in: int) -> Initializer:
     """PyTorch's default for biases: U(±1/√fan_in)."""
 
     def init(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype) -> jax.Array:
@@ -42,8 +43,8 @@ class Conv(nn.Module):
     stride: int = 1
     padding: Padding | Literal["centred"] = "centred"
     groups: int = 1
-    kernel_init: initializers.Initializer = uniform_fan_in
-    bias_init: initializers.Initializer | None = None
+    kernel_init: Initializer = uniform_fan_in
+    bias_init: Initializer | None = None
     dtype: jnp.dtype | str = "float32"
 
     @nn.compact
@@ -52,20 +53,9 @@ class Conv(nn.Module):
         inputs = images.shape[-1] // self.groups
         shape = (self.size, self.size, inputs, self.features)
         bias_init = self.bias_init or uniform_bias(self.size**2 * inputs)
-        kernel = self.param(
-            "kernel",
-            nn.with_logical_partitioning(
-                self.kernel_init, (None, None, "conv_in", "conv_out")
-            ),
-            shape,
-            jnp.float32,
-        )
-        bias = self.param(
-            "bias",
-            nn.with_logical_partitioning(bias_init, ("conv_out",)),
-            (self.features,),
-            jnp.float32,
-        )
+        axes = (None, None, "conv_in", "conv_out")
+        kernel = parameter(self, "kernel", self.kernel_init, axes, shape)
+        bias = parameter(self, "bias", bias_init, ("conv_out",), (self.features,))
         margin = (self.size - 1) // 2
         padding = ((margin, margin),) * 2
         return convolve(

@@ -1,10 +1,10 @@
 """Group normalisation with named, logically partitioned parameters."""
 
 import jax
-import jax.numpy as jnp
 from flax import linen as nn
 from jax.nn import initializers
 
+from unitoken_jax.layers.parameter import parameter
 from unitoken_jax.ops.group_norm import group_norm
 
 
@@ -18,15 +18,6 @@ class GroupNorm(nn.Module):
     def __call__(self, inputs: jax.Array) -> jax.Array:
         """Normalise [B, ..., C] in float32; the result has the dtype of `inputs`."""
         shape = (inputs.shape[-1],)
-
-        def parameter(name: str, init: initializers.Initializer) -> jax.Array:
-            boxed = nn.with_logical_partitioning(init, ("norm",))
-            return self.param(name, boxed, shape, jnp.float32)
-
-        return group_norm(
-            inputs,
-            parameter("scale", initializers.ones),
-            parameter("bias", initializers.zeros),
-            self.groups,
-            self.epsilon,
-        )
+        scale = parameter(self, "scale", initializers.ones, ("norm",), shape)
+        bias = parameter(self, "bias", initializers.zeros, ("norm",), shape)
+        return group_norm(inputs, scale, bias, self.groups, self.epsilon)

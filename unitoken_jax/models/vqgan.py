@@ -7,7 +7,7 @@ float [B, H, W, 3] in [-1, 1], code grids int32 [B, h, w].
 
 import dataclasses
 import functools
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -16,11 +16,13 @@ from jax.nn import initializers
 
 from unitoken_jax.layers.convolution import Conv
 from unitoken_jax.layers.group_norm import GroupNorm
+from unitoken_jax.layers.parameter import parameter
+from unitoken_jax.ops.fidelity import psnr
 from unitoken_jax.ops.quantisation import (
     Quantiser,
-    assignment_entropy,
     count_codes,
     perplexity,
+    revival_loss,
     usage,
 )
 from unitoken_jax.ops.resize import double_nearest
@@ -50,9 +52,8 @@ class VQGANConfig:
         codebook_init: "uniform" is the published U(±1/n_embed); "normal" draws
             N(0, `codebook_scale`²), which spreads the codes over untrained latents.
         codebook_scale: standard deviation of the "normal" initialisation.
-        entropy_weight: weight of the term that evens out the use of the codes (0 as
-            published; a training from scratch without a pretrained codebook needs it).
-        entropy_temperature: temperature of the soft assignment in that term.
+        revival_weight: weight of the term that draws unused codes to latents (0 as
+            published; short trainings from scratch lose most codes without it).
         search_chunk: code positions searched at once; 0 means all.
         dtype: dtype of the convolutions; the quantiser is always float32.
     """
@@ -74,8 +75,7 @@ class VQGANConfig:
     l2_weight: float = 0.0
     codebook_init: Literal["uniform", "normal"] = "uniform"
     codebook_scale: float = 1.0
-    entropy_weight: float = 0.0
-    entropy_temperature: float = 1.0
+    revival_weight: float = 0.0
     search_chunk: int = 0
     dtype: str = "float32"
 
@@ -229,11 +229,9 @@ class VQGAN(nn.Module):
             init = functools.partial(jax.random.uniform, minval=-bound, maxval=bound)
         else:
             init = initializers.normal(config.codebook_scale)
-        self.codebook = self.param(
-            "codebook",
-            nn.with_logical_partitioning(init, (None, "code", "embed")),
-            (1, config.n_embed, config.embed_dim),
-            jnp.float32,
+        shape = (1, config.n_embed, config.embed_dim)
+        self.codebook = parameter(
+            self, "codebook", init, (None, "code", "embed"), shape
         )
 
     @property
@@ -289,12 +287,6 @@ class VQGAN(nn.Module):
         }
 
 
-def psnr(images: jax.Array, reconstruction: jax.Array) -> jax.Array:
-    """Peak signal-to-noise ratio in dB, mean over images [B, H, W, C] in [-1, 1]."""
-    error = jnp.square(jnp.clip(reconstruction, -1, 1) - images)
-    return jnp.mean(10 * jnp.log10(4 / jnp.maximum(error.mean((1, 2, 3)), 1e-10)))
-
-
 def loss(
     model: VQGAN, params: dict, batch: dict[str, jax.Array], rng: jax.Array
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
@@ -307,34 +299,28 @@ def loss(
         rng: key of the dropout.
 
     Returns:
-        The scalar to minimise, and the metrics loss, l1, l2, commit, entropy_loss, psnr
+        The scalar to minimise, and the metrics loss, l1, l2, commit, psnr
         (dB), usage (share of the codes in this batch) and perplexity.
     """
     config = model.config
     images = batch["image"].astype(jnp.float32) / 127.5 - 1
-    output = model.apply(
+    output: Any = model.apply(
         {"params": params}, images, deterministic=False, rngs={"dropout": rng}
     )
     difference = output["reconstruction"] - images
     l1, l2 = jnp.mean(jnp.abs(difference)), jnp.mean(jnp.square(difference))
     total = config.l1_weight * l1 + config.l2_weight * l2 + output["commit_loss"]
-    entropy_loss = jnp.zeros(())
-    if config.entropy_weight:
-        latent = output["latent"]
-        entropy_loss = assignment_entropy(
-            latent.reshape(latent.shape[0], -1, 1, latent.shape[-1]),
-            params["codebook"],
-            config.entropy_temperature,
-        )
-        total += config.entropy_weight * entropy_loss
     counts = count_codes(output["codes"][..., None], config.n_embed)
+    if config.revival_weight:
+        latents = output["latent"].reshape(-1, config.embed_dim)
+        revival = revival_loss(latents, params["codebook"][0], counts[0])
+        total += config.revival_weight * revival
     return total, {
         "loss": total,
         "l1": l1,
         "l2": l2,
         "commit": output["commit_loss"],
-        "entropy_loss": entropy_loss,
-        "psnr": psnr(images, output["reconstruction"]),
+        "psnr": jnp.mean(psnr(images, jnp.clip(output["reconstruction"], -1, 1))),
         "usage": usage(counts)[0],
         "perplexity": perplexity(counts)[0],
     }

@@ -74,7 +74,7 @@ class Quantiser:
         return self(latents, codebooks).codes
 
     def lookup(self, codes: jax.Array, codebooks: jax.Array) -> jax.Array:
-        """Vectors [B, T, D] of codes [B, T, C]; a code beyond the codebook gives NaN."""
+        """Vectors [B, T, D] of codes [B, T, C]; NaN for a code beyond the codebook."""
         if self.normalise:
             codebooks = normalise(codebooks)
         chosen = _take(codebooks, codes)  # [B, T, C, E]
@@ -216,28 +216,24 @@ def perplexity(counts: jax.Array) -> jax.Array:
     return jnp.exp(entropy(counts))
 
 
-def assignment_entropy(
-    latents: jax.Array, codebooks: jax.Array, temperature: float
+def revival_loss(
+    latents: jax.Array, codebook: jax.Array, counts: jax.Array
 ) -> jax.Array:
-    """Entropy loss of a soft assignment: sharp for each latent, even over all codes.
+    """Pull each code that no latent chose to the latent nearest to it.
 
-    The mean entropy of softmax(−‖z − e‖² / temperature) minus the entropy of its mean
-    over latents, averaged over codebooks. Unlike the search, it holds every distance.
+    A code that is never chosen has no gradient and stays dead. Moved into the cloud of
+    latents it wins some of them, after which this term leaves it alone.
 
     Args:
-        latents: [B, T, C, E].
-        codebooks: [C, V, E].
-        temperature: in units of squared distance.
+        latents: [N, E]; they get no gradient.
+        codebook: [V, E].
+        counts: [V], how many of these latents chose each code.
 
     Returns:
-        Scalar of at least −log V.
+        Scalar: squared distance, mean over codes and channels, 0 for codes in use.
     """
-    product = jnp.einsum("btce,cve->btcv", latents, codebooks)
-    square = jnp.sum(jnp.square(latents), -1, keepdims=True)
-    distance = square + jnp.sum(jnp.square(codebooks), -1) - 2 * product
-    log_share = jax.nn.log_softmax(-distance / temperature, axis=-1)
-    share = jnp.exp(log_share)
-    sharpness = -jnp.mean(jnp.sum(share * log_share, -1))
-    mean = jnp.mean(share, (0, 1))  # [C, V]
-    evenness = -jnp.mean(jnp.sum(mean * jnp.log(mean + 1e-7), -1))
-    return sharpness - evenness
+    latents = lax.stop_gradient(latents.astype(jnp.float32))
+    # The search the other way round: codes look for latents.
+    target = nearest(codebook[None, :, None], latents[None])[0, :, 0]  # [V]
+    distance = jnp.square(codebook - latents[target])
+    return jnp.mean(distance * (counts == 0)[:, None])
