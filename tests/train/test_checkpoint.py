@@ -1,0 +1,253 @@
+"""Checkpoints: exact, partial, damaged, of another config, and no space left."""
+
+import gc
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import miniature
+import numpy as np
+import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from unitoken_jax.train import checkpoint as checkpoints
+from unitoken_jax.train import state as states
+from unitoken_jax.train.checkpoint import (
+    CheckpointConfig,
+    Checkpointer,
+    CheckpointError,
+)
+from unitoken_jax.train.guard import GuardConfig
+from unitoken_jax.train.step import make_train_step, make_update
+
+# When one read of a damaged checkpoint fails, Orbax closes the event loop that the
+# other reads still want to report to; Python mentions it when it collects them.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning"
+)
+
+OPTIMIZER = miniature.make_optimizer()
+STEP = jax.jit(
+    make_train_step(make_update(miniature.loss, OPTIMIZER), GuardConfig()),
+    donate_argnums=0,
+)
+
+
+def _advance(state, first, last):
+    losses = []
+    for index in range(first, last):
+        state, metrics = STEP(state, miniature.batch(index))
+        losses.append(float(metrics["loss"]))
+    return state, losses
+
+
+def _abstract(state, sharding=None):
+    sharding = sharding or jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), state
+    )
+
+
+@pytest.fixture(autouse=True)
+def _collect():
+    yield
+    gc.collect()
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """Checkpoints of steps 2 and 4 of a run, and the losses of steps 4 to 6."""
+    path = tmp_path_factory.mktemp("run")
+    checkpointer = Checkpointer(path / "checkpoints", CheckpointConfig(keep=2))
+    state = miniature.make_state(OPTIMIZER)
+    for last in (1, 2, 4):
+        state, _ = _advance(state, int(state.step), last)
+        checkpointer.save(state, last, {"name": "run", "step": last})
+    _, losses = _advance(state, 4, 7)  # reuses the buffers while they are written
+    checkpointer.close()
+    return path, losses
+
+
+@pytest.fixture
+def saved(run, tmp_path: Path):
+    """A copy of the run, to be damaged."""
+    shutil.copytree(run[0], tmp_path, dirs_exist_ok=True)
+    return tmp_path, run[1]
+
+
+def _reopen(path: Path, keep: int = 2) -> Checkpointer:
+    return Checkpointer(path / "checkpoints", CheckpointConfig(keep=keep))
+
+
+def test_resume_is_bit_equal(saved) -> None:
+    path, losses = saved
+    assert checkpoints.steps(path / "checkpoints") == [2, 4]
+    checkpointer = _reopen(path)
+    restored = checkpointer.restore(_abstract(miniature.make_state(OPTIMIZER, 1)))
+    checkpointer.close()
+    assert (restored.position, restored.meta) == (4, {"name": "run", "step": 4})
+    assert _advance(restored.state, 4, 7)[1] == losses
+
+
+def test_a_fresh_directory_restores_nothing(tmp_path: Path) -> None:
+    checkpointer = _reopen(tmp_path)
+    assert checkpointer.restore(_abstract(miniature.make_state(OPTIMIZER))) is None
+    checkpointer.close()
+
+
+def test_restores_on_another_mesh(saved) -> None:
+    path, losses = saved
+    mesh = jax.make_mesh((8,), ("fsdp",), axis_types=(AxisType.Auto,))
+    rows = NamedSharding(mesh, PartitionSpec("fsdp"))
+    whole = NamedSharding(mesh, PartitionSpec())
+    fresh = miniature.make_state(OPTIMIZER, 1)
+    places = states.shardings(fresh, jax.tree.map(lambda _: rows, fresh.params), whole)
+    abstract = jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), fresh, places
+    )
+    checkpointer = _reopen(path)
+    restored = checkpointer.restore(abstract)
+    checkpointer.close()
+    kernel = restored.state.params["first"]["kernel"]
+    assert kernel.sharding == rows
+    _, metrics = jax.jit(
+        make_train_step(make_update(miniature.loss, OPTIMIZER), GuardConfig())
+    )(restored.state, jax.device_put(miniature.batch(4), whole))
+    assert float(metrics["loss"]) == pytest.approx(losses[0], rel=1e-6)
+
+
+def _files(path: Path) -> list[Path]:
+    folder = path / "checkpoints" / "4"
+    return sorted(
+        file
+        for file in folder.rglob("*")
+        if file.is_file() and file.stat().st_size and file.name != "commit_success.txt"
+    )
+
+
+@pytest.mark.parametrize("victim", ["data", "state/_METADATA", "state/manifest.ocdbt"])
+@pytest.mark.parametrize("damage", ["cut", "gone"])
+def test_a_damaged_newest_checkpoint_is_set_aside(
+    saved, caplog, victim, damage
+) -> None:
+    path, _ = saved
+    for file in _files(path):
+        if victim in str(file.relative_to(path / "checkpoints" / "4")):
+            if damage == "gone":
+                file.unlink()
+            else:
+                file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    checkpointer = _reopen(path)
+    restored = checkpointer.restore(_abstract(miniature.make_state(OPTIMIZER, 1)))
+    assert (int(restored.state.step), restored.position) == (2, 2)
+    assert "checkpoint 4 is damaged" in caplog.text
+    assert (path / "checkpoints-damaged" / "4").is_dir()
+    state, _ = _advance(restored.state, 2, 4)
+    checkpointer.save(state, 4, {})
+    checkpointer.close()
+    assert checkpoints.steps(path / "checkpoints") == [2, 4]
+
+
+def test_cut_arrays_are_noticed_by_readers_of_params(saved, caplog) -> None:
+    path, _ = saved
+    for file in _files(path):
+        if "/d/" in str(file):
+            file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    params, step = checkpoints.restore_params(path, "first")
+    assert (step, list(params)) == (2, ["kernel"])
+    assert "is damaged" in caplog.text
+
+
+def test_half_written_checkpoints_are_not_seen(saved) -> None:
+    path, _ = saved
+    folder = path / "checkpoints"
+    (folder / "4").rename(folder / "4.orbax-checkpoint-tmp-0")
+    assert checkpoints.steps(folder) == [2]
+    checkpointer = _reopen(path)
+    restored = checkpointer.restore(_abstract(miniature.make_state(OPTIMIZER)))
+    checkpointer.close()
+    assert restored.position == 2
+
+
+def test_nothing_readable_is_a_sentence(saved) -> None:
+    path, _ = saved
+    for file in (path / "checkpoints").rglob("manifest.ocdbt"):
+        file.write_bytes(b"")
+    checkpointer = _reopen(path)
+    with pytest.raises(CheckpointError, match="none of the 2 checkpoints in"):
+        checkpointer.restore(_abstract(miniature.make_state(OPTIMIZER)))
+    checkpointer.close()
+    with pytest.raises(CheckpointError, match="no readable checkpoint"):
+        checkpoints.restore_params(path)
+
+
+def test_another_config_is_a_sentence_and_harms_nothing(saved) -> None:
+    path, _ = saved
+    fresh = miniature.make_state(OPTIMIZER)
+    params = fresh.params | {"first": {"kernel": jnp.zeros((16, 8))}}
+    other = states.TrainState(**{**vars(fresh), "params": params})
+    checkpointer = _reopen(path)
+    with pytest.raises(CheckpointError, match=r"'params/first/kernel' is \[16, 16\]"):
+        checkpointer.restore(_abstract(other))
+    checkpointer.close()
+    assert checkpoints.steps(path / "checkpoints") == [2, 4]
+
+
+def test_params_alone(saved) -> None:
+    path, _ = saved
+    checkpointer = _reopen(path)
+    whole = checkpointer.restore(_abstract(miniature.make_state(OPTIMIZER))).state
+    checkpointer.close()
+    params, step = checkpoints.restore_params(path)
+    assert step == 4
+    jax.tree.map(np.testing.assert_array_equal, params, whole.params)
+    mesh = jax.make_mesh((8,), ("fsdp",), axis_types=(AxisType.Auto,))
+    rows = NamedSharding(mesh, PartitionSpec("fsdp"))
+    second, _ = checkpoints.restore_params(
+        path / "checkpoints", "second", {"kernel": rows}
+    )
+    assert second["kernel"].sharding == rows
+    np.testing.assert_array_equal(second["kernel"], whole.params["second"]["kernel"])
+    shapes = checkpoints.parameter_shapes(path, "second")
+    assert shapes == {"kernel": (16, 16)}
+    with pytest.raises(
+        CheckpointError, match=r"hold no 'secnd'; did you mean 'second'"
+    ):
+        checkpoints.restore_params(path, "secnd")
+
+
+FULL_DISK = """
+import resource, sys
+from pathlib import Path
+import jax.numpy as jnp
+import miniature
+from unitoken_jax.train.checkpoint import *
+state = miniature.make_state(miniature.make_optimizer())
+state = type(state)(**{**vars(state), "step": jnp.int32(5)})
+checkpointer = Checkpointer(Path(sys.argv[1]), CheckpointConfig())
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
+checkpointer.save(state, 5, {})
+try:
+    checkpointer.wait()
+except CheckpointError as error:
+    print(error)
+"""
+
+
+def test_a_full_disk_is_a_sentence(saved) -> None:
+    """In a process of its own, because Orbax never recovers its writing threads."""
+    path = saved[0] / "checkpoints"
+    output = subprocess.run(
+        [sys.executable, "-c", FULL_DISK, path],
+        env=os.environ | {"PYTHONPATH": f"{Path.cwd()}:{Path(__file__).parent}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    ).stdout
+    assert f"a checkpoint in {path} could not be written" in output
+    assert "the newest complete one is 4" in output
+    assert checkpoints.steps(path) == [2, 4]
