@@ -43,6 +43,7 @@ def cases(draw):
         (layouts.HEADS_BIAS, [(a, b)]),
         (layouts.transpose(1, 2, 0), [(a, b, c)]),
         (layouts.squeeze(0, 1), [(a,)]),
+        (layouts.expand(0), [(1, a, b)]),
         (layouts.split(layouts.HEADS_IN), [(a, b, c), (a, d, c), (a, d, c)]),
         (layouts.split(layouts.HEADS_BIAS), [(b, c), (d, c), (d, c)]),
         (layouts.split(layouts.LINEAR), [(a, b), (a, c)]),

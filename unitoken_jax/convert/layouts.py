@@ -98,6 +98,16 @@ def squeeze(*axes: int) -> Layout:
     )
 
 
+def expand(*axes: int) -> Layout:
+    """Our tensor has these axes of length 1; the published one does not."""
+    return _one(
+        f"expand{axes}",
+        f"with the unit axes {axes}",
+        lambda array, _: np.expand_dims(array, axes),
+        lambda array: np.squeeze(array, axes),
+    )
+
+
 SAME = _one("SAME", "unchanged", lambda array, _: array, lambda array: array)
 LINEAR = transpose(1, 0, name="LINEAR", text="(out, in) → [in, out]")
 CONV = transpose(2, 3, 1, 0, name="CONV", text="(out, in, h, w) → [h, w, in, out]")

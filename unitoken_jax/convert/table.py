@@ -129,6 +129,10 @@ class Reader(Protocol):
         """The parameter at `path`, with `index` on its leading axes."""
         ...
 
+    def stacked(self, path: str) -> int:
+        """How many leading axes of a parameter are best read one by one."""
+        ...
+
 
 class TreeReader:
     """A nested dict of arrays as a `Reader`."""
@@ -147,6 +151,11 @@ class TreeReader:
     def read(self, path: str, index: tuple[int, ...]) -> np.ndarray:
         """The parameter at `path`, with `index` on its leading axes."""
         return np.asarray(self._leaves[path][index])
+
+    def stacked(self, path: str) -> int:
+        """How many leading axes of a parameter are best read one by one."""
+        del path
+        return 0
 
 
 def flatten(tree: Mapping[str, Any]) -> dict[str, Any]:
@@ -397,18 +406,29 @@ def import_pieces(
     """
     assignments = plan(table, specs, counts)
     check_source(table, assignments, source)
-    for key, assignment in assignments.items():
-        array = np.asarray(source[key])
-        rule = assignment.rule
-        if isinstance(rule, Constant):
-            _check_constant(key, rule, array)
-            continue
-        try:
-            ours = rule.layout.to_ours(array, assignment.shapes)
-        except LayoutError as fault:
-            raise WeightsError(f"{key}: {fault}") from fault
+    for assignment in assignments.values():
+        ours = import_one(assignment, source)
         for slot, piece in zip(assignment.slots, ours, strict=True):
             yield Piece(slot.path, slot.index, piece)
+
+
+def import_one(
+    assignment: Assignment, source: Mapping[str, Any]
+) -> tuple[np.ndarray, ...]:
+    """Our pieces of one published tensor of a plan; none for a constant.
+
+    Raises:
+        WeightsError: it has numbers that the layout or the constant cannot represent.
+    """
+    key, rule = assignment.key, assignment.rule
+    array = np.asarray(source[key])
+    if isinstance(rule, Constant):
+        _check_constant(key, rule, array)
+        return ()
+    try:
+        return rule.layout.to_ours(array, assignment.shapes)
+    except LayoutError as fault:
+        raise WeightsError(f"{key}: {fault}") from fault
 
 
 def _check_constant(key: str, rule: Constant, array: np.ndarray) -> None:

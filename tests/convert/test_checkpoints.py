@@ -1,0 +1,110 @@
+"""The `jax` format: slices in and out of Orbax checkpoints, restored by training."""
+
+import json
+
+import jax
+import ml_dtypes
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+from unitoken_jax.convert.checkpoints import (
+    CheckpointReader,
+    read_config,
+    write_checkpoint,
+)
+from unitoken_jax.convert.readers import SubtreeReader
+from unitoken_jax.convert.table import TreeReader, WeightsError
+from unitoken_jax.train import checkpoint
+
+
+def params():
+    rng = np.random.default_rng(0)
+    return {
+        "decoder": {
+            "layers": {"kernel": rng.normal(size=(3, 8, 5)).astype(ml_dtypes.bfloat16)},
+            "norm": rng.normal(size=(5,)).astype(np.float32),
+        },
+        "scale": np.array(2.5, np.float32),
+    }
+
+
+class Stacked(TreeReader):
+    """Says which parameters are stacks and that whole stacks are never asked for."""
+
+    def stacked(self, path):
+        return 1 if "layers" in path else 0
+
+    def read(self, path, index):
+        assert len(index) == self.stacked(path)
+        return super().read(path, index)
+
+
+def test_written_in_slices_and_restored_by_training(tmp_path):
+    write_checkpoint(tmp_path / "out", Stacked(params()), {"kind": "toy", "layers": 3})
+    restored, step = checkpoint.restore_params(tmp_path / "out")
+    assert step == 0
+    jax.tree.map(np.testing.assert_array_equal, restored, params())
+    decoder, _ = checkpoint.restore_params(tmp_path / "out", "decoder")
+    assert set(decoder) == {"layers", "norm"}
+    assert read_config(tmp_path / "out") == {"kind": "toy", "layers": 3}
+
+
+def test_read_in_slices(tmp_path):
+    write_checkpoint(tmp_path / "out", Stacked(params()), {"kind": "toy"})
+    reader = CheckpointReader(tmp_path / "out" / "checkpoints")
+    expected = TreeReader(params())
+    assert reader.specs == expected.specs
+    assert [reader.stacked(path) for path in sorted(reader.specs)] == [1, 0, 0]
+    for path in reader.specs:
+        np.testing.assert_array_equal(reader.read(path, ()), expected.read(path, ()))
+    part = SubtreeReader(reader, "decoder/")
+    assert part.stacked("layers/kernel") == 1
+    np.testing.assert_array_equal(
+        part.read("layers/kernel", (2,)), params()["decoder"]["layers"]["kernel"][2]
+    )
+
+
+@pytest.mark.parametrize("zarr3", [False, True])
+@pytest.mark.parametrize("ocdbt", [False, True])
+def test_checkpoints_of_training_are_read(tmp_path, zarr3, ocdbt):
+    """Sharded over devices, of a later step, in every layout that Orbax writes."""
+    mesh = jax.make_mesh((8,), ("fsdp",), axis_types=(jax.sharding.AxisType.Auto,))
+    sharding = jax.sharding.NamedSharding(mesh, jax.P(None, "fsdp"))
+    kernel = np.arange(3 * 8 * 5, dtype=np.float32).reshape(3, 8, 5)
+    state = {"params": {"kernel": jax.device_put(kernel, sharding)}, "step": 7}
+    for step in (2, 10):
+        handler = ocp.PyTreeCheckpointHandler(use_ocdbt=ocdbt, use_zarr3=zarr3)
+        with ocp.Checkpointer(handler) as writer:
+            writer.save(tmp_path / "checkpoints" / str(step) / "state", state)
+    reader = CheckpointReader(tmp_path)
+    assert reader.stacked("kernel") == 0
+    np.testing.assert_array_equal(reader.read("kernel", (1,)), kernel[1])
+
+
+def test_what_is_no_checkpoint_is_a_sentence(tmp_path):
+    with pytest.raises(WeightsError, match="holds no checkpoint"):
+        CheckpointReader(tmp_path)
+    with pytest.raises(WeightsError, match="does not say which model"):
+        read_config(tmp_path)
+    (tmp_path / "checkpoints" / "3" / "state").mkdir(parents=True)
+    with pytest.raises(WeightsError, match="not a complete checkpoint"):
+        CheckpointReader(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"name": "x"}))
+    with pytest.raises(WeightsError, match="does not say which model"):
+        read_config(tmp_path)
+
+
+def test_a_failed_write_leaves_nothing(tmp_path):
+    class Broken(Stacked):
+        def read(self, path, index):
+            if path == "scale":
+                raise RuntimeError("the source failed")
+            return super().read(path, index)
+
+    with pytest.raises(Exception, match="the source failed"):
+        write_checkpoint(tmp_path / "out", Broken(params()), {"kind": "toy"})
+    assert not list(tmp_path.iterdir())
+    write_checkpoint(tmp_path / "out", Stacked(params()), {"kind": "toy"})
+    with pytest.raises(WeightsError, match="exists already"):
+        write_checkpoint(tmp_path / "out", Stacked(params()), {"kind": "toy"})

@@ -1,0 +1,223 @@
+"""The `jax` format: parameters of our own checkpoints, read and written in slices.
+
+A training run writes its checkpoints through Orbax (`train/checkpoint.py`); this module
+reads the parameters of such a checkpoint and writes ones that training, generation and
+evaluation restore, without ever holding a whole stack of layers: Orbax lays the files
+out, TensorStore moves the slices. The folder is
+
+    PATH/config.json              {"model": …}, as a run's own config.json has it
+    PATH/checkpoints/0/state      the parameters, under `params`
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import tensorstore
+from flax import traverse_util
+from orbax.checkpoint import type_handlers
+
+from unitoken_jax.convert.sinks import check_space, replacing
+from unitoken_jax.convert.table import Reader, Spec, WeightsError, flatten
+
+_CHUNK_BYTES = 2**26  # what one read or write moves at most
+
+
+class CheckpointReader:
+    """The parameters of the newest checkpoint of a run, from disk slice by slice."""
+
+    def __init__(self, path: Path) -> None:
+        """Open the checkpoint below `path` (a stage's folder or its `checkpoints`).
+
+        Raises:
+            WeightsError: there is no complete checkpoint of ours.
+        """
+        self._folder = _newest(path) / "state"
+        try:
+            described = json.loads((self._folder / "_METADATA").read_text())
+            with ocp.PyTreeCheckpointer() as reader:
+                tree = reader.metadata(self._folder).item_metadata.tree
+        except (OSError, ValueError, KeyError) as fault:
+            raise WeightsError(
+                f"{self._folder} is not a complete checkpoint ({fault}); take another"
+                " one, or convert again"
+            ) from fault
+        if not isinstance(tree, Mapping) or "params" not in tree:
+            raise WeightsError(
+                f"{self._folder} holds no parameters; is it a checkpoint of training?"
+            )
+        self._zarr3 = bool(described.get("use_zarr3"))
+        self._ocdbt = bool(described.get("use_ocdbt"))
+        self._specs = {
+            path: Spec(tuple(leaf.shape), np.dtype(leaf.dtype))
+            for path, leaf in flatten(tree["params"]).items()
+        }
+        self._open: dict[str, tensorstore.TensorStore] = {}
+
+    @property
+    def specs(self) -> dict[str, Spec]:
+        """Shape and type of every parameter, by path."""
+        return self._specs
+
+    def read(self, path: str, index: tuple[int, ...]) -> np.ndarray:
+        """The parameter at `path`, with `index` on its leading axes."""
+        return self._store(path)[index].read().result()
+
+    def stacked(self, path: str) -> int:
+        """How many leading axes of a parameter are best read one by one."""
+        chunk = self._store(path).chunk_layout.read_chunk.shape or ()
+        shape = self._specs[path].shape
+        depth = 0
+        while depth < len(shape) - 1 and chunk[depth] == 1 < shape[depth]:
+            depth += 1
+        return depth
+
+    def _store(self, path: str) -> tensorstore.TensorStore:
+        if path not in self._open:
+            name = f"params.{path.replace('/', '.')}"
+            if self._ocdbt:
+                base = f"file://{self._folder}/"
+                where = {"driver": "ocdbt", "base": base, "path": name}
+            else:
+                where = {"driver": "file", "path": f"{self._folder}/{name}/"}
+            driver = "zarr3" if self._zarr3 else "zarr"
+            spec = tensorstore.Spec({"driver": driver, "kvstore": where})
+            self._open[path] = tensorstore.open(spec, open=True, read=True).result()
+        return self._open[path]
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The model's part of the configuration beside a checkpoint.
+
+    Raises:
+        WeightsError: there is none, or it is not ours.
+    """
+    file = _stage(path) / "config.json"
+    try:
+        model = json.loads(file.read_text())["model"]
+    except (OSError, ValueError, KeyError, TypeError) as fault:
+        raise WeightsError(
+            f"{file} does not say which model the checkpoint holds ({fault}); give the"
+            " folder of a training stage or of an earlier conversion"
+        ) from fault
+    return dict(model)
+
+
+def write_checkpoint(path: Path, reader: Reader, model: Mapping[str, Any]) -> None:
+    """Write parameters as a checkpoint, one slice in memory at a time.
+
+    Args:
+        path: a folder that does not exist yet.
+        reader: the parameters.
+        model: the model's configuration, of primitives, with its `kind`.
+
+    Raises:
+        WeightsError: the path is taken or the disk is full.
+    """
+    specs = reader.specs
+    size = sum(
+        int(np.prod(spec.shape, dtype=np.int64)) * spec.dtype.itemsize
+        for spec in specs.values()
+    )
+    check_space(path, size)
+    registry = type_handlers.create_type_handler_registry(
+        (_Sliced, _SlicedHandler()),
+        (jax.Array, type_handlers.ArrayHandler()),
+    )
+    leaves = {key: _Sliced(reader, key, spec) for key, spec in specs.items()}
+    tree = {"params": traverse_util.unflatten_dict(leaves, sep="/")}
+    with replacing(path) as temporary:
+        temporary.mkdir()
+        text = json.dumps({"model": dict(model)}, indent=2, sort_keys=True)
+        (temporary / "config.json").write_text(text + "\n")
+        handler = ocp.PyTreeCheckpointHandler(type_handler_registry=registry)
+        with ocp.Checkpointer(handler) as writer:
+            target = (temporary / "checkpoints" / "0" / "state").absolute()
+            target.parent.mkdir(parents=True)
+            writer.save(target, args=ocp.args.PyTreeSave(tree))  # pyright: ignore[reportCallIssue]
+
+
+class _Sliced:
+    """A parameter that has not been read: a leaf for Orbax."""
+
+    def __init__(self, reader: Reader, path: str, spec: Spec) -> None:
+        self.reader, self.path = reader, path
+        self.shape, self.dtype = spec
+
+
+class _SlicedHandler(type_handlers.NumpyHandler):
+    """Writes `_Sliced` leaves as Orbax writes NumPy arrays, in chunks of a slice."""
+
+    async def serialize(
+        self,
+        values: Sequence[Any],
+        infos: Sequence[type_handlers.ParamInfo],
+        args: Sequence[type_handlers.SaveArgs] | None = None,
+    ) -> Sequence[Any]:
+        """Write one slice after the other."""
+        args = args or [type_handlers.SaveArgs()] * len(values)
+        for value, info, arg in zip(values, infos, args, strict=True):
+            await info.await_path_creation()
+            use_ocdbt = bool(info.is_ocdbt_checkpoint)
+            spec = type_handlers.get_json_tspec_write(
+                info,
+                use_ocdbt=use_ocdbt,
+                global_shape=value.shape,
+                local_shape=value.shape,
+                dtype=value.dtype,
+                process_index=0 if use_ocdbt else None,
+                arg=arg,
+            )
+            depth = value.reader.stacked(value.path)
+            chunks = (1,) * depth + _chunk(value.shape[depth:], value.dtype.itemsize)
+            spec["metadata"]["chunks"] = chunks
+            store = await tensorstore.open(
+                tensorstore.Spec(spec), create=True, open=True, context=info.ts_context
+            )
+            for index in np.ndindex(value.shape[:depth]):
+                array = value.reader.read(value.path, index)
+                await _write(store, index, array, chunks)
+        return []
+
+
+async def _write(
+    store: tensorstore.TensorStore,
+    index: tuple[int, ...],
+    array: np.ndarray,
+    chunks: tuple[int, ...],
+) -> None:
+    if not array.ndim:
+        await store[index].write(array)
+        return
+    rows = chunks[len(index)]
+    for start in range(0, len(array), rows):
+        part = slice(start, start + rows)
+        await store[(*index, part)].write(array[part])
+
+
+def _chunk(shape: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
+    """`shape` cut along its first axis into chunks of at most `_CHUNK_BYTES`."""
+    if not shape:
+        return ()
+    row = int(np.prod(shape[1:], dtype=np.int64)) * itemsize
+    rows = max(1, min(shape[0], _CHUNK_BYTES // max(1, row)))
+    return (rows, *shape[1:])
+
+
+def _stage(path: Path) -> Path:
+    return path.parent if path.name == "checkpoints" else path
+
+
+def _newest(path: Path) -> Path:
+    folder = _stage(path) / "checkpoints"
+    steps = [item for item in folder.glob("*") if item.name.isdigit()]
+    if not steps:
+        raise WeightsError(
+            f"{path} holds no checkpoint; give the folder of a training stage (it has"
+            " `checkpoints`) or of an earlier conversion to jax"
+        )
+    return max(steps, key=lambda item: int(item.name)).absolute()

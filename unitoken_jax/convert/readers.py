@@ -1,0 +1,110 @@
+"""Our parameters slice by slice, from wherever they are: nothing more is held."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from unitoken_jax.convert.table import (
+    Assignment,
+    Constant,
+    Counts,
+    Reader,
+    Slot,
+    Spec,
+    Table,
+    WeightsError,
+    check_source,
+    import_one,
+    plan,
+    spec_of,
+    specs_of,
+)
+
+
+class PublishedReader:
+    """A published checkpoint seen through its table as our parameters."""
+
+    def __init__(
+        self,
+        table: Table,
+        source: Mapping[str, Any],
+        abstract: Mapping[str, Any],
+        counts: Counts,
+    ) -> None:
+        """Check names, shapes, types and constants; read nothing else.
+
+        Raises:
+            WeightsError: see `plan` and `check_source`; or the layers of one stack
+                differ in type.
+        """
+        shapes = specs_of(abstract)
+        assignments = plan(table, shapes, counts)
+        check_source(table, assignments, source)
+        self._source = source
+        self._places: dict[Slot, tuple[Assignment, int]] = {}
+        self._last: tuple[str, tuple[np.ndarray, ...]] | None = None
+        self._specs: dict[str, Spec] = {}
+        self._depths: dict[str, int] = {}
+        for key, assignment in assignments.items():
+            if isinstance(assignment.rule, Constant):
+                import_one(assignment, source)
+                continue
+            dtype = spec_of(source, key).dtype
+            for part, slot in enumerate(assignment.slots):
+                self._places[slot] = (assignment, part)
+                self._depths[slot.path] = len(slot.index)
+                spec = Spec(shapes[slot.path].shape, dtype)
+                if self._specs.setdefault(slot.path, spec) != spec:
+                    raise WeightsError(
+                        f"{key} is {dtype} and the other layers of {slot.path} are"
+                        f" {self._specs[slot.path].dtype}; give all of them one type"
+                    )
+
+    @property
+    def specs(self) -> dict[str, Spec]:
+        """Shape and type of every parameter, by path."""
+        return self._specs
+
+    def read(self, path: str, index: tuple[int, ...]) -> np.ndarray:
+        """The parameter at `path`, with `index` on its leading axes."""
+        depth = self.stacked(path)
+        if len(index) > depth:
+            return self.read(path, index[:depth])[index[depth:]]
+        if len(index) < depth:
+            size = self._specs[path].shape[len(index)]
+            return np.stack([self.read(path, (*index, i)) for i in range(size)])
+        assignment, part = self._places[Slot(path, index)]
+        # A packed tensor is asked for once for each of its parts.
+        if self._last is None or self._last[0] != assignment.key:
+            self._last = (assignment.key, import_one(assignment, self._source))
+        return self._last[1][part]
+
+    def stacked(self, path: str) -> int:
+        """How many leading axes of a parameter are best read one by one."""
+        return self._depths[path]
+
+
+class SubtreeReader:
+    """The part of another reader's parameters below a prefix, named without it."""
+
+    def __init__(self, reader: Reader, prefix: str) -> None:
+        self._reader = reader
+        self._prefix = prefix
+
+    @property
+    def specs(self) -> dict[str, Spec]:
+        """Shape and type of every parameter, by path."""
+        return {
+            path.removeprefix(self._prefix): spec
+            for path, spec in self._reader.specs.items()
+            if path.startswith(self._prefix)
+        }
+
+    def read(self, path: str, index: tuple[int, ...]) -> np.ndarray:
+        """The parameter at `path`, with `index` on its leading axes."""
+        return self._reader.read(self._prefix + path, index)
+
+    def stacked(self, path: str) -> int:
+        """How many leading axes of a parameter are best read one by one."""
+        return self._reader.stacked(self._prefix + path)
