@@ -1,0 +1,243 @@
+"""The page of a run: complete, self-contained, readable, and never a crash."""
+
+import errno
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from unitoken_jax.report import build, page
+from unitoken_jax.report.run import RunError
+
+VOID = {"meta", "link", "img", "br"}
+SECTIONS = (
+    "results",
+    "pipeline",
+    "curves",
+    "reconstructions",
+    "drawings",
+    "questions",
+    "speed",
+    "config",
+)
+
+
+class Outline(HTMLParser):
+    """Collects tags with their attributes, and checks that elements are closed."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.tags, self.open, self.words = [], [], []
+        self.feed(html)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag, f"</{tag}> at {self.getpos()}"
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+    def all(self, tag):
+        return [attributes for name, attributes in self.tags if name == tag]
+
+    @property
+    def text(self):
+        return re.sub(r"[ \n]+", " ", " ".join(self.words))
+
+
+@pytest.fixture(scope="module")
+def outline(finished):
+    return Outline(build(finished).read_text(encoding="utf-8"))
+
+
+@pytest.fixture
+def copy(finished, tmp_path):
+    return Path(shutil.copytree(finished, tmp_path / "copy"))
+
+
+def test_every_section_is_there_and_linked(outline):
+    assert {s["id"] for s in outline.all("section")} >= set(SECTIONS)
+    assert {a["href"] for a in outline.all("a")} == {f"#{name}" for name in SECTIONS}
+    assert len(outline.all("h1")) == 1
+
+
+def test_the_page_needs_nothing_else(finished, outline):
+    for tag, attributes in outline.tags:
+        assert tag not in {"script", "iframe", "object", "embed"}
+        for name in ("src", "href", "srcset", "data"):
+            assert attributes.get(name, "#").startswith(("data:", "#")), (tag, name)
+    style = (Path(page.__file__).parent / "style.css").read_text(encoding="utf-8")
+    assert "url(" not in style
+    assert "@import" not in style
+    # The style stands in the page as it is, not escaped.
+    assert style in build(finished).read_text(encoding="utf-8")
+
+
+def test_pictures_and_charts_have_words(outline):
+    pictures = outline.all("img")
+    assert len(pictures) > 40
+    assert all(picture["alt"].strip() for picture in pictures)
+    charts = [s for s in outline.all("svg") if "aria-hidden" not in s]
+    assert len(charts) > 15
+    assert all(c["role"] == "img" and "→" in c["aria-label"] for c in charts)
+
+
+def test_table_headers_name_their_scope(outline):
+    assert all(header.get("scope") for header in outline.all("th"))
+
+
+def test_numbers_prompts_and_verdicts_are_shown(outline):
+    for words in (
+        "21.37 dB",
+        "beside 2.0\u202f% (chance)",
+        "35.0 to 47.0\u202f%",
+        "a red heart",
+        "✓ right",
+        "✗ wrong",
+        "expected: food & drink",
+        "3 steps were skipped",
+        "1.40 GiB",
+        "config.optimizer.learning_rate = 0.001",
+        "versions.jax",
+        "log axis",
+    ):
+        assert words in outline.text, words
+
+
+def test_words_of_the_run_are_escaped(copy):
+    path = copy / "evaluation.json"
+    hostile = '<script>alert("x")</script>'
+    path.write_text(path.read_text().replace("a red heart", json.dumps(hostile)[1:-1]))
+    html = build(copy).read_text(encoding="utf-8")
+    assert "<script" not in html
+    assert "&lt;script&gt;" in html
+
+
+@pytest.mark.parametrize(
+    ("damage", "sentence"),
+    [
+        ("evaluation.json", "has not been evaluated yet"),
+        ("evaluation", "21.37 dB"),
+        ("base/metrics.jsonl", "no curves"),
+        ("base/config.json", "There is no config.json"),
+        ("base/environment.json", "There is no environment.json"),
+        ("base/samples", "21.37 dB"),
+    ],
+)
+def test_a_missing_part_costs_only_itself(copy, damage, sentence):
+    path = copy / damage
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    assert sentence in Outline(build(copy).read_text(encoding="utf-8")).text
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"\xff\xfe\x00",
+        b"3",
+        b'{"a": 3}',
+        b'{"a": {"measures": 3, "samples": [1]}}',
+        b'{"a": {"measures": {"psnr": {"value": NaN, "low": "x"}, "b": {}, "c": 1}}}',
+        b'{"a": {"samples": {"b": [{"question": "?"}, 3, {"found": [{}]}], "c": 1}}}',
+        b'{"a": {"samples": {"b": [{"caption": "", "rank": 1, "found": [{}]}]}}}',
+        b'{"a": {"samples": {"b": [{"original": "no.png", "reconstruction": 1}]}}}',
+    ],
+)
+@pytest.mark.parametrize(
+    "name",
+    [
+        "evaluation.json",
+        "base/config.json",
+        "base/environment.json",
+        "base/metrics.jsonl",
+    ],
+)
+def test_damaged_files_never_stop_the_page(copy, name, content):
+    (copy / name).write_bytes(content)
+    Outline(build(copy).read_text(encoding="utf-8"))
+
+
+def test_a_cut_off_picture_is_left_out(copy):
+    picture = next((copy / "tokenizer" / "samples").iterdir())
+    picture.write_bytes(picture.read_bytes()[:200])
+    html = build(copy).read_text(encoding="utf-8")
+    assert "Samples of stage tokenizer" not in html
+    assert "Samples of stage base" in html
+
+
+def test_an_empty_directory_gives_a_page_that_says_so(tmp_path):
+    text = Outline(build(tmp_path).read_text(encoding="utf-8")).text
+    assert "Nothing has run here yet" in text
+    assert "No stage has started" in text
+
+
+def test_a_full_disk_leaves_the_older_page(copy, monkeypatch):
+    before = build(copy).read_bytes()
+
+    def refuse(path, text, **_):
+        path.write_bytes(text[:100].encode())
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_text", refuse)
+    with pytest.raises(
+        RunError, match=r"report\.html cannot be written: No space left"
+    ):
+        build(copy)
+    assert (copy / "report.html").read_bytes() == before
+    assert not list(copy.glob(".report*"))
+
+
+def test_the_command_names_the_page_or_the_fault(copy):
+    command = [sys.executable, "-m", "unitoken_jax.report", "--workdir"]
+    done = subprocess.run([*command, copy], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"Report: {copy / 'report.html'}\n"
+    done = subprocess.run(
+        [*command, copy / "nowhere"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert re.fullmatch(r"error: .*nowhere is not a directory: .*\n", done.stderr)
+
+
+def contrast(one, two):
+    """Return the contrast ratio of two colours (WCAG 2.2, relative luminance)."""
+
+    def luminance(colour):
+        parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        linear = [
+            x / 12.92 if x <= 0.04045 else ((x + 0.055) / 1.055) ** 2.4 for x in parts
+        ]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    high, low = sorted((luminance(one), luminance(two)), reverse=True)
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_words_can_be_read_in_light_and_dark():
+    style = (Path(page.__file__).parent / "style.css").read_text(encoding="utf-8")
+    modes = [
+        dict(re.findall(r"--(\w+): (#\w{6})", part))
+        for part in style.split("@media")[:2]
+    ]
+    for colours in modes:
+        for ink in ("ink", "muted", "accent", "good", "bad"):
+            for paper in ("page", "card"):
+                assert contrast(colours[ink], colours[paper]) >= 4.5, (ink, paper)

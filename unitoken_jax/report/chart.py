@@ -1,0 +1,183 @@
+"""The geometry of a line chart: scales, ticks and paths, to be drawn as SVG.
+
+Every chart has one small fixed canvas, so that its letters keep their size when charts
+stand in one column on a phone or in three on a desk.
+"""
+
+import dataclasses
+import itertools
+import math
+
+import numpy as np
+
+from unitoken_jax.report.quantities import number, tick
+
+WIDTH, HEIGHT = 340, 200
+LEFT, RIGHT, TOP, BOTTOM = 46, 10, 12, 36
+_LOG_RATIO = 20.0  # a curve that spans more than this is drawn over a log axis
+_BUCKETS = 200  # of the raw line: more could not be seen
+
+
+@dataclasses.dataclass(frozen=True)
+class Tick:
+    """A labelled place on an axis, in pixels."""
+
+    at: float
+    label: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Chart:
+    """One curve, raw and smoothed, ready to be drawn in WIDTH × HEIGHT pixels."""
+
+    title: str
+    unit: str
+    logarithmic: bool
+    x_ticks: tuple[Tick, ...]
+    y_ticks: tuple[Tick, ...]
+    raw: str  # the "d" of an SVG path
+    smooth: str
+    end: tuple[float, float]  # where the smoothed line ends
+    summary: str
+
+
+@dataclasses.dataclass(frozen=True)
+class _Scale:
+    """Maps values to pixels; `log` scales take positive values."""
+
+    low: float
+    high: float
+    start: float
+    stop: float
+    log: bool = False
+
+    def __call__(self, values: np.ndarray) -> np.ndarray:
+        low, high = self.low, self.high
+        if self.log:
+            values, low, high = np.log10(values), math.log10(low), math.log10(high)
+        return self.start + (values - low) / (high - low) * (self.stop - self.start)
+
+
+def draw(steps: np.ndarray, values: np.ndarray, title: str, unit: str = "") -> Chart:
+    """Lay out one curve.
+
+    Args:
+        steps: where the values were measured, ascending, [P] with P at least 1.
+        values: finite, [P].
+        title: what the curve shows.
+        unit: of the values, "" for none.
+    """
+    smoothed = smooth(values)
+    low, high = float(values.min()), float(values.max())
+    log = low > 0 and high / low > _LOG_RATIO
+    x_labels = _step_ticks(float(steps[0]), float(steps[-1]))
+    y_labels = _log_ticks(low, high) if log else _linear_ticks(low, high)
+    x_scale = _Scale(*_widen(steps[0], steps[-1]), LEFT, WIDTH - RIGHT)
+    y_scale = _Scale(
+        min(low, y_labels[0]), max(high, y_labels[-1]), HEIGHT - BOTTOM, TOP, log
+    )
+
+    def path(x: np.ndarray, y: np.ndarray) -> str:
+        points = zip(x_scale(x), y_scale(y), strict=True)
+        return "M" + "L".join(f"{px:.1f} {py:.1f}" for px, py in points)
+
+    def ticks(labels: list[float], scale: _Scale) -> tuple[Tick, ...]:
+        places = scale(np.asarray(labels, np.float64))
+        return tuple(
+            Tick(float(at), tick(label))
+            for at, label in zip(places, labels, strict=True)
+        )
+
+    return Chart(
+        title=title,
+        unit=unit,
+        logarithmic=log,
+        x_ticks=ticks(x_labels, x_scale),
+        y_ticks=ticks(y_labels, y_scale),
+        raw=path(*_thin(steps, values)),
+        smooth=path(*_thin(steps, smoothed)),
+        end=(float(x_scale(steps[-1:])[0]), float(y_scale(smoothed[-1:])[0])),
+        summary=_summary(steps, smoothed, unit),
+    )
+
+
+def smooth(values: np.ndarray) -> np.ndarray:
+    """Average each value with its neighbours over a 25th of the curve, [P] → [P].
+
+    Near the ends the window shrinks, so the first and last points are not pulled.
+    """
+    half = len(values) // 50
+    if half == 0:
+        return values.astype(np.float64)
+    sums = np.concatenate([[0.0], np.cumsum(values, dtype=np.float64)])
+    places = np.arange(len(values))
+    reach = np.minimum(half, np.minimum(places, places[::-1]))
+    return (sums[places + reach + 1] - sums[places - reach]) / (2 * reach + 1)
+
+
+def _summary(steps: np.ndarray, smoothed: np.ndarray, unit: str) -> str:
+    first, last = number(float(smoothed[0])), number(float(smoothed[-1]))
+    words = f"{first} → {last} {unit}".rstrip()
+    if len(steps) == 1:
+        words = f"{last} {unit}".rstrip() + " (one measurement)"
+    return words
+
+
+def _thin(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Keep the least and the greatest value of each of many buckets, and the ends."""
+    if len(y) <= 2 * _BUCKETS:
+        return x, y
+    edges = np.linspace(0, len(y), _BUCKETS + 1).astype(int)
+    keep = {0, len(y) - 1}
+    for start, stop in itertools.pairwise(edges):
+        keep.add(start + int(y[start:stop].argmin()))
+        keep.add(start + int(y[start:stop].argmax()))
+    places = sorted(keep)
+    return x[places], y[places]
+
+
+def _widen(low: float, high: float) -> tuple[float, float]:
+    """Give an interval of one point some width."""
+    if high > low:
+        return float(low), float(high)
+    margin = 0.1 * abs(float(low)) or 1.0
+    return float(low) - margin, float(high) + margin
+
+
+def _linear_ticks(low: float, high: float) -> list[float]:
+    """Choose about five round numbers that enclose [low, high]."""
+    low, high = _widen(low, high)
+    stride = _round_stride((high - low) / 4)
+    first, last = math.floor(low / stride + 1e-9), math.ceil(high / stride - 1e-9)
+    # Rounding takes off what 3 * 0.1 has too much.
+    decimals = max(0, -math.floor(math.log10(stride)))
+    return [round(i * stride, decimals) for i in range(first, last + 1)]
+
+
+def _step_ticks(low: float, high: float) -> list[float]:
+    """Choose about five round steps within [low, high]."""
+    stride = max(1.0, _round_stride((high - low) / 4)) if high > low else 1.0
+    first, last = math.ceil(low / stride), math.floor(high / stride)
+    return [i * stride for i in range(first, last + 1)]
+
+
+def _round_stride(rough: float) -> float:
+    """Return the number of the form 1, 2 or 5 × 10^n that is nearest by ratio."""
+    power = 10.0 ** math.floor(math.log10(rough))
+    return min(
+        (m * power for m in (1, 2, 5, 10)), key=lambda x: abs(math.log(x / rough))
+    )
+
+
+def _log_ticks(low: float, high: float) -> list[float]:
+    """Choose powers of ten in [low, high], with 2 and 5 where there are few."""
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    spans = math.log10(high / low)
+    factors = (1, 2, 5) if spans < 2 else (1, 3) if spans < 3 else (1,)
+    labels = [
+        float(f"{factor}e{power}")
+        for power in powers
+        for factor in factors
+        if low <= factor * 10.0**power <= high
+    ]
+    return labels[:: math.ceil(len(labels) / 6)]

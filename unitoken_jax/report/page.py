@@ -1,0 +1,175 @@
+"""Building the page of a run: what the files say, arranged for a reader.
+
+The page is one HTML file that needs nothing else: style, charts (SVG) and pictures
+(data URIs) stand in it. Read `build` first.
+"""
+
+import os
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import markupsafe
+
+from unitoken_jax.report import chart, quantities, results, run, stages
+from unitoken_jax.report.results import Example, Group
+from unitoken_jax.report.run import Run, Stage
+
+_HERE = Path(__file__).parent
+_EXAMPLES = 24  # of one kind
+_HEADLINES = (
+    "psnr",
+    "code_usage",
+    "image_to_text/recall@5",
+    "accuracy/all",
+    "caption_rank",
+    "cycle/all",
+)
+# Pictures, words and lists that make an example one of these kinds.
+_KINDS: Mapping[str, tuple[set[str], set[str], set[str]]] = {
+    "reconstructions": ({"original", "reconstruction"}, set(), set()),
+    "questions": (set(), {"question", "answer", "expected", "correct"}, set()),
+    "searches": (set(), {"caption", "rank"}, {"found"}),
+    "drawings": ({"image"}, {"prompt"}, set()),
+}
+
+
+def build(workdir: Path | str) -> Path:
+    """Write WORKDIR/report.html from what is in WORKDIR, and return its path.
+
+    An older page stays complete until the new one takes its place.
+
+    Raises:
+        run.RunError: if WORKDIR is not a directory or cannot be written to.
+    """
+    workdir = Path(workdir)
+    page = compose(run.read(workdir))
+    path, partial = workdir / "report.html", workdir / ".report.html.partial"
+    try:
+        partial.write_text(page, encoding="utf-8")
+        os.replace(partial, path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise run.RunError(f"{path} cannot be written: {error.strerror}.") from error
+    return path
+
+
+def compose(source: Run) -> str:
+    """Return the page of a run as HTML."""
+    seconds = sum(stage.seconds for stage in source.stages)
+    groups = results.read(source.evaluation, source.folder)
+    examples: dict[str, list[Example]] = {kind: [] for kind in (*_KINDS, "others")}
+    for group in groups:
+        for items in group.examples.values():
+            for item in items[:_EXAMPLES]:
+                examples[_kind(item)].append(item)
+    folder = shlex.quote(str(source.folder))
+    columns, rows = stages.speed_table(source.stages)
+    return (
+        _templates()
+        .get_template("page.html")
+        .render(
+            run=source,
+            title=_title(source),
+            lead=_lead(source, seconds),
+            headlines=_headlines(groups),
+            groups=groups,
+            stages=[stages.view(stage, seconds) for stage in source.stages],
+            speed={"columns": columns, "rows": rows},
+            environments=_environments(source.stages),
+            command=f"python -m unitoken_jax.report --workdir {folder}",
+            canvas=chart,
+            style=markupsafe.Markup((_HERE / "style.css").read_text(encoding="utf-8")),
+            **examples,
+        )
+    )
+
+
+def _kind(example: Example) -> str:
+    for kind, (pictures, words, lists) in _KINDS.items():
+        if (
+            pictures <= example.pictures.keys()
+            and words <= example.words.keys()
+            and lists <= example.lists.keys()
+        ):
+            return kind
+    return "others"
+
+
+def _templates() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_HERE),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+    )
+    environment.filters |= {
+        "words": quantities.title,
+        "number": quantities.number,
+        "facts": _facts,
+    }
+    return environment
+
+
+def _title(source: Run) -> str:
+    """Name the run as its config does, or else by its directory."""
+    configs = [stage.config for stage in source.stages]
+    names = [
+        config["name"] for config in configs if {"name", "stages"} <= config.keys()
+    ]
+    return str(names[0]) if names else source.folder.resolve().name
+
+
+def _lead(source: Run, seconds: float) -> str:
+    """Say in a sentence what ran, for how long, on what, when and of which code."""
+    if not source.stages:
+        return "Nothing has run here yet."
+    names = _listed([stage.name for stage in source.stages])
+    return f"Stages {names}, {quantities.duration(seconds)} of training in all."
+
+
+def _listed(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _headlines(groups: Sequence[Group]) -> list[results.Result]:
+    """Choose the numbers to lead with: the known ones, or of each group the first."""
+    found = {result.name: result for group in groups for result in group.results}
+    known = [found[name] for name in _HEADLINES if name in found]
+    return known or [group.results[0] for group in groups if group.results]
+
+
+def _environments(
+    all_stages: Sequence[Stage],
+) -> list[tuple[str, list[tuple[str, str]]]]:
+    """Return each distinct environment once, named by the stages that ran in it."""
+    distinct: list[tuple[Mapping[str, Any], list[str]]] = []
+    for stage in all_stages:
+        same = [names for known, names in distinct if known == stage.environment]
+        if same:
+            same[0].append(stage.name)
+        elif stage.environment:
+            distinct.append((stage.environment, [stage.name]))
+    return [(_listed(names), _flat(content)) for content, names in distinct]
+
+
+def _flat(content: Mapping[str, Any], path: str = "") -> list[tuple[str, str]]:
+    rows = []
+    for key, value in content.items():
+        name = f"{path}{key}"
+        if isinstance(value, Mapping):
+            rows += _flat(value, f"{name}.")
+        else:
+            rows.append((name, str(value)))
+    return rows
+
+
+def _facts(words: Mapping[str, Any]) -> str:
+    """Write what is known of an example in one line."""
+    parts = []
+    for key, value in words.items():
+        text = quantities.number(value) if quantities.is_number(value) else value
+        parts.append(f"{quantities.title(key)}: {text} {quantities.unit(key)}".rstrip())
+    return "; ".join(parts)

@@ -1,0 +1,109 @@
+"""Numbers as a reader wants them: few digits, units, minutes, gibibytes."""
+
+import math
+from typing import Any, TypeGuard
+
+_THIN_SPACE = "\u202f"  # narrow, no break
+_NO_BREAK_SPACE = "\u00a0"
+_TITLES = {
+    "accuracy/all": "Accuracy, all questions",
+    "bits_per_code": "Bits per code",
+    "caption_rank": "Own caption ranked first",
+    "cycle": "Cycle accuracy",
+    "cycle/all": "Cycle accuracy, all questions",
+    "cycle_real": "The same on real pictures",
+    "cycle_real/all": "The same on real pictures, all questions",
+    "grad_norm": "Gradient norm",
+    "image_loss": "Loss on image codes",
+    "images_per_second": "Images/s",
+    "memory_bytes": "Memory",
+    "psnr": "PSNR",
+    "ssim": "SSIM",
+    "steps_per_second": "Steps/s",
+    "text_loss": "Loss on text",
+    "tokens_per_second": "Tokens/s",
+    "z_loss": "z-loss",
+}
+_UNITS = {
+    "psnr": "dB",
+    "bits_per_code": "bits",
+    "memory_bytes": "GiB",
+    "cross_entropy": "nats",
+    "text_loss": "nats",
+    "image_loss": "nats",
+}
+
+
+def is_number(value: Any) -> TypeGuard[float]:
+    """Tell numbers from all else; True and False are none."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def number(value: float) -> str:
+    """Write a number in three or four digits that count, thousands set apart."""
+    if not math.isfinite(value):
+        return "not finite"
+    magnitude = abs(value)
+    if value == int(value) and magnitude < 1e7:
+        words = f"{int(value):,}"
+    elif magnitude >= 1e7 or magnitude < 1e-3:
+        mantissa, exponent = f"{value:.2e}".split("e")
+        words = f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"
+    else:
+        power = math.floor(math.log10(magnitude))
+        words = f"{value:,.{max(0, min(2, 3 - power) if power >= 0 else 2 - power)}f}"
+    return words.replace(",", _THIN_SPACE).replace("-", "−")
+
+
+def tick(value: float) -> str:
+    """Write a round number without the zeros that only fill it up."""
+    words = number(value)
+    if "e" in words or "." not in words:
+        return words
+    return words.rstrip("0").rstrip(".")
+
+
+def duration(seconds: float) -> str:
+    """Write a time span: "48 s", "3 min 12 s", "2 h 05 min"."""
+    whole = round(seconds)
+    minutes, rest = divmod(whole, 60)
+    hours, sixtieths = divmod(minutes, 60)
+    if hours:
+        words = f"{hours} h {sixtieths:02d} min"
+    elif minutes:
+        words = f"{minutes} min {rest:02d} s"
+    else:
+        words = f"{whole} s" if whole >= 10 else f"{seconds:.1f} s"
+    return words.replace(" ", _NO_BREAK_SPACE)
+
+
+def size(count: float) -> str:
+    """Write a number of bytes in binary units."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if abs(count) < 1024 or unit == "GiB":
+            break
+        count /= 1024
+    return f"{count:.2f} {unit}" if unit == "GiB" else f"{count:.0f} {unit}"
+
+
+def percent(*fractions: float) -> str:
+    """Write a fraction, or the ends of an interval of fractions, as percentages."""
+    if not all(map(math.isfinite, fractions)):
+        return "not finite"
+    words = " to ".join(f"{100 * fraction:.1f}" for fraction in fractions)
+    return f"{words}{_THIN_SPACE}%".replace("-", "−")
+
+
+def title(key: str) -> str:
+    """Turn a name into words: "image_to_text/recall@1" → "Image to text: recall@1"."""
+    if key in _TITLES:
+        return _TITLES[key]
+    first, *rest = key.split("/")
+    words = _TITLES.get(first, first.replace("_", " "))
+    words = words[:1].upper() + words[1:]
+    return ": ".join([words, *(part.replace("_", " ") for part in rest)])
+
+
+def unit(key: str) -> str:
+    """Return the unit of a metric by its name, or "" where it has none."""
+    return _UNITS.get(key.rsplit("/", 1)[-1], "")

@@ -1,0 +1,174 @@
+"""Reading a run directory, whatever is there of it.
+
+A run may be young, interrupted or half-copied, so nothing here raises for content: what
+is missing or unreadable becomes a sentence in `faults` and the rest is read.
+"""
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from unitoken_jax.config import UserError
+from unitoken_jax.report.quantities import is_number
+
+_BOOKKEEPING = frozenset({"step", "time", "weight"})
+_PAUSE_SECONDS = 600.0  # a longer silence between two lines is a stopped run
+
+
+class RunError(UserError):
+    """There is no run to report on."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Curve:
+    """One metric over the steps of a stage; `lost` values were not finite."""
+
+    key: str
+    steps: np.ndarray  # [P], ascending
+    values: np.ndarray  # [P], finite
+    lost: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """What one training stage left behind in its directory."""
+
+    name: str
+    folder: Path
+    records: tuple[Mapping[str, Any], ...]
+    config: Mapping[str, Any]
+    environment: Mapping[str, Any]
+    samples: tuple[Path, ...]
+    faults: tuple[str, ...]
+
+    @cached_property
+    def curves(self) -> dict[str, Curve]:
+        """Every numeric metric, in the order in which the log names them.
+
+        A resumed run logs the steps after its checkpoint twice; the later line counts.
+        """
+        by_step = {record["step"]: record for record in self.records}
+        ordered = [by_step[step] for step in sorted(by_step)]
+        keys = dict.fromkeys(
+            key
+            for record in ordered
+            for key, value in record.items()
+            if key not in _BOOKKEEPING and is_number(value)
+        )
+        return {key: _curve(key, ordered) for key in keys}
+
+    @property
+    def steps(self) -> int:
+        """The last step that was logged."""
+        return max((record["step"] for record in self.records), default=0)
+
+    @property
+    def seconds(self) -> float:
+        """Time spent between the first and the last line, pauses left out."""
+        times = [r["time"] for r in self.records if is_number(r.get("time"))]
+        gaps = np.diff(np.asarray(times, np.float64))
+        return float(gaps[(gaps > 0) & (gaps < _PAUSE_SECONDS)].sum())
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A run directory: its stages in order of execution, and its evaluation."""
+
+    folder: Path
+    stages: tuple[Stage, ...]
+    evaluation: Mapping[str, Any]
+    faults: tuple[str, ...]
+
+
+def read(folder: Path) -> Run:
+    """Read the run in `folder`.
+
+    Raises:
+        RunError: if there is no such directory.
+    """
+    if not folder.is_dir():
+        raise RunError(f"{folder} is not a directory: give a run's --workdir.")
+    faults: list[str] = []
+    marks = ("metrics.jsonl", "config.json")
+    stages = [
+        _read_stage(child)
+        for child in sorted(folder.iterdir())
+        if any((child / mark).is_file() for mark in marks)
+    ]
+    stages.sort(key=_first_time)
+    evaluation = _read_json(folder / "evaluation.json", faults)
+    return Run(folder, tuple(stages), evaluation, tuple(faults))
+
+
+def _read_stage(folder: Path) -> Stage:
+    faults: list[str] = []
+    records = _read_metrics(folder / "metrics.jsonl", faults)
+    return Stage(
+        name=folder.name,
+        folder=folder,
+        records=records,
+        config=_read_json(folder / "config.json", faults),
+        environment=_read_json(folder / "environment.json", faults),
+        samples=tuple(sorted((folder / "samples").glob("*.png"))),
+        faults=tuple(faults),
+    )
+
+
+def _read_metrics(path: Path, faults: list[str]) -> tuple[Mapping[str, Any], ...]:
+    """Read the lines that are whole; a run that writes may have half a last one."""
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError as error:
+        faults.append(f"{path.name} cannot be read ({error.strerror}): no curves.")
+        return ()
+    records = []
+    broken = []
+    for place, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+            if not isinstance(record["step"], int):
+                raise TypeError(record["step"])
+            records.append(record)
+        except (ValueError, TypeError, KeyError):
+            broken.append(place)
+    if broken and broken != [len(lines)]:
+        faults.append(
+            f"{path.name}: {len(broken)} of {len(lines)} lines are not metrics "
+            f"(the first is line {broken[0]}); they are left out."
+        )
+    return tuple(records)
+
+
+def _read_json(path: Path, faults: list[str]) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError:
+        faults.append(f"There is no {path.name}.")
+        return {}
+    except ValueError as error:
+        faults.append(f"{path.name} is not JSON ({error}).")
+        return {}
+    if not isinstance(content, dict):
+        faults.append(f"{path.name} does not hold a mapping.")
+        return {}
+    return content
+
+
+def _first_time(stage: Stage) -> float:
+    times = [r["time"] for r in stage.records if is_number(r.get("time"))]
+    return min(times, default=math.inf)
+
+
+def _curve(key: str, records: list[Mapping[str, Any]]) -> Curve:
+    points = [(r["step"], r[key]) for r in records if is_number(r.get(key))]
+    steps, values = np.asarray(points, np.float64).T
+    finite = np.isfinite(values)
+    return Curve(key, steps[finite], values[finite], int((~finite).sum()))

@@ -1,0 +1,145 @@
+"""A training stage as the page shows it: facts, curves, sample sheets, config."""
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from unitoken_jax.config import render
+from unitoken_jax.report import chart, pictures, quantities
+from unitoken_jax.report.run import Curve, Stage
+
+_SPEED = {
+    "steps_per_second": quantities.number,
+    "tokens_per_second": quantities.number,
+    "images_per_second": quantities.number,
+    "memory_bytes": quantities.size,
+}
+_COUNTS = ("skipped", "consecutive_skips")  # told in a sentence, not drawn
+_FIRST_CHARTS = 6
+_SHEETS = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class View:
+    """What the template needs to know of one stage."""
+
+    name: str
+    share: float  # of the run's training time, 0 to 1
+    facts: Sequence[tuple[str, str]]
+    faults: Sequence[str]
+    charts: Sequence[chart.Chart]
+    more_charts: Sequence[chart.Chart]
+    speed_charts: Sequence[chart.Chart]
+    samples: Sequence[tuple[str, pictures.Picture]]
+    config: str
+
+
+def view(stage: Stage, run_seconds: float) -> View:
+    """Arrange one stage of a run whose stages took `run_seconds` together."""
+    charts = [
+        _draw(curve)
+        for key, curve in sorted(stage.curves.items(), key=lambda item: _rank(item[0]))
+        if curve.values.size and key not in _SPEED and key not in _COUNTS
+    ]
+    return View(
+        name=stage.name,
+        share=stage.seconds / run_seconds if run_seconds else 0.0,
+        facts=_facts(stage),
+        faults=(*stage.faults, *_warnings(stage)),
+        charts=charts[:_FIRST_CHARTS],
+        more_charts=charts[_FIRST_CHARTS:],
+        speed_charts=[
+            _draw(stage.curves[key])
+            for key in _SPEED
+            if key in stage.curves and stage.curves[key].values.size
+        ],
+        samples=_sheets(stage),
+        config=render(stage.config) if stage.config else "",
+    )
+
+
+def speed_table(
+    stages: Sequence[Stage],
+) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
+    """Return the column titles and, for each stage, its name and its cells."""
+    keys = [key for key in _SPEED if any(key in stage.curves for stage in stages)]
+    columns = ["Steps", "Time", *map(quantities.title, keys)]
+    rows = [
+        [
+            stage.name,
+            quantities.number(stage.steps),
+            quantities.duration(stage.seconds),
+            *(_speed(stage, key) for key in keys),
+        ]
+        for stage in stages
+    ]
+    return columns, rows
+
+
+def job(stage: Stage) -> Mapping[str, Any]:
+    """Return the stage's own part of its config, which may hold the whole chain."""
+    chain = stage.config.get("stages")
+    inner = chain.get(stage.name) if isinstance(chain, Mapping) else None
+    return inner if isinstance(inner, Mapping) else stage.config
+
+
+def _facts(stage: Stage) -> list[tuple[str, str]]:
+    own = job(stage)
+    facts = []
+    model = own.get("model")
+    if isinstance(model, Mapping) and model.get("kind"):
+        facts.append(("Model", str(model["kind"])))
+    origins = own.get("init")
+    if isinstance(origins, Mapping) and origins:
+        named = dict.fromkeys(str(o).split(":")[0] for o in origins.values())
+        facts.append(("Starts from", ", ".join(named)))
+    facts.append(("Steps", quantities.number(stage.steps)))
+    if stage.seconds:
+        facts.append(("Time", quantities.duration(stage.seconds)))
+    for key in _SPEED:
+        if key in stage.curves:
+            facts.append((quantities.title(key), _speed(stage, key)))
+    return facts
+
+
+def _speed(stage: Stage, key: str) -> str:
+    curve = stage.curves.get(key)
+    if curve is None or not curve.values.size:
+        return "–"
+    if key == "memory_bytes":
+        return _SPEED[key](curve.values.max())
+    return _SPEED[key](float(np.median(curve.values)))
+
+
+def _warnings(stage: Stage) -> Iterable[str]:
+    skipped = stage.curves.get("skipped")
+    if skipped and skipped.values.size and skipped.values[-1] > 0:
+        count = quantities.number(skipped.values[-1])
+        yield f"{count} steps were skipped as not finite or as spikes."
+    lost = [curve.key for curve in stage.curves.values() if curve.lost]
+    if lost:
+        yield f"Values that were not finite are missing from: {', '.join(lost)}."
+
+
+def _rank(key: str) -> tuple[int, str]:
+    """Sort the total loss first, its parts next, the optimiser's numbers last."""
+    if key == "loss":
+        return 0, key
+    if key.endswith(("loss", "entropy")):
+        return 1, key
+    return (3 if key.startswith(("grad", "learning_rate")) else 2), key
+
+
+def _draw(curve: Curve) -> chart.Chart:
+    values, unit = curve.values, quantities.unit(curve.key)
+    if unit == "GiB":
+        values = values / 2**30
+    return chart.draw(curve.steps, values, quantities.title(curve.key), unit)
+
+
+def _sheets(stage: Stage) -> list[tuple[str, pictures.Picture]]:
+    """Take the newest sample sheets; names end in the step, so they sort by time."""
+    found = [(path.stem, pictures.inline(path)) for path in stage.samples[-_SHEETS:]]
+    return [(name, picture) for name, picture in found if picture]
