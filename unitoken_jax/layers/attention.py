@@ -1,0 +1,139 @@
+"""Multi-head attention with named parameters, for training and with a cache."""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+from flax import linen as nn
+from jax.ad_checkpoint import checkpoint_name
+
+from unitoken_jax.layers.linear import Linear
+from unitoken_jax.layers.norms import HeadNorm
+from unitoken_jax.layers.parameter import Initializer
+from unitoken_jax.ops import attention as ops
+from unitoken_jax.ops.masks import SegmentIds
+from unitoken_jax.ops.rotary import rotate
+from unitoken_jax.parallel.rules import constrain, partition
+
+_QUERIES = ("batch", "length", "heads", "head_dim")
+_KEYS = ("batch", None, "kv_heads", "head_dim")
+
+
+class KeyValue(NamedTuple):
+    """Keys and values [B, S, K, H] of one layer, or [L, B, S, K, H] of all."""
+
+    key: jax.Array
+    value: jax.Array
+
+
+class Attention(nn.Module):
+    """Attention; parameters `query`, `key`, `value`, `out`, with QK-norm its norms.
+
+    Kernels are query [D, N, H], key and value [D, K, H], out [N, H, D].
+
+    Attributes:
+        heads: N.
+        kv_heads: K, a divisor of N.
+        head_dim: H.
+        use_bias: whether the four maps have biases.
+        norm_rows: rows of the QK-norm's parameters; 0 for no QK-norm.
+        backend: see `ops.attention`.
+        block: see `ops.attention`.
+        init: initialiser of the kernels; None means normal with variance 1 / fan-in.
+        dtype: type of the computation.
+    """
+
+    heads: int
+    kv_heads: int
+    head_dim: int
+    use_bias: bool = False
+    norm_rows: int = 0
+    backend: ops.Backend = "auto"
+    block: int = 512
+    init: Initializer | None = None
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(
+        self,
+        x: jax.Array,
+        *,
+        source: jax.Array | None = None,
+        angles: jax.Array | None = None,
+        causal: bool = False,
+        segment_ids: SegmentIds | None = None,
+        cache: KeyValue | None = None,
+        valid: SegmentIds | None = None,
+    ) -> tuple[jax.Array, KeyValue]:
+        """Attends from x to itself, to a source, or to a cache and itself.
+
+        Args:
+            x: [B, T, D].
+            source: [B, S, D] to attend to; x itself when None.
+            angles: of `rotary_angles` for x's positions, [B, T, H/2].
+            causal: whether a position sees only itself and what stands before.
+            segment_ids: see `ops.attention`.
+            cache: keys and values of earlier positions, rotated already.
+            valid: with a cache, bool ([B, T], [B, S]): which positions of x and of
+                the cache are real.
+
+        Returns:
+            [B, T, D], and the keys and values of x (or of the source).
+        """
+        linear = partial(
+            Linear, use_bias=self.use_bias, init=self.init, dtype=self.dtype
+        )
+        keys = partial(
+            linear, (self.kv_heads, self.head_dim), ("embed", "kv_heads", "head_dim")
+        )
+        queries = partial(
+            linear, (self.heads, self.head_dim), ("embed", "heads", "head_dim")
+        )
+        source = x if source is None else source
+        query, key = queries(name="query")(x), keys(name="key")(source)
+        if self.norm_rows:
+            query = HeadNorm(self.norm_rows, name="query_norm")(query)
+            key = HeadNorm(self.norm_rows, name="key_norm")(key)
+        if angles is not None:
+            query, key = rotate(query, angles), rotate(key, angles)
+        query, key, value = (
+            checkpoint_name(constrain(array.astype(self.dtype), *axes), name)
+            for array, axes, name in (
+                (query, _QUERIES, "query"),
+                (key, _KEYS, "key"),
+                (keys(name="value")(source), _KEYS, "value"),
+            )
+        )
+        if cache is None or valid is None:
+            output = ops.attention(
+                query,
+                key,
+                value,
+                causal=causal,
+                segment_ids=segment_ids,
+                backend=self.backend,
+                layout=_layout(query.shape),
+                block=self.block,
+            )
+        else:
+            output = ops.cached_attention(
+                query,
+                key,
+                value,
+                valid[0],
+                cached_key=cache.key,
+                cached_value=cache.value,
+                cached_valid=valid[1],
+            )
+        axes = ("heads", "head_dim", "embed")
+        output = constrain(output, *_QUERIES)
+        output = linear((x.shape[-1],), axes, name="out")(output)
+        return output, KeyValue(key, value)
+
+
+def _layout(shape: tuple[int, ...]) -> ops.Layout:
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return ops.UNDIVIDED
+    batch, queries, heads, _ = partition(_QUERIES, shape, mesh, "attention's queries")
+    return ops.Layout(batch=batch, heads=heads, queries=queries)

@@ -1,0 +1,71 @@
+"""The two feed-forward blocks: gated (Llama, Chameleon) and plain (SigLIP)."""
+
+from functools import partial
+from typing import Literal
+
+import jax
+from flax import linen as nn
+from jax.ad_checkpoint import checkpoint_name
+
+from unitoken_jax.layers.linear import Linear
+from unitoken_jax.layers.parameter import Initializer
+from unitoken_jax.parallel.rules import constrain
+
+Activation = Literal["gelu_tanh", "gelu_erf"]
+
+ACTIVATIONS = {
+    "gelu_tanh": partial(jax.nn.gelu, approximate=True),
+    "gelu_erf": partial(jax.nn.gelu, approximate=False),
+}
+
+
+class GatedMLP(nn.Module):
+    """SwiGLU: down(silu(gate(x)) * up(x)), without biases.
+
+    Attributes:
+        features: inner width F.
+        init: initialiser of the kernels.
+        dtype: type of the computation.
+    """
+
+    features: int
+    init: Initializer
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Transforms [B, T, D]."""
+        linear = partial(Linear, init=self.init, dtype=self.dtype)
+        into = partial(linear, (self.features,), ("embed", "mlp"))
+        gate = checkpoint_name(into(name="gate")(x), "mlp_gate")
+        up = checkpoint_name(into(name="up")(x), "mlp_up")
+        inner = constrain(jax.nn.silu(gate) * up, "batch", "length", "mlp")
+        return linear((x.shape[-1],), ("mlp", "embed"), name="down")(inner)
+
+
+class MLP(nn.Module):
+    """Two linear maps with biases and a GELU between; parameters `up` and `down`.
+
+    Attributes:
+        features: inner width F.
+        activation: which GELU, exact (erf) or its tanh approximation.
+        output: width of the result; the input's when None.
+        init: initialiser of the kernels; None means normal with variance 1 / fan-in.
+        dtype: type of the computation.
+    """
+
+    features: int
+    activation: Activation
+    output: int | None = None
+    init: Initializer | None = None
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Transforms [B, T, D] to [B, T, output]."""
+        linear = partial(Linear, use_bias=True, init=self.init, dtype=self.dtype)
+        inner = linear((self.features,), ("embed", "mlp"), name="up")(x)
+        inner = ACTIVATIONS[self.activation](checkpoint_name(inner, "mlp_up"))
+        inner = constrain(inner, "batch", "length", "mlp")
+        output = x.shape[-1] if self.output is None else self.output
+        return linear((output,), ("mlp", "embed"), name="down")(inner)

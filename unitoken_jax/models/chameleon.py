@@ -1,0 +1,273 @@
+"""Chameleon's decoder (arXiv 2405.09818), as UniToken and Lumina-mGPT train it.
+
+Llama with layer normalisation of every query and key head before the rotation; with
+`qk_norm=False` it is Llama itself. Mirrors the published `modeling_chameleon.py`.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from flax import struct
+from jax.nn import initializers
+
+from unitoken_jax.layers.attention import Attention, KeyValue
+from unitoken_jax.layers.linear import Embedding, Linear
+from unitoken_jax.layers.mlp import GatedMLP
+from unitoken_jax.layers.norms import RMSNorm
+from unitoken_jax.layers.stack import Remat, stacked
+from unitoken_jax.ops.attention import Backend
+from unitoken_jax.ops.masks import SegmentIds
+from unitoken_jax.ops.rotary import rotary_angles
+from unitoken_jax.parallel.rules import constrain
+
+
+@dataclass(frozen=True)
+class ChameleonConfig:
+    """Shape of the decoder; the defaults are Chameleon-7B as in UniToken.
+
+    Attributes:
+        vocab_size: V, image codes included.
+        hidden: model width D.
+        intermediate: inner width F of the gated MLP.
+        layers: number of blocks L.
+        heads: query heads N.
+        kv_heads: key and value heads K, a divisor of N.
+        head_dim: width of a head H.
+        rope_theta: base wavelength of the rotary embedding, in positions.
+        norm_eps: added to the mean square in the RMS norms (QK-norm has its own).
+        qk_norm: whether queries and keys are normalised; False gives Llama.
+        model_parallel_size: rows of the QK-norm's parameters (1 in 7B, 4 in 34B).
+        swin_norm: norms after attention and MLP instead of before (34B).
+        dropout: rate of the residual dropout.
+        init_scale: standard deviation of all matrices at initialisation.
+        attention: backend of the attention, see `ops.attention`.
+        attention_block: tile of the splash backend.
+        remat: what a block keeps for its gradient, see `layers.stack.Remat`.
+        dtype: type of the computation; parameters are float32.
+    """
+
+    vocab_size: int = 65_536
+    hidden: int = 4096
+    intermediate: int = 11_008
+    layers: int = 32
+    heads: int = 32
+    kv_heads: int = 32
+    head_dim: int = 128
+    rope_theta: float = 10_000.0
+    norm_eps: float = 1e-5
+    qk_norm: bool = True
+    model_parallel_size: int = 1
+    swin_norm: bool = False
+    dropout: float = 0.0
+    init_scale: float = 0.02
+    attention: Backend = "auto"
+    attention_block: int = 512
+    remat: Remat = "none"
+    dtype: str = "float32"
+
+
+@struct.dataclass
+class Cache:
+    """Keys and values of the positions decoded so far.
+
+    Attributes:
+        key: [L, B, S, K, H], rotated.
+        value: [L, B, S, K, H].
+        valid: bool [B, S]; False for padding and for what is not yet written.
+        index: int32 scalar, the next place to write, the same for every row.
+    """
+
+    key: jax.Array
+    value: jax.Array
+    valid: jax.Array
+    index: jax.Array
+
+
+class Context(NamedTuple):
+    """What all blocks of a row share.
+
+    Attributes:
+        angles: of the rotary embedding, [B, T, H/2].
+        segment_ids: ([B, T], [B, T]) when whole rows run; None with a cache.
+        valid: with a cache, bool ([B, T], [B, S]): the real new and old positions.
+    """
+
+    angles: jax.Array
+    segment_ids: SegmentIds | None = None
+    valid: SegmentIds | None = None
+
+
+class Block(nn.Module):
+    """Attention and MLP with residuals; in the order that `swin_norm` says."""
+
+    config: ChameleonConfig
+
+    @nn.compact
+    def __call__(
+        self,
+        x: jax.Array,
+        cache: KeyValue | None,
+        context: Context,
+        deterministic: bool,
+        keep: bool,
+    ) -> tuple[jax.Array, KeyValue | None]:
+        """Transforms [B, T, D]; gives its keys and values too if they are to `keep`."""
+        config = self.config
+        init = initializers.normal(config.init_scale)
+        attention = Attention(
+            heads=config.heads,
+            kv_heads=config.kv_heads,
+            head_dim=config.head_dim,
+            norm_rows=config.model_parallel_size if config.qk_norm else 0,
+            backend=config.attention,
+            block=config.attention_block,
+            init=init,
+            dtype=config.dtype,
+            name="attention",
+        )
+        mlp = GatedMLP(config.intermediate, init, config.dtype, name="mlp")
+        attention_norm = RMSNorm(config.norm_eps, name="attention_norm")
+        mlp_norm = RMSNorm(config.norm_eps, name="mlp_norm")
+        dropout = nn.Dropout(config.dropout, deterministic=deterministic)
+        attend = partial(
+            attention,
+            angles=context.angles,
+            causal=True,
+            segment_ids=context.segment_ids,
+            cache=cache,
+            valid=context.valid,
+        )
+        if config.swin_norm:
+            change, kept = attend(x)
+            x = x + dropout(attention_norm(change))
+            x = x + dropout(mlp_norm(mlp(x)))
+        else:
+            change, kept = attend(attention_norm(x))
+            x = x + dropout(change)
+            x = x + dropout(mlp(mlp_norm(x)))
+        x = constrain(x, "batch", "length", "width")
+        return x, kept if keep else None
+
+
+class Chameleon(nn.Module):
+    """The decoder; parameters `embedding`, `layers` (stacked), `norm` and `head`."""
+
+    config: ChameleonConfig
+
+    def setup(self) -> None:
+        """Names the parts."""
+        config = self.config
+        init = initializers.normal(config.init_scale)
+        self.embedding = Embedding(
+            config.vocab_size, config.hidden, init=init, dtype=config.dtype
+        )
+        self.layers = stacked(Block, config.layers, config.remat, shared=1, static=2)(
+            config
+        )
+        self.norm = RMSNorm(config.norm_eps)
+        self.head = Linear(
+            (config.vocab_size,), ("embed", "vocab"), init=init, dtype=config.dtype
+        )
+
+    def embed(self, tokens: jax.Array) -> jax.Array:
+        """Embeddings [B, T, D] of token ids [B, T]."""
+        return self.embedding(tokens)
+
+    def __call__(
+        self,
+        embeddings: jax.Array,
+        positions: jax.Array,
+        segment_ids: jax.Array | None = None,
+        deterministic: bool = True,
+    ) -> jax.Array:
+        """Runs whole rows.
+
+        Args:
+            embeddings: [B, T, D].
+            positions: int32 [B, T], from 0 in every segment.
+            segment_ids: int32 [B, T]; positions see their own segment only. None for
+                one segment a row.
+            deterministic: False for dropout, which needs the rng `dropout`.
+
+        Returns:
+            [B, T, D] after the final norm.
+        """
+        segments = None if segment_ids is None else (segment_ids, segment_ids)
+        x, _ = self.layers(
+            self._enter(embeddings),
+            None,
+            Context(self._angles(positions), segment_ids=segments),
+            deterministic,
+            False,
+        )
+        return self.norm(x)
+
+    def logits(self, hidden: jax.Array) -> jax.Array:
+        """Logits float32 [..., V] of [..., D] after the final norm."""
+        return self.head(hidden).astype(jnp.float32)
+
+    @nn.nowrap
+    def init_cache(self, batch: int, length: int) -> Cache:
+        """An empty cache for `batch` rows of up to `length` positions."""
+        config = self.config
+        shape = (config.layers, batch, length, config.kv_heads, config.head_dim)
+        return Cache(
+            key=jnp.zeros(shape, config.dtype),
+            value=jnp.zeros(shape, config.dtype),
+            valid=jnp.zeros((batch, length), bool),
+            index=jnp.zeros((), jnp.int32),
+        )
+
+    def decode(
+        self,
+        embeddings: jax.Array,
+        positions: jax.Array,
+        valid: jax.Array,
+        cache: Cache,
+        fresh: bool = False,
+    ) -> tuple[jax.Array, Cache]:
+        """Appends T positions to every row of the cache.
+
+        The cache has one write index: prompts of different lengths are padded on the
+        left. The caller sees to it that index + T fits the cache.
+
+        Args:
+            embeddings: [B, T, D].
+            positions: int32 [B, T]; anything on padding.
+            valid: bool [B, T]; False on padding, which nothing ever attends to.
+            cache: of `init_cache` or an earlier call.
+            fresh: says that the cache is empty, so that the prompt runs on the
+                attention backend of training; needed for prompts of thousands.
+
+        Returns:
+            [B, T, D] after the final norm (meaningless on padding), and the cache.
+        """
+        angles = self._angles(positions)
+        if fresh:
+            segment = valid.astype(jnp.int32)
+            old, context = None, Context(angles, segment_ids=(segment, segment))
+        else:
+            old = KeyValue(cache.key, cache.value)
+            context = Context(angles, valid=(valid, cache.valid))
+        x, new = self.layers(self._enter(embeddings), old, context, True, True)
+        # One write for all layers: none of them copies the cache.
+        start = (0, 0, cache.index, 0, 0)
+        update = jax.lax.dynamic_update_slice
+        cache = Cache(
+            key=update(cache.key, new.key, start),
+            value=update(cache.value, new.value, start),
+            valid=update(cache.valid, valid, (0, cache.index)),
+            index=cache.index + embeddings.shape[1],
+        )
+        return self.norm(x), cache
+
+    def _enter(self, embeddings: jax.Array) -> jax.Array:
+        embeddings = embeddings.astype(self.config.dtype)
+        return constrain(embeddings, "batch", "length", "width")
+
+    def _angles(self, positions: jax.Array) -> jax.Array:
+        return rotary_angles(positions, self.config.head_dim, self.config.rope_theta)
