@@ -18,7 +18,7 @@ from unitoken_jax.convert.layouts import (
     repeated_rows,
     rotary_halves,
 )
-from unitoken_jax.convert.table import Counts, Ignored, Rule, Table
+from unitoken_jax.convert.table import Constant, Counts, Ignored, Rule, Table
 from unitoken_jax.models.chameleon import ChameleonConfig
 
 # How the shards of Meta's model-parallel checkpoints become one tensor.
@@ -79,7 +79,7 @@ def table_meta(config: ChameleonConfig, prefix: str = "") -> Table:
     turned = chain(rotary_halves(config.head_dim), HEADS_IN)
     attention = f"{prefix}layers/attention"
     key = "layers.{layer}."
-    rules = [
+    rules: list[Rule | Constant | Ignored] = [
         Rule("tok_embeddings.weight", f"{prefix}embedding/embedding"),
         Rule(f"{key}attention.wq.weight", f"{attention}/query/kernel", turned),
         Rule(f"{key}attention.wk.weight", f"{attention}/key/kernel", turned),
@@ -92,7 +92,14 @@ def table_meta(config: ChameleonConfig, prefix: str = "") -> Table:
         Rule(f"{key}ffn_norm.weight", f"{prefix}layers/mlp_norm/scale"),
         Rule("norm.weight", f"{prefix}norm/scale"),
         Rule("output.weight", f"{prefix}head/kernel", LINEAR),
-        Ignored("rope.freqs", "computed from the configuration"),
+        # Meta's loader insists on this table, which no code of theirs reads.
+        Constant(
+            "rope.freqs",
+            (config.head_dim // 2,),
+            tuple(_frequencies(config)),
+            like=f"{prefix}norm/scale",
+            derived=True,
+        ),
     ]
     if config.qk_norm:
         vector = rotary_halves(config.head_dim, -1)
@@ -103,6 +110,12 @@ def table_meta(config: ChameleonConfig, prefix: str = "") -> Table:
                 Rule(f"{name}.bias", f"{attention}/{path}/bias", vector),
             ]
     return rules
+
+
+def _frequencies(config: ChameleonConfig) -> Iterator[float]:
+    """Radians a position, one for each rotary pair."""
+    for pair in range(config.head_dim // 2):
+        yield config.rope_theta ** (-2 * pair / config.head_dim)
 
 
 _IGNORED = (

@@ -58,12 +58,21 @@ class Constant:
     """A published tensor that never changes and that we do not store.
 
     It is checked on import and written on export, in the type of the parameter `like`.
+
+    Attributes:
+        key: published name, with counters.
+        shape: published shape.
+        value: one number for all places, or one for each place of the longest axis.
+        like: path of the parameter whose type it has.
+        derived: whether its own code computes it again: import then accepts any
+            numbers, and files without it.
     """
 
     key: str
     shape: Shape
     value: float | tuple[float, ...]
     like: str
+    derived: bool = False
 
     def array(self, dtype: np.dtype) -> np.ndarray:
         """The tensor; a tuple of values fills the longest axis."""
@@ -107,6 +116,11 @@ class Assignment(NamedTuple):
     slots: tuple[Slot, ...]  # empty for a constant
     shapes: tuple[Shape, ...]  # of our pieces
     published: Shape
+
+    @property
+    def derived(self) -> bool:
+        """Whether the tensor may be absent from a source."""
+        return isinstance(self.rule, Constant) and self.rule.derived
 
 
 class Piece(NamedTuple):
@@ -303,7 +317,11 @@ def check_source(
           long list), with both shapes and the likely cause.
     """
     ignored = [rule.pattern for rule in table if isinstance(rule, Ignored)]
-    missing = [key for key in assignments if key not in source]
+    missing = [
+        key
+        for key, assignment in assignments.items()
+        if key not in source and not assignment.derived
+    ]
     unexpected = [
         key
         for key in source
@@ -321,7 +339,7 @@ def check_source(
         faults.append(_name_cause(missing, unexpected))
     misshapen = []
     for key, assignment in assignments.items():
-        if key in source:
+        if key in source and not assignment.derived:
             found = spec_of(source, key).shape
             if found != assignment.published:
                 misshapen.append((key, assignment.published, found))
@@ -421,6 +439,8 @@ def import_one(
         WeightsError: it has numbers that the layout or the constant cannot represent.
     """
     key, rule = assignment.key, assignment.rule
+    if assignment.derived:
+        return ()
     array = np.asarray(source[key])
     if isinstance(rule, Constant):
         _check_constant(key, rule, array)
