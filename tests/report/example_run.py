@@ -52,7 +52,8 @@ def write_run(folder: Path, archive: Path | None = None, seed: int = 0) -> Path:
             sheet = Image.new("RGB", (8 * 66, 2 * 66), "white")
             for i in range(16):
                 sheet.paste(next(pictures), (66 * (i % 8), 66 * (i // 8)))
-            sheet.save(stage / "samples" / f"held-out-{steps:08d}.png")
+            for step in (steps // 2, steps):
+                sheet.save(stage / "samples" / f"reconstructions-{step:07d}.png")
     _write_json(folder / "evaluation.json", _evaluation(folder, pictures, rng))
     return folder
 
@@ -78,6 +79,7 @@ def _metrics(rng, start, stage) -> Iterator[dict]:
             "grad_norm": np.exp(rng.normal() * 0.4),
             "skipped": 3 * int(done > 0.5 and tokens is not None),
             "steps_per_second": steps / seconds * (1 + 0.03 * rng.normal()),
+            "data_wait": 0.04,
             "memory_bytes": int((1.1 + 0.3 * done) * 2**30),
         }
         yield {
@@ -104,10 +106,12 @@ def _job(name: str, kind: str, steps: int) -> dict:
 
 def _environment() -> dict:
     return {
-        "git_revision": "42cbc704b142810e39cd7722b1745aaced6e74c1",
-        "device": "cpu × 1",
+        "time": "2026-11-22T10:02:31+0000",
+        "revision": "42cbc704b142810e39cd7722b1745aaced6e74c1, with changes",
+        "devices": {"count": 1, "processes": 1, "platform": "cpu", "kind": "cpu"},
+        "cpu_count": 2,
         "python": "3.11.7",
-        "versions": {"jax": "0.10.2", "flax": "0.12.8", "optax": "0.2.8"},
+        "packages": {"jax": "0.10.2", "flax": "0.12.8", "optax": "0.2.8"},
     }
 
 

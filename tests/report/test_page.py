@@ -113,7 +113,10 @@ def test_numbers_prompts_and_verdicts_are_shown(outline):
         "3 steps were skipped",
         "1.40 GiB",
         "config.optimizer.learning_rate = 0.001",
-        "versions.jax",
+        "packages.jax",
+        "begun on 22 November 2026 at 10:02, on 1 × cpu with 2 cores",
+        "revision 42cbc704b1 with changes",
+        "Reconstructions, step 450",
         "log axis",
     ):
         assert words in outline.text, words
@@ -176,8 +179,8 @@ def test_damaged_files_never_stop_the_page(copy, name, content):
 
 
 def test_a_cut_off_picture_is_left_out(copy):
-    picture = next((copy / "tokenizer" / "samples").iterdir())
-    picture.write_bytes(picture.read_bytes()[:200])
+    for picture in (copy / "tokenizer" / "samples").iterdir():
+        picture.write_bytes(picture.read_bytes()[:200])
     html = build(copy).read_text(encoding="utf-8")
     assert "Samples of stage tokenizer" not in html
     assert "Samples of stage base" in html

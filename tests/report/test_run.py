@@ -54,10 +54,13 @@ def test_values_that_are_not_finite_are_left_out_and_counted(tmp_path):
     assert stage.curves["loss"].lost == 1
 
 
-def test_time_between_a_stop_and_its_resumption_does_not_count(tmp_path):
-    times = [100.0, 160.0, 90_000.0, 90_030.0]
-    lines = [json.dumps({"step": i, "time": t}) for i, t in enumerate(times)]
-    assert write_lines(tmp_path, *lines).seconds == 90
+def test_time_is_spent_in_steps_and_not_in_pauses(tmp_path):
+    # Stopped after step 30, resumed from a checkpoint at step 20.
+    lines = [
+        json.dumps({"step": step, "time": time, "steps_per_second": 0.5})
+        for step, time in [(10, 20.0), (20, 40.0), (30, 60.0), (30, 9e4), (40, 9.1e4)]
+    ]
+    assert write_lines(tmp_path, *lines).seconds == 100
 
 
 def test_what_is_missing_is_said(tmp_path):

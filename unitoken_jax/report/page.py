@@ -4,6 +4,8 @@ The page is one HTML file that needs nothing else: style, charts (SVG) and pictu
 (data URIs) stand in it. Read `build` first.
 """
 
+import contextlib
+import datetime
 import os
 import shlex
 from collections.abc import Mapping, Sequence
@@ -123,11 +125,29 @@ def _title(source: Run) -> str:
 
 
 def _lead(source: Run, seconds: float) -> str:
-    """Say in a sentence what ran, for how long, on what, when and of which code."""
+    """Say in a sentence what ran, for how long, when, on what and from which code."""
     if not source.stages:
         return "Nothing has run here yet."
-    names = _listed([stage.name for stage in source.stages])
-    return f"Stages {names}, {quantities.duration(seconds)} of training in all."
+    parts = [f"Stages {_listed([stage.name for stage in source.stages])}"]
+    if seconds:
+        parts.append(f"{quantities.duration(seconds)} of training")
+    environment = next((s.environment for s in source.stages if s.environment), {})
+    with contextlib.suppress(KeyError, TypeError, ValueError):
+        begun = datetime.datetime.fromisoformat(environment["time"])
+        parts.append(f"begun on {begun:%-d %B %Y at %H:%M}")
+    devices = environment.get("devices")
+    if isinstance(devices, Mapping) and "count" in devices:
+        kind = devices.get("kind") or devices.get("platform")
+        cores = environment.get("cpu_count")
+        on_cpu = devices.get("platform") == "cpu" and cores
+        parts.append(
+            f"on {devices['count']} × {kind}"
+            + (f" with {cores} cores" if on_cpu else "")
+        )
+    if isinstance(environment.get("revision"), str):
+        commit, _, changes = environment["revision"].partition(",")
+        parts.append(f"revision {commit[:10]}{changes}")
+    return f"{', '.join(parts)}."
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -13,6 +13,9 @@ _TITLES = {
     "cycle/all": "Cycle accuracy, all questions",
     "cycle_real": "The same on real pictures",
     "cycle_real/all": "The same on real pictures, all questions",
+    "data_wait": "Waiting for data",
+    "device_memory_bytes": "Device memory",
+    "device_memory_peak_bytes": "Device memory, peak",
     "grad_norm": "Gradient norm",
     "image_loss": "Loss on image codes",
     "images_per_second": "Images/s",
@@ -27,6 +30,8 @@ _TITLES = {
 _UNITS = {
     "psnr": "dB",
     "bits_per_code": "bits",
+    "device_memory_bytes": "GiB",
+    "device_memory_peak_bytes": "GiB",
     "memory_bytes": "GiB",
     "cross_entropy": "nats",
     "text_loss": "nats",

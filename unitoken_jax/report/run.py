@@ -18,7 +18,6 @@ from unitoken_jax.config import UserError
 from unitoken_jax.report.quantities import is_number
 
 _BOOKKEEPING = frozenset({"step", "time", "weight"})
-_PAUSE_SECONDS = 600.0  # a longer silence between two lines is a stopped run
 
 
 class RunError(UserError):
@@ -70,10 +69,17 @@ class Stage:
 
     @property
     def seconds(self) -> float:
-        """Time spent between the first and the last line, pauses left out."""
-        times = [r["time"] for r in self.records if is_number(r.get("time"))]
-        gaps = np.diff(np.asarray(times, np.float64))
-        return float(gaps[(gaps > 0) & (gaps < _PAUSE_SECONDS)].sum())
+        """Time spent in steps: pauses between runs are left out, compiling is not."""
+        steps = np.diff([0, *(record["step"] for record in self.records)])
+        window = np.median(steps) if len(steps) else 0
+        # A line after a resumption may lie before the one above it.
+        steps = np.where(steps > 0, steps, max(window, 0))
+        rates = [record.get("steps_per_second") for record in self.records]
+        return sum(
+            float(count / rate)
+            for count, rate in zip(steps, rates, strict=True)
+            if is_number(rate) and rate > 0
+        )
 
 
 @dataclasses.dataclass(frozen=True)

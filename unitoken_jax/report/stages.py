@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,11 +15,13 @@ _SPEED = {
     "steps_per_second": quantities.number,
     "tokens_per_second": quantities.number,
     "images_per_second": quantities.number,
+    "data_wait": quantities.percent,
     "memory_bytes": quantities.size,
+    "device_memory_bytes": quantities.size,
+    "device_memory_peak_bytes": quantities.size,
 }
 _COUNTS = ("skipped", "consecutive_skips")  # told in a sentence, not drawn
 _FIRST_CHARTS = 6
-_SHEETS = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,9 +101,11 @@ def _facts(stage: Stage) -> list[tuple[str, str]]:
     facts.append(("Steps", quantities.number(stage.steps)))
     if stage.seconds:
         facts.append(("Time", quantities.duration(stage.seconds)))
-    for key in _SPEED:
+    for key in ("steps_per_second", "tokens_per_second", "images_per_second"):
         if key in stage.curves:
             facts.append((quantities.title(key), _speed(stage, key)))
+    if "memory_bytes" in stage.curves:
+        facts.append(("Memory", _speed(stage, "memory_bytes")))
     return facts
 
 
@@ -108,7 +113,7 @@ def _speed(stage: Stage, key: str) -> str:
     curve = stage.curves.get(key)
     if curve is None or not curve.values.size:
         return "–"
-    if key == "memory_bytes":
+    if key.endswith("_bytes"):
         return _SPEED[key](curve.values.max())
     return _SPEED[key](float(np.median(curve.values)))
 
@@ -140,6 +145,17 @@ def _draw(curve: Curve) -> chart.Chart:
 
 
 def _sheets(stage: Stage) -> list[tuple[str, pictures.Picture]]:
-    """Take the newest sample sheets; names end in the step, so they sort by time."""
-    found = [(path.stem, pictures.inline(path)) for path in stage.samples[-_SHEETS:]]
-    return [(name, picture) for name, picture in found if picture]
+    """Take the first and the newest sheet of each kind: NAME-STEP.png."""
+    kinds: dict[str, list[Path]] = {}
+    for path in stage.samples:
+        kinds.setdefault(path.stem.rpartition("-")[0], []).append(path)
+    chosen = [path for paths in kinds.values() for path in {paths[0], paths[-1]}]
+    found = [(path, pictures.inline(path)) for path in sorted(chosen)]
+    return [(_sheet_title(path), picture) for path, picture in found if picture]
+
+
+def _sheet_title(path: Path) -> str:
+    name, _, step = path.stem.rpartition("-")
+    if not (name and step.isdigit()):
+        return path.stem
+    return f"{quantities.title(name)}, step {quantities.number(int(step))}"
