@@ -5,11 +5,14 @@ exactly here, with integers, so that 1 : 1 is 1 : 1 at every epoch.
 """
 
 import math
-import sys
 from collections.abc import Sequence
 from fractions import Fraction
 
 import grain
+
+# More elements than anyone draws. Grain divides lengths as floats, so that the largest
+# integer would come out one too large.
+ENDLESS = 2**60
 
 
 class Mixture(grain.transforms.DatasetSelectionMap):
@@ -27,7 +30,7 @@ class Mixture(grain.transforms.DatasetSelectionMap):
         self._weights = tuple(weight // divisor for weight in weights)
 
     def __len__(self) -> int:
-        return sys.maxsize
+        return ENDLESS
 
     def __getitem__(self, index: int) -> tuple[int, int]:
         """Returns (component, position within the component) of element `index`."""

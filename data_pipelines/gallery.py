@@ -1,0 +1,138 @@
+"""The records of a split with their pictures prepared, some kept in memory.
+
+A record that cannot be read or decoded is set aside: counted, named with its reason,
+and never asked for again. Only more of them than the limit end a run.
+"""
+
+import logging
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Generic, Protocol, TypeVar
+
+from data_pipelines.errors import DataError
+from data_pipelines.records import Record
+
+_LOG = logging.getLogger(__name__)
+
+
+class BadRecordsError(DataError):
+    """More records than allowed had to be set aside; the message holds the first."""
+
+
+class Sized(Protocol):
+    """What a gallery prepares of a record: anything that knows its size."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory it takes."""
+        ...
+
+
+T = TypeVar("T", bound=Sized)
+
+
+class Gallery(Generic[T]):
+    """Prepared records by index; None for those set aside. Threads may share it.
+
+    Attributes:
+        bad_records: id (or place) of every record set aside → why.
+    """
+
+    def __init__(
+        self,
+        split: Sequence[Record],
+        prepare: Callable[[Record], T],
+        *,
+        cache_bytes: int,
+        bad_limit: int,
+    ) -> None:
+        """Wraps a split.
+
+        Args:
+            split: records by index; reading one may raise a DataError.
+            prepare: makes of a record what batches need; may raise a DataError.
+            cache_bytes: memory for prepared records. The first that fit stay: under a
+                shuffle each is as likely to be wanted again as any other.
+            bad_limit: how many records may be set aside.
+        """
+        self.bad_records: dict[str, str] = {}
+        self._split = split
+        self._prepare = prepare
+        self._room = cache_bytes
+        self._bad_limit = bad_limit
+        self._kept: dict[int, T] = {}
+        self._aside: set[int] = set()
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._split)
+
+    def __getitem__(self, index: int) -> T | None:
+        if (kept := self._kept.get(index)) is not None:
+            return kept
+        if index in self._aside:
+            return None
+        try:
+            prepared = self._prepare(self._split[index])
+        except DataError as error:
+            self.set_aside(index, error)
+            return None
+        with self._lock:
+            if prepared.nbytes <= self._room and index not in self._kept:
+                self._room -= prepared.nbytes
+                self._kept[index] = prepared
+        return prepared
+
+    def good_from(self, index: int) -> tuple[int, T]:
+        """Returns the first record from `index` on, round the end, that is not bad."""
+        for offset in range(len(self._split)):
+            number = (index + offset) % len(self._split)
+            if (prepared := self[number]) is not None:
+                return number, prepared
+        raise BadRecordsError(f"no record can be used; {self._first()}")
+
+    def scan(self) -> Iterator[tuple[int, Record]]:
+        """Yields (index, record) in order, of the records that can be read."""
+        for index in range(len(self._split)):
+            try:
+                record = self._split[index]
+            except DataError as error:
+                self.set_aside(index, error)
+            else:
+                yield index, record
+
+    def identify(self, index: int) -> str:
+        """Returns the id of record `index`, or its place if it cannot be read."""
+        try:
+            return self._split[index]["id"]
+        except DataError:
+            return f"entry {index}"
+
+    def set_aside(self, index: int, reason: Exception) -> None:
+        """Gives up a record, and reports it."""
+        with self._lock:
+            self._aside.add(index)
+        self.report(index, reason)
+
+    def report(self, index: int, reason: Exception) -> None:
+        """Counts a record as bad and names it, once.
+
+        Raises:
+            BadRecordsError: it is one too many.
+        """
+        name = self.identify(index)
+        with self._lock:
+            if name in self.bad_records:
+                return
+            self.bad_records[name] = str(reason)
+            count = len(self.bad_records)
+        _LOG.warning("set aside record %s: %s", name, reason)
+        if count > self._bad_limit:
+            raise BadRecordsError(
+                f"{count} records had to be set aside and bad_limit is "
+                f"{self._bad_limit}; {self._first()}"
+            )
+
+    def _first(self) -> str:
+        name, reason = next(iter(self.bad_records.items()), ("none", "no records"))
+        return f"the first is {name}: {reason}"

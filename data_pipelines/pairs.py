@@ -1,0 +1,105 @@
+"""Elements of the kinds 'pictures' and 'pairs': one square picture, maybe a caption."""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from data_pipelines import images
+from data_pipelines.config import AugmentConfig, DataConfig
+from data_pipelines.gallery import Gallery
+from data_pipelines.records import Record, RecordError
+from data_pipelines.vocabulary import Vocabulary
+
+Element = dict[str, np.ndarray]
+Build = Callable[[int, np.random.Generator], Element]
+
+# A mirrored picture contradicts a text that names a side or a direction of turning.
+_SIDES = re.compile(r"\b(left|right|anti|counter)?-?(left|right|clockwise)\w*", re.I)
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A picture scaled to fit its square, transparency kept, with its captions."""
+
+    picture: Image.Image
+    captions: Sequence[str]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the pixels."""
+        return 4 * self.picture.width * self.picture.height
+
+
+def fit_record(record: Record, size: int) -> Fitted:
+    """Decodes a record's picture and scales it to fit a square of `size` pixels.
+
+    Raises:
+        PictureError: its bytes are no usable picture.
+    """
+    picture = images.decode(record["image"], f"record {record['id']!r}")
+    return Fitted(images.fit(picture, size), record["captions"])
+
+
+def place(
+    fitted: Fitted, config: DataConfig, rng: np.random.Generator, text: str = ""
+) -> np.ndarray:
+    """Returns a fitted picture over its background, uint8 [H, W, 3], augmented."""
+    augment: AugmentConfig = config.augment
+    background = config.background
+    if augment.background and rng.random() < augment.background:
+        red, green, blue = rng.integers(0, 256, 3).tolist()
+        background = (red, green, blue)
+    image = images.to_square(fitted.picture, config.image_size, background)
+    if augment.flip and rng.random() < augment.flip and not _SIDES.search(text):
+        image = image[:, ::-1]
+    return np.ascontiguousarray(image)
+
+
+def picture_elements(gallery: Gallery[Fitted], config: DataConfig) -> Build:
+    """Returns what builds {image uint8 [H, W, 3], record int32 []}.
+
+    A record that was set aside gives way to the next good one.
+    """
+
+    def build(index: int, rng: np.random.Generator) -> Element:
+        number, fitted = gallery.good_from(index)
+        return {
+            "image": place(fitted, config, rng),
+            "record": np.array(number, np.int32),
+        }
+
+    return build
+
+
+def pair_elements(
+    gallery: Gallery[Fitted], vocabulary: Vocabulary, config: DataConfig
+) -> Build:
+    """Returns what builds {image uint8 [H, W, 3], text int32 [X], record int32 []}.
+
+    The text is one of the record's captions by chance, cut at X ids or padded.
+    """
+
+    def build(index: int, rng: np.random.Generator) -> Element:
+        number, fitted = gallery.good_from(index)
+        caption = fitted.captions[int(rng.integers(len(fitted.captions)))]
+        ids = vocabulary.encode(caption)[: config.text_length]
+        text = np.full(config.text_length, vocabulary.pad, np.int32)
+        text[: len(ids)] = ids
+        image = place(fitted, config, rng, caption)
+        return {"image": image, "text": text, "record": np.array(number, np.int32)}
+
+    return build
+
+
+def require_caption(record: Record) -> Record:
+    """Returns a record that has a caption.
+
+    Raises:
+        RecordError: it has none.
+    """
+    if not record["captions"]:
+        raise RecordError(f"record {record['id']!r} has no caption to pair it with")
+    return record

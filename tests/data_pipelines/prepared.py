@@ -1,0 +1,84 @@
+"""Small pre-tokenised data sets on disk, for tests of what reads them."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from data_pipelines import records
+from data_pipelines.anyres import ViewsConfig
+from data_pipelines.config import DataConfig
+from data_pipelines.manifest import Manifest, file_digest
+from data_pipelines.sequence import LayoutConfig
+from data_pipelines.shards import write_split
+from data_pipelines.vocabulary import Vocabulary, train_vocabulary
+
+# Pictures of 32 px in 4 × 4 codes of 8 px, seen by an encoder of 4 × 4 patches.
+SEQUENCES = DataConfig(
+    kind="sequences",
+    image_size=32,
+    row_length=160,
+    row_views=3,
+    views=ViewsConfig(32, 8),
+    layout=LayoutConfig(code_stride=8, prompt_template="draw {caption}"),
+    prompt_drop=0.25,
+    threads=0,
+)
+PICTURES = DataConfig(kind="pictures", image_size=32, threads=0)
+PAIRS = DataConfig(kind="pairs", image_size=32, text_length=8, threads=0)
+
+TEXTS = ["a red heart", "what is this?", "two apples on a blue background", "yes"]
+
+
+def picture_bytes(seed: int, size: int) -> bytes:
+    """A PNG of coloured noise with transparency."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (size, size, 4), np.uint8)
+    pixels[::2, ::2, 3] = 255
+    file = io.BytesIO()
+    Image.fromarray(pixels, "RGBA").save(file, "PNG")
+    return file.getvalue()
+
+
+def record(index: int, rng: np.random.Generator) -> records.Record:
+    """A record with one to three captions and none to two questions."""
+    words = ["red", "blue", "heart", "apple", "left", "two"]
+    captions = [" ".join(rng.choice(words, 3)) for _ in range(rng.integers(1, 4))]
+    questions = [
+        {"kind": "what", "question": f"is it {words[i]}?", "answer": "yes"}
+        for i in range(rng.integers(0, 3))
+    ]
+    made: records.Record = {
+        "id": f"picture/{index:05d}",
+        "image": picture_bytes(index, size=32),
+        "width": 32,
+        "height": 32,
+        "captions": captions,
+        "questions": questions,
+        "concept": f"concept {index}",
+        "category": "",
+        "subcategory": "",
+        "keywords": [],
+        "source": "test",
+        "license": "none",
+        "codes": None,
+        "grid": None,
+    }
+    return records.with_codes(made, rng.integers(0, 16, (4, 4)))
+
+
+def make(directory: Path, count: int = 24, **changes: dict) -> Path:
+    """Writes a data set; `changes` maps 'r5' to the fields of record 5 to replace."""
+    rng = np.random.default_rng(0)
+    directory.mkdir()
+    (directory / "tokenizer.json").write_text(train_vocabulary(TEXTS, 16, 270, 2))
+    made = [record(i, rng) | changes.get(f"r{i}", {}) for i in range(count)]
+    entries = map(records.encode, made)
+    splits = {"train": write_split(directory, "train", entries, count=count, shards=2)}
+    files = {"tokenizer.json": file_digest(directory / "tokenizer.json")}
+    Manifest(splits, {"source": "test"}, {}, (), files).write(directory)
+    return directory
+
+
+def vocabulary(directory: Path) -> Vocabulary:
+    return Vocabulary.from_file(directory / "tokenizer.json")

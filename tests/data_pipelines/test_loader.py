@@ -1,0 +1,356 @@
+"""Streams of batches: functions of (seed, step), whatever the hosts and threads."""
+
+import threading
+import time
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import prepared
+import pytest
+
+from data_pipelines.config import AugmentConfig, MixtureConfig
+from data_pipelines.gallery import BadRecordsError
+from data_pipelines.loader import LoaderError, make_loader
+from data_pipelines.records import RecordError
+from data_pipelines.sequence import IGNORE, NO_SLOT, LayoutConfig
+from data_pipelines.shards import ShardError
+
+CONFIGS = {
+    "pictures": replace(
+        prepared.PICTURES, augment=AugmentConfig(flip=0.5, background=0.5)
+    ),
+    "pairs": prepared.PAIRS,
+    "sequences": prepared.SEQUENCES,
+}
+KINDS = pytest.mark.parametrize("kind", list(CONFIGS))
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory):
+    return prepared.make(tmp_path_factory.mktemp("data") / "set")
+
+
+@pytest.fixture(scope="module")
+def vocabulary(directory):
+    return prepared.vocabulary(directory)
+
+
+def assert_equal(one, other):
+    assert one.keys() == other.keys()
+    for key in one:
+        np.testing.assert_array_equal(one[key], other[key], err_msg=key)
+
+
+def take(loader, count):
+    with loader:
+        return [next(loader) for _ in range(count)]
+
+
+@KINDS
+def test_shapes_and_types(kind, directory, vocabulary):
+    (batch,) = take(
+        make_loader(CONFIGS[kind], directory, vocabulary, batch=4, seed=0), 1
+    )
+    shapes = {key: (value.shape, str(value.dtype)) for key, value in batch.items()}
+    widest = batch["record"].shape[-1]
+    expected = {
+        "pictures": {"image": ((4, 32, 32, 3), "uint8"), "record": ((4,), "int32")},
+        "pairs": {
+            "image": ((4, 32, 32, 3), "uint8"),
+            "text": ((4, 8), "int32"),
+            "record": ((4,), "int32"),
+        },
+        "sequences": {
+            **dict.fromkeys(
+                ("tokens", "segment_ids", "positions", "targets", "slots"),
+                ((4, 160), "int32"),
+            ),
+            "pixels": ((4, 3, 32, 32, 3), "uint8"),
+            "record": ((4, widest), "int32"),
+        },
+    }
+    assert shapes == expected[kind]
+
+
+@KINDS
+def test_hosts_share_the_global_batch_in_order(kind, directory, vocabulary):
+    def run(host, hosts):
+        made = make_loader(
+            CONFIGS[kind],
+            directory,
+            vocabulary,
+            batch=4,
+            seed=3,
+            host=host,
+            hosts=hosts,
+        )
+        return take(made, 5)
+
+    whole = run(0, 1)
+    for hosts in (2, 4):
+        parts = [run(host, hosts) for host in range(hosts)]
+        for step, batch in enumerate(whole):
+            joined = {
+                key: np.concatenate([part[step][key] for part in parts])
+                for key in batch
+            }
+            assert_equal(joined, batch)
+
+
+@KINDS
+def test_threads_and_position_change_nothing(kind, directory, vocabulary):
+    config = CONFIGS[kind]
+    whole = take(make_loader(config, directory, vocabulary, batch=2, seed=1), 12)
+    threaded = make_loader(
+        replace(config, threads=3, prefetch=4), directory, vocabulary, batch=2, seed=1
+    )
+    with threaded as loader:
+        for step in range(5):
+            assert loader.position == step
+            assert_equal(next(loader), whole[step])
+        loader.position = 9
+        assert_equal(next(loader), whole[9])
+        assert loader.position == 10
+        loader.position = 2
+        for step in range(2, 12):
+            assert_equal(next(loader), whole[step])
+        assert_equal(loader.batch_at(7), whole[7])
+        assert loader.position == 12
+
+
+@KINDS
+def test_seed_changes_the_stream(kind, directory, vocabulary):
+    one, other = (
+        take(make_loader(CONFIGS[kind], directory, vocabulary, batch=8, seed=seed), 1)[
+            0
+        ]
+        for seed in (0, 1)
+    )
+    assert not np.array_equal(one["record"], other["record"])
+
+
+def test_an_epoch_shows_every_picture_once_and_the_next_in_another_order(directory):
+    loader = make_loader(prepared.PICTURES, directory, batch=4, seed=0)
+    assert loader.steps_per_epoch == 6
+    batches = take(loader, 12)
+    first, second = (
+        np.concatenate([batch["record"] for batch in batches[start : start + 6]])
+        for start in (0, 6)
+    )
+    assert sorted(first) == sorted(second) == list(range(24))
+    assert first.tolist() != second.tolist()
+
+
+def samples_of(batch):
+    """Yields (record, tokens) of every sample of a batch."""
+    for row in range(len(batch["tokens"])):
+        records = [r for r in batch["record"][row] if r >= 0]
+        for segment, record in enumerate(records, 1):
+            at = batch["segment_ids"][row] == segment
+            yield int(record), batch["tokens"][row][at]
+
+
+def test_every_sample_comes_once_an_epoch_and_tasks_in_proportion(
+    directory, vocabulary
+):
+    mixture = MixtureConfig(caption=0.5, question=0.5, draw=1.0)
+    config = replace(prepared.SEQUENCES, mixture=mixture, prompt_drop=0.0)
+    loader = make_loader(config, directory, vocabulary, batch=1, seed=0)
+    lines = loader.summary.splitlines()
+    counts = {line.split(":")[0]: int(line.split()[1]) for line in lines}
+    # Long enough for whole epochs of every task: rows × samples of the others.
+    batches = take(loader, 3000)
+    seen = {"caption": Counter(), "question": Counter(), "draw": Counter()}
+    asked = vocabulary.encode("Describe the image.")
+    for batch in batches:
+        for record, tokens in samples_of(batch):
+            text = [int(t) for t in tokens if vocabulary.is_text[t]]
+            if tokens[1] != vocabulary.boi:
+                task = "draw"
+            else:
+                task = "caption" if text[: len(asked)] == asked else "question"
+            seen[task][(record, tuple(text))] += 1
+    totals = {task: sum(counter.values()) for task, counter in seen.items()}
+    understanding = totals["caption"] + totals["question"]
+    # Exact over whole epochs; here to within the rows of the epochs that are under way.
+    assert abs(understanding / totals["draw"] - 1) < 0.01
+    assert abs(totals["caption"] / totals["question"] - 1) < 0.02
+    for task, counter in seen.items():
+        assert len(counter) <= counts[task]
+        epochs = totals[task] / counts[task]
+        samples_alike = max(counter.values()) / epochs
+        assert min(counter.values()) >= int(epochs)
+        assert samples_alike < 3.5  # equal captions of one record count together
+
+
+def test_rows_hold_what_was_laid_out(directory, vocabulary):
+    loader = make_loader(prepared.SEQUENCES, directory, vocabulary, batch=4, seed=5)
+    for batch in take(loader, 6):
+        for row in range(4):
+            segments = batch["segment_ids"][row]
+            used = np.count_nonzero(segments)
+            assert (np.diff(segments[:used]) >= 0).all()
+            assert (segments[used:] == 0).all()
+            assert (batch["targets"][row][used:] == IGNORE).all()
+            slots = batch["slots"][row]
+            shown = slots[slots != NO_SLOT]
+            # Every feature of every view in order, views packed from the front.
+            assert shown.tolist() == list(range(len(shown)))
+            views = len(shown) // 16
+            assert batch["pixels"][row][:views].any(axis=(1, 2, 3)).all()
+            assert not batch["pixels"][row][views:].any()
+            for segment in range(1, segments.max() + 1):
+                at = segments == segment
+                positions = batch["positions"][row][at]
+                np.testing.assert_array_equal(positions, np.arange(at.sum()))
+                tokens, targets = (batch[k][row][at] for k in ("tokens", "targets"))
+                learnt = targets[:-1] != IGNORE
+                np.testing.assert_array_equal(targets[:-1][learnt], tokens[1:][learnt])
+                assert targets[-1] == IGNORE
+                assert tokens[0] == vocabulary.bos
+                assert tokens[-1] == vocabulary.end
+
+
+def test_prompts_are_dropped_as_often_as_asked(directory, vocabulary):
+    mixture = MixtureConfig(caption=1, question=0, draw=1)
+    config = replace(prepared.SEQUENCES, mixture=mixture, prompt_drop=0.25)
+    batches = take(make_loader(config, directory, vocabulary, batch=8, seed=0), 40)
+    drawn = dropped = 0
+    for batch in batches:
+        for _, tokens in samples_of(batch):
+            if tokens[1] == vocabulary.boi:
+                # Understanding: the question is never dropped.
+                assert vocabulary.is_text[tokens].sum() > 5
+                continue
+            drawn += 1
+            dropped += tokens[1] == vocabulary.end
+    assert abs(dropped / drawn - 0.25) < 0.05
+
+
+def test_discrete_rows_hold_no_pixels_and_decode_none(tmp_path):
+    directory = prepared.make(
+        tmp_path / "set", **{f"r{i}": {"image": b"no picture"} for i in range(24)}
+    )
+    vocabulary = prepared.vocabulary(directory)
+    config = replace(
+        prepared.SEQUENCES,
+        layout=LayoutConfig(encoding="discrete", code_stride=8),
+        bad_limit=0,
+    )
+    (batch,) = take(make_loader(config, directory, vocabulary, batch=2, seed=0), 1)
+    assert batch["pixels"].shape == (2, 0, 32, 32, 3)
+    assert (batch["slots"] == NO_SLOT).all()
+
+
+@KINDS
+def test_a_bad_picture_is_set_aside_and_the_run_goes_on(kind, tmp_path):
+    directory = prepared.make(tmp_path / "set", r5={"image": b"no picture"})
+    vocabulary = prepared.vocabulary(directory)
+    config = CONFIGS[kind]
+
+    def run(hosts):
+        loader = make_loader(
+            config, directory, vocabulary, batch=4, seed=0, hosts=hosts
+        )
+        with loader:
+            batches = [next(loader) for _ in range(30)]
+            return batches, loader.bad_records
+
+    batches, bad = run(1)
+    assert list(bad) == ["picture/00005"]
+    assert "is not an image" in bad["picture/00005"]
+    seen = np.concatenate([batch["record"].ravel() for batch in batches])
+    assert 5 not in seen
+    assert set(seen.tolist()) - {-1} == set(range(24)) - {5}
+    for one, other in zip(batches, run(1)[0], strict=True):
+        assert_equal(one, other)
+
+
+@pytest.mark.parametrize("threads", [0, 2])
+def test_more_bad_records_than_allowed_end_the_run(threads, tmp_path):
+    changes = {f"r{i}": {"image": b"no picture"} for i in range(3)}
+    directory = prepared.make(tmp_path / "set", **changes)
+    config = replace(prepared.PICTURES, bad_limit=2, threads=threads)
+    # Eight steps are three epochs: whichever comes first meets all bad records.
+    loader = make_loader(config, directory, batch=8, seed=0)
+    message = r"3 records had to be set aside and bad_limit is 2; the first is picture/"
+    with loader, pytest.raises(BadRecordsError, match=message):
+        take(loader, 10)
+
+
+def test_a_sample_longer_than_the_row_is_named_and_left_out(tmp_path):
+    directory = prepared.make(tmp_path / "set", r7={"captions": ["red apple " * 60]})
+    vocabulary = prepared.vocabulary(directory)
+    loader = make_loader(prepared.SEQUENCES, directory, vocabulary, batch=2, seed=0)
+    assert list(loader.bad_records) == ["picture/00007"]
+    message = loader.bad_records["picture/00007"]
+    assert "record 'picture/00007': a sample takes" in message
+    assert "but a row has 160; raise data.row_length" in message
+    loader.close()
+    strict = replace(prepared.SEQUENCES, bad_limit=0)
+    with pytest.raises(BadRecordsError, match="a sample takes"):
+        make_loader(strict, directory, vocabulary, batch=2, seed=0)
+
+
+def test_records_without_codes_are_refused_with_what_to_do(tmp_path):
+    changes = {f"r{i}": {"codes": None, "grid": None} for i in range(24)}
+    directory = prepared.make(tmp_path / "set", **changes)
+    vocabulary = prepared.vocabulary(directory)
+    with pytest.raises(RecordError, match=r"no samples.*pre-tokenise the data set"):
+        make_loader(prepared.SEQUENCES, directory, vocabulary, batch=2, seed=0)
+    mixture = MixtureConfig(caption=1, question=1, draw=0)
+    layout = replace(prepared.SEQUENCES.layout, encoding="continuous")
+    read_only = replace(prepared.SEQUENCES, mixture=mixture, layout=layout)
+    (batch,) = take(make_loader(read_only, directory, vocabulary, batch=2, seed=0), 1)
+    assert (batch["slots"] != NO_SLOT).any()
+
+
+def test_identify_names_records_once(directory):
+    with make_loader(prepared.PICTURES, directory, batch=4, seed=0) as loader:
+        names = loader.identify(np.array([[3, -1], [0, 3]]))
+    assert names == ["picture/00003", "picture/00000"]
+
+
+def test_closing_leaves_no_threads(directory, vocabulary):
+    before = set(threading.enumerate())
+    config = replace(prepared.SEQUENCES, threads=4, prefetch=8)
+    loader = make_loader(config, directory, vocabulary, batch=4, seed=0)
+    for _ in range(3):
+        next(loader)
+    assert set(threading.enumerate()) > before
+    loader.close()
+    loader.close()
+    deadline = time.monotonic() + 10
+    while set(threading.enumerate()) - before and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not set(threading.enumerate()) - before
+
+
+def test_refusals(directory, tmp_path):
+    with pytest.raises(LoaderError, match="host 0 of 3 cannot take an equal part of a"):
+        make_loader(prepared.PICTURES, directory, batch=4, seed=0, hosts=3)
+    with pytest.raises(LoaderError, match="kind 'pairs' needs a vocabulary"):
+        make_loader(prepared.PAIRS, directory, batch=4, seed=0)
+    with pytest.raises(ShardError, match="no split 'test'"):
+        make_loader(
+            replace(prepared.PICTURES, split="test"), directory, batch=4, seed=0
+        )
+    with (
+        make_loader(prepared.PICTURES, directory, batch=4, seed=0) as loader,
+        pytest.raises(LoaderError, match="a step from 0 on, not -1"),
+    ):
+        loader.position = -1
+    elsewhere = replace(prepared.PICTURES, directory=str(directory))
+    make_loader(elsewhere, tmp_path / "absent", batch=4, seed=0).close()
+
+
+def test_targets_never_cross_segments(directory, vocabulary):
+    # With released labels SEP is supervised too, from the last newline.
+    layout = replace(prepared.SEQUENCES.layout, labels="released")
+    config = replace(prepared.SEQUENCES, layout=layout)
+    (batch,) = take(make_loader(config, directory, vocabulary, batch=8, seed=0), 1)
+    separators = np.count_nonzero(batch["tokens"] == vocabulary.sep)
+    assert np.count_nonzero(batch["targets"] == vocabulary.sep) == separators > 0
+    last = np.diff(batch["segment_ids"], append=0) != 0
+    assert (batch["targets"][last] == IGNORE).all()
