@@ -206,6 +206,11 @@ class Chameleon(nn.Module):
         )
         return self.norm(x)
 
+    def initialise(self) -> None:
+        """Uses every parameter once: the method to give to `init`."""
+        row = jnp.zeros((1, 1), jnp.int32)
+        self.logits(self(self.embed(row), row))
+
     def logits(self, hidden: jax.Array) -> jax.Array:
         """Logits float32 [..., V] of [..., D] after the final norm."""
         return self.head(hidden).astype(jnp.float32)

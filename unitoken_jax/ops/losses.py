@@ -98,7 +98,7 @@ def sigmoid_loss(
     bias: jax.Array,
     *,
     chunk: int = 1024,
-) -> jax.Array:
+) -> tuple[jax.Array, jax.Array]:
     """SigLIP's loss (Zhai et al., arXiv 2303.15343, algorithm 1).
 
     -1/B sum_ij log sigmoid(z_ij (exp(log_scale) x_i . y_j + bias)), z_ij = 1 for
@@ -112,7 +112,8 @@ def sigmoid_loss(
         chunk: texts compared at once.
 
     Returns:
-        float32 scalar.
+        The loss, and the share of images whose nearest text is their own; float32
+        scalars.
     """
     batch, width = images.shape
     images, texts = images.astype(jnp.float32), texts.astype(jnp.float32)
@@ -120,19 +121,34 @@ def sigmoid_loss(
     padding = -batch % chunks
     texts = jnp.pad(texts, ((0, padding), (0, 0)))
     owners = jnp.pad(jnp.arange(batch), (0, padding), constant_values=-1)
-    rows = jnp.arange(batch)[:, None]
+    rows = jnp.arange(batch)
 
     @jax.checkpoint
-    def step(total: jax.Array, part: tuple[jax.Array, jax.Array]) -> tuple:
+    def step(
+        carry: tuple[jax.Array, jax.Array, jax.Array],
+        part: tuple[jax.Array, jax.Array],
+    ) -> tuple[tuple[jax.Array, jax.Array, jax.Array], None]:
+        total, highest, nearest = carry
         text, owner = part  # [c, D], [c]
-        logits = jnp.exp(log_scale) * (images @ text.T) + bias  # [B, c]
-        sign = jnp.where(rows == owner, 1.0, -1.0)
+        similarity = images @ text.T  # [B, c]
+        logits = jnp.exp(log_scale) * similarity + bias
+        sign = jnp.where(rows[:, None] == owner, 1.0, -1.0)
         terms = jnp.where(owner >= 0, jax.nn.log_sigmoid(sign * logits), 0.0)
-        return total + jnp.sum(terms), None
+        similarity = jax.lax.stop_gradient(jnp.where(owner >= 0, similarity, -jnp.inf))
+        best = jnp.max(similarity, axis=1)
+        nearest = jnp.where(
+            best > highest, owner[jnp.argmax(similarity, axis=1)], nearest
+        )
+        return (total + jnp.sum(terms), jnp.maximum(highest, best), nearest), None
 
+    start = (
+        jnp.zeros((), jnp.float32),
+        jnp.full(batch, -jnp.inf, jnp.float32),
+        jnp.full(batch, -1, rows.dtype),
+    )
     parts = (texts.reshape(chunks, -1, width), owners.reshape(chunks, -1))
-    total, _ = jax.lax.scan(step, jnp.zeros((), jnp.float32), parts)
-    return -total / batch
+    (total, _, nearest), _ = jax.lax.scan(step, start, parts)
+    return -total / batch, jnp.mean((nearest == rows).astype(jnp.float32))
 
 
 def _interleave(array: jax.Array, chunks: int) -> jax.Array:
