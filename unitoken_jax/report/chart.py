@@ -112,7 +112,9 @@ def smooth(values: np.ndarray) -> np.ndarray:
     sums = np.concatenate([[0.0], np.cumsum(values, dtype=np.float64)])
     places = np.arange(len(values))
     reach = np.minimum(half, np.minimum(places, places[::-1]))
-    return (sums[places + reach + 1] - sums[places - reach]) / (2 * reach + 1)
+    means = (sums[places + reach + 1] - sums[places - reach]) / (2 * reach + 1)
+    # A difference of sums is rounded; a mean never leaves the range of its values.
+    return np.clip(means, values.min(), values.max())
 
 
 def _summary(steps: np.ndarray, smoothed: np.ndarray, unit: str) -> str:
