@@ -17,6 +17,7 @@ from jax.nn import initializers
 from unitoken_jax.layers.convolution import Conv
 from unitoken_jax.layers.group_norm import GroupNorm
 from unitoken_jax.layers.parameter import parameter
+from unitoken_jax.ops.attention import attention
 from unitoken_jax.ops.fidelity import psnr
 from unitoken_jax.ops.quantisation import (
     Quantiser,
@@ -129,8 +130,8 @@ class PixelAttention(nn.Module):
             conv(name=name)(h).reshape(batch, height * width, 1, channels)
             for name in ("query", "key", "value")
         )
-        # [B, T, 1, C], scaled by C^-1/2
-        h = jax.nn.dot_product_attention(query, key, value)
+        # One head of C channels over few positions: no kernel pays here.
+        h = attention(query, key, value, causal=False, backend="xla")
         return x + conv(name="out")(h.reshape(x.shape))
 
 
@@ -213,7 +214,7 @@ class Decoder(nn.Module):
 
 
 class VQGAN(nn.Module):
-    """The tokenizer; parameters `encoder`, `decoder`, `quantiser` and two 1×1 convs."""
+    """The tokenizer; parameters `encoder`, `decoder`, `codebook` and two 1×1 convs."""
 
     config: VQGANConfig
 
@@ -229,10 +230,8 @@ class VQGAN(nn.Module):
             init = functools.partial(jax.random.uniform, minval=-bound, maxval=bound)
         else:
             init = initializers.normal(config.codebook_scale)
-        shape = (1, config.n_embed, config.embed_dim)
-        self.codebook = parameter(
-            self, "codebook", init, (None, "code", "embed"), shape
-        )
+        shape = (config.n_embed, config.embed_dim)
+        self.codebook = parameter(self, "codebook", init, ("code", "embed"), shape)
 
     @property
     def quantiser(self) -> Quantiser:
@@ -249,12 +248,14 @@ class VQGAN(nn.Module):
         """Codes int32 [B, h, w] of images [B, H, W, 3] in [-1, 1]."""
         latents = self.latent(images)
         flat = latents.reshape(latents.shape[0], -1, latents.shape[-1])
-        return self.quantiser.codes(flat, self.codebook).reshape(latents.shape[:-1])
+        return self.quantiser.codes(flat, self.codebook[None]).reshape(
+            latents.shape[:-1]
+        )
 
     def decode(self, codes: jax.Array) -> jax.Array:
         """Images [B, H, W, 3] of codes [B, h, w]; clip to [-1, 1] to show them."""
         flat = codes.reshape(codes.shape[0], -1, 1)
-        vectors = self.quantiser.lookup(flat, self.codebook)
+        vectors = self.quantiser.lookup(flat, self.codebook[None])
         return self.decode_vectors(vectors.reshape(*codes.shape, -1))
 
     def decode_vectors(
@@ -276,7 +277,7 @@ class VQGAN(nn.Module):
         latents = self.latent(images, deterministic)
         grid = latents.shape[:-1]
         flat = latents.reshape(grid[0], -1, latents.shape[-1])
-        quantised = self.quantiser(flat, self.codebook)
+        quantised = self.quantiser(flat, self.codebook[None])
         vectors = quantised.vectors.reshape(latents.shape)
         return {
             "reconstruction": self.decode_vectors(vectors, deterministic),
@@ -313,7 +314,7 @@ def loss(
     counts = count_codes(output["codes"][..., None], config.n_embed)
     if config.revival_weight:
         latents = output["latent"].reshape(-1, config.embed_dim)
-        revival = revival_loss(latents, params["codebook"][0], counts[0])
+        revival = revival_loss(latents, params["codebook"], counts[0])
         total += config.revival_weight * revival
     return total, {
         "loss": total,

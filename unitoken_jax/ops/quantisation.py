@@ -236,4 +236,4 @@ def revival_loss(
     # The search the other way round: codes look for latents.
     target = nearest(codebook[None, :, None], latents[None])[0, :, 0]  # [V]
     distance = jnp.square(codebook - latents[target])
-    return jnp.mean(distance * (counts == 0)[:, None])
+    return jnp.mean(jnp.where((counts == 0)[:, None], distance, 0))

@@ -1,0 +1,19 @@
+"""Random weights for tests, drawn by NumPy: compiling an initialiser takes seconds."""
+
+import jax
+import numpy as np
+from flax import linen as nn
+from jax.tree_util import keystr
+
+
+def random_weights(abstract, seed=0):
+    """Weights of the scale that the initialisers give, for a tree of shapes."""
+    rng = np.random.default_rng(seed)
+
+    def draw(path, leaf):
+        if keystr(path[-1:], simple=True) == "scale":
+            return 1 + 0.1 * rng.standard_normal(leaf.shape, np.float32)
+        inputs = np.prod(leaf.shape[:-1]) if len(leaf.shape) > 1 else 100
+        return rng.standard_normal(leaf.shape, np.float32) / np.float32(inputs**0.5)
+
+    return jax.tree_util.tree_map_with_path(draw, nn.unbox(abstract))
