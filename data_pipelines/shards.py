@@ -8,13 +8,20 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from array_record.python.array_record_module import ArrayRecordWriter
 from grain.sources import ArrayRecordDataSource
 
 from data_pipelines import records
 from data_pipelines.errors import DataError
-from data_pipelines.manifest import Manifest, Shard, file_digest, read_manifest
+from data_pipelines.manifest import (
+    Manifest,
+    ManifestError,
+    Shard,
+    file_digest,
+    read_manifest,
+)
 
 # Pictures are compressed already; the texts beside them gain too little to pay for
 # decompression at every random read.
@@ -206,3 +213,24 @@ def check_shard(directory: Path, shard: Shard, *, verify: bool) -> None:
             f"{path} does not have the digest of its manifest: its contents were "
             "changed. Copy it again or prepare the data again with --overwrite"
         )
+
+
+def find_made(directory: Path, provenance: dict[str, Any]) -> Manifest | None:
+    """The manifest of `directory` if it is whole and was made of the same.
+
+    Args:
+        directory: Where a data set is to be made.
+        provenance: Everything its bytes would be a function of.
+    """
+    try:
+        manifest = read_manifest(directory)
+        for shards in manifest.splits.values():
+            for shard in shards:
+                check_shard(directory, shard, verify=False)
+        whole = all(
+            file_digest(directory / name) == digest
+            for name, digest in manifest.files.items()
+        )
+    except (ManifestError, ShardError, OSError):
+        return None
+    return manifest if whole and manifest.provenance == provenance else None

@@ -17,7 +17,7 @@ import data_pipelines
 from data_pipelines import records
 from data_pipelines.directory import atomic_directory
 from data_pipelines.errors import DataError
-from data_pipelines.manifest import Manifest, ManifestError, file_digest, read_manifest
+from data_pipelines.manifest import Manifest, file_digest
 from data_pipelines.prepare import scenes
 from data_pipelines.prepare.captions import captions_of
 from data_pipelines.prepare.nouns import kind_of, noun_of
@@ -30,7 +30,7 @@ from data_pipelines.prepare.split import (
     concept_groups,
     split_of,
 )
-from data_pipelines.shards import ShardError, check_shard, write_split
+from data_pipelines.shards import find_made, write_split
 from data_pipelines.vocabulary import structure_names, train_vocabulary
 
 REJECTED = "rejected.jsonl"
@@ -137,7 +137,7 @@ def prepare(
     """
     with Archive(source) as archive:
         provenance = _provenance(archive, config)
-        made = _made_already(output, provenance)
+        made = find_made(output, provenance)
         if made is not None:
             _log.info("%s is up to date", output)
             return made
@@ -161,22 +161,6 @@ def _provenance(archive: Archive, config: PrepareConfig) -> dict[str, Any]:
         "code": code.hexdigest(),
         "libraries": {name: importlib.metadata.version(name) for name in _LIBRARIES},
     }
-
-
-def _made_already(output: Path, provenance: dict[str, Any]) -> Manifest | None:
-    """The manifest of `output` if it is whole and made of the same."""
-    try:
-        manifest = read_manifest(output)
-        for shards in manifest.splits.values():
-            for shard in shards:
-                check_shard(output, shard, verify=False)
-        whole = all(
-            file_digest(output / name) == digest
-            for name, digest in manifest.files.items()
-        )
-    except (ManifestError, ShardError, OSError):
-        return None
-    return manifest if whole and manifest.provenance == provenance else None
 
 
 def _read(

@@ -10,7 +10,7 @@ import pytest
 
 from data_pipelines import records
 from data_pipelines.manifest import ManifestError, read_manifest
-from data_pipelines.shards import ShardError, Split, write_split
+from data_pipelines.shards import ShardError, Split, find_made, write_split
 
 
 def test_random_access_in_the_order_written(tmp_path, examples):
@@ -117,3 +117,17 @@ def test_full_disk_leaves_nothing(tmp_path):
     assert "a.array_record could not be written" in run.stdout
     assert "nothing was left behind" in run.stdout
     assert list(tmp_path.iterdir()) == []
+
+
+def test_only_a_whole_data_set_of_the_same_is_kept(tmp_path, examples):
+    directory = examples.data_set(tmp_path / "set")
+    same = {"source": "test"}
+    assert find_made(directory, same) == read_manifest(directory)
+    assert find_made(directory, {"source": "other"}) is None
+    assert find_made(tmp_path / "nothing", same) is None
+    tokenizer = (directory / "tokenizer.json").read_text()
+    (directory / "tokenizer.json").write_text(tokenizer + " ")
+    assert find_made(directory, same) is None
+    (directory / "tokenizer.json").write_text(tokenizer)
+    (directory / "train-00000-of-00002.array_record").write_bytes(b"")
+    assert find_made(directory, same) is None

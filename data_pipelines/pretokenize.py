@@ -1,0 +1,143 @@
+"""Pictures to image codes once, before training: a data set with `codes` filled in.
+
+The encoder is passed in, so this file needs no model; the program that has one calls
+`pretokenize` with it.
+"""
+
+import logging
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from data_pipelines import images, records
+from data_pipelines.directory import atomic_directory
+from data_pipelines.errors import DataError
+from data_pipelines.manifest import Manifest, file_digest, read_manifest
+from data_pipelines.shards import Split, find_made, write_split
+from data_pipelines.vocabulary import Vocabulary
+
+TOKENIZER = "tokenizer.json"
+
+_log = logging.getLogger(__name__)
+
+
+class PretokenizeError(DataError):
+    """An encoder whose codes do not fit the data set."""
+
+
+def pretokenize(
+    input_dir: str | Path,
+    output_dir: str | Path,
+    encode: Callable[[np.ndarray], np.ndarray],
+    *,
+    batch: int,
+    image_size: int,
+    tokenizer_id: str,
+    background: tuple[int, int, int] = images.WHITE,
+    overwrite: bool = False,
+) -> Manifest:
+    """Writes a copy of a prepared data set whose records hold image codes.
+
+    Splits, shards and the order of records stay as they are. `output_dir` appears whole
+    or not at all; one that was made of the same data by the same encoder is kept.
+
+    Args:
+        input_dir: A prepared data set.
+        output_dir: The directory to make.
+        encode: uint8 [batch, H, W, 3] → integer codes [batch, h, w]. It is called with
+            whole batches only, the last one filled up with blank pictures.
+        batch: Pictures in one call.
+        image_size: H and W; pictures are fitted into this square.
+        tokenizer_id: Names the encoder and its weights, such as a digest of them.
+        background: Colour behind transparent pictures.
+        overwrite: Replace an `output_dir` that was made of something else.
+
+    Returns:
+        The manifest of `output_dir`.
+
+    Raises:
+        DataError: The input is damaged, the output cannot be written, or the codes do
+            not fit the vocabulary.
+    """
+    source, output = Path(input_dir), Path(output_dir)
+    made_of = read_manifest(source)
+    provenance = {
+        "source": {"digest": made_of.digest, "provenance": made_of.provenance},
+        "tokenizer_id": tokenizer_id,
+        "image_size": image_size,
+        "background": list(background),
+    }
+    made = find_made(output, provenance)
+    if made is not None:
+        _log.info("%s is up to date", output)
+        return made
+    num_codes = Vocabulary.from_file(source / TOKENIZER).num_codes
+    with atomic_directory(output, overwrite=overwrite) as partial:
+        shards = {}
+        for name in made_of.splits:
+            split = Split(source, name)
+            shown = tqdm(split, f"encoding {name}", unit="pic", disable=None)
+            coded = (
+                record
+                for waiting, pixels in _batches(shown, batch, image_size, background)
+                for record in _with_codes(
+                    waiting, np.asarray(encode(pixels)), num_codes
+                )
+            )
+            shards[name] = write_split(
+                partial,
+                name,
+                map(records.encode, coded),
+                count=len(split),
+                shards=len(made_of.splits[name]),
+            )
+        shutil.copyfile(source / TOKENIZER, partial / TOKENIZER)
+        manifest = Manifest(
+            splits=shards,
+            provenance=provenance,
+            counts=made_of.counts,
+            rejected=made_of.rejected,
+            files={TOKENIZER: file_digest(partial / TOKENIZER)},
+        )
+        manifest.write(partial)
+    return manifest
+
+
+def _batches(
+    split: Iterable[records.Record],
+    batch: int,
+    image_size: int,
+    background: tuple[int, int, int],
+) -> Iterator[tuple[list[records.Record], np.ndarray]]:
+    """Records in groups of up to `batch` with their pictures [batch, H, W, 3]."""
+    iterator = iter(split)
+    while waiting := list(islice(iterator, batch)):
+        pixels = np.full((batch, image_size, image_size, 3), 255, np.uint8)
+        for index, record in enumerate(waiting):
+            picture = images.decode(record["image"], f"record {record['id']!r}")
+            pixels[index] = images.to_square(picture, image_size, background)
+        yield waiting, pixels
+
+
+def _with_codes(
+    waiting: list[records.Record], codes: np.ndarray, num_codes: int
+) -> Iterator[records.Record]:
+    """Copies of the records with their rows of `codes` [batch, h, w]."""
+    if codes.ndim != 3 or len(codes) < len(waiting):
+        raise PretokenizeError(
+            f"the encoder gave codes of shape {list(codes.shape)} for a batch that "
+            f"begins with record {waiting[0]['id']!r}; it must give [batch, h, w]"
+        )
+    used = codes[: len(waiting)]
+    if used.size and not 0 <= used.min() <= used.max() < num_codes:
+        raise PretokenizeError(
+            f"the encoder gave codes from {used.min()} to {used.max()}, the data set's "
+            f"vocabulary has 0 … {num_codes - 1}; prepare the data with --num_codes as "
+            "large as the encoder's codebook"
+        )
+    for record, grid in zip(waiting, used, strict=True):
+        yield records.with_codes(record, grid)

@@ -1,0 +1,79 @@
+"""Pre-tokenising: codes of every picture in order, atomically, once."""
+
+import numpy as np
+import pytest
+
+from data_pipelines import images, records
+from data_pipelines.directory import DirectoryError
+from data_pipelines.pretokenize import PretokenizeError, pretokenize
+from data_pipelines.shards import Split
+
+OPTIONS = {"batch": 3, "image_size": 8, "tokenizer_id": "test"}
+
+
+class Encoder:
+    """Codes that tell the picture: the high bits of each quarter's mean."""
+
+    def __init__(self, fault=None):
+        self.calls = 0
+        self.fault = fault
+
+    def __call__(self, pixels):
+        assert pixels.shape == (3, 8, 8, 3)
+        assert pixels.dtype == np.uint8
+        self.calls += 1
+        if self.fault is not None:
+            return self.fault
+        quarters = pixels.reshape(3, 2, 4, 2, 4, 3).mean((2, 4, 5))
+        return (quarters / 16).astype(np.int32)
+
+
+def test_codes_belong_to_their_pictures(tmp_path, examples):
+    source = examples.data_set(tmp_path / "set")
+    encoder = Encoder()
+    manifest = pretokenize(source, tmp_path / "out", encoder, **OPTIONS)
+    assert encoder.calls == 3 + 1  # 7 and 2 pictures
+    for name in ("train", "heldout"):
+        before, after = Split(source, name), Split(tmp_path / "out", name, verify=True)
+        assert len(after) == len(before)
+        for old, new in zip(before, after, strict=True):
+            picture = images.decode(old["image"], "x")
+            pixels = np.stack([images.to_square(picture, 8)] * 3)
+            np.testing.assert_array_equal(records.codes_of(new), Encoder()(pixels)[0])
+            assert new | {"codes": None, "grid": None} == old
+    shards = [shard.name for shard in manifest.splits["train"]]
+    assert shards == [
+        shard.name for shard in Split(source, "train").manifest.splits["train"]
+    ]
+    copied = (tmp_path / "out" / "tokenizer.json").read_bytes()
+    assert copied == (source / "tokenizer.json").read_bytes()
+
+
+def test_second_run_does_nothing_and_another_encoder_is_refused(tmp_path, examples):
+    source = examples.data_set(tmp_path / "set")
+    first = pretokenize(source, tmp_path / "out", Encoder(), **OPTIONS)
+    encoder = Encoder()
+    assert pretokenize(source, tmp_path / "out", encoder, **OPTIONS) == first
+    assert encoder.calls == 0
+    other = OPTIONS | {"tokenizer_id": "other"}
+    with pytest.raises(DirectoryError, match="exists already"):
+        pretokenize(source, tmp_path / "out", encoder, **other)
+    pretokenize(source, tmp_path / "out", encoder, **other, overwrite=True)
+    assert encoder.calls == 4
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        (np.full((3, 2, 2), 16), "codes from 16 to 16"),
+        (np.full((3, 2, 2), -1), "codes from -1"),
+        (np.zeros((3, 4), int), "must give"),
+        (np.zeros((1, 2, 2), int), "must give"),
+        (np.zeros((3, 2, 2)), "integer matrix"),
+    ],
+)
+def test_codes_that_do_not_fit_leave_nothing(tmp_path, examples, fault, message):
+    source = examples.data_set(tmp_path / "set")
+    with pytest.raises((PretokenizeError, records.RecordError), match=message):
+        pretokenize(source, tmp_path / "out", Encoder(fault), **OPTIONS)
+    assert [path.name for path in tmp_path.iterdir()] == ["set"]
