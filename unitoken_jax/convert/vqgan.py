@@ -26,7 +26,7 @@ def table(config: VQGANConfig, prefix: str = "") -> Table:
         config: the network's configuration.
         prefix: put in front of our paths.
     """
-    rules = [
+    rules: list[Rule | Ignored] = [
         Rule("quantize.embedding.weight", f"{prefix}codebook"),
         *_conv("quant_conv", f"{prefix}quant_conv"),
         *_conv("post_quant_conv", f"{prefix}post_quant_conv"),
