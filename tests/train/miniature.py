@@ -1,12 +1,19 @@
 """A network of two matrices, small enough to train in a test."""
 
+import dataclasses
 import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import linen as nn
+from jax.nn import initializers
 
+from unitoken_jax.config import build
+from unitoken_jax.layers.parameter import parameter
+from unitoken_jax.models.registry import System
 from unitoken_jax.train import state
+from unitoken_jax.train.job import Job
 from unitoken_jax.train.optimizer import Group, Optimizer, OptimizerConfig
 from unitoken_jax.train.optimizer import make_optimizer as _make
 
@@ -58,6 +65,79 @@ def make_optimizer(**fields) -> Optimizer:
     """Return an optimiser over the two matrices."""
     config = OptimizerConfig(learning_rate=1e-2, groups=GROUPS, **fields)
     return _make(config, PATHS, 100)
+
+
+class Batches:
+    """The stream of `batch`, with record ids; some batches may be poisoned."""
+
+    def __init__(self, poison: tuple[int, ...] = ()) -> None:
+        self.position = 0
+        self.closed = False
+        self._poison = poison
+
+    def __next__(self) -> dict[str, np.ndarray]:
+        index, self.position = self.position, self.position + 1
+        made = batch(index)
+        if index in self._poison:
+            made["input"][:] = np.nan
+        return made | {"record": np.arange(2, dtype=np.int32) + index}
+
+    def identify(self, record: np.ndarray) -> list[str]:
+        return [f"record-{int(i)}" for i in record]
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class Network(nn.Module):
+    """The parameters of `init`, with logical axes."""
+
+    @nn.compact
+    def __call__(self) -> None:
+        for name in ("first", "second", "still"):
+            Matrix(name=name)()
+
+
+class Matrix(nn.Module):
+    """One matrix, rows divided like an embedding."""
+
+    @nn.compact
+    def __call__(self) -> None:
+        normal = initializers.normal(WIDTH**-0.5)
+        parameter(self, "kernel", normal, ("embed", None), (WIDTH, WIDTH))
+
+
+@dataclasses.dataclass(frozen=True)
+class NetworkConfig:
+    """What the network would be configured by."""
+
+    width: int = WIDTH
+
+
+def system() -> System:
+    """Return the network as the trainer sees one."""
+    module = Network()
+    return System("miniature", NetworkConfig(), module, loss, module.init)
+
+
+def job(name: str = "run", **fields) -> Job:
+    """Return a job over the network; `fields` are those of its config."""
+    node = {
+        "name": name,
+        "seed": 0,
+        "model": {"kind": "miniature"},
+        "data": {"kind": "noise"},
+        "optimizer": {
+            "learning_rate": 1e-2,
+            "groups": {
+                "moving": {"pattern": "(first|second)/.*"},
+                "still": {"pattern": "still/.*", "frozen": True},
+            },
+        },
+        "train": {"steps": 6, "batch": 16, "log_every": 2},
+        "checkpoint": {"every": 100},
+    }
+    return build(Job, node | fields)
 
 
 def make_state(optimizer: Optimizer, seed: int = 0) -> state.TrainState:

@@ -20,7 +20,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from unitoken_jax.config import UserError, nearest
-from unitoken_jax.train.paths import flatten
+from unitoken_jax.train.paths import flatten, nest
 from unitoken_jax.train.state import TrainState
 
 log = logging.getLogger(__name__)
@@ -200,8 +200,8 @@ def restore_params(
     Args:
         directory: a stage's directory or its `checkpoints`.
         subtree: path of the part to read ('decoder'), '' for all.
-        shardings: where to put each parameter, nested as what is read; None reads
-            NumPy arrays.
+        shardings: where to put each parameter, nested; what is not named is not read.
+            None reads everything as NumPy arrays.
 
     Returns:
         The nested parameters and the step of the checkpoint.
@@ -295,8 +295,12 @@ def _select(tree: Mapping[str, Any], subtree: str, folder: Path) -> dict[str, An
 def _restore_params(
     folder: Path, subtree: str, shardings: Mapping[str, Any] | None
 ) -> dict[str, Any]:
-    tree = _select(_metadata(folder)["params"], subtree, folder.parent)
-    item: Any = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
+    tree = flatten(_select(_metadata(folder)["params"], subtree, folder.parent))
+    if shardings is not None:
+        tree = {path: tree[path] for path in flatten(shardings)}
+    item: Any = nest(
+        {path: jax.ShapeDtypeStruct(x.shape, x.dtype) for path, x in tree.items()}
+    )
     if shardings is None:
         how = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item)
     else:

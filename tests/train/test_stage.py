@@ -1,0 +1,187 @@
+"""A stage from beginning to end: files, resuming, devices, faults."""
+
+import json
+import signal
+from pathlib import Path
+
+import jax
+import miniature
+import numpy as np
+import pytest
+from PIL import Image
+
+from unitoken_jax.config import ConfigError
+from unitoken_jax.train import checkpoint, stage
+from unitoken_jax.train.checkpoint import CheckpointError
+from unitoken_jax.train.loop import DivergedError
+
+
+def _train(directory: Path, batches=None, pictures=None, devices=None, **fields):
+    job = miniature.job(**fields)
+    batches = batches or miniature.Batches()
+    parts = stage.Parts(miniature.system(), {"kind": "noise"}, batches, pictures)
+    return stage.run(job, parts, directory, devices=devices)
+
+
+def _rows(directory: Path) -> list[dict]:
+    lines = (directory / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def _losses(directory: Path) -> dict[int, float]:
+    return {row["step"]: row["loss"] for row in _rows(directory)}
+
+
+EVERY = {"train": {"steps": 6, "batch": 16, "log_every": 1}}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """Six steps at once, on all eight devices."""
+    directory = tmp_path_factory.mktemp("whole")
+    _train(directory, **EVERY)
+    return directory
+
+
+def test_leaves_a_complete_record(whole) -> None:
+    rows = _rows(whole)
+    assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
+    expected = {"time", "loss", "grad_norm", "learning_rate", "weight", "skipped"}
+    expected |= {"steps_per_second", "data_wait", "memory_bytes"}
+    assert expected <= rows[0].keys()
+    config = json.loads((whole / "config.json").read_text())
+    assert config["model"] == {"kind": "miniature", "width": miniature.WIDTH}
+    environment = json.loads((whole / "environment.json").read_text())
+    assert environment["packages"]["jax"] == jax.__version__
+    assert environment["devices"]["count"] == 8
+    log = (whole / "log.txt").read_text()
+    assert "config.train.steps = 6" in log
+    assert "512 trainable and 256 frozen parameters" in log
+    assert list((whole / "tensorboard").iterdir())
+    assert json.loads((whole / "finished.json").read_text())["steps"] == 6
+    assert stage.is_finished(whole, 6)
+    assert not stage.is_finished(whole, 7)
+
+
+def test_stored_with_every_checkpoint(whole) -> None:
+    meta = json.loads((whole / "checkpoints" / "6" / "meta" / "metadata").read_text())
+    assert meta["config"]["train"]["steps"] == 6
+    assert meta["environment"]["packages"]["flax"]
+    assert "revision" in meta["environment"]
+
+
+def test_one_device_gives_the_same_curve(whole, tmp_path) -> None:
+    _train(tmp_path, devices=jax.devices()[:1], **EVERY)
+    assert _losses(tmp_path) == pytest.approx(_losses(whole), rel=1e-5)
+
+
+def test_fsdp_gives_the_same_curve(whole, tmp_path) -> None:
+    outcome = _train(tmp_path, mesh={"data": 2, "fsdp": 4}, **EVERY)
+    kernel = outcome.state.params["first"]["kernel"]
+    assert kernel.sharding.spec == jax.sharding.PartitionSpec("fsdp", None)
+    assert _losses(tmp_path) == pytest.approx(_losses(whole), rel=1e-5)
+
+
+class Terminated(miniature.Batches):
+    """Sends SIGTERM to this process with batch 2."""
+
+    def __next__(self):
+        if self.position == 2:
+            signal.raise_signal(signal.SIGTERM)
+        return super().__next__()
+
+
+def test_preemption_saves_and_resumes_bit_equal(whole, tmp_path, caplog) -> None:
+    outcome = _train(tmp_path, Terminated(), **EVERY)
+    assert outcome.preempted == "SIGTERM"
+    assert checkpoint.steps(tmp_path / "checkpoints") == [3]
+    assert not stage.is_finished(tmp_path, 6)
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+    log = tmp_path / "log.txt"
+    outcome = _train(tmp_path, **EVERY)
+    assert outcome.preempted is None
+    assert "resuming at step 3 of 6" in log.read_text()
+    assert _losses(tmp_path) == _losses(whole)
+    left, _ = checkpoint.restore_params(tmp_path)
+    right, _ = checkpoint.restore_params(whole)
+    jax.tree.map(np.testing.assert_array_equal, left, right)
+
+
+def test_changes_of_the_config_are_reported_on_resume(tmp_path) -> None:
+    _train(tmp_path, Terminated(), **EVERY)
+    _train(tmp_path, **EVERY, guard={"limit": 5})
+    log = (tmp_path / "log.txt").read_text()
+    assert "WARNING changed since the checkpoint: guard.limit = 5" in log
+    assert log.count("changed since") == 1
+
+
+def test_diverging_ends_with_the_ids_of_the_records(tmp_path) -> None:
+    batches = miniature.Batches(poison=(1, 2, 3, 4))
+    with pytest.raises(DivergedError) as caught:
+        _train(tmp_path, batches, guard={"limit": 3})
+    sentence = str(caught.value)
+    assert "stage 'run': 3 steps in a row were skipped" in sentence
+    assert "at step 4: loss nan" in sentence
+    assert "records: record-3, record-4" in sentence
+    log = (tmp_path / "log.txt").read_text()
+    assert "step 2 skipped (loss nan" in log
+    assert "Traceback" in log
+    assert not (tmp_path / "finished.json").exists()
+
+
+def test_a_skipped_step_is_counted_and_left_out_of_means(tmp_path) -> None:
+    _train(tmp_path, miniature.Batches(poison=(3,)))
+    rows = _rows(tmp_path)
+    assert [row["skipped"] for row in rows] == [0, 1, 1]
+    assert all(np.isfinite(row["loss"]) for row in rows)
+
+
+def test_pictures_and_profile(tmp_path) -> None:
+    def pictures(params, batch):
+        assert "record" not in batch
+        assert params["first"]["kernel"].shape == (16, 16)
+        return {"grid": np.full((4, 6, 3), 200, np.uint8)}
+
+    train = {"steps": 5, "batch": 16, "image_every": 2, "log_every": 5}
+    train |= {"profile_start": 2, "profile_steps": 2}
+    _train(tmp_path, pictures=pictures, train=train)
+    names = sorted(path.name for path in (tmp_path / "samples").iterdir())
+    assert names == [f"grid-000000{step}.png" for step in (2, 4, 5)]
+    with Image.open(tmp_path / "samples" / names[0]) as image:
+        assert (image.size, image.getpixel((0, 0))) == ((6, 4), (200, 200, 200))
+    assert list((tmp_path / "profile").rglob("*.xplane.pb"))
+
+
+@pytest.mark.parametrize(
+    ("fields", "error", "sentence"),
+    [
+        ({"train": {"steps": 1, "batch": 12}}, ConfigError, "choose a multiple of 8"),
+        ({"mesh": {"data": 3}}, ValueError, "needs 3 devices, there are 8"),
+        (
+            {"optimizer": {"learning_rate": 1.0, "groups": {"a": {"pattern": "x"}}}},
+            ConfigError,
+            r"config\.optimizer\.groups: 3 parameters match no group",
+        ),
+    ],
+)
+def test_faults_are_sentences(tmp_path, fields, error, sentence) -> None:
+    with pytest.raises(error, match=sentence):
+        _train(tmp_path, **fields)
+
+
+def test_starts_from_parts_of_another_stage(whole, tmp_path, caplog) -> None:
+    job = miniature.job(train={"steps": 1, "batch": 16})
+    parts = stage.Parts(miniature.system(), {}, miniature.Batches())
+    fitting = {"still": (whole, "first")}
+    outcome = stage.run(job, parts, tmp_path / "good", sources=fitting)
+    theirs, _ = checkpoint.restore_params(whole, "first")
+    np.testing.assert_array_equal(
+        outcome.state.params["still"]["kernel"], theirs["kernel"]
+    )
+    log = (tmp_path / "good" / "log.txt").read_text()
+    assert "still: 1 parameters (256 numbers) from first of" in log
+    assert "fresh: first, second" in log
+    parts.batches.position = 0
+    with pytest.raises(CheckpointError, match="has no such part; did you mean 'still'"):
+        stage.run(job, parts, tmp_path / "bad", sources={"stil": (whole, "first")})

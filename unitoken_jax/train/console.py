@@ -1,0 +1,56 @@
+"""Where log lines go: the console, beside a progress bar, and a stage's `log.txt`."""
+
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+from tqdm import tqdm
+
+_LOGGERS = ("unitoken_jax", "data_pipelines")
+
+
+class _Console(logging.Handler):
+    """Prints above a progress bar; leaves out what is for the file only."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if getattr(record, "file_only", False):
+            return
+        warns = record.levelno >= logging.WARNING
+        prefix = f"{record.levelname.lower()}: " if warns else ""
+        tqdm.write(prefix + record.getMessage(), file=sys.stdout)
+        sys.stdout.flush()
+
+
+@contextmanager
+def log_to_console() -> Iterator[None]:
+    """Print the project's log lines while the context lasts."""
+    with _attached(_Console()):
+        yield
+
+
+@contextmanager
+def log_to_file(path: Path) -> Iterator[None]:
+    """Append the project's log lines, with time and level, to `path`."""
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    with closing(handler), _attached(handler):
+        yield
+
+
+@contextmanager
+def _attached(handler: logging.Handler) -> Iterator[None]:
+    loggers = [logging.getLogger(name) for name in _LOGGERS]
+    before = [(logger.level, logger.propagate) for logger in loggers]
+    for logger in loggers:
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
+        logger.propagate = False  # absl's own handler would print it again
+    try:
+        yield
+    finally:
+        for logger, (level, propagate) in zip(loggers, before, strict=True):
+            logger.removeHandler(handler)
+            logger.setLevel(level)
+            logger.propagate = propagate

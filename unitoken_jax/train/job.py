@@ -1,0 +1,151 @@
+"""A job is one training stage, a chain is several in order: the trainer's configs.
+
+The nodes `model` and `data` are converted by those who know them; here they are plain.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from unitoken_jax.config import ConfigError, build, nearest, plain
+from unitoken_jax.parallel.mesh import MeshConfig
+from unitoken_jax.train.checkpoint import CheckpointConfig
+from unitoken_jax.train.guard import GuardConfig
+from unitoken_jax.train.optimizer import OptimizerConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """How long, in what batches, and what is written down how often.
+
+    Attributes:
+        steps: optimiser steps of the stage.
+        batch: elements of the global batch (pictures, pairs or packed rows).
+        microbatches: parts of the batch whose gradients are accumulated.
+        log_every: steps between lines of metrics, which are means over them.
+        image_every: steps between pictures of what the model does (0: none).
+        profile_start: first step of a window recorded with the JAX profiler.
+        profile_steps: length of that window (0: no profile).
+    """
+
+    steps: int
+    batch: int
+    microbatches: int = 1
+    log_every: int = 10
+    image_every: int = 0
+    profile_start: int = 10
+    profile_steps: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch", "microbatches", "log_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1.")
+        if self.batch % self.microbatches:
+            raise ValueError(
+                f"a batch of {self.batch} does not divide into {self.microbatches} "
+                "microbatches."
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class CodesConfig:
+    """Pictures as codes of the tokenizer that an earlier `stage` trained."""
+
+    stage: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """One training stage.
+
+    Attributes:
+        name: of the stage and of its directory; the key it stands under in a chain.
+        seed: of the initialisation, the data's order and the noise.
+        model: `kind` and the fields of that kind's config.
+        data: fields of the loader's config.
+        codes: where the image codes come from, if the data needs any.
+        init: parameters to start from, our subtree → 'STAGE_OR_PATH:subtree'.
+    """
+
+    name: str
+    seed: int
+    model: Mapping[str, Any]
+    data: Mapping[str, Any]
+    optimizer: OptimizerConfig
+    train: TrainConfig
+    codes: CodesConfig | None = None
+    init: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    checkpoint: CheckpointConfig = dataclasses.field(default_factory=CheckpointConfig)
+    guard: GuardConfig = dataclasses.field(default_factory=GuardConfig)
+    mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
+
+
+@dataclasses.dataclass(frozen=True)
+class Chain:
+    """Stages in order, and what follows them.
+
+    Attributes:
+        name: of the experiment.
+        order: names of the stages as they run.
+        stages: the jobs by name.
+        data_dir: the prepared data set.
+        evaluation: fields of the evaluation's config.
+        generation: fields of the sampler's config.
+        finish: whether a complete run ends with its evaluation and report page.
+    """
+
+    name: str
+    order: tuple[str, ...]
+    stages: Mapping[str, Job]
+    data_dir: str
+    evaluation: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    generation: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    finish: bool = True
+
+
+def build_chain(node: Any) -> Chain:
+    """Convert a config, of a chain or of a single job, to a chain.
+
+    A job (it has a `model`) becomes a chain of one stage named by its `name`; what
+    belongs to a chain (`data_dir`, `evaluation`, …) stands beside the job's fields.
+
+    Raises:
+        ConfigError: as `build`, or stages and order do not agree.
+    """
+    fields = dict(plain(node))
+    if "model" in fields:
+        shared = {field.name for field in dataclasses.fields(Chain)} - {"name"}
+        beside = {key: fields.pop(key) for key in shared & fields.keys()}
+        job = build(Job, fields, "config")
+        # The paths of a lone job's fields have no `stages.NAME` in them.
+        return build(
+            Chain,
+            {"name": job.name, "order": (job.name,), "stages": {job.name: job}}
+            | beside,
+        )
+    stages = fields.get("stages")
+    order = fields.get("order", ())
+    if isinstance(stages, Mapping) and isinstance(order, tuple):
+        fields["stages"] = {
+            key: {"name": key, **stage} if isinstance(stage, Mapping) else stage
+            for key, stage in stages.items()
+        }
+        for name in order:
+            if name not in stages:
+                raise ConfigError(
+                    f"config.order: there is no stage {name!r}"
+                    f"{nearest(str(name), stages)}"
+                )
+        for name in stages:
+            if name not in order:
+                raise ConfigError(
+                    f"config.stages.{name}: not named in config.order"
+                    f"{nearest(name, map(str, order))}"
+                )
+    chain = build(Chain, fields)
+    for key, job in chain.stages.items():
+        if job.name != key:
+            raise ConfigError(
+                f"config.stages.{key}.name: {job.name!r} is not the stage's name."
+            )
+    return chain

@@ -1,0 +1,277 @@
+"""One stage from its parts: mesh, state, compiled step, loop, and how it ended.
+
+Start at `run` to see how a training is put together.
+"""
+
+import dataclasses
+import json
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from unitoken_jax.config import ConfigError, plain, render
+from unitoken_jax.models import registry
+from unitoken_jax.models.registry import System
+from unitoken_jax.parallel import rules
+from unitoken_jax.parallel.mesh import make_mesh
+from unitoken_jax.train import environment, loop, transfer
+from unitoken_jax.train import state as states
+from unitoken_jax.train.checkpoint import Checkpointer
+from unitoken_jax.train.console import log_to_file
+from unitoken_jax.train.job import Job
+from unitoken_jax.train.optimizer import Optimizer, make_optimizer
+from unitoken_jax.train.paths import flatten
+from unitoken_jax.train.state import Params, TrainState
+from unitoken_jax.train.step import make_train_step, make_update
+
+log = logging.getLogger(__name__)
+
+FINISHED = "finished.json"
+_ROW_AXES = ("slice", "data", "fsdp")  # mesh axes that share the rows of a batch
+
+
+class Stream(loop.Batches, Protocol):
+    """A stream of batches that holds files or threads."""
+
+    def close(self) -> None:
+        """Let go of them."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Parts:
+    """What a stage is made of; the loop itself knows none of it.
+
+    Attributes:
+        system: the model.
+        data: the loader's config, complete, for the record.
+        batches: the stream, at its beginning.
+        pictures: draws what the model does with a batch, or None.
+    """
+
+    system: System
+    data: Any
+    batches: Stream
+    pictures: Callable[[Params, loop.HostBatch], Mapping[str, np.ndarray]] | None = None
+
+
+def is_finished(directory: Path, steps: int) -> bool:
+    """Say whether the stage in `directory` has been trained for `steps` steps."""
+    try:
+        return json.loads((directory / FINISHED).read_text())["steps"] == steps
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+def run(
+    job: Job,
+    parts: Parts,
+    directory: Path,
+    *,
+    at: str = "config",
+    sources: Mapping[str, tuple[Path, str]] | None = None,
+    devices: Sequence[Any] | None = None,
+) -> loop.Outcome:
+    """Train one stage, from its newest checkpoint if it has one.
+
+    Args:
+        job: the stage's config.
+        parts: what it is made of.
+        directory: of the stage; made if missing.
+        at: dotted path of `job` in the config, for messages.
+        sources: our subtree → (directory, subtree) to start from, see `transfer`.
+        devices: to run on; all if None.
+
+    Raises:
+        UserError: whatever the user can mend, in a sentence.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    with _logged(directory):
+        began = time.monotonic()
+        description = _describe(job, parts, directory, at)
+        layout = _lay_out(job, parts.system, at, devices)
+        checkpointer = Checkpointer(directory / "checkpoints", job.checkpoint)
+        try:
+            restored = checkpointer.restore(layout.abstract)
+            if restored is None:
+                state, position = _start(job, layout, sources or {}), 0
+            else:
+                state, position = restored.state, restored.position
+                log.info("resuming at step %d of %d", position, job.train.steps)
+                _report_changes(restored.meta, description)
+            _report_size(state, layout.optimizer)
+            program = _compile(job, parts, layout, state)
+            parts.batches.position = position
+            outcome = loop.run(
+                job,
+                program,
+                state,
+                parts.batches,
+                checkpointer,
+                directory=directory,
+                meta=description,
+            )
+        finally:
+            checkpointer.close()
+        if outcome.preempted is None:
+            _finish(job, directory, outcome, time.monotonic() - began)
+        return outcome
+
+
+@dataclasses.dataclass(frozen=True)
+class _Layout:
+    """What is known before anything is computed.
+
+    Attributes:
+        mesh: the devices.
+        params: a sharding for each parameter, nested.
+        replicated: the sharding of what every device holds.
+        optimizer: of the trainable parameters.
+        create: random key → fresh state.
+        abstract: shapes, types and shardings of the state.
+    """
+
+    mesh: Mesh
+    params: Params
+    replicated: NamedSharding
+    optimizer: Optimizer
+    create: Callable[[jax.Array], TrainState]
+    abstract: TrainState
+
+    @property
+    def shardings(self) -> TrainState:
+        """The sharding of every leaf of the state."""
+        return jax.tree.map(lambda leaf: leaf.sharding, self.abstract)
+
+
+def _lay_out(
+    job: Job, system: System, at: str, devices: Sequence[Any] | None
+) -> _Layout:
+    mesh = make_mesh(job.mesh, devices)
+    _check_rows(job, mesh, at)
+    shapes = registry.abstract_params(system)
+    params = rules.shardings(registry.logical_axes(system), shapes, mesh)
+    replicated = NamedSharding(mesh, PartitionSpec())
+    optimizer = make_optimizer(
+        job.optimizer, flatten(shapes), job.train.steps, f"{at}.optimizer"
+    )
+
+    def create(key: jax.Array) -> TrainState:
+        return states.create(system.init_params, optimizer.init, key)
+
+    state = jax.eval_shape(create, jax.random.key(0))
+    abstract = jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+        state,
+        states.shardings(state, params, replicated),
+    )
+    return _Layout(mesh, params, replicated, optimizer, create, abstract)
+
+
+def _start(
+    job: Job, layout: _Layout, sources: Mapping[str, tuple[Path, str]]
+) -> TrainState:
+    """Return a fresh state with its parts of earlier stages."""
+    with jax.set_mesh(layout.mesh):
+        create = jax.jit(layout.create, out_shardings=layout.shardings)
+        state = create(jax.random.key(job.seed))
+    params = transfer.replace(state.params, layout.params, sources)
+    return dataclasses.replace(state, params=params)
+
+
+def _compile(
+    job: Job, parts: Parts, layout: _Layout, state: TrainState
+) -> loop.Program:
+    """Compile the step for the shapes of the first batch."""
+    began = time.monotonic()
+
+    def place(batch: loop.HostBatch) -> Any:
+        return {
+            name: jax.make_array_from_process_local_data(sharding, batch[name])
+            for name, sharding in rules.batch_shardings(batch, layout.mesh).items()
+        }
+
+    update = make_update(parts.system.loss, layout.optimizer, job.train.microbatches)
+    step = jax.jit(
+        make_train_step(update, job.guard),
+        donate_argnums=0,
+        out_shardings=(layout.shardings, layout.replicated),
+    )
+    batch = {k: x for k, x in next(parts.batches).items() if k != "record"}
+    with jax.set_mesh(layout.mesh):
+        compiled = step.lower(state, place(batch)).compile()
+    log.info("compiled in %.1f s", time.monotonic() - began)
+    return loop.Program(compiled, place, parts.pictures)
+
+
+def _finish(job: Job, directory: Path, outcome: loop.Outcome, seconds: float) -> None:
+    """Mark the stage as complete."""
+    content = {
+        "steps": job.train.steps,
+        "seconds": seconds,
+        "metrics": dict(outcome.metrics),
+    }
+    environment.write_json(directory / FINISHED, content)
+    log.info("stage %s is complete after %.0f s", job.name, seconds)
+
+
+@contextmanager
+def _logged(directory: Path) -> Iterator[None]:
+    """Keep a log in the stage's directory, with the traceback of a failure."""
+    with log_to_file(directory / "log.txt"):
+        try:
+            yield
+        except Exception:
+            log.exception("the stage failed", extra={"file_only": True})
+            raise
+
+
+def _describe(job: Job, parts: Parts, directory: Path, at: str) -> dict[str, Any]:
+    """Write down config and environment; return them for the checkpoints."""
+    model = {"kind": parts.system.kind, **plain(parts.system.config)}
+    complete = dataclasses.replace(job, model=model, data=plain(parts.data))
+    config, surroundings = plain(complete), environment.describe()
+    environment.write_json(directory / "config.json", config)
+    environment.write_json(directory / "environment.json", surroundings)
+    log.info("%s", render(complete, at))
+    devices = surroundings["devices"]
+    log.info(
+        "%d %s device(s), jax %s, revision %s",
+        *(devices["count"], devices["kind"], jax.__version__, surroundings["revision"]),
+    )
+    return {"config": config, "environment": surroundings}
+
+
+def _check_rows(job: Job, mesh: Mesh, at: str) -> None:
+    shards = int(np.prod([mesh.shape[axis] for axis in _ROW_AXES]))
+    rows = job.train.batch // job.train.microbatches
+    if rows % shards:
+        raise ConfigError(
+            f"{at}.train.batch: {job.train.batch} in {job.train.microbatches} "
+            f"microbatches are {rows} elements at a time, which {shards} devices "
+            f"cannot share equally; choose a multiple of {shards}."
+        )
+
+
+def _report_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Warn of fields that differ from the config of the checkpoint."""
+    # Through JSON and back, so that tuples and lists compare.
+    old, new = (
+        set(render(json.loads(json.dumps(meta.get("config", {}))), "").splitlines())
+        for meta in (before, now)
+    )
+    for line in sorted(new - old):
+        log.warning("changed since the checkpoint: %s", line.removeprefix("."))
+
+
+def _report_size(state: TrainState, optimizer: Optimizer) -> None:
+    trainable, frozen = optimizer.split(state.params)
+    moving, still = (sum(x.size for x in flat.values()) for flat in (trainable, frozen))
+    log.info("%s trainable and %s frozen parameters", f"{moving:,}", f"{still:,}")

@@ -1,0 +1,83 @@
+"""Starting from parameters that an earlier stage, or another run, has trained."""
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from unitoken_jax.config import nearest
+from unitoken_jax.train import checkpoint
+from unitoken_jax.train.checkpoint import CheckpointError
+from unitoken_jax.train.paths import flatten, nest
+
+log = logging.getLogger(__name__)
+
+
+def locate(source: str, workdir: Path, stages: Mapping[str, Any]) -> tuple[Path, str]:
+    """Split 'STAGE_OR_PATH:subtree' into a directory and a subtree.
+
+    A name of one of `stages` stands for its directory in `workdir`; anything else is a
+    path. Without ':' the whole of the source's parameters is meant.
+    """
+    name, _, subtree = source.partition(":") if ":" in source else (source, "", "")
+    directory = workdir / name if name in stages else Path(name)
+    if name not in stages and not directory.is_dir():
+        raise CheckpointError(
+            f"init: {source!r} names neither a stage nor a directory"
+            f"{nearest(name, stages)}"
+        )
+    return directory, subtree
+
+
+def replace(
+    params: Mapping[str, Any],
+    shardings: Mapping[str, Any],
+    sources: Mapping[str, tuple[Path, str]],
+) -> dict[str, Any]:
+    """Replace subtrees of freshly initialised parameters by trained ones.
+
+    Args:
+        params: our nested parameters.
+        shardings: where each of them lives, nested alike.
+        sources: our subtree ('decoder') → directory of a stage and subtree there.
+
+    Every parameter of a named subtree must be there, of the same shape; what else the
+    source has is left out, and what is not named here stays fresh. The log says so.
+
+    Raises:
+        CheckpointError: a subtree that does not exist here or there, or does not fit.
+    """
+    ours, places = flatten(params), flatten(shardings)
+    fresh = set(ours)
+    for subtree, (directory, theirs) in sources.items():
+        prefix = f"{subtree}/"
+        inside = [path.removeprefix(prefix) for path in ours if path.startswith(prefix)]
+        if not inside:
+            tops = {path.split("/")[0] for path in ours}
+            raise CheckpointError(
+                f"init.{subtree}: this model has no such part{nearest(subtree, tops)}"
+            )
+        wanted = {path: ours[prefix + path].shape for path in inside}
+        found = checkpoint.parameter_shapes(directory, theirs)
+        shared = {path: shape for path, shape in found.items() if path in wanted}
+        if problems := checkpoint.describe_differences(shared, wanted):
+            raise CheckpointError(
+                f"init.{subtree}: the parameters {theirs!r} of {directory} do not fit: "
+                f"{problems}. Make the two configs agree."
+            )
+        values, step = checkpoint.restore_params(
+            directory, theirs, nest({path: places[prefix + path] for path in inside})
+        )
+        ours |= {prefix + path: value for path, value in flatten(values).items()}
+        fresh -= {prefix + path for path in inside}
+        size = sum(ours[prefix + path].size for path in inside)
+        unused = sorted({path.split("/")[0] for path in found.keys() - wanted.keys()})
+        log.info(
+            "%s: %d parameters (%s numbers) from %s of %s at step %d%s",
+            *(subtree, len(inside), f"{size:,}", theirs or "all", directory, step),
+            f"; {', '.join(unused)} there is not used" if unused else "",
+        )
+    if sources and fresh:
+        tops = sorted({path.split("/")[0] for path in fresh})
+        log.info("fresh: %s", ", ".join(tops))
+    return nest(ours)
