@@ -16,7 +16,7 @@ WORKDIR ?= runs/quickstart
 ARGS    ?=
 
 BIN      := .venv/bin/python
-PIP      := -m pip install --quiet --disable-pip-version-check
+PIP      := -m pip install --quiet --disable-pip-version-check --use-pep517
 PREPARED := data/prepared/pictures/manifest.json
 # Each worker of the tests has eight CPU devices of its own, so few workers are enough.
 PYTEST   := -m pytest -n 2 --dist loadfile
@@ -47,7 +47,7 @@ test-torch: .venv-torch/torch.stamp ## Compare with PyTorch, in an environment o
 lint: .venv/dev.stamp ## Check style, formatting and types
 	@$(BIN) -m ruff check .
 	@$(BIN) -m ruff format --check .
-	@$(BIN) -m pyright
+	@$(BIN) -m pyright --pythonpath $(BIN)
 
 format: .venv/dev.stamp ## Sort imports, mend what can be mended, format
 	@$(BIN) -m ruff check --fix .
