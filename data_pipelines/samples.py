@@ -124,12 +124,14 @@ def tabulate(
             out, because it fits no row or its record has no codes.
     """
     texts: list[np.ndarray] = []
+    marks: list[int] = []
     numbers: dict[str, int] = {}
 
     def number(message: str) -> int:
         if message not in numbers:
             numbers[message] = len(texts)
             texts.append(encode_text(message, vocabulary))
+            marks.append(int(np.count_nonzero(texts[-1] == PICTURE)))
         return numbers[message]
 
     table: list[tuple[int, ...]] = []
@@ -141,8 +143,8 @@ def tabulate(
                 try:
                     length, shown = _measure(record, task, layout, views, size)
                     # BOS, two ends, and the messages without the picture's mark.
-                    length += 2 + sum(len(texts[turn]) for turn in turns)
-                    _check(record["id"], [texts[turn] for turn in turns])
+                    length += 2 + len(texts[turns[0]]) + len(texts[turns[1]])
+                    _check_marks(record["id"], marks[turns[0]] + marks[turns[1]])
                     _check_room(record["id"], length, shown, row)
                 except SequenceError as error:
                     refuse(index, error)
@@ -172,8 +174,8 @@ def _measure(
     return picture_length(grid[0], grid[1], slots, layout, drawn=drawn), shown
 
 
-def _check(name: str, turns: Sequence[np.ndarray]) -> None:
-    if sum(int(np.count_nonzero(ids == PICTURE)) for ids in turns) != 1:
+def _check_marks(name: str, marks: int) -> None:
+    if marks != 1:
         raise SequenceError(
             f"record {name!r}: a text holds {PLACEHOLDER}, which stands for a picture; "
             "remove it from the text"

@@ -241,10 +241,16 @@ def picture_ids(
 
     Raises:
         SequenceError: the sides are no multiples of 32 px, so that no size token
-            names them.
+            names them, or the vocabulary does not name all codes.
     """
     if codes is None:
         return np.array([vocabulary.boi, vocabulary.eoi], np.int32)
+    if codes.size and not 0 <= codes.min() <= codes.max() < vocabulary.num_codes:
+        raise SequenceError(
+            f"a picture has codes from {codes.min()} to {codes.max()}, but the "
+            f"vocabulary names {vocabulary.num_codes}; pre-tokenise the data set with "
+            "the tokenizer that the vocabulary was made for"
+        )
     head = [vocabulary.boi]
     if layout.size_tokens:
         head += size_ids(codes.shape[0], codes.shape[1], vocabulary, layout)

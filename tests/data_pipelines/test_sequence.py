@@ -257,6 +257,8 @@ def test_refusals_are_sentences():
     shown = Picture(np.zeros((2, 2), int), None)
     with pytest.raises(SequenceError, match="no continuous features"):
         sequence.lay_out(turn, [shown], vocabulary, LayoutConfig())
+    with pytest.raises(SequenceError, match="codes from 0 to 64, but the vocab"):
+        sequence.picture_ids(np.array([[0, 64]]), vocabulary, LayoutConfig())
     with pytest.raises(SequenceError, match="3 × 2 codes of 16 px are 48 × 32 px"):
         sequence.picture_ids(np.zeros((3, 2), int), vocabulary, LayoutConfig())
     with pytest.raises(ValueError, match=r"prompt_template.*must hold \{caption\}"):
