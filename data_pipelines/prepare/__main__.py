@@ -25,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         config = PrepareConfig(**options)
         manifest = prepare(source, output, config, overwrite=overwrite)
-    except DataError as error:
+    except (DataError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     print(_summary(manifest, output))
@@ -49,7 +49,7 @@ def _parser() -> argparse.ArgumentParser:
             f"--{field.name}",
             type=type(field.default),
             default=field.default,
-            help=described[field.name],
+            help=described.get(field.name),
         )
     return parser
 

@@ -177,12 +177,14 @@ def _read(
         else:
             rejected.append(item)
             _log.warning("set aside %s: %s", item.record, item.reason)
+    if not total:
+        raise PrepareError(f"{archive.path}: the list of pictures is empty")
     if not pictures or len(rejected) > config.max_rejected * total:
-        reasons = "; ".join(f"{r.record}: {r.reason}" for r in rejected[:3])
+        reasons = "; ".join(f"{entry.record}: {entry.reason}" for entry in rejected[:3])
         raise PrepareError(
             f"{archive.path}: {len(rejected)} of {total} lines cannot be used, more "
-            f"than the share of --max_rejected {config.max_rejected} ({reasons or 'no'}"
-            " lines). Mend the archive or allow more"
+            f"than the share of --max_rejected {config.max_rejected}. The first: "
+            f"{reasons}. Mend the archive or allow more"
         )
     return pictures, rejected
 
@@ -286,8 +288,8 @@ def _scene_records(
     splits: dict[str, list[Picture]], config: PrepareConfig
 ) -> Iterable[tuple[str, records.Record]]:
     """Scenes with their split; see `scenes` for what is held out."""
-    seen = _things(splits[TRAIN], config)[: config.scene_things]
-    unseen = _things(splits[HELDOUT], config)
+    seen = make_things(splits[TRAIN], config)[: config.scene_things]
+    unseen = make_things(splits[HELDOUT], config)
     plan = {
         TRAIN: (config.train_scenes, [(scenes.SEEN, seen)]),
         HELDOUT: (
@@ -303,7 +305,9 @@ def _scene_records(
             yield split, record
 
 
-def _things(pictures: Sequence[Picture], config: PrepareConfig) -> list[scenes.Thing]:
+def make_things(
+    pictures: Sequence[Picture], config: PrepareConfig
+) -> list[scenes.Thing]:
     """One thing for every noun of the pictures.
 
     Paintable ones come first, then those that most captions speak of: a limit keeps

@@ -7,6 +7,7 @@ reason; nothing is dropped in silence, and nothing is unpacked to the disk.
 import io
 import json
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -29,6 +30,8 @@ _MAX_PICTURE_BYTES = 32 * 1024 * 1024
 # Differences from white that an eye may see.
 _VISIBLE = 16
 _SINGLE_COLOR_SHARE = 0.8
+# RuntimeError: an encrypted member, or one compressed in an unknown way.
+_DAMAGES = (OSError, EOFError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error)
 _TEXTS = ("image", "caption", "concept", "category", "subcategory", "source", "license")
 
 
@@ -133,9 +136,7 @@ class Archive:
             # A zip may lie about the size: never unpack more than the limit.
             with self._zip.open(info) as file:
                 data = file.read(limit + 1)
-        except (OSError, zipfile.BadZipFile, EOFError, RuntimeError, ValueError) as e:
-            raise EntryError(f"the file {name} is damaged in the archive ({e})") from e
-        except zipfile.zlib.error as error:  # pyright: ignore[reportAttributeAccessIssue]
+        except _DAMAGES as error:
             raise EntryError(
                 f"the file {name} is damaged in the archive ({error})"
             ) from error
