@@ -60,12 +60,12 @@ clean: ## Remove the environments and caches (runs and prepared data stay)
 clean-data: ## Remove the prepared data, which `make train` makes again
 	rm -rf data/prepared
 
-# Preparing validates the archive and writes the shards under another name first, so the
-# manifest exists only beside a complete data set.
+# The manifest is written last, so it exists only in a complete data set. The command
+# itself finds out whether anything changed that the data depends on.
 $(PREPARED): data/pictures.zip $(wildcard data_pipelines/prepare/*.py) | .venv/run.stamp
-	@echo "Preparing the embedded pictures in data/prepared/pictures"
-	@rm -rf data/prepared/pictures
-	@$(BIN) -m data_pipelines.prepare --input data/pictures.zip --output data/prepared/pictures
+	@$(BIN) -m data_pipelines.prepare --input data/pictures.zip \
+	  --output data/prepared/pictures --overwrite
+	@touch $@
 
 define create_environment # 1: folder
 	@[ -n "$(PYTHON)" ] || { echo "Python 3.11 or newer is needed, and neither python3.11 … python3.13 nor python3 is one: install it, or name one with make PYTHON=/path/to/python3"; exit 1; }
