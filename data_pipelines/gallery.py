@@ -7,6 +7,7 @@ and never asked for again. Only more of them than the limit end a run.
 import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Generic, Protocol, TypeVar
 
 from data_pipelines.errors import DataError
@@ -63,6 +64,9 @@ class Gallery(Generic[T]):
         self._kept: dict[int, T] = {}
         self._aside: set[int] = set()
         self._lock = threading.Lock()
+        self._idle = threading.Condition()
+        self._reading = 0
+        self._closed = False
 
     def __len__(self) -> int:
         return len(self._split)
@@ -73,7 +77,8 @@ class Gallery(Generic[T]):
         if index in self._aside:
             return None
         try:
-            prepared = self._prepare(self._split[index])
+            with self._files():
+                prepared = self._prepare(self._split[index])
         except DataError as error:
             self.set_aside(index, error)
             return None
@@ -95,7 +100,8 @@ class Gallery(Generic[T]):
         """Yields (index, record) in order, of the records that can be read."""
         for index in range(len(self._split)):
             try:
-                record = self._split[index]
+                with self._files():
+                    record = self._split[index]
             except DataError as error:
                 self.set_aside(index, error)
             else:
@@ -104,7 +110,8 @@ class Gallery(Generic[T]):
     def identify(self, index: int) -> str:
         """Returns the id of record `index`, or its place if it cannot be read."""
         try:
-            return self._split[index]["id"]
+            with self._files():
+                return self._split[index]["id"]
         except DataError:
             return f"entry {index}"
 
@@ -132,6 +139,29 @@ class Gallery(Generic[T]):
                 f"{count} records had to be set aside and bad_limit is "
                 f"{self._bad_limit}; {self._first()}"
             )
+
+    def close(self) -> None:
+        """Waits for reads under way and lets no other begin.
+
+        Threads that build batches ahead thus end soon, and files can be closed.
+        """
+        with self._idle:
+            self._closed = True
+            self._idle.wait_for(lambda: not self._reading)
+
+    @contextmanager
+    def _files(self) -> Iterator[None]:
+        """Counts a read as under way."""
+        with self._idle:
+            if self._closed:
+                raise RuntimeError("records were asked for after the loader was closed")
+            self._reading += 1
+        try:
+            yield
+        finally:
+            with self._idle:
+                self._reading -= 1
+                self._idle.notify_all()
 
     def _first(self) -> str:
         name, reason = next(iter(self.bad_records.items()), ("none", "no records"))

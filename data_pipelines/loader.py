@@ -154,6 +154,7 @@ class Loader(Iterator[Batch]):
     def close(self) -> None:
         """Ends the threads and closes the files."""
         self._iterator.close()
+        self._gallery.close()
         self._split.close()
 
     def __enter__(self) -> "Loader":

@@ -317,13 +317,16 @@ def test_closing_leaves_no_threads(directory, vocabulary):
     loader = make_loader(config, directory, vocabulary, batch=4, seed=0)
     for _ in range(3):
         next(loader)
-    assert set(threading.enumerate()) > before
+    started = set(threading.enumerate()) - before
+    assert started
     loader.close()
     loader.close()
     deadline = time.monotonic() + 10
-    while set(threading.enumerate()) - before and time.monotonic() < deadline:
+    while started & set(threading.enumerate()) and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert not set(threading.enumerate()) - before
+    assert not started & set(threading.enumerate())
+    with pytest.raises(RuntimeError, match="after the loader was closed"):
+        loader.identify(np.array([1]))
 
 
 def test_refusals(directory, tmp_path):
