@@ -89,7 +89,6 @@ def _metrics(rng, start, stage) -> Iterator[dict]:
 
 def _job(name: str, kind: str, steps: int) -> dict:
     init = {
-        "base": {"tokenizer": "tokenizer:"},
         "stage1": {"decoder": "base:decoder", "vision": "siglip:vision"},
         "stage2": {"": "stage1:"},
     }
@@ -98,6 +97,7 @@ def _job(name: str, kind: str, steps: int) -> dict:
         "seed": 0,
         "model": {"kind": kind, "hidden": 256, "layers": 6},
         "init": init.get(name, {}),
+        "codes": None if name in {"tokenizer", "siglip"} else {"stage": "tokenizer"},
         "data": {"components": [{"name": "captions", "ratio": 1.0}]},
         "optimizer": {"learning_rate": 1e-3, "warmup": 100},
         "train": {"steps": steps, "batch": 16, "microbatches": 1},

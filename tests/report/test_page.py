@@ -114,7 +114,7 @@ def test_numbers_prompts_and_verdicts_are_shown(outline):
         "1.40 GiB",
         "config.optimizer.learning_rate = 0.001",
         "packages.jax",
-        "begun on 22 November 2026 at 10:02, on 1 × cpu with 2 cores",
+        "begun on 18 November 2026 at 11:06 UTC, on 1 × cpu with 2 cores",
         "revision 42cbc704b1 with changes",
         "Reconstructions, step 450",
         "log axis",

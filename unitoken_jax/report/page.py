@@ -4,8 +4,8 @@ The page is one HTML file that needs nothing else: style, charts (SVG) and pictu
 (data URIs) stand in it. Read `build` first.
 """
 
-import contextlib
 import datetime
+import math
 import os
 import shlex
 from collections.abc import Mapping, Sequence
@@ -74,7 +74,7 @@ def compose(source: Run) -> str:
         .get_template("page.html")
         .render(
             run=source,
-            title=_title(source),
+            title=source.folder.resolve().name,
             lead=_lead(source, seconds),
             headlines=_headlines(groups),
             groups=groups,
@@ -115,15 +115,6 @@ def _templates() -> jinja2.Environment:
     return environment
 
 
-def _title(source: Run) -> str:
-    """Name the run as its config does, or else by its directory."""
-    configs = [stage.config for stage in source.stages]
-    names = [
-        config["name"] for config in configs if {"name", "stages"} <= config.keys()
-    ]
-    return str(names[0]) if names else source.folder.resolve().name
-
-
 def _lead(source: Run, seconds: float) -> str:
     """Say in a sentence what ran, for how long, when, on what and from which code."""
     if not source.stages:
@@ -132,9 +123,9 @@ def _lead(source: Run, seconds: float) -> str:
     if seconds:
         parts.append(f"{quantities.duration(seconds)} of training")
     environment = next((s.environment for s in source.stages if s.environment), {})
-    with contextlib.suppress(KeyError, TypeError, ValueError):
-        begun = datetime.datetime.fromisoformat(environment["time"])
-        parts.append(f"begun on {begun:%-d %B %Y at %H:%M}")
+    if (begun := min(stage.begun for stage in source.stages)) < math.inf:
+        date = datetime.datetime.fromtimestamp(begun, datetime.UTC)
+        parts.append(f"begun on {date:%-d %B %Y at %H:%M} UTC")
     devices = environment.get("devices")
     if isinstance(devices, Mapping) and "count" in devices:
         kind = devices.get("kind") or devices.get("platform")

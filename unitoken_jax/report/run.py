@@ -68,6 +68,12 @@ class Stage:
         return max((record["step"] for record in self.records), default=0)
 
     @property
+    def begun(self) -> float:
+        """When the first line was written, seconds since the epoch; inf if unknown."""
+        times = [r["time"] for r in self.records if is_number(r.get("time"))]
+        return min(times, default=math.inf)
+
+    @property
     def seconds(self) -> float:
         """Time spent in steps: pauses between runs are left out, compiling is not."""
         steps = np.diff([0, *(record["step"] for record in self.records)])
@@ -107,7 +113,7 @@ def read(folder: Path) -> Run:
         for child in sorted(folder.iterdir())
         if any((child / mark).is_file() for mark in marks)
     ]
-    stages.sort(key=_first_time)
+    stages.sort(key=lambda stage: stage.begun)
     evaluation = _read_json(folder / "evaluation.json", faults)
     return Run(folder, tuple(stages), evaluation, tuple(faults))
 
@@ -166,11 +172,6 @@ def _read_json(path: Path, faults: list[str]) -> dict[str, Any]:
         faults.append(f"{path.name} does not hold a mapping.")
         return {}
     return content
-
-
-def _first_time(stage: Stage) -> float:
-    times = [r["time"] for r in stage.records if is_number(r.get("time"))]
-    return min(times, default=math.inf)
 
 
 def _curve(key: str, records: list[Mapping[str, Any]]) -> Curve:

@@ -81,23 +81,13 @@ def speed_table(
     return columns, rows
 
 
-def job(stage: Stage) -> Mapping[str, Any]:
-    """Return the stage's own part of its config, which may hold the whole chain."""
-    chain = stage.config.get("stages")
-    inner = chain.get(stage.name) if isinstance(chain, Mapping) else None
-    return inner if isinstance(inner, Mapping) else stage.config
-
-
 def _facts(stage: Stage) -> list[tuple[str, str]]:
-    own = job(stage)
     facts = []
-    model = own.get("model")
+    model = stage.config.get("model")
     if isinstance(model, Mapping) and model.get("kind"):
         facts.append(("Model", str(model["kind"])))
-    origins = own.get("init")
-    if isinstance(origins, Mapping) and origins:
-        named = dict.fromkeys(str(o).split(":")[0] for o in origins.values())
-        facts.append(("Starts from", ", ".join(named)))
+    if origins := _origins(stage.config):
+        facts.append(("Starts from", ", ".join(origins)))
     facts.append(("Steps", quantities.number(stage.steps)))
     if stage.seconds:
         facts.append(("Time", quantities.duration(stage.seconds)))
@@ -107,6 +97,15 @@ def _facts(stage: Stage) -> list[tuple[str, str]]:
     if "memory_bytes" in stage.curves:
         facts.append(("Memory", _speed(stage, "memory_bytes")))
     return facts
+
+
+def _origins(config: Mapping[str, Any]) -> Sequence[str]:
+    """Name the stages (or runs) whose parameters or codes a stage starts from."""
+    init, codes = config.get("init"), config.get("codes")
+    sources = list(init.values()) if isinstance(init, Mapping) else []
+    if isinstance(codes, Mapping):
+        sources.append(codes.get("stage"))
+    return list(dict.fromkeys(str(source).split(":", 1)[0] for source in sources))
 
 
 def _speed(stage: Stage, key: str) -> str:
