@@ -95,5 +95,5 @@ endef
 	$(call create_environment,.venv-torch)
 	@touch $@
 
-.venv-torch/torch.stamp: requirements-torch.txt requirements-dev.txt requirements.txt | .venv-torch/made.stamp
+.venv-torch/torch.stamp: requirements-torch.txt requirements.txt | .venv-torch/made.stamp
 	$(call install,.venv-torch,requirements-torch.txt)
