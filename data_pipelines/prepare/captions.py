@@ -1,6 +1,7 @@
 """Captions of one picture: the annotation's own, and a few natural variants of it."""
 
 import hashlib
+import html
 import re
 import unicodedata
 from typing import Any
@@ -14,12 +15,16 @@ _CONTINENTS = frozenset(
     f"signs_and_symbols/flags/{name}"
     for name in ("africa", "america", "asia", "europe", "oceania")
 )
+_PERSON = re.compile(
+    r"(old(er)? |deaf |pregnant )?(man|woman|person|boy|girl|child|baby)\b"
+)
 _SKIN_TONE = re.compile(r"\b(light|medium-light|medium|medium-dark|dark) skin tone")
 
 
 def clean(text: str) -> str:
-    """Lower case, composed letters, straight quotes and single spaces."""
-    plain = unicodedata.normalize("NFC", text).translate(_QUOTES).lower()
+    """Lower case, composed letters, straight quotes, single spaces, no entities."""
+    text = unicodedata.normalize("NFC", html.unescape(text))
+    plain = text.translate(_QUOTES).lower()
     return " ".join(plain.split())
 
 
@@ -56,9 +61,23 @@ def phrase(annotation: dict[str, Any]) -> str:
         return caption
     if name == "keycap":
         return f"keycap {rest}"
-    *first, last = rest.replace("skin tone", "skin").split(", ")
-    listed = f"{', '.join(first)} and {last}" if first else last
-    return f"{name} with {listed}"
+    parts = rest.replace("skin tone", "skin").split(", ")
+    people = [part for part in parts if _PERSON.fullmatch(part)]
+    facing = [part for part in parts if part.startswith("facing")]
+    others = [part for part in parts if part not in [*people, *facing]]
+    return " ".join(
+        [
+            name,
+            *(["of", _listed(people)] if people else []),
+            *(["with", _listed(others)] if others else []),
+            *facing,
+        ]
+    )
+
+
+def _listed(parts: list[str]) -> str:
+    *first, last = parts
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def captions_of(annotation: dict[str, Any], color: str | None) -> list[str]:
@@ -78,6 +97,10 @@ def captions_of(annotation: dict[str, Any], color: str | None) -> list[str]:
         if color is not None and not named:
             spoken = f"{color} {spoken}"
         spoken = f"{article(spoken)} {spoken}"
+    elif _PERSON.match(spoken):
+        spoken = f"{article(spoken)} {spoken}"
+    elif country_of(annotation):
+        spoken = f"the {spoken}"
     frames = _FRAMES[:-1] if noun is not None or spoken != caption else _FRAMES
     choice = hashlib.sha256(annotation["image"].encode()).digest()[0] % len(frames)
     variants = [caption, spoken, frames[choice].format(spoken)]

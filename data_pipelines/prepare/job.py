@@ -20,6 +20,7 @@ from data_pipelines.errors import DataError
 from data_pipelines.manifest import Manifest, file_digest
 from data_pipelines.prepare import scenes
 from data_pipelines.prepare.captions import captions_of
+from data_pipelines.prepare.colors import SPELLINGS
 from data_pipelines.prepare.nouns import kind_of, noun_of
 from data_pipelines.prepare.pictures import Archive, Picture, Rejection, read_pictures
 from data_pipelines.prepare.questions import balanced_kinds, questions_of
@@ -288,8 +289,12 @@ def _scene_records(
     splits: dict[str, list[Picture]], config: PrepareConfig
 ) -> Iterable[tuple[str, records.Record]]:
     """Scenes with their split; see `scenes` for what is held out."""
-    seen = make_things(splits[TRAIN], config)[: config.scene_things]
-    unseen = make_things(splits[HELDOUT], config)
+    trained = make_things(splits[TRAIN], config)
+    seen = trained[: config.scene_things]
+    # a noun may have pictures of two groups: trained on in one, it is not unseen
+    known = {thing.noun for thing in trained}
+    unseen = [t for t in make_things(splits[HELDOUT], config) if t.noun not in known]
+    shown = _colored_nouns(splits[TRAIN])
     plan = {
         TRAIN: (config.train_scenes, [(scenes.SEEN, seen)]),
         HELDOUT: (
@@ -299,10 +304,28 @@ def _scene_records(
     }
     for split, (count, novelties) in plan.items():
         composed = scenes.scene_records(
-            split, novelties, count, seed=config.seed, size=config.image_size
+            split,
+            novelties,
+            count,
+            seed=config.seed,
+            size=config.image_size,
+            shown=shown,
         )
         for record in tqdm(composed, f"composing {split}", count, disable=None):
             yield split, record
+
+
+def _colored_nouns(pictures: Sequence[Picture]) -> set[str]:
+    """What plain pictures show in a colour, such as 'red heart'."""
+    colored: set[str] = set()
+    for picture in pictures:
+        noun = noun_of(picture.annotation)
+        if noun is not None:
+            words = picture.annotation["caption"].split()
+            colors = {SPELLINGS[word] for word in words if word in SPELLINGS}
+            colors |= {picture.color} if picture.color else set()
+            colored |= {f"{color} {noun.singular}" for color in colors}
+    return colored
 
 
 def make_things(

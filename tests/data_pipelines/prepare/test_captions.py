@@ -36,7 +36,16 @@ def _annotation(caption, category="people & body", subcategory="person"):
             "man",
         ),
         ("keycap: 5", "keycap 5", "keycap 5"),
-        ("kiss: man, man", "kiss with man and man", "kiss"),
+        (
+            "kiss: woman, man, dark skin tone",
+            "kiss of woman and man with dark skin",
+            "kiss",
+        ),
+        (
+            "man running: light skin tone, facing right",
+            "man running with light skin facing right",
+            "man running",
+        ),
         ("thumbs up", "thumbs up", "thumbs up"),
     ],
 )
@@ -65,6 +74,10 @@ def test_skin_tones_only_of_variants():
 def test_plain_things_get_articles_and_colours():
     apple = _annotation("red apple", "food & drink", "food-fruit")
     assert captions_of(apple, "red")[:2] == ["red apple", "a red apple"]
+    surfer = _annotation("woman surfing: dark skin tone")
+    assert captions_of(surfer, None)[1] == "a woman surfing with dark skin"
+    flag = _annotation("flag: denmark", "flags", "country-flag")
+    assert captions_of(flag, None)[1] == "the flag of denmark"
     umbrella = _annotation("umbrella", "travel & places", "sky & weather")
     assert captions_of(umbrella, "orange")[1] == "an orange umbrella"
     assert captions_of(umbrella, None)[1] == "an umbrella"
@@ -77,3 +90,7 @@ def test_the_annotations_own_caption_is_first_and_none_repeats(pictures):
         assert len(set(captions)) == len(captions) >= 2
         assert all(clean(caption) == caption for caption in captions)
         assert captions == captions_of(picture.annotation, picture.color)
+
+
+def test_entities_are_resolved():
+    assert clean("Fish &amp; Chips") == "fish & chips"

@@ -209,6 +209,23 @@ def test_compositions_are_held_out(things):
         assert not seen & new
 
 
+def test_what_plain_pictures_show_is_not_held_out(things):
+    names = {
+        s.composition for s in _scenes(scenes.COLOR, things, scenes.NEW_COMPOSITION)
+    }
+    for index in range(40):
+        scene = scenes.compose(
+            scenes.COLOR,
+            index,
+            things,
+            novelty=scenes.NEW_COMPOSITION,
+            seed=5,
+            size=SIZE,
+            shown=names,
+        )
+        assert scene is None or scene.composition not in names
+
+
 def test_too_few_things_give_no_scene(things):
     one = [thing for thing in things if not thing.paintable][:1]
     for kind in (scenes.COLOR, scenes.POSITION, scenes.TWO_OBJECTS):
