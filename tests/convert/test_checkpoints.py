@@ -47,7 +47,7 @@ def test_written_in_slices_and_restored_by_training(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, restored, params())
     decoder, _ = checkpoint.restore_params(tmp_path / "out", "decoder")
     assert set(decoder) == {"layers", "norm"}
-    assert read_config(tmp_path / "out") == {"kind": "toy", "layers": 3}
+    assert read_config(tmp_path / "out")["model"] == {"kind": "toy", "layers": 3}
 
 
 def test_read_in_slices(tmp_path):

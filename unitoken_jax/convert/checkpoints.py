@@ -5,12 +5,14 @@ reads the parameters of such a checkpoint and writes ones that training, generat
 evaluation restore, without ever holding a whole stack of layers: Orbax lays the files
 out, TensorStore moves the slices. The folder is
 
-    PATH/config.json              {"model": …}, as a run's own config.json has it
+    PATH/config.json              {"model": …}, as a run's own config.json has it, and
+                                  under `published` what a published source said
     PATH/checkpoints/0/state      the parameters, under `params`
 """
 
+import asyncio
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,8 @@ from orbax.checkpoint import type_handlers
 from unitoken_jax.convert.sinks import check_space, replacing
 from unitoken_jax.convert.table import Reader, Spec, WeightsError, flatten
 
-_CHUNK_BYTES = 2**26  # what one read or write moves at most
+_CHUNK_BYTES = 2**26  # what one read moves at least, of a large parameter
+_WAITING_BYTES = 2**27  # how much is written at once
 
 
 class CheckpointReader:
@@ -91,39 +94,42 @@ class CheckpointReader:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """The model's part of the configuration beside a checkpoint.
+    """The configuration beside a checkpoint; its `model` says which model it is.
 
     Raises:
         WeightsError: there is none, or it is not ours.
     """
     file = _stage(path) / "config.json"
     try:
-        model = json.loads(file.read_text())["model"]
+        described = dict(json.loads(file.read_text()))
+        described["model"] = dict(described["model"])
     except (OSError, ValueError, KeyError, TypeError) as fault:
         raise WeightsError(
             f"{file} does not say which model the checkpoint holds ({fault}); give the"
             " folder of a training stage or of an earlier conversion"
         ) from fault
-    return dict(model)
+    return described
 
 
-def write_checkpoint(path: Path, reader: Reader, model: Mapping[str, Any]) -> None:
+def write_checkpoint(
+    path: Path,
+    reader: Reader,
+    model: Mapping[str, Any],
+    published: Mapping[str, Any] | None = None,
+) -> None:
     """Write parameters as a checkpoint, one slice in memory at a time.
 
     Args:
         path: a folder that does not exist yet.
         reader: the parameters.
         model: the model's configuration, of primitives, with its `kind`.
+        published: what a published source said of the model, kept for the way back.
 
     Raises:
         WeightsError: the path is taken or the disk is full.
     """
     specs = reader.specs
-    size = sum(
-        int(np.prod(spec.shape, dtype=np.int64)) * spec.dtype.itemsize
-        for spec in specs.values()
-    )
-    check_space(path, size)
+    check_space(path, sum(spec.size for spec in specs.values()))
     registry = type_handlers.create_type_handler_registry(
         (_Sliced, _SlicedHandler()),
         (jax.Array, type_handlers.ArrayHandler()),
@@ -132,7 +138,8 @@ def write_checkpoint(path: Path, reader: Reader, model: Mapping[str, Any]) -> No
     tree = {"params": traverse_util.unflatten_dict(leaves, sep="/")}
     with replacing(path) as temporary:
         temporary.mkdir()
-        text = json.dumps({"model": dict(model)}, indent=2, sort_keys=True)
+        described = {"model": dict(model), "published": dict(published or {})}
+        text = json.dumps(described, indent=2, sort_keys=True, default=str)
         (temporary / "config.json").write_text(text + "\n")
         handler = ocp.PyTreeCheckpointHandler(type_handler_registry=registry)
         with ocp.Checkpointer(handler) as writer:
@@ -147,6 +154,7 @@ class _Sliced:
     def __init__(self, reader: Reader, path: str, spec: Spec) -> None:
         self.reader, self.path = reader, path
         self.shape, self.dtype = spec
+        self.depth = reader.stacked(path)
 
 
 class _SlicedHandler(type_handlers.NumpyHandler):
@@ -158,45 +166,48 @@ class _SlicedHandler(type_handlers.NumpyHandler):
         infos: Sequence[type_handlers.ParamInfo],
         args: Sequence[type_handlers.SaveArgs] | None = None,
     ) -> Sequence[Any]:
-        """Write one slice after the other."""
+        """Write slice after slice, a few of them at once."""
         args = args or [type_handlers.SaveArgs()] * len(values)
-        for value, info, arg in zip(values, infos, args, strict=True):
+        for info in infos:
             await info.await_path_creation()
-            use_ocdbt = bool(info.is_ocdbt_checkpoint)
-            spec = type_handlers.get_json_tspec_write(
-                info,
-                use_ocdbt=use_ocdbt,
-                global_shape=value.shape,
-                local_shape=value.shape,
-                dtype=value.dtype,
-                process_index=0 if use_ocdbt else None,
-                arg=arg,
-            )
-            depth = value.reader.stacked(value.path)
-            chunks = (1,) * depth + _chunk(value.shape[depth:], value.dtype.itemsize)
-            spec["metadata"]["chunks"] = chunks
-            store = await tensorstore.open(
-                tensorstore.Spec(spec), create=True, open=True, context=info.ts_context
-            )
-            for index in np.ndindex(value.shape[:depth]):
-                array = value.reader.read(value.path, index)
-                await _write(store, index, array, chunks)
+        stores = await asyncio.gather(*map(_create, values, infos, args))
+        writes: list[Awaitable[Any]] = []
+        waiting = 0  # bytes
+        try:
+            for value, store in zip(values, stores, strict=True):
+                for index in np.ndindex(value.shape[: value.depth]):
+                    array = value.reader.read(value.path, index)
+                    writes.append(store[index].write(array))
+                    waiting += array.nbytes
+                    if waiting > _WAITING_BYTES:
+                        await asyncio.gather(*writes)
+                        writes, waiting = [], 0
+            await asyncio.gather(*writes)
+        finally:
+            # After a fault nobody may go on writing into a folder that is removed.
+            await asyncio.gather(*writes, return_exceptions=True)
         return []
 
 
-async def _write(
-    store: tensorstore.TensorStore,
-    index: tuple[int, ...],
-    array: np.ndarray,
-    chunks: tuple[int, ...],
-) -> None:
-    if not array.ndim:
-        await store[index].write(array)
-        return
-    rows = chunks[len(index)]
-    for start in range(0, len(array), rows):
-        part = slice(start, start + rows)
-        await store[(*index, part)].write(array[part])
+async def _create(
+    value: _Sliced, info: type_handlers.ParamInfo, arg: type_handlers.SaveArgs
+) -> tensorstore.TensorStore:
+    """An empty array where and how Orbax would write the leaf."""
+    use_ocdbt = bool(info.is_ocdbt_checkpoint)
+    spec = type_handlers.get_json_tspec_write(
+        info,
+        use_ocdbt=use_ocdbt,
+        global_shape=value.shape,
+        local_shape=value.shape,
+        dtype=value.dtype,
+        process_index=0 if use_ocdbt else None,
+        arg=arg,
+    )
+    chunk = _chunk(value.shape[value.depth :], value.dtype.itemsize)
+    spec["metadata"]["chunks"] = (1,) * value.depth + chunk
+    return await tensorstore.open(
+        tensorstore.Spec(spec), create=True, open=True, context=info.ts_context
+    )
 
 
 def _chunk(shape: tuple[int, ...], itemsize: int) -> tuple[int, ...]:

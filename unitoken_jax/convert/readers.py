@@ -1,8 +1,9 @@
 """Our parameters slice by slice, from wherever they are: nothing more is held."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from unitoken_jax.convert.table import (
@@ -108,3 +109,54 @@ class SubtreeReader:
     def stacked(self, path: str) -> int:
         """How many leading axes of a parameter are best read one by one."""
         return self._reader.stacked(self._prefix + path)
+
+
+class CastReader:
+    """Another reader's parameters, those of floating point in one type."""
+
+    def __init__(self, reader: Reader, dtype: Any) -> None:
+        self._reader = reader
+        self._dtype = np.dtype(dtype)
+
+    @property
+    def specs(self) -> dict[str, Spec]:
+        """Shape and type of every parameter, by path."""
+        return {
+            path: Spec(spec.shape, self._type(spec))
+            for path, spec in self._reader.specs.items()
+        }
+
+    def _type(self, spec: Spec) -> np.dtype:
+        return self._dtype if jnp.issubdtype(spec.dtype, jnp.floating) else spec.dtype
+
+    def read(self, path: str, index: tuple[int, ...]) -> np.ndarray:
+        """The parameter at `path`, with `index` on its leading axes."""
+        dtype = self._type(self._reader.specs[path])
+        return self._reader.read(path, index).astype(dtype, copy=False)
+
+    def stacked(self, path: str) -> int:
+        """How many leading axes of a parameter are best read one by one."""
+        return self._reader.stacked(path)
+
+
+class WatchedReader:
+    """Another reader, which tells `watch` how many bytes every read gave."""
+
+    def __init__(self, reader: Reader, watch: Callable[[int], Any]) -> None:
+        self._reader = reader
+        self._watch = watch
+
+    @property
+    def specs(self) -> Mapping[str, Spec]:
+        """Shape and type of every parameter, by path."""
+        return self._reader.specs
+
+    def read(self, path: str, index: tuple[int, ...]) -> np.ndarray:
+        """The parameter at `path`, with `index` on its leading axes."""
+        array = self._reader.read(path, index)
+        self._watch(array.nbytes)
+        return array
+
+    def stacked(self, path: str) -> int:
+        """How many leading axes of a parameter are best read one by one."""
+        return self._reader.stacked(path)

@@ -22,7 +22,10 @@ def counts(config: SiglipVisionConfig | SiglipConfig) -> Counts:
 
 
 def table(
-    config: SiglipVisionConfig | SiglipConfig, prefix: str = "", key: str | None = None
+    config: SiglipVisionConfig | SiglipConfig,
+    prefix: str = "",
+    key: str | None = None,
+    layer: str = "{layer}",
 ) -> Table:
     """Rules of one tower (`SiglipVisionModel`) or both (`SiglipModel`).
 
@@ -31,12 +34,13 @@ def table(
         prefix: put in front of our paths.
         key: put in front of the image tower's names: `vision_model.` beside the text
             tower, nothing alone, `vit.` in UniToken.
+        layer: counter of the image tower's layers.
     """
     ignored = Ignored("*.position_ids", "counts from zero")
     if isinstance(config, SiglipVisionConfig):
-        return [*_vision(config, key or "", prefix), ignored]
+        return [*_vision(config, key or "", prefix, layer), ignored]
     return [
-        *_vision(config.vision, key or "vision_model.", f"{prefix}vision/"),
+        *_vision(config.vision, key or "vision_model.", f"{prefix}vision/", layer),
         *_text("text_model.", f"{prefix}text/"),
         Rule("logit_scale", f"{prefix}logit_scale"),
         Rule("logit_bias", f"{prefix}logit_bias"),
@@ -44,13 +48,15 @@ def table(
     ]
 
 
-def _vision(config: SiglipVisionConfig, key: str, ours: str) -> Iterator[Rule]:
+def _vision(
+    config: SiglipVisionConfig, key: str, ours: str, layer: str
+) -> Iterator[Rule]:
     patches = f"{key}embeddings.patch_embedding"
     yield Rule(f"{patches}.weight", f"{ours}patch_embedding/kernel", CONV)
     yield Rule(f"{patches}.bias", f"{ours}patch_embedding/bias")
     positions = f"{key}embeddings.position_embedding.weight"
     yield Rule(positions, f"{ours}position_embedding")
-    yield from _layers(f"{key}encoder.layers.{{layer}}", f"{ours}layers")
+    yield from _layers(f"{key}encoder.layers.{layer}", f"{ours}layers")
     yield from _norm(f"{key}post_layernorm", f"{ours}norm")
     if config.head:
         yield from _head(f"{key}head", f"{ours}head")

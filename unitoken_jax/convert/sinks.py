@@ -87,7 +87,7 @@ def write_weights(
     Raises:
         WeightsError: the path is taken, the disk is full, or PyTorch is missing.
     """
-    check_space(path, sum(_size(spec) for spec in specs.values()))
+    check_space(path, sum(spec.size for spec in specs.values()))
     with replacing(path) as temporary:
         if path.suffix == ".safetensors":
             _write_file(temporary, specs, read)
@@ -101,10 +101,6 @@ def write_weights(
             _write_shards(temporary, specs, read, shard_bytes)
 
 
-def _size(spec: Spec) -> int:
-    return int(np.prod(spec.shape, dtype=np.int64)) * spec.dtype.itemsize
-
-
 def _write_shards(
     folder: Path,
     specs: Mapping[str, Spec],
@@ -114,11 +110,11 @@ def _write_shards(
     shards: list[dict[str, Spec]] = [{}]
     filled = 0
     for key, spec in specs.items():
-        if filled and filled + _size(spec) > shard_bytes:
+        if filled and filled + spec.size > shard_bytes:
             shards.append({})
             filled = 0
         shards[-1][key] = spec
-        filled += _size(spec)
+        filled += spec.size
     if len(shards) == 1:
         _write_file(folder / WHOLE[0], specs, read)
         return
@@ -127,7 +123,7 @@ def _write_shards(
         name = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
         _write_file(folder / name, shard, read)
         weight_map |= dict.fromkeys(shard, name)
-    total = sum(_size(spec) for spec in specs.values())
+    total = sum(spec.size for spec in specs.values())
     index = {"metadata": {"total_size": total}, "weight_map": weight_map}
     (folder / INDEXES[0]).write_text(json.dumps(index, indent=2) + "\n")
 
@@ -139,7 +135,7 @@ def _write_file(path: Path, specs: Mapping[str, Spec], read: Read) -> None:
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     offset = 0
     for key in names:
-        end = offset + _size(specs[key])
+        end = offset + specs[key].size
         header[key] = {
             "dtype": _NAMES[specs[key].dtype],
             "shape": list(specs[key].shape),

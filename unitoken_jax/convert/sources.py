@@ -17,6 +17,7 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
+import yaml
 from safetensors import SafetensorError, safe_open
 
 from unitoken_jax.convert.table import Spec, WeightsError
@@ -156,18 +157,9 @@ class MergedSource(Source):
             specs[key] = self._joined_spec(key)
         super().__init__(shards[0].where, specs, shards[0].config)
 
-    def _join(self, key: str) -> int | str:
-        leaf = re.sub(r"^layers\.\d+\.", "", key)
-        if leaf not in self._joins:
-            raise WeightsError(
-                f"{self._shards[0].where}: it is not known how the shards of {key} are"
-                f" joined; known are {', '.join(self._joins)}"
-            )
-        return self._joins[leaf]
-
     def _joined_spec(self, key: str) -> Spec:
         shape, dtype = self._shards[0].spec(key)
-        join = self._join(key)
+        join = join_of(key, self._joins)
         if join == "stack":
             return Spec((len(self._shards), *shape), dtype)
         if isinstance(join, int):
@@ -176,7 +168,7 @@ class MergedSource(Source):
         return Spec(shape, dtype)
 
     def __getitem__(self, key: str) -> np.ndarray:
-        join = self._join(key)
+        join = join_of(key, self._joins)
         parts = [shard[key] for shard in self._shards]
         if join == "stack":
             return np.stack(parts)
@@ -187,6 +179,21 @@ class MergedSource(Source):
         return np.mean([part.astype(np.float64) for part in parts], axis=0).astype(
             parts[0].dtype
         )
+
+
+def join_of(key: str, joins: Mapping[str, int | str]) -> int | str:
+    """How the shards of a tensor are joined; layers are alike.
+
+    Raises:
+        WeightsError: `joins` does not say.
+    """
+    leaf = re.sub(r"^layers\.\d+\.", "", key)
+    if leaf not in joins:
+        raise WeightsError(
+            f"it is not known how the model-parallel shards of {key} are joined; known"
+            f" are {', '.join(joins)}"
+        )
+    return joins[leaf]
 
 
 def open_source(path: str | os.PathLike[str]) -> Source:
@@ -310,6 +317,16 @@ def _read_config(folder: Path) -> dict[str, Any]:
     return config if isinstance(config, dict) else {}
 
 
+def _read_yaml(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        return {}
+    try:
+        config = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as fault:
+        raise WeightsError(f"{path} is not YAML ({fault})") from fault
+    return config if isinstance(config, dict) else {}
+
+
 def _open_pickle(path: Path) -> Source:
     contents = _load_pickle(path)
     state, inner = contents, path.name
@@ -321,7 +338,7 @@ def _open_pickle(path: Path) -> Source:
         if isinstance(nested, Mapping):
             state, inner = nested, f"{path.name}[{']['.join(names)}]"
             break
-    config = _read_config(path.parent)
+    config = _read_config(path.parent) or _read_yaml(path.with_suffix(".yaml"))
     args = contents.get("args")
     if isinstance(args, Mapping):
         config = config | {str(key): value for key, value in args.items()}

@@ -9,6 +9,7 @@ them into a tree and a dict.
 
 import difflib
 import itertools
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -99,6 +100,11 @@ class Spec(NamedTuple):
 
     shape: Shape
     dtype: np.dtype
+
+    @property
+    def size(self) -> int:
+        """Bytes of the tensor."""
+        return math.prod(self.shape) * self.dtype.itemsize
 
 
 class Slot(NamedTuple):
@@ -286,7 +292,7 @@ def _check_filled(
         )
     for path, indices in filled.items():
         depth = len(next(iter(indices)))
-        size = int(np.prod(specs[path].shape[:depth], dtype=np.int64))
+        size = math.prod(specs[path].shape[:depth])
         if len(indices) != size:
             raise WeightsError(
                 f"{path} is a stack of {size} but the checkpoint fills {len(indices)}:"
@@ -381,7 +387,7 @@ def _name_cause(missing: Sequence[str], unexpected: Sequence[str]) -> str:
 def _shape_cause(key: str, expected: Shape, found: Shape) -> str:
     """The likely reason for a wrong shape."""
     if len(found) != len(expected):
-        same = np.prod(found) == np.prod(expected)
+        same = math.prod(found) == math.prod(expected)
         return (
             "the same numbers with other axes: a file of another format"
             if same

@@ -1,0 +1,388 @@
+"""Every format: published names and sizes, golden weights there and back, faults."""
+
+import json
+import math
+from pathlib import Path
+
+import jax
+import ml_dtypes
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from unitoken_jax import convert
+from unitoken_jax.convert.__main__ import main as run
+from unitoken_jax.convert.exchange import open_weights
+from unitoken_jax.convert.formats import FORMATS, format_of
+from unitoken_jax.convert.networks import config_of, network_of, node_of
+from unitoken_jax.convert.sources import open_source
+from unitoken_jax.convert.table import (
+    WeightsError,
+    expected_shapes,
+    export_tensors,
+    flatten,
+)
+from unitoken_jax.models.chameleon import ChameleonConfig
+from unitoken_jax.models.siglip import (
+    SiglipConfig,
+    SiglipTextConfig,
+    SiglipVisionConfig,
+)
+from unitoken_jax.models.unitoken import UniTokenConfig
+from unitoken_jax.models.vqgan import VQGANConfig
+
+GOLDEN = Path(__file__).parent.parent / "golden"
+
+VISION = SiglipVisionConfig(hidden=36, mlp=72, layers=2, heads=3, image=56)
+DECODER = ChameleonConfig(
+    vocab_size=8832,
+    hidden=32,
+    intermediate=64,
+    layers=2,
+    heads=4,
+    kv_heads=4,
+    head_dim=8,
+)
+# Two rows of QK-norm, grouped-query heads and norms after: all that 34B has.
+WIDE = ChameleonConfig(
+    vocab_size=48,
+    hidden=32,
+    intermediate=96,
+    layers=3,
+    heads=4,
+    kv_heads=2,
+    head_dim=8,
+    model_parallel_size=2,
+    swin_norm=True,
+)
+TEXT = SiglipTextConfig(vocab_size=50, length=8, hidden=24, mlp=40, layers=1, heads=2)
+VQ = VQGANConfig(
+    resolution=64,
+    ch=32,
+    ch_mult=(1, 1, 2),
+    num_res_blocks=1,
+    attn_resolutions=(16,),
+    z_channels=32,
+    embed_dim=16,
+    n_embed=64,
+)
+LLAMA = ChameleonConfig(
+    vocab_size=40,
+    hidden=32,
+    intermediate=48,
+    layers=2,
+    heads=4,
+    kv_heads=2,
+    head_dim=8,
+    qk_norm=False,
+)
+TINY = {
+    "unitoken": UniTokenConfig(decoder=DECODER, vision=VISION),
+    "lumina": WIDE,
+    "chameleon-hf": WIDE,
+    "chameleon-meta": WIDE,
+    "siglip-hf": SiglipConfig(vision=VISION, text=TEXT, embed=36),
+    "vqgan": VQ,
+    "llama-hf": LLAMA,
+}
+GOLDEN_CASES = {
+    "unitoken_anyres_tiny": ("unitoken", TINY["unitoken"]),
+    "vqgan_tiny": ("vqgan", VQ),
+}
+
+
+def random_params(config, dtype=np.float32):
+    rng = np.random.default_rng(0)
+    abstract = network_of(config).abstract(config)
+    leaves = flatten(abstract)
+    params: dict = {}
+    for path, leaf in leaves.items():
+        *parents, name = path.split("/")
+        node = params
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[name] = rng.normal(size=leaf.shape).astype(dtype)
+    return params
+
+
+def module_of(config):
+    return network_of(config).module(config)
+
+
+def assert_equal(left, right):
+    def same(a, b):
+        assert a.dtype == b.dtype
+        np.testing.assert_array_equal(a, b)
+
+    jax.tree.map(same, left, right)
+
+
+@pytest.mark.parametrize(
+    ("name", "config", "tensors", "parameters"),
+    [
+        ("unitoken", UniTokenConfig(), 871, 7_462_888_512),
+        ("lumina", ChameleonConfig(), 419, 7_013_158_912),
+        ("chameleon-meta", ChameleonConfig(), 420, 7_013_158_912 + 64),
+        ("siglip-hf", SiglipVisionConfig(), 448, 428_225_600),
+        ("siglip-hf", SiglipConfig(), 888, 877_960_498),
+        ("vqgan", VQGANConfig(), 293, 68_718_467),
+        (
+            "llama-hf",
+            ChameleonConfig(vocab_size=32_000, qk_norm=False),
+            291,
+            6_738_415_616,
+        ),
+    ],
+)
+def test_published_sizes(name, config, tensors, parameters):
+    network = network_of(config)
+    shapes = expected_shapes(
+        FORMATS[name].table(config), network.abstract(config), network.counts(config)
+    )
+    assert len(shapes) == tensors
+    assert sum(math.prod(shape) for shape in shapes.values()) == parameters
+
+
+@pytest.mark.parametrize("case", GOLDEN_CASES)
+def test_golden_weights_there_and_back_bit_by_bit(case, tmp_path):
+    name, config = GOLDEN_CASES[case]
+    path = GOLDEN / f"{case}.weights.safetensors"
+    model, params = convert.load(name, path, config)
+    convert.save(name, model, params, tmp_path / "back.safetensors")
+    golden, back = load_file(path), load_file(tmp_path / "back.safetensors")
+    assert set(back) == set(golden)
+    assert_equal(back, golden)
+
+
+@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16])
+def test_saved_folders_load_with_their_own_configuration(name, dtype, tmp_path):
+    if name == "chameleon-meta":
+        pytest.skip("its files are PyTorch's; tests_torch has them")
+    config = TINY[name]
+    params = random_params(config, dtype)
+    convert.save(name, module_of(config), params, tmp_path / "out")
+    model, loaded = convert.load(name, tmp_path / "out")
+    assert model.config == config
+    assert_equal(loaded, params)
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_the_configuration_survives_the_published_form(name):
+    kind, config = FORMATS[name], TINY[name]
+    values = json.loads(json.dumps(kind.write_config(config, {})))
+    assert kind.read_config(values) == config
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_through_our_checkpoint_and_back(name, tmp_path):
+    """Published files → jax → published files, streamed, bit by bit."""
+    config = TINY[name]
+    params = random_params(config, ml_dtypes.bfloat16)
+    extra = {"vocabulary_map": {"<image>": 7, "a": 8}}
+    convert.save("jax", module_of(config), params, tmp_path / "jax", published=extra)
+    model, loaded = convert.load("jax", tmp_path / "jax")
+    assert model.config == config
+    assert_equal(loaded, params)
+    if name == "chameleon-meta":
+        return
+    convert.convert("jax", name, tmp_path / "jax", tmp_path / "one")
+    convert.convert(name, "jax", tmp_path / "one", tmp_path / "again")
+    convert.convert("jax", name, tmp_path / "again", tmp_path / "two")
+    one, two = open_source(tmp_path / "one"), open_source(tmp_path / "two")
+    assert one.config == two.config
+    if "vocabulary_map" in one.config:
+        assert one.config["vocabulary_map"] == extra["vocabulary_map"]
+    assert_equal(dict(one), dict(two))
+    assert_equal(convert.load("jax", tmp_path / "again")[1], params)
+
+
+def test_meta_and_hugging_face_agree():
+    """The three spellings of one decoder give the same parameters."""
+    params = random_params(WIDE)
+    by_name = {}
+    for name in ("lumina", "chameleon-hf", "chameleon-meta"):
+        weights = open_weights("jax", params, WIDE)
+        kind, network = FORMATS[name], network_of(WIDE)
+        by_name[name] = export_tensors(kind.table(WIDE), params, network.counts(WIDE))
+        _, loaded = convert.load(name, by_name[name], WIDE)
+        assert_equal(loaded, params)
+        assert weights.config == WIDE
+    norm = "model.layers.1.self_attn.q_norm.weight"
+    rows = by_name["lumina"][norm]
+    assert rows.shape == (2, 8)
+    np.testing.assert_array_equal(
+        by_name["chameleon-hf"][norm], np.repeat(rows, 2, axis=0)
+    )
+    # Meta's pairs stand side by side: element 2i of theirs is element i of ours.
+    theirs = by_name["chameleon-meta"]["layers.1.attention.wq.weight"]
+    ours = by_name["lumina"]["model.layers.1.self_attn.q_proj.weight"]
+    np.testing.assert_array_equal(theirs[8:16:2], ours[8:12])
+    np.testing.assert_array_equal(theirs[9:16:2], ours[12:16])
+
+
+def test_parts_of_a_model_are_written_alone(tmp_path):
+    config = TINY["unitoken"]
+    params = random_params(config)
+    model = module_of(config)
+    convert.save("chameleon-hf", model, params, tmp_path / "decoder")
+    loaded, decoder = convert.load("chameleon-hf", tmp_path / "decoder")
+    assert loaded.config == DECODER
+    assert_equal(decoder, params["decoder"])
+    convert.save("siglip-hf", model, params, tmp_path / "vision")
+    loaded, vision = convert.load("siglip-hf", tmp_path / "vision")
+    assert loaded.config == VISION
+    assert_equal(vision, params["vision"])
+
+
+def test_chameleon_with_its_image_tokenizer(tmp_path):
+    tokenizer = (module_of(VQ), random_params(VQ))
+    convert.save(
+        "chameleon-hf",
+        module_of(WIDE),
+        random_params(WIDE),
+        tmp_path / "out",
+        image_tokenizer=tokenizer,
+    )
+    source = open_source(tmp_path / "out")
+    assert "model.vqmodel.encoder.conv_in.weight" in source
+    assert not any("decoder" in key for key in source)
+    assert source.config["vq_config"]["num_embeddings"] == 64
+    _, loaded = convert.load("chameleon-hf", tmp_path / "out")
+    assert_equal(loaded, random_params(WIDE))
+
+
+def test_types_can_be_changed(tmp_path):
+    params = random_params(WIDE)
+    convert.save("lumina", module_of(WIDE), params, tmp_path / "a", dtype="bfloat16")
+    assert {str(a.dtype) for a in open_source(tmp_path / "a").values()} == {"bfloat16"}
+    _, loaded = convert.load("lumina", tmp_path / "a", dtype=np.float32)
+    expected = jax.tree.map(
+        lambda a: a.astype(ml_dtypes.bfloat16).astype(np.float32), params
+    )
+    assert_equal(loaded, expected)
+
+
+def test_command(tmp_path, capsys):
+    from absl import flags
+    from absl.testing import flagsaver
+
+    source = GOLDEN / "unitoken_anyres_tiny.weights.safetensors"
+    described = FORMATS["unitoken"].write_config(TINY["unitoken"], {})
+    (tmp_path / "tiny.json").write_text(json.dumps(described))
+
+    def command(**values):
+        names = {"from": "unitoken", "to": "jax", "input": str(source)}
+        if not flags.FLAGS.is_parsed():
+            flags.FLAGS.mark_as_parsed()
+        with flagsaver.flagsaver(**(names | values)):
+            run([])
+
+    out = str(tmp_path / "jax")
+    command(output=out, config=str(tmp_path / "tiny.json"))
+    model, params = convert.load("jax", out)
+    assert model.config == TINY["unitoken"]
+    assert_equal(params, convert.load("unitoken", source, TINY["unitoken"])[1])
+    with pytest.raises(SystemExit, match=r"error: .*jax exists already"):
+        command(output=out, config=str(tmp_path / "tiny.json"))
+    with pytest.raises(SystemExit, match=r"error: --config .* cannot be read as JSON"):
+        command(output=out, config=str(source))
+
+
+# ---- faults
+
+
+def refused(match, function, *args, **kwargs):
+    with pytest.raises(WeightsError, match=match):
+        function(*args, **kwargs)
+
+
+def test_unknown_formats_are_refused():
+    refused("no format 'unitokn'; did you mean 'unitoken'", format_of, "unitokn")
+
+
+def test_the_wrong_format_is_recognised():
+    weights = load_file(GOLDEN / "vqgan_tiny.weights.safetensors")
+    refused("look like vqgan", convert.load, "lumina", weights, WIDE)
+    refused("wants.*|holds a", convert.load, "lumina", weights, VQ)
+
+
+def test_fine_tuned_norms_ask_for_more_rows():
+    """Another library trains the rows apart, which one row a shard cannot hold."""
+    table = FORMATS["chameleon-hf"].table(WIDE)
+    weights = export_tensors(table, random_params(WIDE), {"layer": 3})
+    key = "model.layers.2.self_attn.q_norm.bias"
+    weights[key] = weights[key] + np.arange(4, dtype=np.float32)[:, None]
+    refused(
+        "layers.2.self_attn.q_norm.bias.*model_parallel_size=4",
+        convert.load,
+        "chameleon-hf",
+        weights,
+        WIDE,
+    )
+
+
+def test_norms_of_the_other_format_are_explained():
+    table = FORMATS["chameleon-hf"].table(WIDE)
+    weights = export_tensors(table, random_params(WIDE), {"layer": 3})
+    refused(
+        r"q_norm.weight should be \(2, 8\) and is \(4, 8\) \(its rows are those of"
+        r" another model_parallel_size or format\).*look like chameleon-hf",
+        convert.load,
+        "lumina",
+        weights,
+        WIDE,
+    )
+
+
+def test_a_model_without_the_part_is_refused(tmp_path):
+    refused(
+        "holds a UniToken, and the source is a VQGAN; it can be written as jax, vqgan",
+        convert.save,
+        "unitoken",
+        module_of(VQ),
+        random_params(VQ),
+        tmp_path / "x",
+    )
+    refused(
+        "only chameleon-hf has",
+        convert.save,
+        "vqgan",
+        module_of(VQ),
+        random_params(VQ),
+        tmp_path / "x",
+        image_tokenizer=(module_of(VQ), random_params(VQ)),
+    )
+    assert not (tmp_path / "x").exists()
+
+
+def test_what_our_networks_cannot_do_is_refused():
+    kind = FORMATS["llama-hf"]
+    scaled = {"rope_scaling": {"type": "linear", "factor": 2.0}}
+    refused("scales its rotary positions", kind.read_config, scaled)
+    refused("tie_word_embeddings", kind.read_config, {"tie_word_embeddings": True})
+    refused("hidden_act", FORMATS["siglip-hf"].read_config, {"hidden_act": "gelu"})
+    odd = ChameleonConfig(hidden=32, intermediate=10**6 + 1, heads=4, head_dim=8)
+    refused("never gives", FORMATS["chameleon-meta"].write_config, odd, {})
+
+
+def test_published_defaults_without_any_description():
+    assert FORMATS["unitoken"].read_config({}) == UniTokenConfig()
+    assert FORMATS["lumina"].read_config({}) == ChameleonConfig()
+    assert FORMATS["chameleon-meta"].read_config({}) == ChameleonConfig()
+    assert FORMATS["siglip-hf"].read_config({}) == SiglipVisionConfig()
+    assert FORMATS["vqgan"].read_config({}) == VQGANConfig()
+
+
+def test_image_codes_come_from_the_vocabulary():
+    names = {"IMGIMGAAZ": 11, "IMGIMGABZ": 12, "<image>": 3}
+    config = FORMATS["unitoken"].read_config({"vocabulary_map": names})
+    assert (config.first_image_code, config.last_image_code) == (11, 12)
+
+
+def test_configurations_as_nodes():
+    for config in TINY.values():
+        node = json.loads(json.dumps(node_of(config)))
+        assert config_of(node, "model") == config
+    refused("kind is 'unitokn'", config_of, {"kind": "unitokn"}, "model")
+    refused("no network", network_of, 3)
