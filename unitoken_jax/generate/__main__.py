@@ -1,0 +1,347 @@
+"""Draw and answer: python -m unitoken_jax.generate --config FILE --workdir DIR.
+
+    --prompt "a red heart" --output heart.png          draws
+    --image heart.png --prompt "What is this?"         answers
+    --input prompts.jsonl --output answers.jsonl       does many at once
+
+This module wires models, checkpoints and the data's prompt rules together; `load` is
+how evaluation and notebooks get a trained model to speak to.
+"""
+
+import dataclasses
+import logging
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from absl import flags
+from jax.sharding import Mesh
+from PIL import Image
+from tqdm import tqdm
+
+from data_pipelines import images
+from data_pipelines.config import DataConfig
+from data_pipelines.errors import DataError
+from data_pipelines.prompts import Composer
+from data_pipelines.vocabulary import Vocabulary
+from unitoken_jax import config as configs
+from unitoken_jax.config import ConfigError, UserError, nearest
+from unitoken_jax.generate import pictures, requests
+from unitoken_jax.generate.assistant import Assistant, GenerationConfig, View
+from unitoken_jax.generate.decode import Params
+from unitoken_jax.models import registry
+from unitoken_jax.parallel import rules
+from unitoken_jax.parallel.mesh import make_mesh
+from unitoken_jax.train import checkpoint
+from unitoken_jax.train.console import log_to_console
+from unitoken_jax.train.environment import use_compile_cache
+from unitoken_jax.train.job import Chain, Job, build_chain
+from unitoken_jax.train.paths import flatten
+
+log = logging.getLogger(__name__)
+
+_CHUNK = 16  # batches whose pictures are held in memory at once
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """A trained stage: its job, model, parameters, data rules and mesh."""
+
+    job: Job
+    system: registry.System
+    params: Params
+    data: DataConfig
+    mesh: Mesh
+
+
+def find_stage(chain: Chain, name: str, kind: str, at: str) -> str:
+    """Return the stage `name`, or the last one of a kind of model if it is ''.
+
+    Args:
+        chain: The experiment.
+        name: Of a stage, or ''.
+        kind: Of model, such as 'unitoken'.
+        at: Dotted path of the field that names it, for messages.
+
+    Raises:
+        ConfigError: There is no such stage, or it trains another kind of model.
+    """
+    kinds = {key: chain.stages[key].model.get("kind") for key in chain.order}
+    fitting = [key for key, found in kinds.items() if found == kind]
+    if not name:
+        if not fitting:
+            raise ConfigError(f"{at}: no stage of the config trains a {kind}.")
+        return fitting[-1]
+    if name not in kinds:
+        raise ConfigError(f"{at}: there is no stage {name!r}{nearest(name, fitting)}")
+    if kinds[name] != kind:
+        raise ConfigError(
+            f"{at}: stage {name!r} trains a {kinds[name]}, but a {kind} is needed"
+            f"{nearest(name, fitting)}"
+        )
+    return name
+
+
+def restore(chain: Chain, name: str, workdir: Path) -> Trained:
+    """Read the newest checkpoint of a stage.
+
+    Raises:
+        UserError: There is no checkpoint (the message says how to make one), or it was
+            made with another config.
+    """
+    job, at = chain.stages[name], f"config.stages.{name}"
+    system = registry.build(job.model, f"{at}.model")
+    data = configs.build(DataConfig, job.data, f"{at}.data")
+    directory = workdir / name
+    if not checkpoint.steps(directory / "checkpoints"):
+        raise UserError(
+            f"stage {name!r} has no checkpoint in {directory}; train it first: "
+            f"python -m unitoken_jax.train --config FILE --workdir "
+            f"{shlex.quote(str(workdir))}"
+        )
+    shapes = registry.abstract_params(system)
+    wanted = {path: leaf.shape for path, leaf in flatten(shapes).items()}
+    found = checkpoint.parameter_shapes(directory)
+    if problems := checkpoint.describe_differences(found, wanted):
+        raise UserError(
+            f"the checkpoint in {directory} was made with another config: {problems}. "
+            "Give the config it was trained with."
+        )
+    mesh = make_mesh(job.mesh)
+    places = rules.shardings(registry.logical_axes(system), shapes, mesh)
+    params, step = checkpoint.restore_params(directory, shardings=places)
+    log.info("%s: step %d of stage %s", system.kind, step, name)
+    return Trained(job, system, params, data, mesh)
+
+
+def load(chain: Chain, workdir: Path, **changes: Any) -> Assistant:
+    """Return a trained UniToken with its tokenizer, ready to draw and answer.
+
+    Args:
+        chain: The experiment; its `generation` group says which stages and how.
+        workdir: Of its run.
+        **changes: Fields of `GenerationConfig` to set; None leaves one as it is.
+
+    Raises:
+        UserError: Something is missing or does not fit, in a sentence.
+    """
+    fields = dict(chain.generation) | {
+        key: value for key, value in changes.items() if value is not None
+    }
+    config = configs.build(GenerationConfig, fields, "config.generation")
+    name = find_stage(chain, config.model, "unitoken", "config.generation.model")
+    codes = chain.stages[name].codes
+    source = config.tokenizer or (codes.stage if codes else "")
+    source = find_stage(chain, source, "vqgan", "config.generation.tokenizer")
+    model, tokenizer = restore(chain, name, workdir), restore(chain, source, workdir)
+    directory = Path(model.data.directory or chain.data_dir)
+    try:
+        vocabulary = Vocabulary.from_file(directory / "tokenizer.json")
+        composer = Composer(vocabulary, model.data)
+    except DataError as error:
+        raise UserError(f"config.stages.{name}.data: {error}.") from error
+    return Assistant(
+        model=model.system.module,  # pyright: ignore[reportArgumentType]
+        params=model.params,
+        tokenizer=tokenizer.system.module,  # pyright: ignore[reportArgumentType]
+        tokenizer_params=tokenizer.params,
+        composer=composer,
+        config=config,
+        mesh=model.mesh,
+    )
+
+
+def look(path: Path) -> Image.Image:
+    """Read a picture from a file.
+
+    Raises:
+        UserError: There is no such file, or it is no picture or an enormous one.
+    """
+    try:
+        return images.decode(path.read_bytes(), str(path))
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}.") from error
+    except DataError as error:
+        raise UserError(f"{error}.") from error
+
+
+def draw_grid(
+    assistant: Assistant, prompt: str, output: Path, *, seed: int, count: int
+) -> None:
+    """Draw a prompt `count` times with consecutive seeds into one picture."""
+    with tqdm(total=count, desc="drawing", unit="picture", disable=None) as bar:
+        drawn = assistant.draw(
+            [prompt] * count, range(seed, seed + count), progress=bar.update
+        )
+    pictures.save(output, pictures.grid(drawn))
+
+
+def do_all(
+    assistant: Assistant, asked: Sequence[requests.Request]
+) -> list[dict[str, Any]]:
+    """Draw and answer requests, in chunks; what cannot be done says why in `error`.
+
+    Returns:
+        For each request its prompt and image, and `answer`, `output` or `error`.
+    """
+    done: dict[int, dict[str, Any]] = {}
+    size = _CHUNK * assistant.config.batch
+    with tqdm(total=len(asked), desc="requests", unit="", disable=None) as bar:
+        for start in range(0, len(asked), size):
+            chunk = asked[start : start + size]
+            done |= _answer_all(assistant, [r for r in chunk if r.image], bar)
+            done |= _draw_all(assistant, [r for r in chunk if not r.image], bar)
+    return [_described(r) | done[r.line] for r in asked]
+
+
+def _described(request: requests.Request) -> dict[str, Any]:
+    image = {"image": str(request.image)} if request.image else {}
+    return {"prompt": request.prompt, **image}
+
+
+def _answer_all(
+    assistant: Assistant, asked: Sequence[requests.Request], bar: tqdm
+) -> dict[int, dict[str, Any]]:
+    composer = assistant.composer
+    done: dict[int, dict[str, Any]] = {}
+    views: dict[int, View] = {}
+    for request in asked:
+        try:
+            assert request.image is not None
+            view = composer.view(look(request.image))
+            # Only to see that it fits: the codes come later, for many at once.
+            composer.question(np.zeros(composer.grid, int), view.size, request.prompt)
+            views[request.line] = view
+        except (UserError, DataError) as error:
+            done[request.line] = _refused(error, bar)
+    if views:
+        kept = [request for request in asked if request.line in views]
+        answers = assistant.answer(
+            list(views.values()), [r.prompt for r in kept], bar.update
+        )
+        done |= {r.line: {"answer": a} for r, a in zip(kept, answers, strict=True)}
+    return done
+
+
+def _draw_all(
+    assistant: Assistant, asked: Sequence[requests.Request], bar: tqdm
+) -> dict[int, dict[str, Any]]:
+    done: dict[int, dict[str, Any]] = {}
+    kept = []
+    for request in asked:
+        try:
+            assistant.composer.request(request.prompt)
+            kept.append(request)
+        except DataError as error:
+            done[request.line] = _refused(error, bar)
+    if kept:
+        drawn = assistant.draw(
+            [r.prompt for r in kept], [r.seed for r in kept], bar.update
+        )
+        for request, picture in zip(kept, drawn, strict=True):
+            assert request.output is not None
+            pictures.save(request.output, picture)
+            done[request.line] = {"output": str(request.output), "seed": request.seed}
+    return done
+
+
+def _refused(error: Exception, bar: tqdm) -> dict[str, Any]:
+    bar.update()
+    return {"error": str(error)}
+
+
+def _check_flags(given: Any) -> None:
+    """Refuse flags that do not go together, before anything is loaded."""
+    if given.input:
+        if given.prompt or given.image:
+            raise UserError("--input goes without --prompt and --image.")
+        if not given.output:
+            raise UserError("--input needs --output FILE.jsonl for the answers.")
+        pictures.check_directory(Path(given.output))
+    elif not given.prompt:
+        raise UserError(
+            "nothing to do: give --prompt TEXT --output FILE.png to draw, --image FILE "
+            "--prompt QUESTION to ask, or --input FILE.jsonl --output FILE.jsonl."
+        )
+    elif given.image and given.output:
+        raise UserError("an answer is printed; leave --output out, or use --input.")
+    elif not given.image:
+        if not given.output:
+            raise UserError("a drawing needs --output FILE.png.")
+        pictures.check_target(Path(given.output))
+
+
+def main(given: Any) -> None:
+    """Do what the flags say.
+
+    Args:
+        given: The parsed flags.
+    """
+    _check_flags(given)
+    chain, workdir = build_chain(given.config), Path(given.workdir)
+    asked = []
+    view = look(Path(given.image)) if given.image else None
+    if given.input:
+        asked = requests.read(Path(given.input), Path(given.output), given.seed)
+    names = ("guidance", "top_k", "top_p", "temperature")
+    changes = {name: getattr(given, name) for name in names}
+    use_compile_cache(given.compile_cache)
+    assistant = load(chain, workdir, **changes)
+    # A batch is filled up: no larger than what there is to do.
+    count = len(asked) or (1 if view else given.count)
+    config = dataclasses.replace(
+        assistant.config, batch=min(assistant.config.batch, count)
+    )
+    assistant = dataclasses.replace(assistant, config=config)
+    try:
+        if asked:
+            answers = do_all(assistant, asked)
+            requests.write(Path(given.output), answers)
+            failed = sum("error" in answer for answer in answers)
+            print(f"{len(answers) - failed} of {len(answers)} done: {given.output}")
+            if failed:
+                raise UserError(
+                    f"{failed} of {len(answers)} requests could not be done; their "
+                    f"'error' in {given.output} says why."
+                )
+        elif view is not None:
+            print(assistant.answer([assistant.composer.view(view)], [given.prompt])[0])
+        else:
+            output = Path(given.output)
+            draw_grid(
+                assistant, given.prompt, output, seed=given.seed, count=given.count
+            )
+            print(output)
+    except DataError as error:
+        raise UserError(f"{error}.") from error
+
+
+def _define_flags() -> None:
+    """Define the flags; only where this is the program: others import its functions."""
+    configs.define_flag()
+    flags.DEFINE_string("workdir", None, "Directory of the run.", required=True)
+    flags.DEFINE_string("prompt", None, "What to draw, or the question about --image.")
+    flags.DEFINE_string("image", None, "Picture to ask about.")
+    flags.DEFINE_string("output", None, "The drawing, or the answers to --input.")
+    flags.DEFINE_string("input", None, "Many requests: JSON lines.")
+    flags.DEFINE_integer("count", 1, "Drawings, in one grid.", 1, 1024)
+    flags.DEFINE_integer("seed", 0, "Of the first drawing.", 0, 2**32 - 1025)
+    flags.DEFINE_float("guidance", None, "Scale of guidance; 1 is none.")
+    flags.DEFINE_integer("top_k", None, "Codes to draw from; 0 is all.")
+    flags.DEFINE_float("top_p", None, "Probability mass to draw from.")
+    flags.DEFINE_float("temperature", None, "Of drawing; 0 is greedy.")
+    flags.DEFINE_string(
+        "compile_cache", "~/.cache/unitoken_jax/xla", "Compiled programs; '': none."
+    )
+
+
+def _run() -> None:
+    with log_to_console():
+        main(flags.FLAGS)
+
+
+if __name__ == "__main__":
+    _define_flags()
+    configs.run(_run)

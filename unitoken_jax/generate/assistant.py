@@ -1,0 +1,338 @@
+"""A trained model with its tokenizer: pictures from prompts, answers from pictures.
+
+Takes lists of any length, sorts them by length into batches of one size and few
+lengths, so that each is compiled once, and returns results in the order they came.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from typing import Protocol
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from PIL import Image
+
+from unitoken_jax.generate import answer, draw
+from unitoken_jax.generate.decode import Params, Prompts, bucket, call, pad_left
+from unitoken_jax.generate.layout import ImageLayout, Vocabulary, image_layout
+from unitoken_jax.generate.score import log_likelihood
+from unitoken_jax.models.unitoken import UniToken
+from unitoken_jax.models.vqgan import VQGAN
+from unitoken_jax.ops import pixels
+
+
+@dataclasses.dataclass(frozen=True)
+class GenerationConfig:
+    """How a trained model draws and answers.
+
+    Attributes:
+        model: The training stage that speaks and draws; "" is the last one that trained
+            a UniToken.
+        tokenizer: The training stage of the picture tokenizer; "" is the one whose
+            codes the model was trained on.
+        guidance: Scale of classifier-free guidance; 1 is none.
+        top_k: How many codes to draw from, 0 for all.
+        top_p: Probability mass to draw from.
+        temperature: Of drawing; 0 takes the most likely code.
+        unconditional: The context guidance leads away from, see `draw.Unconditional`.
+        lead: Token ids between the prompt's turn and the picture.
+        answer_limit: Longest answer in tokens.
+        batch: Pictures or questions at once.
+        length_multiple: Prompts are padded to a multiple of this.
+    """
+
+    model: str = ""
+    tokenizer: str = ""
+    guidance: float = 3.0
+    top_k: int = 0
+    top_p: float = 1.0
+    temperature: float = 1.0
+    unconditional: draw.Unconditional = "prompt_dropped"
+    lead: tuple[int, ...] = ()
+    answer_limit: int = 32
+    batch: int = 16
+    length_multiple: int = 32
+
+    def __post_init__(self) -> None:
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p must lie in (0, 1], found {self.top_p}")
+        if self.temperature < 0 or self.top_k < 0:
+            raise ValueError("temperature and top_k must not be negative")
+        if min(self.answer_limit, self.batch, self.length_multiple) < 1:
+            raise ValueError(
+                "answer_limit, batch and length_multiple must be at least 1"
+            )
+
+
+class View(Protocol):
+    """A picture as the networks see it."""
+
+    @property
+    def whole(self) -> np.ndarray:
+        """For the tokenizer, uint8 [H, W, 3]."""
+        ...
+
+    @property
+    def tiles(self) -> np.ndarray:
+        """For the continuous encoder, uint8 [M, h, w, 3]."""
+        ...
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height of the picture the tiles were cut from."""
+        ...
+
+
+class Composer(Protocol):
+    """The rules of the training data: how prompts and pictures are laid out."""
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """Names the special tokens and the codes."""
+        ...
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of a drawn picture's codes."""
+        ...
+
+    @property
+    def sizes(self) -> tuple[int, int] | None:
+        """Its height and width in grids of 32 pixels; None without size tokens."""
+        ...
+
+    def view(self, picture: Image.Image | np.ndarray, /) -> View:
+        """Prepare a picture, uint8 [H, W, 3] or Pillow's."""
+        ...
+
+    def request(self, text: str, /) -> np.ndarray:
+        """Ids of the message that asks for a picture, int32 [p]."""
+        ...
+
+    def question(
+        self, codes: np.ndarray, size: tuple[int, int], text: str, /
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Tokens and slots, int32 [p], of a picture and a question about it."""
+        ...
+
+    def text(self, ids: np.ndarray, /) -> str:
+        """The text of an answer."""
+        ...
+
+
+Progress = Callable[[int], object]
+
+
+@functools.partial(jax.jit, static_argnames="model")
+def encode_pictures(model: VQGAN, params: Params, pictures: jax.Array) -> jax.Array:
+    """Code pictures, uint8 [B, H, W, 3], to int32 [B, h, w]."""
+    images = pixels.normalise(pictures)
+    return call(model, params, "encode", images)
+
+
+@functools.partial(jax.jit, static_argnames="model")
+def decode_pictures(model: VQGAN, params: Params, codes: jax.Array) -> jax.Array:
+    """Decode codes, int32 [B, h, w], to uint8 [B, H, W, 3]."""
+    return pixels.to_bytes(call(model, params, "decode", codes))
+
+
+@dataclasses.dataclass(frozen=True)
+class Assistant:
+    """A UniToken and its tokenizer with everything that drawing and answering takes.
+
+    Attributes:
+        model: The UniToken.
+        params: Its parameters.
+        tokenizer: The picture tokenizer.
+        tokenizer_params: Its parameters.
+        composer: Turns prompts and questions into tokens.
+        config: How to draw and answer.
+        mesh: The devices to compute on; None is the default one.
+    """
+
+    model: UniToken
+    params: Params
+    tokenizer: VQGAN
+    tokenizer_params: Params
+    composer: Composer
+    config: GenerationConfig
+    mesh: Mesh | None = None
+
+    @functools.cached_property
+    def layout(self) -> ImageLayout:
+        """The tokens of a drawn picture."""
+        composer = self.composer
+        return image_layout(composer.vocabulary, *composer.grid, composer.sizes)
+
+    def encode(self, pictures: Sequence[np.ndarray]) -> np.ndarray:
+        """Code pictures, uint8 [H, W, 3] each, to int32 [N, h, w]."""
+        return self._batched(
+            lambda chosen: encode_pictures(
+                self.tokenizer,
+                self.tokenizer_params,
+                np.stack([pictures[i] for i in chosen]),
+            ),
+            [range(len(pictures))],
+        )
+
+    def decode(self, codes: np.ndarray) -> np.ndarray:
+        """Decode codes, int [N, h, w], to pictures, uint8 [N, H, W, 3]."""
+        return self._batched(
+            lambda chosen: decode_pictures(
+                self.tokenizer, self.tokenizer_params, codes[chosen]
+            ),
+            [range(len(codes))],
+        )
+
+    def draw(
+        self,
+        prompts: Sequence[str],
+        seeds: Sequence[int],
+        progress: Progress = lambda done: None,
+    ) -> np.ndarray:
+        """Draw a picture for each prompt.
+
+        Args:
+            prompts: What to draw.
+            seeds: One for each picture; prompt and seed decide the picture, whatever
+                else is drawn with it.
+            progress: Called with the number of pictures finished since the last call.
+
+        Returns:
+            uint8 [N, H, W, 3].
+        """
+        config, layout = self.config, self.layout
+        rows = [self.composer.request(prompt) for prompt in prompts]
+        guided = config.guidance != 1
+
+        def run(chosen: np.ndarray) -> np.ndarray:
+            context = self._context([rows[i] for i in chosen], guided)
+            tokens = draw.draw(
+                self.model,
+                self.params,
+                context,
+                np.asarray(seeds, np.uint32)[chosen],
+                forced=layout.forced,
+                allowed=layout.allowed,
+                guidance=config.guidance if guided else None,
+                top_k=config.top_k,
+                top_p=None if config.top_p == 1 else config.top_p,
+                temperature=config.temperature,
+            )
+            return decode_pictures(
+                self.tokenizer, self.tokenizer_params, layout.codes(tokens)
+            )
+
+        lengths = [self._context_length(row) for row in rows]
+        return self._batched(run, _alike(lengths), progress)
+
+    def answer(
+        self,
+        views: Sequence[View],
+        questions: Sequence[str],
+        progress: Progress = lambda done: None,
+    ) -> list[str]:
+        """Answer a question about each picture, greedily.
+
+        Args:
+            views: The pictures.
+            questions: One for each picture.
+            progress: See `draw`.
+        """
+        codes = self.encode([view.whole for view in views])
+        rows = [
+            self.composer.question(grid, view.size, question)
+            for grid, view, question in zip(codes, views, questions, strict=True)
+        ]
+
+        def run(chosen: np.ndarray) -> np.ndarray:
+            length = max(len(rows[i][0]) for i in chosen)
+            prompts = pad_left(
+                [rows[i][0] for i in chosen],
+                [rows[i][1] for i in chosen],
+                pad=self.composer.vocabulary.pad,
+                length=bucket(length, self.config.length_multiple),
+            )
+            tiles = np.stack([views[i].tiles for i in chosen])
+            return answer.answer(
+                self.model,
+                self.params,
+                prompts,
+                tiles if (prompts.slots >= 0).any() else None,
+                end=self.composer.vocabulary.end,
+                limit=self.config.answer_limit,
+            )
+
+        # Rows of one batch have one length after padding and one number of tiles.
+        kinds = [
+            (bucket(len(row[0]), self.config.length_multiple), len(view.tiles))
+            for row, view in zip(rows, views, strict=True)
+        ]
+        ids = self._batched(run, _alike(kinds), progress)
+        return [self.composer.text(row) for row in answer.trim(ids)]
+
+    def score(self, prompts: Sequence[str], codes: np.ndarray) -> np.ndarray:
+        """Log-likelihood in nats of each picture, codes [N, h, w], given its prompt."""
+        layout = self.layout
+        rows = [self.composer.request(prompt) for prompt in prompts]
+        tokens = layout.tokens(codes)
+
+        def run(chosen: np.ndarray) -> np.ndarray:
+            return log_likelihood(
+                self.model,
+                self.params,
+                self._context([rows[i] for i in chosen], guided=False),
+                tokens[chosen],
+                layout.drawn,
+            )
+
+        return self._batched(run, _alike([self._context_length(r) for r in rows]))
+
+    def _context_length(self, row: np.ndarray) -> int:
+        """Padded length of a drawing prompt with BOS, end and BOI around it."""
+        length = len(row) + 3 + len(self.config.lead)
+        return bucket(length, self.config.length_multiple)
+
+    def _context(self, rows: Sequence[np.ndarray], guided: bool) -> Prompts:
+        return draw.contexts(
+            rows,
+            self.composer.vocabulary,
+            length=max(map(self._context_length, rows)),
+            unconditional=self.config.unconditional if guided else None,
+            lead=self.config.lead,
+        )
+
+    def _batched(
+        self,
+        run: Callable[[np.ndarray], jax.Array | np.ndarray],
+        groups: Sequence[Sequence[int]],
+        progress: Progress = lambda done: None,
+    ) -> np.ndarray:
+        """Run over groups of indices in batches of one size, results in their order.
+
+        A batch that is not full repeats its last index, so that nothing is compiled
+        for it alone.
+        """
+        size = self.config.batch
+        results: dict[int, np.ndarray] = {}
+        for group in groups:
+            for start in range(0, len(group), size):
+                chosen = np.asarray(group[start : start + size])
+                filled = np.pad(chosen, (0, size - len(chosen)), mode="edge")
+                # Around compiled programs only: eager ones would spread as well.
+                with jax.set_mesh(self.mesh) if self.mesh else nullcontext():
+                    output = np.asarray(run(filled))
+                results |= {int(i): output[n] for n, i in enumerate(chosen)}
+                progress(len(chosen))
+        return np.stack([results[i] for i in sorted(results)])
+
+
+def _alike(kinds: Sequence[object]) -> list[list[int]]:
+    """Group indices whose kind is equal, in the order of first appearance."""
+    groups: dict[object, list[int]] = {}
+    for i, kind in enumerate(kinds):
+        groups.setdefault(kind, []).append(i)
+    return list(groups.values())
