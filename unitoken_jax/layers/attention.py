@@ -12,7 +12,7 @@ from unitoken_jax.layers.norms import HeadNorm
 from unitoken_jax.layers.parameter import Initializer
 from unitoken_jax.ops import attention as ops
 from unitoken_jax.ops.masks import SegmentIds
-from unitoken_jax.ops.rotary import rotate
+from unitoken_jax.ops.rotary import Rotation, rotate
 from unitoken_jax.parallel.rules import constrain, partition
 
 _QUERIES = ("batch", "length", "heads", "head_dim")
@@ -39,7 +39,8 @@ class Attention(nn.Module):
         norm_rows: rows of the QK-norm's parameters; 0 for no QK-norm.
         backend: see `ops.attention`.
         block: see `ops.attention`.
-        init: initialiser of the kernels; None means normal with variance 1 / fan-in.
+        kernel_init: initialiser of the kernels; normal, variance 1 / fan-in, if None.
+        out_init: initialiser of the output's kernel where it differs.
         dtype: type of the computation.
     """
 
@@ -50,7 +51,8 @@ class Attention(nn.Module):
     norm_rows: int = 0
     backend: ops.Backend = "auto"
     block: int = 512
-    init: Initializer | None = None
+    kernel_init: Initializer | None = None
+    out_init: Initializer | None = None
     dtype: str = "float32"
 
     @nn.compact
@@ -59,7 +61,7 @@ class Attention(nn.Module):
         x: jax.Array,
         *,
         source: jax.Array | None = None,
-        angles: jax.Array | None = None,
+        angles: jax.Array | Rotation | None = None,
         causal: bool = False,
         segment_ids: SegmentIds | None = None,
         cache: KeyValue | None = None,
@@ -70,7 +72,7 @@ class Attention(nn.Module):
         Args:
             x: [B, T, D].
             source: [B, S, D] to attend to; x itself when None.
-            angles: of `rotary_angles` for x's positions, [B, T, H/2].
+            angles: of `rotary_angles` for x's positions, [B, T, H/2]; or a rotation.
             causal: whether a position sees only itself and what stands before.
             segment_ids: see `ops.attention`.
             cache: keys and values of earlier positions, rotated already.
@@ -81,7 +83,10 @@ class Attention(nn.Module):
             [B, T, D], and the keys and values of x (or of the source).
         """
         linear = partial(
-            Linear, use_bias=self.use_bias, init=self.init, dtype=self.dtype
+            Linear,
+            use_bias=self.use_bias,
+            kernel_init=self.kernel_init,
+            dtype=self.dtype,
         )
         keys = partial(
             linear, (self.kv_heads, self.head_dim), ("embed", "kv_heads", "head_dim")
@@ -127,7 +132,9 @@ class Attention(nn.Module):
             )
         axes = ("heads", "head_dim", "embed")
         output = constrain(output, *_QUERIES)
-        output = linear((x.shape[-1],), axes, name="out")(output)
+        init = self.out_init or self.kernel_init
+        out = linear((x.shape[-1],), axes, kernel_init=init, name="out")
+        output = out(output)
         return output, KeyValue(key, value)
 
 

@@ -32,14 +32,14 @@ class Linear(nn.Module):
         features: sizes of the output axes.
         axes: logical names of the kernel's axes, inputs first.
         use_bias: whether a bias of shape `features` is added.
-        init: initialiser of the kernel; None means normal with variance 1 / fan-in.
+        kernel_init: initialiser of the kernel; normal, variance 1 / fan-in, if None.
         dtype: type of the computation.
     """
 
     features: tuple[int, ...]
     axes: tuple[str | None, ...]
     use_bias: bool = False
-    init: Initializer | None = None
+    kernel_init: Initializer | None = None
     dtype: str = "float32"
 
     @nn.compact
@@ -47,7 +47,7 @@ class Linear(nn.Module):
         """Maps [..., *inputs] to [..., *features]."""
         inputs = len(self.axes) - len(self.features)
         shape = (*x.shape[x.ndim - inputs :], *self.features)
-        init = self.init or fan_in_normal(inputs)
+        init = self.kernel_init or fan_in_normal(inputs)
         kernel = parameter(self, "kernel", init, self.axes, shape)
         contracted = (tuple(range(x.ndim - inputs, x.ndim)), tuple(range(inputs)))
         output = jax.lax.dot_general(
@@ -67,21 +67,21 @@ class Embedding(nn.Module):
         size: V.
         width: D.
         axes: logical names of the table's axes.
-        init: initialiser of the table.
+        table_init: initialiser of the table.
         dtype: type of the result.
     """
 
     size: int
     width: int
     axes: tuple[str, str] = ("vocab", "embed")
-    init: Initializer = initializers.normal(0.02)
+    table_init: Initializer = initializers.normal(0.02)
     dtype: str = "float32"
 
     @nn.compact
     def __call__(self, ids: jax.Array) -> jax.Array:
         """Looks up ids [...] in [0, V); the result is [..., D]."""
         shape = (self.size, self.width)
-        table = parameter(self, "embedding", self.init, self.axes, shape)
+        table = parameter(self, "embedding", self.table_init, self.axes, shape)
         # Whole rows on every device, or the lookup would gather the result instead.
         table = constrain(table.astype(self.dtype), self.axes[0], "width")
-        return table.at[ids].get(mode="clip")
+        return jnp.take(table, ids, axis=0, mode="clip")

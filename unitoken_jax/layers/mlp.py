@@ -24,18 +24,18 @@ class GatedMLP(nn.Module):
 
     Attributes:
         features: inner width F.
-        init: initialiser of the kernels.
+        kernel_init: initialiser of the kernels.
         dtype: type of the computation.
     """
 
     features: int
-    init: Initializer
+    kernel_init: Initializer
     dtype: str = "float32"
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Transforms [B, T, D]."""
-        linear = partial(Linear, init=self.init, dtype=self.dtype)
+        linear = partial(Linear, kernel_init=self.kernel_init, dtype=self.dtype)
         into = partial(linear, (self.features,), ("embed", "mlp"))
         gate = checkpoint_name(into(name="gate")(x), "mlp_gate")
         up = checkpoint_name(into(name="up")(x), "mlp_up")
@@ -50,20 +50,22 @@ class MLP(nn.Module):
         features: inner width F.
         activation: which GELU, exact (erf) or its tanh approximation.
         output: width of the result; the input's when None.
-        init: initialiser of the kernels; None means normal with variance 1 / fan-in.
+        kernel_init: initialiser of the kernels; normal, variance 1 / fan-in, if None.
         dtype: type of the computation.
     """
 
     features: int
     activation: Activation
     output: int | None = None
-    init: Initializer | None = None
+    kernel_init: Initializer | None = None
     dtype: str = "float32"
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Transforms [B, T, D] to [B, T, output]."""
-        linear = partial(Linear, use_bias=True, init=self.init, dtype=self.dtype)
+        linear = partial(
+            Linear, use_bias=True, kernel_init=self.kernel_init, dtype=self.dtype
+        )
         inner = linear((self.features,), ("embed", "mlp"), name="up")(x)
         inner = ACTIVATIONS[self.activation](checkpoint_name(inner, "mlp_up"))
         inner = constrain(inner, "batch", "length", "mlp")

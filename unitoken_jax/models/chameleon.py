@@ -21,7 +21,7 @@ from unitoken_jax.layers.norms import RMSNorm
 from unitoken_jax.layers.stack import Remat, stacked
 from unitoken_jax.ops.attention import Backend
 from unitoken_jax.ops.masks import SegmentIds
-from unitoken_jax.ops.rotary import rotary_angles
+from unitoken_jax.ops.rotary import Rotation, rotary_angles
 from unitoken_jax.parallel.rules import constrain
 
 
@@ -91,12 +91,12 @@ class Context(NamedTuple):
     """What all blocks of a row share.
 
     Attributes:
-        angles: of the rotary embedding, [B, T, H/2].
+        angles: of the rotary embedding, [B, T, H/2], or a rotation.
         segment_ids: ([B, T], [B, T]) when whole rows run; None with a cache.
         valid: with a cache, bool ([B, T], [B, S]): the real new and old positions.
     """
 
-    angles: jax.Array
+    angles: jax.Array | Rotation
     segment_ids: SegmentIds | None = None
     valid: SegmentIds | None = None
 
@@ -125,7 +125,7 @@ class Block(nn.Module):
             norm_rows=config.model_parallel_size if config.qk_norm else 0,
             backend=config.attention,
             block=config.attention_block,
-            init=init,
+            kernel_init=init,
             dtype=config.dtype,
             name="attention",
         )
@@ -163,14 +163,17 @@ class Chameleon(nn.Module):
         config = self.config
         init = initializers.normal(config.init_scale)
         self.embedding = Embedding(
-            config.vocab_size, config.hidden, init=init, dtype=config.dtype
+            config.vocab_size, config.hidden, table_init=init, dtype=config.dtype
         )
         self.layers = stacked(Block, config.layers, config.remat, shared=1, static=2)(
             config
         )
         self.norm = RMSNorm(config.norm_eps)
         self.head = Linear(
-            (config.vocab_size,), ("embed", "vocab"), init=init, dtype=config.dtype
+            (config.vocab_size,),
+            ("embed", "vocab"),
+            kernel_init=init,
+            dtype=config.dtype,
         )
 
     def embed(self, tokens: jax.Array) -> jax.Array:

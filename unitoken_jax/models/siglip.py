@@ -246,7 +246,7 @@ class SiglipText(nn.Module):
         x = Embedding(
             config.vocab_size,
             config.hidden,
-            init=init,
+            table_init=init,
             dtype=config.dtype,
             name="token_embedding",
         )(text)

@@ -81,7 +81,7 @@ class UniToken(nn.Module):
                 config.decoder.hidden,
                 "gelu_erf",
                 output=config.decoder.hidden,
-                init=initializers.normal(config.decoder.init_scale),
+                kernel_init=initializers.normal(config.decoder.init_scale),
                 dtype=config.decoder.dtype,
             )
 

@@ -1,0 +1,64 @@
+"""The attention layer: what it adds to the op, and that its cache means the same."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tests.models.random_weights import random_weights
+from unitoken_jax.layers.attention import Attention, KeyValue
+from unitoken_jax.ops.attention import attention
+from unitoken_jax.ops.rotary import rotary_angles, rotate
+
+X = np.random.default_rng(0).standard_normal((2, 6, 8), np.float32)
+
+
+def weights(layer, **arguments):
+    init = jax.eval_shape(
+        lambda key: layer.init(key, X, **arguments), jax.random.key(0)
+    )
+    return random_weights(init)
+
+
+def run(layer, params, x, **arguments):
+    return jax.jit(lambda params, x: layer.apply(params, x, **arguments))(params, x)
+
+
+def test_grouped_heads_rotated_and_projected():
+    layer = Attention(heads=4, kv_heads=2, head_dim=4, use_bias=True)
+    params = weights(layer)
+    angles = rotary_angles(jnp.array([range(6)] * 2), 4, 100.0)
+    output, kept = run(layer, params, X, angles=angles, causal=True)
+    maps = params["params"]
+    query, key, value = (
+        np.einsum("btd,dnh->btnh", X, maps[name]["kernel"]) + maps[name]["bias"]
+        for name in ("query", "key", "value")
+    )
+    query, key = rotate(query, angles), rotate(key, angles)
+    context = attention(query, key, jnp.asarray(value), causal=True)
+    expected = jnp.einsum("btnh,nhd->btd", context, maps["out"]["kernel"])
+    np.testing.assert_allclose(output, expected + maps["out"]["bias"], atol=1e-5)
+    np.testing.assert_allclose(kept.key, key, atol=1e-6)
+
+
+def test_a_source_is_attended_to_instead():
+    layer = Attention(heads=2, kv_heads=2, head_dim=4)
+    params = weights(layer)
+    probe = X[:, :1]
+    output, kept = run(layer, params, probe, source=X)
+    assert (output.shape, kept.key.shape) == ((2, 1, 8), (2, 6, 2, 4))
+
+
+def test_a_cache_continues_the_row():
+    layer = Attention(heads=2, kv_heads=1, head_dim=4, norm_rows=1)
+    params = weights(layer)
+    angles = rotary_angles(jnp.array([range(6)] * 2), 4, 100.0)
+    whole, kept = run(layer, params, X, angles=angles, causal=True)
+    rest, _ = run(
+        layer,
+        params,
+        X[:, 4:],
+        angles=angles[:, 4:],
+        cache=KeyValue(kept.key[:, :4], kept.value[:, :4]),
+        valid=(jnp.ones((2, 2), bool), jnp.ones((2, 4), bool)),
+    )
+    np.testing.assert_allclose(rest, whole[:, 4:], atol=1e-5)
