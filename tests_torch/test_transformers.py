@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from flax import linen as nn
 
 from unitoken_jax import convert
 from unitoken_jax.convert.networks import network_of
@@ -55,7 +54,7 @@ def random_params(config, scale=0.3):
         centre = 1.0 if path[-1].key == "scale" else 0.0
         return rng.normal(centre, scale, leaf.shape).astype(np.float32)
 
-    abstract = nn.unbox(network_of(config).abstract(config))
+    abstract = network_of(config).abstract(config)
     return jax.tree_util.tree_map_with_path(draw, abstract)
 
 

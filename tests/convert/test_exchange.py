@@ -20,7 +20,6 @@ from unitoken_jax.convert.table import (
     WeightsError,
     expected_shapes,
     export_tensors,
-    flatten,
 )
 from unitoken_jax.models.chameleon import ChameleonConfig
 from unitoken_jax.models.siglip import (
@@ -94,15 +93,9 @@ GOLDEN_CASES = {
 def random_params(config, dtype=np.float32):
     rng = np.random.default_rng(0)
     abstract = network_of(config).abstract(config)
-    leaves = flatten(abstract)
-    params: dict = {}
-    for path, leaf in leaves.items():
-        *parents, name = path.split("/")
-        node = params
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[name] = rng.normal(size=leaf.shape).astype(dtype)
-    return params
+    return jax.tree.map(
+        lambda leaf: rng.normal(size=leaf.shape).astype(dtype), abstract
+    )
 
 
 def module_of(config):

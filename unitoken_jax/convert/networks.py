@@ -8,10 +8,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from flax import traverse_util
 
 from unitoken_jax.config import build, nearest, plain
 from unitoken_jax.convert import chameleon, siglip, unitoken, vqgan
-from unitoken_jax.convert.table import Counts, WeightsError
+from unitoken_jax.convert.table import Counts, WeightsError, flatten
 from unitoken_jax.models.chameleon import Chameleon, ChameleonConfig
 from unitoken_jax.models.siglip import (
     Siglip,
@@ -44,7 +45,7 @@ class Network:
     parts: Callable[[Any], Mapping[str, Any]] = lambda config: {}
 
     def abstract(self, config: Any) -> Mapping[str, Any]:
-        """Shapes of the parameters; nothing is made."""
+        """Shapes of the parameters, a plain nested dict; nothing is made."""
         return _abstract(self, config)
 
 
@@ -54,7 +55,8 @@ def _abstract(network: Network, config: Any) -> Mapping[str, Any]:
         keys = {"params": key, "dropout": key}
         return network.module(config).init(keys, method=network.example)["params"]
 
-    return jax.eval_shape(init, jax.eval_shape(lambda: jax.random.key(0)))
+    boxed = jax.eval_shape(init, jax.eval_shape(lambda: jax.random.key(0)))
+    return traverse_util.unflatten_dict(flatten(boxed), sep="/")
 
 
 def _run_vision(module: SiglipVision) -> Any:

@@ -1,0 +1,215 @@
+"""PyTorch files: read only where that is safe, written as their own loaders expect."""
+
+import json
+import pickle
+
+import jax
+import ml_dtypes
+import numpy as np
+import pytest
+import torch
+
+from unitoken_jax import convert
+from unitoken_jax.convert.networks import network_of
+from unitoken_jax.convert.sources import ArraySource, open_source
+from unitoken_jax.convert.table import WeightsError
+from unitoken_jax.models.chameleon import ChameleonConfig
+from unitoken_jax.models.vqgan import VQGANConfig
+
+DECODER = ChameleonConfig(
+    vocab_size=48,
+    hidden=32,
+    intermediate=64,
+    layers=2,
+    heads=4,
+    kv_heads=2,
+    head_dim=8,
+)
+VQ = VQGANConfig(
+    resolution=32,
+    ch=32,
+    ch_mult=(1, 2),
+    num_res_blocks=1,
+    z_channels=8,
+    embed_dim=8,
+    n_embed=16,
+)
+
+
+class Hostile:
+    """Unpickling it would run code of its author."""
+
+    ran = False
+
+    def __reduce__(self):
+        return setattr, (Hostile, "ran", True)
+
+
+def random_params(config, dtype=np.float32):
+    rng = np.random.default_rng(0)
+    abstract = network_of(config).abstract(config)
+    return jax.tree.map(
+        lambda leaf: rng.normal(size=leaf.shape).astype(dtype), abstract
+    )
+
+
+def refused(path, *texts):
+    with pytest.raises(WeightsError) as caught:
+        open_source(path)
+    for text in texts:
+        assert text in str(caught.value)
+
+
+def state():
+    return {
+        "a": torch.randn(3, 5).bfloat16(),
+        "b": torch.randn(4),
+        "c": torch.arange(3),
+        "d": torch.nn.Parameter(torch.randn(2, 3)).T,
+    }
+
+
+def assert_same(source, tensors):
+    assert set(source) == set(tensors)
+    for key, tensor in tensors.items():
+        assert source.spec(key).shape == tuple(tensor.shape)
+        assert source[key].dtype == source.spec(key).dtype
+        expected = tensor.detach().float().numpy()
+        np.testing.assert_array_equal(source[key].astype(np.float32), expected)
+    assert source["a"].dtype == ml_dtypes.bfloat16
+
+
+@pytest.mark.parametrize("name", ["model.pth", "model.pt", "model.ckpt", "model.bin"])
+@pytest.mark.parametrize("zipped", [True, False])
+def test_state_dicts_are_read(name, zipped, tmp_path):
+    tensors = state()
+    torch.save(tensors, tmp_path / name, _use_new_zipfile_serialization=zipped)
+    assert_same(open_source(tmp_path / name), tensors)
+    assert_same(open_source(tmp_path), tensors)
+    assert_same(ArraySource(tensors), tensors)
+
+
+@pytest.mark.parametrize("wrap", [("state_dict",), ("model",), ("trainer", "unitok")])
+def test_published_wrappers_are_opened(wrap, tmp_path):
+    contents = tensors = state()
+    for name in reversed(wrap):
+        contents = {name: contents, "step": 3}
+    contents["args"] = {"embed_dim": 64, "dtype": torch.bfloat16}
+    torch.save(contents, tmp_path / "model.pth")
+    source = open_source(tmp_path / "model.pth")
+    assert_same(source, tensors)
+    assert source.config["embed_dim"] == 64
+
+
+def test_shards_with_an_index(tmp_path):
+    tensors = state()
+    torch.save({"a": tensors["a"]}, tmp_path / "one.bin")
+    torch.save({k: tensors[k] for k in "bcd"}, tmp_path / "two.bin")
+    index = {"weight_map": {"a": "one.bin", "b": "two.bin", "c": "two.bin"}}
+    index["weight_map"]["d"] = "two.bin"
+    (tmp_path / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+    assert_same(open_source(tmp_path), tensors)
+
+
+def test_nothing_is_unpickled_unsafely(tmp_path):
+    torch.save({"w": torch.zeros(3), "extra": Hostile()}, tmp_path / "bad.pth")
+    refused(tmp_path / "bad.pth", "bad.pth holds more than tensors", "trust")
+    (tmp_path / "plain.pth").write_bytes(pickle.dumps({"w": Hostile()}))
+    refused(tmp_path / "plain.pth")
+    assert not Hostile.ran
+
+
+def test_damaged_files_are_sentences(tmp_path):
+    torch.save({"w": torch.zeros(3000)}, tmp_path / "whole.pth")
+    whole = (tmp_path / "whole.pth").read_bytes()
+    (tmp_path / "cut.pth").write_bytes(whole[:2000])
+    refused(tmp_path / "cut.pth", "cut.pth is cut off")
+    (tmp_path / "text.pth").write_bytes(b"<html>not found</html>" * 9)
+    refused(tmp_path / "text.pth", "text.pth")
+    torch.save([torch.zeros(3)], tmp_path / "list.pth")
+    refused(tmp_path / "list.pth", "holds a list and not a state dict")
+    torch.save({"w": torch.zeros(3), "epoch": 3}, tmp_path / "mixed.pth")
+    refused(tmp_path / "mixed.pth", "epoch is a int, not a tensor")
+
+
+@pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16])
+def test_vqgan_as_its_own_loader_reads_it(dtype, tmp_path):
+    params = random_params(VQ, dtype)
+    model = network_of(VQ).module(VQ)
+    convert.save("vqgan", model, params, tmp_path / "vqgan.ckpt")
+    contents = torch.load(tmp_path / "vqgan.ckpt", weights_only=True)
+    assert set(contents) >= {"state_dict"}
+    assert contents["state_dict"]["quantize.embedding.weight"].shape == (16, 8)
+    loaded, again = convert.load("vqgan", tmp_path / "vqgan.ckpt", VQ)
+    assert loaded.config == VQ
+    jax.tree.map(np.testing.assert_array_equal, again, params)
+
+
+def test_vqgan_is_described_by_the_file_beside_it(tmp_path):
+    convert.save(
+        "vqgan", network_of(VQ).module(VQ), random_params(VQ), tmp_path / "vqgan.ckpt"
+    )
+    (tmp_path / "vqgan.yaml").write_text(
+        "model:\n  params:\n    embed_dim: 8\n    n_embed: 16\n    ddconfig:\n"
+        "      double_z: false\n      z_channels: 8\n      resolution: 32\n"
+        "      in_channels: 3\n      out_ch: 3\n      ch: 32\n      ch_mult: [1, 2]\n"
+        "      num_res_blocks: 1\n      attn_resolutions: []\n      dropout: 0.0\n"
+    )
+    loaded, _ = convert.load("vqgan", tmp_path / "vqgan.ckpt")
+    assert loaded.config == VQ
+
+
+@pytest.mark.parametrize("shards", [1, 2])
+def test_meta_shards_there_and_back(shards, tmp_path):
+    config = ChameleonConfig(**(vars(DECODER) | {"model_parallel_size": shards}))
+    params = random_params(config, ml_dtypes.bfloat16)
+    model = network_of(config).module(config)
+    convert.save("chameleon-meta", model, params, tmp_path / "meta")
+    names = [path.name for path in sorted((tmp_path / "meta").glob("*.pth"))]
+    first = torch.load(tmp_path / "meta" / names[0], weights_only=True)
+    if shards == 1:
+        assert names == ["consolidated.pth"]
+    else:
+        assert names == ["consolidated.00.pth", "consolidated.01.pth"]
+    assert first["layers.0.attention.wq.weight"].shape == (32 // shards, 32)
+    assert first["layers.0.attention.wo.weight"].shape == (32, 32 // shards)
+    assert first["layers.0.attention.q_normalization.weight"].shape == (8,)
+    assert first["tok_embeddings.weight"].shape == (48, 32 // shards)
+    assert first["norm.weight"].shape == (32,)
+    assert "rope.freqs" in first  # Meta's loader asserts it
+    loaded, again = convert.load("chameleon-meta", tmp_path / "meta")
+    assert loaded.config == config
+    jax.tree.map(np.testing.assert_array_equal, again, params)
+    convert.convert("chameleon-meta", "lumina", tmp_path / "meta", tmp_path / "lumina")
+    _, lumina = convert.load("lumina", tmp_path / "lumina")
+    jax.tree.map(np.testing.assert_array_equal, lumina, params)
+
+
+def test_meta_rotation_equals_ours():
+    """Interleaved pairs of the file rotate as our halves do."""
+    width, theta = 8, 10_000.0
+    rng = np.random.default_rng(0)
+    query, key = rng.normal(size=(2, 5, width))
+    angles = np.arange(5)[:, None] * theta ** (-np.arange(0, width, 2) / width)
+
+    def interleaved(x):
+        turned = (x[:, 0::2] + 1j * x[:, 1::2]) * np.exp(1j * angles)
+        return np.stack([turned.real, turned.imag], -1).reshape(5, width)
+
+    def halves(x):
+        a, b = x[:, : width // 2], x[:, width // 2 :]
+        cos, sin = np.cos(angles), np.sin(angles)
+        return np.concatenate([a * cos - b * sin, b * cos + a * sin], -1)
+
+    from unitoken_jax.convert.layouts import rotary_halves
+
+    layout = rotary_halves(width, -1)
+    ours = [layout.to_ours(x, [x.shape])[0] for x in (query, key)]
+    np.testing.assert_allclose(
+        halves(ours[0]) @ halves(ours[1]).T, interleaved(query) @ interleaved(key).T
+    )
+
+
+def test_meta_folders_without_shards_are_refused(tmp_path):
+    with pytest.raises(WeightsError, match=r"holds no consolidated\.pth"):
+        convert.load("chameleon-meta", tmp_path)
