@@ -5,8 +5,20 @@ PyTorch weights; weights of the interleaved form (Meta's own) are permuted when
 they are converted.
 """
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
+
+
+class Rotation(NamedTuple):
+    """What a position does to each pair of channels, float32 [B, T, H/2].
+
+    Cosine and sine of an angle, or zeros for a position whose channels vanish.
+    """
+
+    cos: jax.Array
+    sin: jax.Array
 
 
 def rotary_angles(positions: jax.Array, head_dim: int, theta: float) -> jax.Array:
@@ -33,18 +45,52 @@ def rotary_angles(positions: jax.Array, head_dim: int, theta: float) -> jax.Arra
     return positions.astype(jnp.float32)[..., None] * frequencies
 
 
-def rotate(x: jax.Array, angles: jax.Array) -> jax.Array:
+def grid_rotation(
+    positions: jax.Array, side: int, head_dim: int, theta: float
+) -> Rotation:
+    """LlamaGen's rotation of an image behind one prefix token (arXiv 2406.06525).
+
+    The first half of the pairs turns with the row, the second with the column. The
+    prefix has a row of zeros in the published table: its query and key vanish, so that
+    all that follows attends to it with the score 0.
+
+    Args:
+        positions: integers [B, T]; 0 is the prefix, 1 + j the j-th token of the image.
+        side: tokens along one side of the image.
+        head_dim: H, a multiple of 4.
+        theta: base wavelength in tokens.
+
+    Raises:
+        ValueError: head_dim is no multiple of 4.
+    """
+    if head_dim % 4:
+        raise ValueError(
+            f"a rotation by row and column halves the pairs of channels, which "
+            f"head_dim={head_dim} does not allow; choose a multiple of 4"
+        )
+    row, column = jnp.divmod(positions - 1, side)
+    angles = jnp.concatenate(
+        [rotary_angles(place, head_dim // 2, theta) for place in (row, column)], -1
+    )
+    real = (positions > 0)[..., None]
+    return Rotation(
+        jnp.where(real, jnp.cos(angles), 0.0), jnp.where(real, jnp.sin(angles), 0.0)
+    )
+
+
+def rotate(x: jax.Array, angles: jax.Array | Rotation) -> jax.Array:
     """Turns the channel pairs of every head, in float32.
 
     Args:
         x: [B, T, N, H].
-        angles: [B, T, H/2] from `rotary_angles`.
+        angles: [B, T, H/2] from `rotary_angles`, or a `Rotation`.
 
     Returns:
         float32 [B, T, N, H].
     """
-    cos = jnp.cos(angles)[:, :, None, :]  # [B, T, 1, H/2]
-    sin = jnp.sin(angles)[:, :, None, :]
+    if not isinstance(angles, Rotation):
+        angles = Rotation(jnp.cos(angles), jnp.sin(angles))
+    cos, sin = (part[:, :, None, :] for part in angles)  # [B, T, 1, H/2]
     first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
     return jnp.concatenate(
         [first * cos - second * sin, second * cos + first * sin], axis=-1
