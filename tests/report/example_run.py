@@ -71,7 +71,7 @@ def _metrics(rng, start, stage) -> Iterator[dict]:
                 "text_loss": loss * 0.5,
                 "image_loss": loss * 1.4,
                 "z_loss": 0.4 * np.exp(-9 * done),
-                "accuracy_text": 1 - np.exp(-3 * done) * 0.9,
+                "text_accuracy": 1 - np.exp(-3 * done) * 0.9,
                 "tokens_per_second": tokens * steps / seconds,
             }
         line |= {

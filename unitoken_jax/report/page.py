@@ -119,7 +119,8 @@ def _lead(source: Run, seconds: float) -> str:
     """Say in a sentence what ran, for how long, when, on what and from which code."""
     if not source.stages:
         return "Nothing has run here yet."
-    parts = [f"Stages {_listed([stage.name for stage in source.stages])}"]
+    names = [stage.name for stage in source.stages]
+    parts = [f"Stage{'s' if len(names) > 1 else ''} {_listed(names)}"]
     if seconds:
         parts.append(f"{quantities.duration(seconds)} of training")
     environment = next((s.environment for s in source.stages if s.environment), {})
@@ -172,6 +173,8 @@ def _flat(content: Mapping[str, Any], path: str = "") -> list[tuple[str, str]]:
         name = f"{path}{key}"
         if isinstance(value, Mapping):
             rows += _flat(value, f"{name}.")
+        elif isinstance(value, list):
+            rows.append((name, shlex.join(map(str, value))))
         else:
             rows.append((name, str(value)))
     return rows

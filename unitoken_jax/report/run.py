@@ -114,7 +114,8 @@ def read(folder: Path) -> Run:
         if any((child / mark).is_file() for mark in marks)
     ]
     stages.sort(key=lambda stage: stage.begun)
-    evaluation = _read_json(folder / "evaluation.json", faults)
+    path = folder / "evaluation.json"
+    evaluation = _read_json(path, faults) if path.exists() else {}
     return Run(folder, tuple(stages), evaluation, tuple(faults))
 
 

@@ -128,12 +128,13 @@ def _warnings(stage: Stage) -> Iterable[str]:
 
 
 def _rank(key: str) -> tuple[int, str]:
-    """Sort the total loss first, its parts next, the optimiser's numbers last."""
+    """Sort the loss first, then aims, then parts of the loss, the optimiser last."""
     if key == "loss":
         return 0, key
-    if key.endswith(("loss", "entropy")):
+    if key.endswith(("psnr", "accuracy", "usage", "text_loss", "image_loss")):
         return 1, key
-    return (3 if key.startswith(("grad", "learning_rate")) else 2), key
+    last = key.startswith(("grad", "learning_rate")) or key.endswith("weight")
+    return (3 if last else 2), key
 
 
 def _draw(curve: Curve) -> chart.Chart:
