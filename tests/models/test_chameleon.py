@@ -111,7 +111,9 @@ def plain_gradients():
     return gradients("none")
 
 
-@pytest.mark.parametrize("remat", ["minimal", "offload"])
+@pytest.mark.parametrize(
+    "remat", ["minimal", pytest.param("offload", marks=pytest.mark.slow)]
+)
 def test_policies_give_the_same_gradient_with_the_same_dropout(remat, plain_gradients):
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5, rtol=1e-4),

@@ -16,12 +16,15 @@ from data_pipelines.anyres import (
 )
 from data_pipelines.sequence import shift_labels, splice
 from tests.models import golden
+from tests.models.random_weights import random_weights
 from unitoken_jax.convert import unitoken as tables
 from unitoken_jax.convert.table import export_tensors, import_tensors
 from unitoken_jax.models import registry, unitoken
 from unitoken_jax.models.chameleon import ChameleonConfig
 from unitoken_jax.models.siglip import SiglipVisionConfig
 from unitoken_jax.models.unitoken import UniTokenConfig
+from unitoken_jax.parallel import rules
+from unitoken_jax.parallel.mesh import MeshConfig, make_mesh
 
 CASE = "unitoken_anyres_tiny"
 IDS = SimpleNamespace(eoi=8196, sep=8198, newline=8803)
@@ -181,3 +184,131 @@ def test_gradients_are_the_published_ones(published):
         {key: np.linalg.norm(found[key].ravel()) for key in norms}, norms
     )
     golden.assert_gradients({key: found[key] for key in small}, small)
+
+
+SMALL = UniTokenConfig(
+    decoder=ChameleonConfig(
+        vocab_size=30,
+        hidden=16,
+        intermediate=24,
+        layers=2,
+        heads=2,
+        kv_heads=2,
+        head_dim=8,
+    ),
+    vision=SiglipVisionConfig(hidden=8, mlp=12, layers=1, heads=2, image=8, patch=4),
+    first_image_code=4,
+    last_image_code=19,
+)
+
+
+def small_batch():
+    """One row: four codes, four features, two words; the codes and words are learnt."""
+    tokens = [1, 5, 9, 13, 17, 2, 0, 0, 0, 0, 3, 25, 26, 3]
+    labels = np.array([-1, 5, 9, 13, 17, -1, -1, -1, -1, -1, -1, 25, 26, 3], np.int32)
+    slots = [-1] * 6 + [2, 1, 0, 3] + [-1] * 4
+    rng = np.random.default_rng(0)
+    return {
+        "tokens": np.array([tokens], np.int32),
+        "segment_ids": np.ones((1, 14), np.int32),
+        "positions": np.arange(14, dtype=np.int32)[None],
+        "targets": shift_labels(labels)[None],
+        "slots": np.array([slots], np.int32),
+        "pixels": rng.integers(0, 256, (1, 2, 8, 8, 3), np.uint8),
+    }
+
+
+def small(config=SMALL):
+    abstract = registry.abstract_params(registry.build(kind(config)))
+    return unitoken.UniToken(config), random_weights(abstract)
+
+
+def test_metrics_tell_text_from_image():
+    model, params = small()
+    step = jax.jit(partial(unitoken.loss, model))
+    total, metrics = step(params, small_batch(), jax.random.key(0))
+    values = {name: float(value) for name, value in metrics.items()}
+    assert (values["image_weight"], values["text_weight"], values["weight"]) == (
+        4,
+        3,
+        7,
+    )
+    parts = (values[f"{n}_loss"] * values[f"{n}_weight"] for n in ("image", "text"))
+    assert sum(parts) / 7 == pytest.approx(values["cross_entropy"], rel=1e-5)
+    expected = values["cross_entropy"] + 1e-5 * values["z_loss"]
+    assert float(total) == pytest.approx(expected, rel=1e-6)
+
+
+def test_features_stand_where_their_slots_say():
+    model, params = small()
+    batch = small_batch()
+
+    def run(module):
+        features = module.encode_pictures(batch["pixels"])
+        return features, module.embed(batch["tokens"], batch["slots"], features)
+
+    features, embeddings = jax.jit(
+        lambda params: model.apply({"params": params}, method=run)
+    )(params)
+    np.testing.assert_array_equal(embeddings[0, 6:10], features[0, [2, 1, 0, 3]])
+    table = params["decoder"]["embedding"]["embedding"]
+    np.testing.assert_array_equal(embeddings[0, :6], table[batch["tokens"][0, :6]])
+
+
+def test_without_an_image_tower_codes_are_all_there_is():
+    model, params = small(dataclasses.replace(SMALL, vision=None))
+    assert set(params) == {"decoder"}
+    batch = small_batch()
+    step = jax.jit(partial(unitoken.loss, model))
+    total, _ = step(params, batch, jax.random.key(0))
+    del batch["pixels"], batch["slots"]
+    assert float(step(params, batch, jax.random.key(0))[0]) == float(total)
+
+
+def test_masked_image_codes_have_no_probability():
+    model, params = small(dataclasses.replace(SMALL, mask_image_logits=True))
+    batch = small_batch()
+    batch["targets"] = np.where(batch["targets"] < 20, -1, batch["targets"])
+    hidden = jax.jit(model.apply)({"params": params}, batch)
+    logits = model.apply({"params": params}, hidden, method="logits")
+    assert np.all(np.asarray(logits[..., 4:20]) == np.finfo(np.float32).min)
+    logs = jax.nn.log_softmax(logits)[0]
+    at = np.flatnonzero(batch["targets"][0] >= 0)
+    expected = -np.mean(np.asarray(logs)[at, batch["targets"][0, at]])
+    _, metrics = jax.jit(partial(unitoken.loss, model))(
+        params, batch, jax.random.key(0)
+    )
+    assert float(metrics["cross_entropy"]) == pytest.approx(expected, rel=1e-5)
+
+
+def test_image_codes_must_lie_in_the_vocabulary():
+    with pytest.raises(ValueError, match=r"image codes 4\.\.8195 do not lie"):
+        UniTokenConfig(decoder=SMALL.decoder)
+
+
+@pytest.mark.slow
+def test_eight_devices_give_the_same():
+    """Rows over fsdp, heads and vocabulary over tensor, positions over sequence."""
+    model, params = small()
+    first = small_batch()
+    batch = {k: np.concatenate([v, np.roll(v, 1, 1)]) for k, v in first.items()}
+    key = jax.random.key(0)
+    step = jax.jit(
+        jax.value_and_grad(
+            lambda params, batch: unitoken.loss(model, params, batch, key), has_aux=True
+        )
+    )
+    expected = step(params, batch)
+    mesh = make_mesh(MeshConfig(fsdp=2, tensor=2, sequence=2))
+    system = registry.build(kind(SMALL))
+    placed = rules.shardings(
+        registry.logical_axes(system), registry.abstract_params(system), mesh
+    )
+    batch = jax.device_put(batch, rules.batch_shardings(batch, mesh))
+    with jax.set_mesh(mesh):
+        found = step(jax.device_put(params, placed), batch)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5),
+        found,
+        expected,
+    )
