@@ -73,6 +73,24 @@ def test_a_batch_without_targets_changes_nothing_but_the_step() -> None:
     jax.tree.map(np.testing.assert_array_equal, start.params, end.params)
 
 
+def test_parts_of_a_loss_are_means_over_their_own_targets() -> None:
+    """Two microbatches, the second without any text."""
+
+    def loss(params, batch, key):
+        value, metrics = miniature.quiet_loss(params, batch, key)
+        text = jnp.sum(batch["text"])
+        part = jnp.sum(batch["text"] * batch["value"]) / jnp.maximum(text, 1.0)
+        return value, metrics | {"text_loss": part, "text_weight": text}
+
+    optimizer = miniature.make_optimizer()
+    batch = miniature.batch(0, rows=4)
+    batch["text"] = np.array([1, 0, 1, 0], np.float32)
+    batch["value"] = np.array([2, 9, 4, 9], np.float32)
+    step = _step(optimizer, loss, microbatches=2)
+    _, metrics = jax.jit(step)(miniature.make_state(optimizer), batch)
+    assert (float(metrics["text_loss"]), float(metrics["text_weight"])) == (3.0, 2.0)
+
+
 def test_non_finite_steps_are_skipped_whole() -> None:
     optimizer = miniature.make_optimizer()
     step = jax.jit(_step(optimizer))

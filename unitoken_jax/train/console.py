@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
+import absl.logging
 from tqdm import tqdm
 
 _LOGGERS = ("unitoken_jax", "data_pipelines")
@@ -25,7 +26,11 @@ class _Console(logging.Handler):
 
 @contextmanager
 def log_to_console() -> Iterator[None]:
-    """Print the project's log lines while the context lasts."""
+    """Print the project's log lines while the context lasts.
+
+    Of the libraries (Orbax, Grain) only warnings are printed.
+    """
+    absl.logging.set_verbosity(absl.logging.WARNING)
     with _attached(_Console()):
         yield
 

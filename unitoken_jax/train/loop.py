@@ -36,7 +36,13 @@ class Batches(Protocol):
     Batches are dicts of arrays; `record` (indices, −1 for none) stays on the host.
     """
 
-    position: int
+    @property
+    def position(self) -> int:
+        """The step whose batch comes next."""
+        ...
+
+    @position.setter
+    def position(self, step: int) -> None: ...
 
     def __next__(self) -> HostBatch:
         """Return the batch at `position` and move on."""

@@ -3,7 +3,8 @@
 `metrics.jsonl` holds one object every `log_every` steps: `step`, `time` (seconds since
 the epoch), the mean of every scalar over the steps since the line before, rates per
 second, the share of time spent waiting for data (`data_wait`) and memory in bytes.
-A step that was skipped does not count towards the means.
+A step that was skipped does not count towards the means, nor one without targets
+towards means over them.
 """
 
 import json
@@ -25,6 +26,7 @@ from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
 from unitoken_jax.train.job import TrainConfig
+from unitoken_jax.train.step import is_weight, weight_of
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +75,7 @@ class Recorder:
         self._window_began = time.perf_counter()
         self._window_steps = 0
         self._sums: dict[str, float] = {}
-        self._counts: dict[str, int] = {}
+        self._weights: dict[str, float] = {}
         self._items: dict[str, float] = {}
         self._wait = 0.0
 
@@ -90,11 +92,14 @@ class Recorder:
         """
         taken = not metrics.get("consecutive_skips", 0)
         for name, value in metrics.items():
+            weight = 1.0
+            if (own := weight_of(name, metrics)) != "weight" and not is_weight(name):
+                weight = metrics[own]
             if name in _NEWEST:
-                self._sums[name], self._counts[name] = value, 1
+                self._sums[name], self._weights[name] = value, 1.0
             elif taken and math.isfinite(value):
-                self._sums[name] = self._sums.get(name, 0.0) + value
-                self._counts[name] = self._counts.get(name, 0) + 1
+                self._sums[name] = self._sums.get(name, 0.0) + weight * value
+                self._weights[name] = self._weights.get(name, 0.0) + weight
         for name, value in items.items():
             self._items[name] = self._items.get(name, 0.0) + value
         self._window_steps += 1
@@ -106,7 +111,9 @@ class Recorder:
     def _write(self, step: int) -> None:
         seconds = max(time.perf_counter() - self._window_began, 1e-9)
         row: dict[str, float] = {
-            name: total / self._counts[name] for name, total in self._sums.items()
+            name: total / self._weights[name]
+            for name, total in self._sums.items()
+            if self._weights[name]
         }
         row["steps_per_second"] = self._window_steps / seconds
         for name, total in self._items.items():

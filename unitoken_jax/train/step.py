@@ -85,8 +85,8 @@ def make_update(loss: Loss, rule: Optimizer, microbatches: int = 1) -> Update:
     """Return the update of one optimiser `rule`, accumulating over `microbatches`.
 
     The gradient is that of the mean over all supervised targets: a microbatch counts
-    by its `metrics['weight']` (1 if absent). Metrics are averaged the same way, and
-    gain `loss`, `learning_rate` and the gradient's norms.
+    by its `metrics['weight']` (1 if absent). Metrics are averaged as `weight_of` says,
+    and gain `loss`, `learning_rate` and the gradient's norms.
     """
 
     def update(
@@ -114,6 +114,21 @@ def make_update(loss: Loss, rule: Optimizer, microbatches: int = 1) -> Update:
     return update
 
 
+def weight_of(name: str, metrics: Mapping[str, Any]) -> str:
+    """Return the name of the weight that a metric is a mean over.
+
+    `text_loss` is a mean over `text_weight` targets if the loss says how many those
+    are, like everything else over `weight`.
+    """
+    own = f"{name.rpartition('_')[0]}_weight"
+    return own if own in metrics else "weight"
+
+
+def is_weight(name: str) -> bool:
+    """Say whether a metric is a number of targets rather than a mean over them."""
+    return name == "weight" or name.endswith("_weight")
+
+
 def _accumulate(
     gradient: Callable[[Flat, Batch, jax.Array], tuple[Flat, Metrics]],
     trainable: Flat,
@@ -123,31 +138,43 @@ def _accumulate(
 ) -> tuple[Flat, Metrics]:
     """Return the weighted means of gradients and metrics over microbatches."""
 
-    def weighted(batch: Batch, key: jax.Array) -> tuple[jax.Array, tuple]:
+    def evaluate(batch: Batch, key: jax.Array) -> tuple[Flat, Metrics]:
         gradients, metrics = gradient(trainable, batch, key)
-        weight = jnp.asarray(metrics.pop("weight", 1.0), jnp.float32)
-        scaled = jax.tree.map(
-            lambda x: weight * x.astype(jnp.float32), (gradients, metrics)
-        )
-        return weight, scaled
+        return gradients, {k: x.astype(jnp.float32) for k, x in metrics.items()}
 
     if microbatches == 1:
-        gradients, metrics = gradient(trainable, batch, jax.random.fold_in(key, 0))
-        return gradients, jax.tree.map(lambda x: x.astype(jnp.float32), metrics)
+        return evaluate(batch, jax.random.fold_in(key, 0))
+
+    def weigh(batch: Batch, key: jax.Array) -> tuple[Flat, Metrics]:
+        gradients, metrics = evaluate(batch, key)
+        metrics = {"weight": jnp.float32(1)} | metrics
+        gradients = jax.tree.map(lambda x: metrics["weight"] * x, gradients)
+        sums = {
+            name: x if is_weight(name) else x * metrics[weight_of(name, metrics)]
+            for name, x in metrics.items()
+        }
+        return gradients, sums
 
     def body(total: tuple, item: tuple[jax.Array, Batch]) -> tuple[tuple, None]:
         index, micro = item
-        part = weighted(micro, jax.random.fold_in(key, index))
+        part = weigh(micro, jax.random.fold_in(key, index))
         return jax.tree.map(jnp.add, total, part), None
 
     micros = {name: _split(array, microbatches) for name, array in batch.items()}
-    shapes = jax.eval_shape(weighted, {k: x[0] for k, x in micros.items()}, key)
+    shapes = jax.eval_shape(weigh, {k: x[0] for k, x in micros.items()}, key)
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-    (weight, total), _ = jax.lax.scan(body, zeros, (jnp.arange(microbatches), micros))
-    # Without a supervised target in the whole batch there is nothing to divide.
-    divisor = jnp.where(weight > 0, weight, 1.0)
-    gradients, metrics = jax.tree.map(lambda x: x / divisor, total)
-    return gradients, {**metrics, "weight": weight}
+    total, _ = jax.lax.scan(body, zeros, (jnp.arange(microbatches), micros))
+    gradients, sums = total
+
+    def mean(x: jax.Array, weight: jax.Array) -> jax.Array:
+        # Without a single target there is nothing to divide.
+        return x / jnp.where(weight > 0, weight, 1.0)
+
+    metrics = {
+        name: x if is_weight(name) else mean(x, sums[weight_of(name, sums)])
+        for name, x in sums.items()
+    }
+    return jax.tree.map(lambda x: mean(x, sums["weight"]), gradients), metrics
 
 
 def _split(array: jax.Array, microbatches: int) -> jax.Array:

@@ -1,0 +1,203 @@
+r"""UniToken in miniature (arXiv 2504.04423), from pixels to pictures and answers.
+
+What: the paper's path on the embedded pictures at 64 px. A VQGAN tokenizer and a small
+SigLIP are trained, a small Chameleon learns text and codes (the stand-in for
+Lumina-mGPT), then come UniToken's stage I (decoder frozen) and stage II (everything,
+understanding : generation = 1 : 1). The modules are those of the published sizes.
+
+Hardware: 2 CPU cores, 6 GiB of memory. Time: about 15 minutes.
+
+    python -m data_pipelines.prepare --input data/pictures.zip \
+        --output data/prepared/pictures
+    python -m unitoken_jax.train --config configs/quickstart.py \
+        --workdir runs/quickstart
+"""
+
+from ml_collections import ConfigDict
+
+IMAGE = 64  # side of a picture, pixels
+PATCH = 8  # side of a patch of the continuous encoder, pixels
+STRIDE = 8  # pixels along one side of a code
+CODES = 512  # as in data_pipelines.prepare
+VOCABULARY = 2560  # likewise
+
+TOKENIZER = {
+    "kind": "vqgan",
+    "resolution": IMAGE,
+    "ch": 32,
+    "ch_mult": (1, 2, 2, 4),
+    "num_res_blocks": 1,
+    "attn_resolutions": (),
+    "z_channels": 64,
+    "embed_dim": 32,
+    "n_embed": CODES,
+    "num_groups": 8,
+    "l2_weight": 1.0,
+    "codebook_init": "normal",
+    "revival_weight": 0.1,
+}
+VISION = {
+    "hidden": 128,
+    "mlp": 512,
+    "layers": 4,
+    "heads": 4,
+    "image": IMAGE,
+    "patch": PATCH,
+}
+DECODER = {
+    "vocab_size": VOCABULARY,
+    "hidden": 192,
+    "intermediate": 512,
+    "layers": 4,
+    "heads": 4,
+    "kv_heads": 4,
+    "head_dim": 48,
+}
+UNITOKEN = {
+    "kind": "unitoken",
+    "decoder": DECODER,
+    "vision": VISION | {"head": False},
+    "first_image_code": 4,
+    "last_image_code": 4 + CODES - 1,
+}
+ROWS = {
+    "kind": "sequences",
+    "image_size": IMAGE,
+    "row_length": 512,
+    "row_views": 4,
+    "views": {"size": IMAGE, "patch": PATCH},
+    "layout": {"code_stride": STRIDE, "continuous_in_generation": False},
+}
+NO_DECAY = ".*(scale|bias)"
+
+
+def tokenizer() -> dict:
+    """VQGAN with L1, L2 and codebook losses."""
+    return {
+        "seed": 1,
+        "model": TOKENIZER,
+        "data": {"kind": "pictures", "image_size": IMAGE, "augment": {"flip": 0.5}},
+        "optimizer": {
+            "learning_rate": 1e-3,
+            "warmup": 50,
+            "end_scale": 0.05,
+            "weight_decay": 0.01,
+            "no_decay": NO_DECAY,
+        },
+        "train": {"steps": 1200, "batch": 16, "log_every": 20, "image_every": 300},
+        "checkpoint": {"every": 400},
+    }
+
+
+def siglip() -> dict:
+    """Image and text tower with the sigmoid loss on pictures and captions."""
+    text = {
+        "vocab_size": VOCABULARY,
+        "length": 16,
+        "hidden": 128,
+        "mlp": 512,
+        "layers": 3,
+        "heads": 4,
+        "mask_padding": True,
+    }
+    return {
+        "seed": 2,
+        "model": {"kind": "siglip", "vision": VISION, "text": text, "embed": 128},
+        "data": {"kind": "pairs", "image_size": IMAGE, "text_length": 16},
+        "optimizer": {
+            "learning_rate": 1e-3,
+            "warmup": 50,
+            "weight_decay": 0.05,
+            "no_decay": NO_DECAY,
+        },
+        "train": {"steps": 800, "batch": 64, "log_every": 20},
+        "checkpoint": {"every": 400},
+    }
+
+
+def base() -> dict:
+    """The decoder on text and discrete codes only."""
+    layout = ROWS["layout"] | {"encoding": "discrete"}
+    return {
+        "seed": 3,
+        "model": UNITOKEN | {"vision": None},
+        "codes": {"stage": "tokenizer"},
+        "data": ROWS | {"layout": layout},
+        "optimizer": {
+            "learning_rate": 1.5e-3,
+            "warmup": 50,
+            "weight_decay": 0.1,
+            "no_decay": NO_DECAY,
+        },
+        "train": {"steps": 600, "batch": 8, "log_every": 20},
+        "checkpoint": {"every": 300},
+    }
+
+
+def stage1() -> dict:
+    """Stage I: the decoder is frozen, image tower and adapter learn to be read."""
+    return {
+        "seed": 4,
+        "model": UNITOKEN,
+        "init": {"decoder": "base:decoder", "vision": "siglip:vision"},
+        "codes": {"stage": "tokenizer"},
+        "data": ROWS | {"mixture": {"caption": 1.0, "question": 0.0, "draw": 0.0}},
+        "optimizer": {
+            "learning_rate": 1e-3,
+            "warmup": 10,
+            "weight_decay": 0.1,
+            "no_decay": NO_DECAY,
+            "groups": {
+                "decoder": {"pattern": "decoder/.*", "frozen": True},
+                "vision": {"pattern": "vision/.*", "lr_scale": 0.1},
+                "adapter": {"pattern": "adapter/.*"},
+            },
+        },
+        "train": {"steps": 150, "batch": 8},
+        "checkpoint": {"every": 150},
+    }
+
+
+def stage2() -> dict:
+    """Stage II: everything learns, understanding and generation one to one."""
+    return {
+        "seed": 5,
+        "model": UNITOKEN,
+        "init": {
+            "decoder": "stage1:decoder",
+            "vision": "stage1:vision",
+            "adapter": "stage1:adapter",
+        },
+        "codes": {"stage": "tokenizer"},
+        "data": ROWS | {"mixture": {"caption": 0.5, "question": 0.5, "draw": 1.0}},
+        "optimizer": {
+            "learning_rate": 1e-3,
+            "warmup": 20,
+            "weight_decay": 0.1,
+            "no_decay": NO_DECAY,
+            "groups": {
+                "rest": {"pattern": "(decoder|adapter)/.*"},
+                "vision": {"pattern": "vision/.*", "lr_scale": 0.1},
+            },
+        },
+        "train": {"steps": 500, "batch": 8},
+        "checkpoint": {"every": 250},
+    }
+
+
+def get_config() -> ConfigDict:
+    """Return the chain of five stages."""
+    return ConfigDict(
+        {
+            "name": "quickstart",
+            "data_dir": "data/prepared/pictures",
+            "order": ("tokenizer", "siglip", "base", "stage1", "stage2"),
+            "stages": {
+                "tokenizer": tokenizer(),
+                "siglip": siglip(),
+                "base": base(),
+                "stage1": stage1(),
+                "stage2": stage2(),
+            },
+        }
+    )

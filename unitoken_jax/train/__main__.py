@@ -1,0 +1,169 @@
+"""Train: python -m unitoken_jax.train --config FILE --workdir DIR [--stage NAME].
+
+Any field of the config can be overridden: --config.stages.base.train.steps=100. The
+same command resumes what was interrupted. This module wires models, data pipelines,
+evaluation and report together; none of them knows another.
+"""
+
+import hashlib
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import numpy as np
+from absl import flags
+
+from data_pipelines.config import DataConfig
+from data_pipelines.errors import DataError
+from data_pipelines.loader import make_loader
+from data_pipelines.pretokenize import pretokenize
+from data_pipelines.vocabulary import Vocabulary
+from unitoken_jax import config as configs
+from unitoken_jax.config import ConfigError, UserError
+from unitoken_jax.models import registry
+from unitoken_jax.models.siglip import SiglipConfig
+from unitoken_jax.models.unitoken import UniTokenConfig
+from unitoken_jax.ops import pixels
+from unitoken_jax.report import page
+from unitoken_jax.train import chain as chains
+from unitoken_jax.train import pictures, stage
+from unitoken_jax.train.checkpoint import restore_params
+from unitoken_jax.train.console import log_to_console
+from unitoken_jax.train.environment import use_compile_cache
+from unitoken_jax.train.job import Job, build_chain
+from unitoken_jax.train.paths import flatten
+
+_CONFIG = configs.define_flag()
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Directory of the run; it is resumed from there.", required=True
+)
+_STAGE = flags.DEFINE_string("stage", None, "Train this stage of a chain only.")
+_COMPILE_CACHE = flags.DEFINE_string(
+    "compile_cache", "~/.cache/unitoken_jax/xla", "Keeps compiled programs; '': none."
+)
+_TOKENISE_BATCH = 64  # pictures; the codes do not depend on it
+
+log = logging.getLogger(__name__)
+
+
+class Workshop:
+    """Makes the parts of stages from the registry of models and the data pipelines."""
+
+    def __init__(self, workdir: Path) -> None:
+        self._codes = workdir / "codes"
+
+    def assemble(self, job: Job, at: str, data_dir: Path) -> stage.Parts:
+        """Build model and loader, and check that they fit."""
+        system = registry.build(job.model, f"{at}.model")
+        data = configs.build(DataConfig, job.data, f"{at}.data")
+        directory = Path(data.directory or data_dir)
+        try:
+            vocabulary = Vocabulary.from_file(directory / "tokenizer.json")
+            _check_vocabulary(system.config, vocabulary, f"{at}.model")
+            loader = make_loader(
+                data,
+                directory,
+                vocabulary,
+                batch=job.train.batch,
+                seed=job.seed,
+                host=jax.process_index(),
+                hosts=jax.process_count(),
+            )
+        except DataError as error:
+            raise UserError(f"{at}.data: {error}") from error
+        for line in loader.summary.splitlines():
+            log.info("%s", line)
+        draw = pictures.reconstructions(system) if system.kind == "vqgan" else None
+        return stage.Parts(system, data, loader, draw)
+
+    def tokenise(self, tokenizer: Job, directory: Path, data_dir: Path) -> Path:
+        """Encode the data set with a trained VQGAN, once."""
+        at = f"config.stages.{tokenizer.name}"
+        system = registry.build(tokenizer.model, f"{at}.model")
+        data = configs.build(DataConfig, tokenizer.data, f"{at}.data")
+        params, _ = restore_params(directory)
+        output = self._codes / tokenizer.name
+        try:
+            pretokenize(
+                data_dir,
+                output,
+                _encoder(system, params),
+                batch=_TOKENISE_BATCH,
+                image_size=data.image_size,
+                tokenizer_id=_digest(params),
+                background=data.background,
+                overwrite=True,
+            )
+        except DataError as error:
+            raise UserError(str(error)) from error
+        return output
+
+
+def _encoder(
+    system: registry.System, params: registry.Params
+) -> Callable[[np.ndarray], np.ndarray]:
+    if system.kind != "vqgan":
+        raise ConfigError(
+            f"a {system.kind} gives no image codes; `codes.stage` must name a stage "
+            "that trains a vqgan."
+        )
+
+    @jax.jit
+    def encode(params: registry.Params, images: jax.Array) -> jax.Array:
+        images = pixels.normalise(images)
+        return system.module.apply({"params": params}, images, method="encode")  # pyright: ignore[reportReturnType]
+
+    return lambda images: np.asarray(encode(params, images))
+
+
+def _digest(params: registry.Params) -> str:
+    """Return a SHA-256 of parameters."""
+    digest = hashlib.sha256()
+    for path, value in sorted(flatten(params).items()):
+        digest.update(path.encode())
+        digest.update(np.ascontiguousarray(value).tobytes())
+    return digest.hexdigest()
+
+
+def _check_vocabulary(config: object, vocabulary: Vocabulary, at: str) -> None:
+    """Refuse a model that numbers ids otherwise than the data set's tokenizer."""
+    codes = vocabulary.code_ids
+    if isinstance(config, SiglipConfig):
+        wanted = {"text.vocab_size": vocabulary.size, "text.pad": vocabulary.pad}
+        actual = {k: getattr(config.text, k.removeprefix("text.")) for k in wanted}
+    elif isinstance(config, UniTokenConfig):
+        wanted = {
+            "decoder.vocab_size": vocabulary.size,
+            "first_image_code": int(codes.min()),
+            "last_image_code": int(codes.max()),
+        }
+        actual = {
+            "decoder.vocab_size": config.decoder.vocab_size,
+            "first_image_code": config.first_image_code,
+            "last_image_code": config.last_image_code,
+        }
+    else:
+        return
+    wrong = [
+        f"{at}.{name} is {actual[name]}, the data set's tokenizer.json has {value}"
+        for name, value in wanted.items()
+        if actual[name] != value
+    ]
+    if wrong:
+        raise ConfigError(f"{'; '.join(wrong)}. Set the config to the data set's.")
+
+
+def main() -> None:
+    """Train what is left of the chain, then evaluate it and build its report page."""
+    chain = build_chain(_CONFIG.value)
+    workdir = Path(_WORKDIR.value)
+    use_compile_cache(_COMPILE_CACHE.value)
+    with log_to_console():
+        complete = chains.run(chain, workdir, Workshop(workdir), only=_STAGE.value)
+        if complete and chain.finish:
+            log.info("report: %s", page.build(workdir))
+
+
+if __name__ == "__main__":
+    configs.run(main)

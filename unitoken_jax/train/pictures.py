@@ -1,0 +1,36 @@
+"""Sheets of pictures that show, during training, what a model does."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from unitoken_jax.models.registry import System
+from unitoken_jax.ops import pixels
+from unitoken_jax.train.state import Params
+
+_COLUMNS = 8
+
+
+def reconstructions(
+    system: System,
+) -> Callable[[Params, Mapping[str, np.ndarray]], dict[str, np.ndarray]]:
+    """Return a function that draws a batch's pictures above their reconstructions.
+
+    Args:
+        system: a tokenizer, whose output holds `reconstruction`.
+    """
+
+    @jax.jit
+    def reconstruct(params: Params, images: jax.Array) -> jax.Array:
+        output: Any = system.module.apply({"params": params}, pixels.normalise(images))
+        return pixels.to_bytes(output["reconstruction"])
+
+    def draw(params: Params, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        images = batch["image"][:_COLUMNS]  # uint8 [B, H, W, 3]
+        decoded = np.asarray(reconstruct(params, images))
+        rows = [np.concatenate(list(row), axis=1) for row in (images, decoded)]
+        return {"reconstructions": np.concatenate(rows, axis=0)}
+
+    return draw
