@@ -47,7 +47,7 @@ def write_run(folder: Path, archive: Path | None = None, seed: int = 0) -> Path:
         (stage / "metrics.jsonl").write_text("\n".join(lines) + "\n")
         start += seconds + 20
         _write_json(stage / "config.json", _job(name, kind, steps))
-        _write_json(stage / "environment.json", _environment())
+        _write_json(stage / "environment.json", _environment(start))
         if kind != "siglip":
             sheet = Image.new("RGB", (8 * 66, 2 * 66), "white")
             for i in range(16):
@@ -104,9 +104,9 @@ def _job(name: str, kind: str, steps: int) -> dict:
     }
 
 
-def _environment() -> dict:
+def _environment(start) -> dict:
     return {
-        "time": "2026-11-22T10:02:31+0000",
+        "time": f"second {start}",
         "revision": "42cbc704b142810e39cd7722b1745aaced6e74c1, with changes",
         "devices": {"count": 1, "processes": 1, "platform": "cpu", "kind": "cpu"},
         "cpu_count": 2,

@@ -113,6 +113,7 @@ def test_numbers_prompts_and_verdicts_are_shown(outline):
         "3 steps were skipped",
         "1.40 GiB",
         "config.optimizer.learning_rate = 0.001",
+        "Environment of tokenizer, siglip, base, stage1 and stage2",
         "packages.jax",
         "begun on 18 November 2026 at 11:06 UTC, on 1 × cpu with 2 cores",
         "revision 42cbc704b1 with changes",

@@ -159,11 +159,13 @@ def _environments(
     """Return each distinct environment once, named by the stages that ran in it."""
     distinct: list[tuple[Mapping[str, Any], list[str]]] = []
     for stage in all_stages:
-        same = [names for known, names in distinct if known == stage.environment]
+        # Each stage has its own time, which its curves tell better.
+        content = {k: v for k, v in stage.environment.items() if k != "time"}
+        same = [names for known, names in distinct if known == content]
         if same:
             same[0].append(stage.name)
-        elif stage.environment:
-            distinct.append((stage.environment, [stage.name]))
+        elif content:
+            distinct.append((content, [stage.name]))
     return [(_listed(names), _flat(content)) for content, names in distinct]
 
 
