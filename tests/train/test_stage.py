@@ -180,7 +180,7 @@ def test_starts_from_parts_of_another_stage(whole, tmp_path, caplog) -> None:
         outcome.state.params["still"]["kernel"], theirs["kernel"]
     )
     log = (tmp_path / "good" / "log.txt").read_text()
-    assert "still: 1 parameters (256 numbers) from first of" in log
+    assert "still: 1 arrays, 256 parameters, from first of" in log
     assert "fresh: first, second" in log
     parts.batches.position = 0
     with pytest.raises(CheckpointError, match="has no such part; did you mean 'still'"):

@@ -73,7 +73,7 @@ def replace(
         size = sum(ours[prefix + path].size for path in inside)
         unused = sorted({path.split("/")[0] for path in found.keys() - wanted.keys()})
         log.info(
-            "%s: %d parameters (%s numbers) from %s of %s at step %d%s",
+            "%s: %d arrays, %s parameters, from %s of %s at step %d%s",
             *(subtree, len(inside), f"{size:,}", theirs or "all", directory, step),
             f"; {', '.join(unused)} there is not used" if unused else "",
         )

@@ -1,0 +1,90 @@
+"""Chains: order, resuming at the right stage, stages alone, codes between them."""
+
+import dataclasses
+from pathlib import Path
+
+import jax
+import miniature
+import numpy as np
+import pytest
+
+from unitoken_jax.config import UserError
+from unitoken_jax.train import chain as chains
+from unitoken_jax.train import checkpoint, stage
+from unitoken_jax.train.job import Chain, CodesConfig
+
+TRAIN = {"steps": 2, "batch": 8, "log_every": 1}
+
+
+class Workshop:
+    """Makes miniature parts, and writes down what it was asked for."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple] = []
+
+    def assemble(self, job, at, data_dir):
+        self.calls.append((job.name, at, str(data_dir)))
+        batches = miniature.Batches()
+        return stage.Parts(miniature.system(), {"kind": "noise"}, batches)
+
+    def tokenise(self, tokenizer, directory, data_dir):
+        self.calls.append(("tokenise", tokenizer.name, directory.name, str(data_dir)))
+        return Path("coded")
+
+
+def _chain(**changes) -> Chain:
+    first = miniature.job("first", train=TRAIN)
+    second = miniature.job("second", train=TRAIN, init={"second": "first:first"})
+    second = dataclasses.replace(second, codes=CodesConfig("first"))
+    stages = {"first": first, "second": second} | changes
+    return Chain("pair", ("first", "second"), stages, "raw")
+
+
+def test_runs_in_order_and_then_has_nothing_to_do(tmp_path, caplog) -> None:
+    caplog.set_level("INFO")
+    workshop = Workshop()
+    assert chains.run(_chain(), tmp_path, workshop)
+    assert workshop.calls == [
+        ("first", "config.stages.first", "raw"),
+        ("tokenise", "first", "first", "raw"),
+        ("second", "config.stages.second", "coded"),
+    ]
+    params, _ = checkpoint.restore_params(tmp_path / "first", "first")
+    log = (tmp_path / "second" / "log.txt").read_text()
+    assert "second: 1 arrays, 256 parameters, from first of" in log
+
+    workshop = Workshop()
+    assert chains.run(_chain(), tmp_path, workshop)
+    assert workshop.calls == []
+    assert "stage first is complete (2 steps)" in caplog.text
+    assert "has changed" not in caplog.text
+
+    guard = miniature.job("first", train=TRAIN, guard={"limit": 3})
+    chains.run(_chain(first=guard), tmp_path, Workshop())
+    assert "config of stage first has changed since it was trained (guard)" in (
+        caplog.text
+    )
+    again, _ = checkpoint.restore_params(tmp_path / "first", "first")
+    jax.tree.map(np.testing.assert_array_equal, params, again)
+
+
+def test_one_stage_alone_needs_what_it_starts_from(tmp_path) -> None:
+    with pytest.raises(UserError, match="--stage: no stage 'secnd'; did you mean"):
+        chains.run(_chain(), tmp_path, Workshop(), only="secnd")
+    with pytest.raises(UserError, match="run --stage=first first, or the whole chain"):
+        chains.run(_chain(), tmp_path, Workshop(), only="second")
+    assert not chains.run(_chain(), tmp_path, Workshop(), only="first")
+    assert chains.run(_chain(), tmp_path, Workshop(), only="second")
+
+
+def test_a_stage_starts_from_earlier_ones_only(tmp_path) -> None:
+    first = miniature.job("first", train=TRAIN, init={"first": "second:first"})
+    with pytest.raises(UserError, match="starts from 'second', which does not come"):
+        chains.run(_chain(first=first), tmp_path, Workshop())
+    first = miniature.job("first", train=TRAIN, init={"first": "elsewhere:first"})
+    with pytest.raises(UserError, match="names neither a stage nor a directory"):
+        chains.run(_chain(first=first), tmp_path, Workshop())
+    second = miniature.job("second", train=TRAIN, codes={"stage": "frist"})
+    chain = _chain(second=second)
+    with pytest.raises(UserError, match="no stage 'frist'; did you mean 'first'"):
+        chains.run(chain, tmp_path, Workshop())
