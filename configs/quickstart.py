@@ -16,7 +16,7 @@ Hardware: 2 CPU cores, 6 GiB of memory. Time: about 15 minutes.
 from ml_collections import ConfigDict
 
 IMAGE = 64  # side of a picture, pixels
-PATCH = 8  # side of a patch of the continuous encoder, pixels
+PATCH = 16  # side of a patch of the continuous encoder, pixels
 STRIDE = 8  # pixels along one side of a code
 CODES = 512  # as in data_pipelines.prepare
 VOCABULARY = 2560  # likewise
@@ -24,8 +24,8 @@ VOCABULARY = 2560  # likewise
 TOKENIZER = {
     "kind": "vqgan",
     "resolution": IMAGE,
-    "ch": 32,
-    "ch_mult": (1, 2, 2, 4),
+    "ch": 16,
+    "ch_mult": (1, 2, 4, 8),
     "num_res_blocks": 1,
     "attn_resolutions": (),
     "z_channels": 64,
@@ -37,8 +37,8 @@ TOKENIZER = {
     "revival_weight": 0.1,
 }
 VISION = {
-    "hidden": 128,
-    "mlp": 512,
+    "hidden": 192,
+    "mlp": 768,
     "layers": 4,
     "heads": 4,
     "image": IMAGE,
@@ -46,12 +46,13 @@ VISION = {
 }
 DECODER = {
     "vocab_size": VOCABULARY,
-    "hidden": 192,
-    "intermediate": 512,
+    "hidden": 256,
+    "intermediate": 704,
     "layers": 4,
     "heads": 4,
     "kv_heads": 4,
-    "head_dim": 48,
+    "head_dim": 64,
+    "remat": "minimal",
 }
 UNITOKEN = {
     "kind": "unitoken",
@@ -59,11 +60,12 @@ UNITOKEN = {
     "vision": VISION | {"head": False},
     "first_image_code": 4,
     "last_image_code": 4 + CODES - 1,
+    "loss_chunk": 128,
 }
 ROWS = {
     "kind": "sequences",
     "image_size": IMAGE,
-    "row_length": 512,
+    "row_length": 352,
     "row_views": 4,
     "views": {"size": IMAGE, "patch": PATCH},
     "layout": {"code_stride": STRIDE, "continuous_in_generation": False},
@@ -78,14 +80,14 @@ def tokenizer() -> dict:
         "model": TOKENIZER,
         "data": {"kind": "pictures", "image_size": IMAGE, "augment": {"flip": 0.5}},
         "optimizer": {
-            "learning_rate": 1e-3,
+            "learning_rate": 2e-3,
             "warmup": 50,
             "end_scale": 0.05,
             "weight_decay": 0.01,
             "no_decay": NO_DECAY,
         },
-        "train": {"steps": 1200, "batch": 16, "log_every": 20, "image_every": 300},
-        "checkpoint": {"every": 400},
+        "train": {"steps": 500, "batch": 16, "log_every": 20, "image_every": 250},
+        "checkpoint": {"every": 250},
     }
 
 
@@ -94,15 +96,15 @@ def siglip() -> dict:
     text = {
         "vocab_size": VOCABULARY,
         "length": 16,
-        "hidden": 128,
-        "mlp": 512,
+        "hidden": 192,
+        "mlp": 768,
         "layers": 3,
         "heads": 4,
         "mask_padding": True,
     }
     return {
         "seed": 2,
-        "model": {"kind": "siglip", "vision": VISION, "text": text, "embed": 128},
+        "model": {"kind": "siglip", "vision": VISION, "text": text, "embed": 192},
         "data": {"kind": "pairs", "image_size": IMAGE, "text_length": 16},
         "optimizer": {
             "learning_rate": 1e-3,
@@ -110,8 +112,8 @@ def siglip() -> dict:
             "weight_decay": 0.05,
             "no_decay": NO_DECAY,
         },
-        "train": {"steps": 800, "batch": 64, "log_every": 20},
-        "checkpoint": {"every": 400},
+        "train": {"steps": 400, "batch": 64, "log_every": 20},
+        "checkpoint": {"every": 250},
     }
 
 
@@ -129,8 +131,8 @@ def base() -> dict:
             "weight_decay": 0.1,
             "no_decay": NO_DECAY,
         },
-        "train": {"steps": 600, "batch": 8, "log_every": 20},
-        "checkpoint": {"every": 300},
+        "train": {"steps": 250, "batch": 8, "log_every": 20},
+        "checkpoint": {"every": 125},
     }
 
 
@@ -153,8 +155,8 @@ def stage1() -> dict:
                 "adapter": {"pattern": "adapter/.*"},
             },
         },
-        "train": {"steps": 150, "batch": 8},
-        "checkpoint": {"every": 150},
+        "train": {"steps": 100, "batch": 8},
+        "checkpoint": {"every": 100},
     }
 
 
@@ -180,7 +182,7 @@ def stage2() -> dict:
                 "vision": {"pattern": "vision/.*", "lr_scale": 0.1},
             },
         },
-        "train": {"steps": 500, "batch": 8},
+        "train": {"steps": 300, "batch": 8},
         "checkpoint": {"every": 250},
     }
 

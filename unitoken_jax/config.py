@@ -253,8 +253,9 @@ def define_flag(name: str = "config") -> flags.FlagHolder:
 def run(main: Callable[[], None]) -> None:
     """Run a command line: parse the flags, call `main`, end faults in a sentence.
 
-    A `UserError` prints its message to the standard error output and exits with code
-    1; any other exception is a fault of the program and keeps its traceback.
+    A `UserError`, or a file that cannot be read or written, prints its message to the
+    standard error output and exits with code 1; any other exception is a fault of the
+    program and keeps its traceback.
     """
 
     def parse(argv: Sequence[str]) -> None:
@@ -274,6 +275,8 @@ def run(main: Callable[[], None]) -> None:
             main()
         except UserError as error:
             _fail(error)
+        except OSError as error:
+            _fail(f"{error.filename or 'writing a file'}: {error.strerror or error}.")
 
     app.run(guarded, flags_parser=parse)
 

@@ -17,10 +17,14 @@ from absl import flags
 from data_pipelines.config import DataConfig
 from data_pipelines.errors import DataError
 from data_pipelines.loader import make_loader
+from data_pipelines.manifest import read_manifest
 from data_pipelines.pretokenize import pretokenize
 from data_pipelines.vocabulary import Vocabulary
 from unitoken_jax import config as configs
 from unitoken_jax.config import ConfigError, UserError
+from unitoken_jax.evaluate.__main__ import run as evaluate
+from unitoken_jax.evaluate.config import EvaluationConfig
+from unitoken_jax.generate.assistant import GenerationConfig
 from unitoken_jax.models import registry
 from unitoken_jax.models.siglip import SiglipConfig
 from unitoken_jax.models.unitoken import UniTokenConfig
@@ -29,22 +33,14 @@ from unitoken_jax.report import page
 from unitoken_jax.train import chain as chains
 from unitoken_jax.train import pictures, stage
 from unitoken_jax.train.checkpoint import restore_params
-from unitoken_jax.train.console import log_to_console
+from unitoken_jax.train.console import log_to_console, log_to_file
 from unitoken_jax.train.environment import use_compile_cache
-from unitoken_jax.train.job import Job, build_chain
+from unitoken_jax.train.job import Chain, Job, build_chain
 from unitoken_jax.train.paths import flatten
 
-_CONFIG = configs.define_flag()
-_WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Directory of the run; it is resumed from there.", required=True
-)
-_STAGE = flags.DEFINE_string("stage", None, "Train this stage of a chain only.")
-_COMPILE_CACHE = flags.DEFINE_string(
-    "compile_cache", "~/.cache/unitoken_jax/xla", "Keeps compiled programs; '': none."
-)
 _TOKENISE_BATCH = 64  # pictures; the codes do not depend on it
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("unitoken_jax.train.main")
 
 
 class Workshop:
@@ -53,12 +49,17 @@ class Workshop:
     def __init__(self, workdir: Path) -> None:
         self._codes = workdir / "codes"
 
+    def system(self, job: Job, at: str) -> registry.System:
+        """Build the model from the registry."""
+        return registry.build(job.model, f"{at}.model")
+
     def assemble(self, job: Job, at: str, data_dir: Path) -> stage.Parts:
         """Build model and loader, and check that they fit."""
-        system = registry.build(job.model, f"{at}.model")
+        system = self.system(job, at)
         data = configs.build(DataConfig, job.data, f"{at}.data")
         directory = Path(data.directory or data_dir)
         try:
+            read_manifest(directory)
             vocabulary = Vocabulary.from_file(directory / "tokenizer.json")
             _check_vocabulary(system.config, vocabulary, f"{at}.model")
             loader = make_loader(
@@ -71,7 +72,7 @@ class Workshop:
                 hosts=jax.process_count(),
             )
         except DataError as error:
-            raise UserError(f"{at}.data: {error}") from error
+            raise UserError(f"{at}.data: {error}.") from error
         for line in loader.summary.splitlines():
             log.info("%s", line)
         draw = pictures.reconstructions(system) if system.kind == "vqgan" else None
@@ -80,7 +81,7 @@ class Workshop:
     def tokenise(self, tokenizer: Job, directory: Path, data_dir: Path) -> Path:
         """Encode the data set with a trained VQGAN, once."""
         at = f"config.stages.{tokenizer.name}"
-        system = registry.build(tokenizer.model, f"{at}.model")
+        system = self.system(tokenizer, at)
         data = configs.build(DataConfig, tokenizer.data, f"{at}.data")
         params, _ = restore_params(directory)
         output = self._codes / tokenizer.name
@@ -96,7 +97,7 @@ class Workshop:
                 overwrite=True,
             )
         except DataError as error:
-            raise UserError(str(error)) from error
+            raise UserError(f"{error}.") from error
         return output
 
 
@@ -154,16 +155,47 @@ def _check_vocabulary(config: object, vocabulary: Vocabulary, at: str) -> None:
         raise ConfigError(f"{'; '.join(wrong)}. Set the config to the data set's.")
 
 
+def _check(chain: Chain) -> None:
+    """Refuse unknown names in nodes that are converted only later."""
+    for name, job in chain.stages.items():
+        configs.build(DataConfig, job.data, f"config.stages.{name}.data")
+    configs.build(EvaluationConfig, chain.evaluation, "config.evaluation")
+    configs.build(GenerationConfig, chain.generation, "config.generation")
+
+
+def _is_evaluated(chain: Chain, workdir: Path) -> bool:
+    """Say whether the evaluation is of the stages as they are."""
+    result = workdir / "evaluation.json"
+    marks = [workdir / name / stage.FINISHED for name in chain.order]
+    return result.exists() and result.stat().st_mtime >= max(
+        mark.stat().st_mtime for mark in marks
+    )
+
+
 def main() -> None:
     """Train what is left of the chain, then evaluate it and build its report page."""
-    chain = build_chain(_CONFIG.value)
-    workdir = Path(_WORKDIR.value)
-    use_compile_cache(_COMPILE_CACHE.value)
-    with log_to_console():
-        complete = chains.run(chain, workdir, Workshop(workdir), only=_STAGE.value)
-        if complete and chain.finish:
-            log.info("report: %s", page.build(workdir))
+    chain = build_chain(flags.FLAGS.config)
+    _check(chain)
+    workdir = Path(flags.FLAGS.workdir)
+    workdir.mkdir(parents=True, exist_ok=True)
+    use_compile_cache(flags.FLAGS.compile_cache)
+    with log_to_console(), log_to_file(workdir / "log.txt"):
+        only = flags.FLAGS.stage
+        complete = chains.run(chain, workdir, Workshop(workdir), only=only)
+        if not complete or only or not chain.finish:
+            return
+        if not _is_evaluated(chain, workdir):
+            evaluate(chain, workdir)
+        log.info("report: %s", page.build(workdir))
 
 
 if __name__ == "__main__":
+    configs.define_flag()
+    flags.DEFINE_string(
+        "workdir", None, "Directory of the run; resumed if it exists.", required=True
+    )
+    flags.DEFINE_string("stage", None, "Train this stage of a chain only.")
+    flags.DEFINE_string(
+        "compile_cache", "~/.cache/unitoken_jax/xla", "Compiled programs; '': none."
+    )
     configs.run(main)

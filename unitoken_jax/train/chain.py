@@ -2,13 +2,16 @@
 
 import json
 import logging
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
 from unitoken_jax.config import UserError, nearest, plain
+from unitoken_jax.models import registry
+from unitoken_jax.models.registry import System
 from unitoken_jax.train import stage, transfer
 from unitoken_jax.train.job import Chain, Job
+from unitoken_jax.train.optimizer import make_optimizer
+from unitoken_jax.train.paths import flatten
 
 log = logging.getLogger(__name__)
 
@@ -16,8 +19,12 @@ log = logging.getLogger(__name__)
 class Workshop(Protocol):
     """What makes models and data; the chain itself knows neither."""
 
+    def system(self, job: Job, at: str) -> System:
+        """Make the model of a stage; `at` is the dotted path of its config."""
+        ...
+
     def assemble(self, job: Job, at: str, data_dir: Path) -> stage.Parts:
-        """Make the parts of a stage; `at` is the dotted path of its config."""
+        """Make all parts of a stage."""
         ...
 
     def tokenise(self, tokenizer: Job, directory: Path, data_dir: Path) -> Path:
@@ -27,6 +34,46 @@ class Workshop(Protocol):
         data set is made unless it exists.
         """
         ...
+
+
+def check(chain: Chain, workshop: Workshop) -> None:
+    """Refuse at once what would only be noticed when a later stage begins.
+
+    Raises:
+        UserError: a model or optimiser that cannot be built, or a stage that starts
+            from what no earlier stage trains.
+    """
+    shapes: dict[str, dict[str, tuple[int, ...]]] = {}
+    for name in chain.order:
+        job, at = chain.stages[name], f"config.stages.{name}"
+        params = flatten(registry.abstract_params(workshop.system(job, at)))
+        own = {path: leaf.shape for path, leaf in params.items()}
+        make_optimizer(job.optimizer, own, job.train.steps, f"{at}.optimizer")
+        for source in _stages_needed(chain, job):
+            if source not in shapes:
+                raise UserError(
+                    f"{at} starts from {source!r}, which does not come before it in "
+                    f"config.order{nearest(source, shapes)}"
+                )
+        for ours, source in job.init.items():
+            start, _, part = source.partition(":")
+            if start in shapes:
+                prefix = f"{part}/" if part else ""
+                found = {
+                    path.removeprefix(prefix): shape
+                    for path, shape in shapes[start].items()
+                    if path.startswith(prefix)
+                }
+                transfer.check_part(own, ours, found, source)
+        shapes[name] = own
+
+
+def _stages_needed(chain: Chain, job: Job) -> list[str]:
+    """Return the stages that a job starts from, each once."""
+    starts = [source.partition(":")[0] for source in job.init.values()]
+    needed = [start for start in starts if start in chain.stages]
+    needed += [job.codes.stage] if job.codes else []
+    return list(dict.fromkeys(needed))
 
 
 def run(
@@ -45,7 +92,8 @@ def run(
     """
     if only is not None and only not in chain.stages:
         raise UserError(f"--stage: no stage {only!r}{nearest(only, chain.order)}")
-    for place, name in enumerate(chain.order):
+    check(chain, workshop)
+    for name in chain.order:
         job, directory = chain.stages[name], workdir / name
         if only not in (None, name):
             continue
@@ -53,7 +101,7 @@ def run(
             log.info("stage %s is complete (%d steps)", name, job.train.steps)
             _warn_of_changes(job, directory)
             continue
-        _check_sources(chain, name, chain.order[:place], workdir)
+        _check_sources(chain, job, workdir)
         if not _run_stage(chain, job, workdir, workshop):
             return False
     return all(
@@ -86,30 +134,13 @@ def _run_stage(chain: Chain, job: Job, workdir: Path, workshop: Workshop) -> boo
     return outcome.preempted is None
 
 
-def _check_sources(
-    chain: Chain, name: str, earlier: Sequence[str], workdir: Path
-) -> None:
+def _check_sources(chain: Chain, job: Job, workdir: Path) -> None:
     """Refuse a stage before what it starts from is complete."""
-    job = chain.stages[name]
-    sources = [source.partition(":")[0] for source in job.init.values()]
-    needed = [source for source in sources if source in chain.stages]
-    if job.codes is not None:
-        if job.codes.stage not in chain.stages:
-            raise UserError(
-                f"config.stages.{name}.codes.stage: no stage {job.codes.stage!r}"
-                f"{nearest(job.codes.stage, earlier)}"
-            )
-        needed.append(job.codes.stage)
-    for source in dict.fromkeys(needed):
-        if source not in earlier:
-            raise UserError(
-                f"config.stages.{name} starts from {source!r}, which does not come "
-                "before it in config.order."
-            )
+    for source in _stages_needed(chain, job):
         steps = chain.stages[source].train.steps
         if not stage.is_finished(workdir / source, steps):
             raise UserError(
-                f"stage {name!r} starts from {source!r}, which is not complete in "
+                f"stage {job.name!r} starts from {source!r}, which is not complete in "
                 f"{workdir}; run --stage={source} first, or the whole chain without "
                 "--stage."
             )

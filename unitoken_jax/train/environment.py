@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import json
+import logging
 import os
 import platform
 import subprocess
@@ -12,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import jax
+
+log = logging.getLogger(__name__)
 
 _PACKAGES = (
     *("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "array-record"),
@@ -70,9 +73,14 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 def use_compile_cache(directory: str) -> None:
     """Keep compiled programs in `directory` for later runs; '' keeps none."""
-    if directory:
-        path = Path(directory).expanduser()
+    if not directory:
+        return
+    path = Path(directory).expanduser()
+    try:
         path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        log.warning("compiled programs are not kept: %s: %s", path, error.strerror)
+    else:
         jax.config.update("jax_compilation_cache_dir", str(path))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
 

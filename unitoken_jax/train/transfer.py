@@ -1,6 +1,7 @@
 """Starting from parameters that an earlier stage, or another run, has trained."""
 
 import logging
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ from unitoken_jax.train.checkpoint import CheckpointError
 from unitoken_jax.train.paths import flatten, nest
 
 log = logging.getLogger(__name__)
+
+Shapes = Mapping[str, tuple[int, ...]]
 
 
 def locate(source: str, workdir: Path, stages: Mapping[str, Any]) -> tuple[Path, str]:
@@ -48,36 +51,60 @@ def replace(
         CheckpointError: a subtree that does not exist here or there, or does not fit.
     """
     ours, places = flatten(params), flatten(shardings)
+    shapes = {path: value.shape for path, value in ours.items()}
     fresh = set(ours)
     for subtree, (directory, theirs) in sources.items():
         prefix = f"{subtree}/"
-        inside = [path.removeprefix(prefix) for path in ours if path.startswith(prefix)]
-        if not inside:
-            tops = {path.split("/")[0] for path in ours}
-            raise CheckpointError(
-                f"init.{subtree}: this model has no such part{nearest(subtree, tops)}"
-            )
-        wanted = {path: ours[prefix + path].shape for path in inside}
         found = checkpoint.parameter_shapes(directory, theirs)
-        shared = {path: shape for path, shape in found.items() if path in wanted}
-        if problems := checkpoint.describe_differences(shared, wanted):
-            raise CheckpointError(
-                f"init.{subtree}: the parameters {theirs!r} of {directory} do not fit: "
-                f"{problems}. Make the two configs agree."
-            )
+        wanted = check_part(shapes, subtree, found, f"{directory}:{theirs}")
         values, step = checkpoint.restore_params(
-            directory, theirs, nest({path: places[prefix + path] for path in inside})
+            directory, theirs, nest({path: places[prefix + path] for path in wanted})
         )
         ours |= {prefix + path: value for path, value in flatten(values).items()}
-        fresh -= {prefix + path for path in inside}
-        size = sum(ours[prefix + path].size for path in inside)
+        fresh -= {prefix + path for path in wanted}
+        size = sum(math.prod(shape) for shape in wanted.values())
         unused = sorted({path.split("/")[0] for path in found.keys() - wanted.keys()})
         log.info(
             "%s: %d arrays, %s parameters, from %s of %s at step %d%s",
-            *(subtree, len(inside), f"{size:,}", theirs or "all", directory, step),
+            *(subtree, len(wanted), f"{size:,}", theirs or "all", directory, step),
             f"; {', '.join(unused)} there is not used" if unused else "",
         )
     if sources and fresh:
         tops = sorted({path.split("/")[0] for path in fresh})
         log.info("fresh: %s", ", ".join(tops))
     return nest(ours)
+
+
+def check_part(shapes: Shapes, subtree: str, found: Shapes, source: str) -> Shapes:
+    """Check that parameters can replace a subtree of ours.
+
+    Args:
+        shapes: of all our parameters, by path.
+        subtree: of ours, to be replaced.
+        found: shapes there, by path within their subtree.
+        source: what those are called in messages.
+
+    Returns:
+        The shapes of our subtree, by path within it.
+
+    Raises:
+        CheckpointError: we have no such subtree, or they do not fit.
+    """
+    prefix = f"{subtree}/"
+    wanted = {
+        path.removeprefix(prefix): shape
+        for path, shape in shapes.items()
+        if path.startswith(prefix)
+    }
+    if not wanted:
+        tops = {path.split("/")[0] for path in shapes}
+        raise CheckpointError(
+            f"init.{subtree}: this model has no such part{nearest(subtree, tops)}"
+        )
+    shared = {path: shape for path, shape in found.items() if path in wanted}
+    if problems := checkpoint.describe_differences(shared, wanted):
+        raise CheckpointError(
+            f"init.{subtree}: the parameters of {source} do not fit: {problems}. "
+            "Make the two configs agree."
+        )
+    return wanted
