@@ -28,7 +28,7 @@ class Format:
     Attributes:
         title: whose files these are.
         marks: names that only such files have together.
-        holds: configurations of the networks it can hold.
+        published: configurations of the published models.
         table: configuration → rules.
         read_config: what the source says of its model → configuration; with nothing
             said, the published model's.
@@ -39,19 +39,24 @@ class Format:
 
     title: str
     marks: tuple[str, ...]
-    holds: tuple[type, ...]
+    published: tuple[Any, ...]
     table: Callable[[Any], Table]
     read_config: Callable[[Values], Any]
     write_config: Callable[[Any, Values], Values]
     open: Callable[[Path], Source] = open_source
     write: Write = write_weights
 
+    @property
+    def holds(self) -> tuple[type, ...]:
+        """Classes of the configurations it can hold."""
+        return tuple(type(config) for config in self.published)
+
 
 FORMATS: dict[str, Format] = {
     "unitoken": Format(
         "UniToken (SxJyJay/UniToken), Hugging Face folder",
         ("adapter.0.weight", "lm_head.weight"),
-        (UniTokenConfig,),
+        (UniTokenConfig(),),
         unitoken.table,
         configs.read_unitoken,
         configs.write_unitoken,
@@ -59,7 +64,7 @@ FORMATS: dict[str, Format] = {
     "lumina": Format(
         "Lumina-mGPT (Alpha-VLLM), Hugging Face folder",
         ("model.layers.0.self_attn.q_norm.weight",),
-        (ChameleonConfig,),
+        (ChameleonConfig(),),
         chameleon.table,
         configs.read_chameleon,
         configs.write_lumina,
@@ -67,7 +72,7 @@ FORMATS: dict[str, Format] = {
     "chameleon-hf": Format(
         "Chameleon in transformers (facebook/chameleon-7b)",
         ("model.layers.0.self_attn.q_norm.weight",),
-        (ChameleonConfig,),
+        (ChameleonConfig(),),
         chameleon.table_hf,
         configs.read_chameleon,
         configs.write_chameleon,
@@ -75,7 +80,7 @@ FORMATS: dict[str, Format] = {
     "chameleon-meta": Format(
         "Chameleon as Meta ships it: consolidated*.pth beside params.json",
         ("tok_embeddings.weight", "layers.0.attention.wq.weight"),
-        (ChameleonConfig,),
+        (ChameleonConfig(),),
         chameleon.table_meta,
         configs.read_meta,
         configs.write_meta,
@@ -85,7 +90,7 @@ FORMATS: dict[str, Format] = {
     "siglip-hf": Format(
         "SigLIP in transformers (google/siglip-so400m-patch14-384)",
         ("vision_model.post_layernorm.weight",),
-        (SiglipVisionConfig, SiglipConfig),
+        (SiglipVisionConfig(), SiglipConfig()),
         siglip.table,
         configs.read_siglip,
         configs.write_siglip,
@@ -93,7 +98,7 @@ FORMATS: dict[str, Format] = {
     "vqgan": Format(
         "Chameleon's image tokenizer: vqgan.ckpt beside vqgan.yaml",
         ("encoder.conv_in.weight", "quantize.embedding.weight"),
-        (VQGANConfig,),
+        (VQGANConfig(),),
         vqgan.table,
         configs.read_vqgan,
         configs.write_vqgan,
@@ -102,7 +107,7 @@ FORMATS: dict[str, Format] = {
     "llama-hf": Format(
         "Llama in transformers (meta-llama/Llama-2-7b-hf)",
         ("model.layers.0.self_attn.q_proj.weight",),
-        (ChameleonConfig,),
+        (ChameleonConfig(vocab_size=32_000, qk_norm=False),),
         chameleon.table,
         configs.read_llama,
         configs.write_llama,

@@ -1,0 +1,76 @@
+"""`python -m unitoken_jax.convert.document > docs/weights.md`: the tables to read.
+
+Every published tensor of every format at its published size: name, shape, how many,
+where it lives with us and what is done to its axes.
+"""
+
+import math
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from unitoken_jax.convert.formats import FORMATS
+from unitoken_jax.convert.networks import network_of
+from unitoken_jax.convert.table import Assignment, Constant, Ignored, plan, specs_of
+
+_HEAD = """# Weight tables
+
+Made by `unitoken_jax/convert/document.py` from the tables that import and export read;
+do not edit. `#` stands for any number; names that differ in such numbers
+alone share a row, and × says how many they are. Paths are those of our parameters,
+`[#]` is an index on the stacked leading axis.
+"""
+
+
+def document() -> str:
+    """All formats as Markdown."""
+    parts = [_HEAD]
+    for name, kind in FORMATS.items():
+        for config in kind.published:
+            parts.append("\n".join(_section(name, config)) + "\n")
+    return "\n".join(parts)
+
+
+def _section(name: str, config: Any) -> Iterator[str]:
+    kind, network = FORMATS[name], network_of(config)
+    specs = specs_of(network.abstract(config))
+    table = kind.table(config)
+    assignments = plan(table, specs, network.counts(config)).values()
+    numbers = sum(math.prod(assignment.published) for assignment in assignments)
+    yield f"## {name}: {network.kind}\n"
+    yield f"{kind.title}. {len(assignments):,} tensors, {numbers:,} numbers.\n"
+    yield "| published name | shape | × | ours | layout |"
+    yield "|---|---|---|---|---|"
+    rows: dict[tuple[str, ...], list[Assignment]] = {}
+    for assignment in assignments:
+        rows.setdefault(_row(assignment), []).append(assignment)
+    for (key, shape, paths, layout), alike in rows.items():
+        only = alike[0] if len(alike) == 1 else None
+        shown = (only.key, _paths(only)) if only else (key, paths)
+        yield f"| `{shown[0]}` | {shape} | {len(alike)} | {shown[1]} | {layout} |"
+    for rule in table:
+        if isinstance(rule, Ignored):
+            yield f"| `{rule.pattern}` | | | dropped | {rule.why} |"
+
+
+def _row(assignment: Assignment) -> tuple[str, str, str, str]:
+    """What a row shows; tensors with the same row share it."""
+    key = re.sub(r"(?<=\.)\d+(?=\.)", "#", assignment.key)
+    paths = re.sub(r"\d+", "#", _paths(assignment))
+    rule = assignment.rule
+    if not isinstance(rule, Constant):
+        layout = rule.layout.text
+    else:
+        layout = "computed" if rule.derived else f"always {rule.value}"
+    return key, str(assignment.published), paths, layout
+
+
+def _paths(assignment: Assignment) -> str:
+    return (
+        " ".join(f"`{slot.path}{'[#]' * len(slot.index)}`" for slot in assignment.slots)
+        or "not stored"
+    )
+
+
+if __name__ == "__main__":
+    print(document(), end="")
