@@ -110,7 +110,7 @@ def test_numbers_prompts_and_verdicts_are_shown(outline):
         "✓ right",
         "✗ wrong",
         "expected: food & drink",
-        "3 steps were skipped",
+        "Steps that were skipped as not finite or as spikes: 3.",
         "1.40 GiB",
         "config.optimizer.learning_rate = 0.001",
         "Environment of tokenizer, siglip, base, stage1 and stage2",

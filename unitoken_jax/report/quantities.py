@@ -37,6 +37,7 @@ _TITLES = {
 _UNITS = {
     "psnr": "dB",
     "bits_per_code": "bits",
+    "data_wait": "share of the time",
     "device_memory_bytes": "GiB",
     "device_memory_peak_bytes": "GiB",
     "memory_bytes": "GiB",

@@ -121,7 +121,7 @@ def _warnings(stage: Stage) -> Iterable[str]:
     skipped = stage.curves.get("skipped")
     if skipped and skipped.values.size and skipped.values[-1] > 0:
         count = quantities.number(skipped.values[-1])
-        yield f"{count} steps were skipped as not finite or as spikes."
+        yield f"Steps that were skipped as not finite or as spikes: {count}."
     lost = [curve.key for curve in stage.curves.values() if curve.lost]
     if lost:
         yield f"Values that were not finite are missing from: {', '.join(lost)}."
