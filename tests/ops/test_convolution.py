@@ -1,9 +1,16 @@
 """Convolution and pooling against sums written out."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
-from unitoken_jax.ops.convolution import average_pool, convolve
+from unitoken_jax.ops.convolution import (
+    average_pool,
+    convolve,
+    convolve_circular,
+    depthwise,
+)
 
 
 def correlate(images, kernel, stride, padding):
@@ -40,6 +47,31 @@ def test_depthwise_channels_do_not_mix():
         np.testing.assert_allclose(whole[part], expected, atol=1e-5)
 
 
+@pytest.mark.parametrize(("height", "stride"), [(6, 1), (6, 2), (5, 2)])
+def test_depthwise_equals_the_grouped_convolution_and_its_gradients(height, stride):
+    images, kernel = draw(0, 2, height, 8, 5), draw(1, 3, 3, 1, 5)
+
+    def grouped(images, kernel):
+        padding = ((1, 1), (1, 1))
+        steps = (stride, stride)
+        return convolve(images, kernel, strides=steps, padding=padding, groups=5)
+
+    ours, ours_back = jax.vjp(lambda *x: depthwise(*x, stride), images, kernel)
+    expected, back = jax.vjp(grouped, images, kernel)
+    np.testing.assert_allclose(ours, expected, atol=1e-5)
+    weight = draw(2, *expected.shape)
+    for one, other in zip(ours_back(weight), back(weight), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)
+
+
+def test_circular_convolution_wraps_around():
+    inputs, kernel, bias = draw(0, 1, 6, 2), draw(1, 3, 2, 4), draw(2, 4)
+    around = [np.roll(inputs, shift, axis=1) for shift in (1, 0, -1)]
+    expected = sum(x @ k for x, k in zip(around, kernel, strict=True)) + bias
+    ours = convolve_circular(inputs, kernel, bias)
+    np.testing.assert_allclose(ours, expected, atol=1e-5)
+
+
 def test_average_pool_does_not_count_its_padding():
     images = jnp.ones((1, 4, 4, 2))
     pooled = average_pool(images, (3, 3), (2, 2), ((1, 1), (1, 1)))
@@ -47,3 +79,11 @@ def test_average_pool_does_not_count_its_padding():
     ramp = jnp.arange(4.0)[None, :, None, None]
     pooled = average_pool(ramp, (3, 1), (2, 1), ((1, 1), (0, 0)))
     np.testing.assert_allclose(pooled[0, :, 0, 0], [0.5, 2.0])
+
+
+def test_average_pool_has_its_gradient():
+    ramp = jnp.arange(4.0)[None, :, None, None]
+    gradient = jax.grad(
+        lambda x: average_pool(x, (3, 1), (2, 1), ((1, 1), (0, 0))).sum()
+    )(ramp)
+    np.testing.assert_allclose(gradient[0, :, 0, 0], [1 / 2, 5 / 6, 1 / 3, 1 / 3])

@@ -8,7 +8,7 @@ from flax import linen as nn
 from jax.nn import initializers
 
 from unitoken_jax.layers.parameter import Initializer, parameter
-from unitoken_jax.ops.convolution import Padding, convolve
+from unitoken_jax.ops.convolution import Padding, convolve, depthwise
 
 uniform_fan_in = initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 """PyTorch's default for convolutions and linear layers: U(±1/√fan_in)."""
@@ -25,14 +25,13 @@ def uniform_bias(fan_in: int) -> Initializer:
 
 
 class Conv(nn.Module):
-    """A two-dimensional convolution; parameters `kernel` [k, k, I / groups, O], `bias`.
+    """A two-dimensional convolution; parameters `kernel` [k, k, I, O] and `bias` [O].
 
     Attributes:
         features: output channels O.
         size: side of the square kernel.
         stride: steps along both axes.
         padding: zeros around each axis; "centred" adds (size - 1) / 2 on all sides.
-        groups: channel groups; the number of input channels makes it depthwise.
         kernel_init: initialiser of the kernel.
         bias_init: initialiser of the bias; None means PyTorch's default.
         dtype: computation dtype.
@@ -42,7 +41,6 @@ class Conv(nn.Module):
     size: int = 3
     stride: int = 1
     padding: Padding | Literal["centred"] = "centred"
-    groups: int = 1
     kernel_init: Initializer = uniform_fan_in
     bias_init: Initializer | None = None
     dtype: jnp.dtype | str = "float32"
@@ -50,7 +48,7 @@ class Conv(nn.Module):
     @nn.compact
     def __call__(self, images: jax.Array) -> jax.Array:
         """Convolve [B, H, W, I] to [B, H', W', O]."""
-        inputs = images.shape[-1] // self.groups
+        inputs = images.shape[-1]
         shape = (self.size, self.size, inputs, self.features)
         bias_init = self.bias_init or uniform_bias(self.size**2 * inputs)
         axes = (None, None, "conv_in", "conv_out")
@@ -64,5 +62,37 @@ class Conv(nn.Module):
             bias.astype(self.dtype),
             strides=(self.stride, self.stride),
             padding=padding if self.padding == "centred" else self.padding,
-            groups=self.groups,
         )
+
+
+class DepthwiseConv(nn.Module):
+    """One kernel a channel; parameters `kernel` [k, k, 1, C] and `bias` [C].
+
+    Attributes:
+        size: side of the square kernel.
+        stride: steps along both axes.
+        kernel_init: initialiser of the kernel.
+        dtype: computation dtype.
+    """
+
+    size: int = 3
+    stride: int = 1
+    kernel_init: Initializer = uniform_fan_in
+    dtype: jnp.dtype | str = "float32"
+
+    @nn.compact
+    def __call__(self, images: jax.Array) -> jax.Array:
+        """Convolve [B, H, W, C] to [B, H', W', C], padded by (size - 1) / 2."""
+        channels = images.shape[-1]
+        axes = (None, None, None, "conv_out")
+        shape = (self.size, self.size, 1, channels)
+        kernel = parameter(self, "kernel", self.kernel_init, axes, shape)
+        zeros = initializers.zeros
+        bias = parameter(self, "bias", zeros, ("conv_out",), (channels,))
+        result = depthwise(
+            images.astype(self.dtype),
+            kernel.astype(self.dtype),
+            self.stride,
+            (self.size - 1) // 2,
+        )
+        return result + bias.astype(self.dtype)

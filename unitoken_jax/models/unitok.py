@@ -1,0 +1,221 @@
+"""UniTok (arXiv 2502.20321): one tokenizer for drawing and for understanding.
+
+A ViTamin encoder, a projection to narrow latents, several codebooks side by side, a
+projection back, and on it both a decoder to pixels and a contrastive image feature
+beside CLIP's text tower. Images are float [B, H, W, 3] in [-1, 1], codes int32
+[B, L, K] for L tokens (row-major) and K codebooks.
+"""
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax.nn import initializers
+
+from unitoken_jax.layers.codebooks import Codebooks
+from unitoken_jax.layers.geglu import vit_init
+from unitoken_jax.layers.linear import Linear
+from unitoken_jax.layers.norms import LayerNorm
+from unitoken_jax.layers.parameter import parameter
+from unitoken_jax.layers.projection import AttentionProjection
+from unitoken_jax.models.clip_text import ClipText, ClipTextConfig
+from unitoken_jax.models.vitamin import (
+    ViTaminConfig,
+    ViTaminDecoder,
+    ViTaminEncoder,
+)
+from unitoken_jax.ops.quantisation import Quantiser, normalise
+
+LARGEST_LOGIT_SCALE = math.log(100)
+"""The logarithmic logit scale is clipped to [0, this] after every step."""
+
+
+@dataclass(frozen=True)
+class UniTokConfig:
+    """Shape of the tokenizer; the defaults are the published ViTamin-L one.
+
+    Attributes:
+        vision: encoder and decoder.
+        text: text tower.
+        vocab_size: codes of all codebooks together.
+        vocab_width: channels of the latents that are quantised.
+        num_codebooks: K; each has vocab_size / K codes.
+        structure: "split" gives each codebook its vocab_width / K channels, "residual"
+            (an ablation) gives each all channels of what the earlier ones left.
+        normalise: compare vectors of length one (per codebook), as published.
+        projection: how widths are bridged: by an attention block or a linear map.
+        causal: whether the attention projections are causal, as those of the file of
+            February 2025 were (same names and shapes, other codes).
+        projection_heads: heads of the attention projections; None means
+            vision.hidden / vocab_width, as published.
+        beta: weight of the commitment term beside the codebook term.
+        search_chunk: token positions whose distances to all codes are held at once; 0
+            means all.
+    """
+
+    vision: ViTaminConfig = field(default_factory=ViTaminConfig)
+    text: ClipTextConfig = field(default_factory=ClipTextConfig)
+    vocab_size: int = 32_768
+    vocab_width: int = 64
+    num_codebooks: int = 8
+    structure: Literal["split", "residual"] = "split"
+    normalise: bool = True
+    projection: Literal["attention", "linear"] = "attention"
+    causal: bool = False
+    projection_heads: int | None = None
+    beta: float = 0.25
+    search_chunk: int = 16
+
+    def __post_init__(self) -> None:
+        """Refuses codebooks that do not come out even."""
+        for name, value in (
+            ("vocab_size", self.vocab_size),
+            ("vocab_width", self.vocab_width),
+        ):
+            if value % self.num_codebooks:
+                raise ValueError(
+                    f"{name}={value} is not a multiple of num_codebooks="
+                    f"{self.num_codebooks}"
+                )
+
+    @property
+    def codes(self) -> int:
+        """Codes in each codebook."""
+        return self.vocab_size // self.num_codebooks
+
+
+class UniTok(nn.Module):
+    """The tokenizer.
+
+    Parameters `encoder`, `narrow`, `quantiser`, `widen`, `decoder`, `text`,
+    `image_norm`, `image_projection` and `logit_scale`.
+    """
+
+    config: UniTokConfig
+
+    def setup(self) -> None:
+        """Names the parts; the logit scale starts at ln(1 / 0.07)."""
+        config = self.config
+        self.encoder = ViTaminEncoder(config.vision)
+        self.narrow = self._projection(config.vocab_width)
+        split = config.structure == "split"
+        self.quantiser = Codebooks(
+            config.num_codebooks,
+            config.codes,
+            config.vocab_width // config.num_codebooks if split else config.vocab_width,
+            Quantiser(
+                config.structure,
+                config.normalise,
+                config.beta,
+                chunk=config.search_chunk,
+            ),
+        )
+        self.widen = self._projection(config.vision.hidden)
+        self.decoder = ViTaminDecoder(config.vision)
+        self.text = ClipText(config.text)
+        self.image_norm = LayerNorm(1e-6)
+        self.image_projection = Linear(
+            (config.text.embed,), ("embed", None), use_bias=True
+        )
+        start = initializers.constant(math.log(1 / 0.07))
+        self.logit_scale = parameter(self, "logit_scale", start, (), ())
+
+    def _projection(self, features: int) -> nn.Module:
+        config = self.config
+        if config.projection == "linear":
+            axes = ("embed", None)
+            return Linear((features,), axes, use_bias=True, kernel_init=vit_init)
+        heads = config.projection_heads or config.vision.hidden // config.vocab_width
+        return AttentionProjection(features, heads, config.causal)
+
+    def latent(self, images: jax.Array, deterministic: bool = True) -> jax.Array:
+        """Latents before quantisation, float32 [B, L, vocab_width]."""
+        tokens = self.encoder(images, deterministic)
+        return _first(self.narrow(tokens))
+
+    def encode(self, images: jax.Array) -> jax.Array:
+        """Codes int32 [B, L, K] of images [B, H, W, 3]; sides are multiples of 16."""
+        return self.quantiser.codes(self.latent(images))
+
+    def decode(
+        self, codes: jax.Array, grid: tuple[int, int] | None = None
+    ) -> jax.Array:
+        """Images of codes.
+
+        Args:
+            codes: int32 [B, L, K].
+            grid: rows and columns of tokens; a square when None.
+
+        Returns:
+            [B, 16 rows, 16 columns, 3], clipped to [-1, 1].
+        """
+        tokens = _first(self.widen(self.quantiser.lookup(codes)))
+        grid = grid or _square(codes.shape[1])
+        return jnp.clip(self.decoder(tokens, grid), -1.0, 1.0)
+
+    def encode_image(self, images: jax.Array) -> jax.Array:
+        """Unit vectors float32 [B, E] of images, through their codes."""
+        return self.encode_codes(self.encode(images))
+
+    def encode_codes(self, codes: jax.Array) -> jax.Array:
+        """Unit vectors float32 [B, E] of the images that codes [B, L, K] describe."""
+        return self._image_feature(_first(self.widen(self.quantiser.lookup(codes))))
+
+    def encode_text(self, text: jax.Array) -> jax.Array:
+        """Unit vectors float32 [B, E] of texts, int32 [B, X]."""
+        return normalise(self.text(text))
+
+    def _image_feature(self, tokens: jax.Array) -> jax.Array:
+        mean = tokens.mean(1)
+        return normalise(self.image_projection(self.image_norm(mean)))
+
+    def __call__(
+        self, images: jax.Array, text: jax.Array, deterministic: bool = True
+    ) -> dict[str, jax.Array]:
+        """Everything that the training objective reads, of pairs.
+
+        Args:
+            images: [B, H, W, 3].
+            text: int32 [B, X].
+            deterministic: False drops residual paths at random (rng "dropout").
+
+        Returns:
+            reconstruction [B, H, W, 3] (not clipped), codes int32 [B, L, K], vq_loss
+            (scalar), image_features and text_features [B, E] of length one,
+            logit_scale (scalar, the factor itself); and on the way latent, quantized
+            [B, L, vocab_width], tokens [B, L, D].
+        """
+        height, width = (
+            side // self.config.vision.factor for side in images.shape[1:3]
+        )
+        latent = self.latent(images, deterministic)
+        quantised = self.quantiser(latent)
+        tokens = _first(self.widen(quantised.vectors))
+        return {
+            "reconstruction": self.decoder(tokens, (height, width), deterministic),
+            "codes": quantised.codes,
+            "vq_loss": quantised.loss,
+            "image_features": self._image_feature(tokens),
+            "text_features": self.encode_text(text),
+            "logit_scale": jnp.exp(self.logit_scale),
+            "latent": latent,
+            "quantized": quantised.vectors,
+            "tokens": tokens,
+        }
+
+
+def _first(output: jax.Array | tuple) -> jax.Array:
+    """A projection's tokens, without the keys and values of an attention."""
+    return output[0] if isinstance(output, tuple) else output
+
+
+def _square(length: int) -> tuple[int, int]:
+    side = math.isqrt(length)
+    if side * side != length:
+        raise ValueError(
+            f"{length} tokens are not a square image; give the grid (rows, columns)"
+        )
+    return side, side

@@ -1,0 +1,280 @@
+"""ViTamin (arXiv 2404.02132) as UniTok uses it: a convolutional stem under a ViT.
+
+No class token, no positional table, no pooling: positions show through the padding of
+the convolutions. The decoder mirrors the encoder (arXiv 2502.20321). Images are float
+[B, H, W, 3] in [-1, 1], tokens [B, h·w, D] row-major.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax.nn import initializers
+
+from unitoken_jax.layers.attention import Attention
+from unitoken_jax.layers.convolution import Conv, DepthwiseConv
+from unitoken_jax.layers.geglu import GeGLU, vit_init
+from unitoken_jax.layers.norms import LayerNorm
+from unitoken_jax.layers.parameter import Initializer
+from unitoken_jax.layers.stack import Remat, stacked
+from unitoken_jax.ops.attention import Backend
+from unitoken_jax.ops.convolution import average_pool
+from unitoken_jax.ops.drop_path import drop_path
+from unitoken_jax.ops.resize import double_nearest
+from unitoken_jax.parallel.rules import constrain
+
+_CENTRED = ((1, 1), (1, 1))
+
+
+@dataclass(frozen=True)
+class ViTaminConfig:
+    """Shape of encoder and decoder; the defaults are ViTamin-L.
+
+    Attributes:
+        widths: channels of the two convolutional stages; the stem has the first.
+        depths: blocks of the two stages.
+        hidden: width D of the transformer.
+        layers: number of transformer blocks L.
+        heads: heads N; the head width is D / N.
+        mlp: inner width F of the transformer's MLPs.
+        drop_path: rate of stochastic depth in the last block; it grows from 0.
+        attention: backend of the attention, see `ops.attention`.
+        remat: what a block keeps for its gradient, see `layers.stack.Remat`.
+        dtype: type of convolutions and matrix products; the transformer's residual
+            stream is float32, as the published training keeps it.
+    """
+
+    widths: tuple[int, int] = (160, 320)
+    depths: tuple[int, int] = (2, 4)
+    hidden: int = 1024
+    layers: int = 31
+    heads: int = 16
+    mlp: int = 2048
+    drop_path: float = 0.1
+    attention: Backend = "auto"
+    remat: Remat = "none"
+    dtype: str = "float32"
+
+    @property
+    def factor(self) -> int:
+        """Pixels along the side of one token."""
+        return 16
+
+
+VITAMIN_SMALL = ViTaminConfig(widths=(64, 128), hidden=384, layers=14, heads=6, mlp=768)
+VITAMIN_BASE = ViTaminConfig(
+    widths=(128, 256), hidden=768, layers=14, heads=12, mlp=1536
+)
+VITAMIN_LARGE = ViTaminConfig()
+
+
+def he_fan_out(groups: int = 1) -> Initializer:
+    """The published initialiser of convolutions: N(0, 2 / (k² · out / groups))."""
+
+    def init(key: jax.Array, shape: Sequence[int], dtype: jnp.dtype) -> jax.Array:
+        fan_out = shape[0] * shape[1] * shape[-1] / groups
+        return jax.random.normal(key, shape, dtype) * (2 / fan_out) ** 0.5
+
+    return init
+
+
+decoder_init = initializers.variance_scaling(0.25, "fan_avg", "normal")
+"""UniTok's initialiser of the decoder's convolutions: Xavier normal with gain 0.5."""
+
+
+def expanded(width: int) -> int:
+    """Inner width of a block: four times its own, in multiples of 8 as timm rounds."""
+    multiple = (4 * width + 4) // 8 * 8
+    return multiple + 8 if multiple < 0.9 * 4 * width else multiple
+
+
+class MBConv(nn.Module):
+    """Norm, 1×1 up, depthwise 3×3, 1×1 down, with a shortcut of the unnormed input.
+
+    Attributes:
+        features: output channels.
+        stride: of the depthwise convolution; 2 halves the shortcut by averaging.
+        dtype: type of the computation.
+    """
+
+    features: int
+    stride: int
+    dtype: str
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Transforms [B, H, W, C] to [B, H / stride, W / stride, features]."""
+        inner = expanded(self.features)
+        conv = partial(_encoder_conv, size=1, dtype=self.dtype)
+        h = LayerNorm(1e-6, name="norm")(x)
+        h = _gelu(conv(inner, name="expand")(h))
+        h = DepthwiseConv(
+            stride=self.stride,
+            kernel_init=he_fan_out(inner),
+            dtype=self.dtype,
+            name="depthwise",
+        )(h)
+        h = conv(self.features, name="reduce")(_gelu(h))
+        if self.stride > 1:
+            x = average_pool(x, (3, 3), (2, 2), _CENTRED)
+        if x.shape[-1] != self.features:
+            x = conv(self.features, name="shortcut")(x)
+        return x + h
+
+
+class UpMBConv(nn.Module):
+    """The decoder's block: where it doubles, the inner map is repeated and convolved.
+
+    Attributes:
+        features: output channels.
+        up: whether height and width double.
+        dtype: type of the computation.
+    """
+
+    features: int
+    up: bool
+    dtype: str
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Transforms [B, H, W, C] to [B, H', W', features]."""
+        inner = expanded(self.features)
+        conv = partial(_decoder_conv, dtype=self.dtype)
+        h = LayerNorm(1e-6, name="norm")(x)
+        h = _gelu(conv(inner, size=1, name="expand")(h))
+        if self.up:
+            h = conv(inner, name="up")(double_nearest(h))
+            x = conv(self.features, name="shortcut")(double_nearest(x))
+        h = DepthwiseConv(kernel_init=decoder_init, dtype=self.dtype, name="depthwise")(
+            h
+        )
+        return x + conv(self.features, size=1, name="reduce")(_gelu(h))
+
+
+class Block(nn.Module):
+    """Pre-norm attention and gated MLP, each dropped for some samples in training."""
+
+    config: ViTaminConfig
+
+    @nn.compact
+    def __call__(
+        self, x: jax.Array, rate: jax.Array, deterministic: bool
+    ) -> tuple[jax.Array, None]:
+        """Transforms [B, T, D]; `rate` is the block's drop path rate."""
+        config = self.config
+        attention = Attention(
+            heads=config.heads,
+            kv_heads=config.heads,
+            head_dim=config.hidden // config.heads,
+            use_bias=True,
+            backend=config.attention,
+            kernel_init=vit_init,
+            dtype=config.dtype,
+            name="attention",
+        )
+
+        def add(x: jax.Array, change: jax.Array) -> jax.Array:
+            change = change.astype(x.dtype)
+            if config.drop_path and not deterministic:
+                change = drop_path(self.make_rng("dropout"), change, rate)
+            return constrain(x + change, "batch", "length", "width")
+
+        x = add(x, attention(LayerNorm(1e-6, name="attention_norm")(x))[0])
+        mlp = GeGLU(config.mlp, dtype=config.dtype, name="mlp")
+        return add(x, mlp(LayerNorm(1e-6, name="mlp_norm")(x))), None
+
+
+class Transformer(nn.Module):
+    """The blocks, stacked, and the last norm; parameters `layers` and `norm`."""
+
+    config: ViTaminConfig
+
+    @nn.compact
+    def __call__(self, x: jax.Array, deterministic: bool) -> jax.Array:
+        """Transforms tokens [B, T, D], in float32."""
+        config = self.config
+        rates = jnp.linspace(0.0, config.drop_path, config.layers)
+        blocks = stacked(Block, config.layers, config.remat, shared=0, static=1)
+        x = x.astype(jnp.float32)
+        x, _ = blocks(config, name="layers")(x, rates, deterministic)
+        return LayerNorm(1e-6, name="norm")(x)
+
+
+class ViTaminEncoder(nn.Module):
+    """Images to tokens, one for 16×16 pixels."""
+
+    config: ViTaminConfig
+
+    @nn.compact
+    def __call__(self, images: jax.Array, deterministic: bool = True) -> jax.Array:
+        """Encodes [B, H, W, 3] to float32 [B, H / 16 · W / 16, D]."""
+        config = self.config
+        height, width = images.shape[1:3]
+        if height % config.factor or width % config.factor:
+            raise ValueError(
+                f"ViTamin encodes images in squares of {config.factor} pixels, not "
+                f"{height}×{width}; resize or crop them to a multiple"
+            )
+        conv = partial(_encoder_conv, dtype=config.dtype)
+        x = conv(config.widths[0], stride=2, name="stem_1")(images)
+        x = _gelu(LayerNorm(1e-6, name="stem_norm")(x))
+        x = conv(config.widths[0], name="stem_2")(x)
+        stages = zip(config.widths, config.depths, strict=True)
+        for stage, (features, depth) in enumerate(stages):
+            for i in range(depth):
+                stride = 2 if i == 0 else 1
+                name = f"stage_{stage}_block_{i}"
+                x = MBConv(features, stride, config.dtype, name=name)(x)
+        x = LayerNorm(1e-6, name="pool_norm")(x)
+        pool = Conv(
+            config.hidden,
+            stride=2,
+            bias_init=initializers.zeros,
+            dtype=config.dtype,
+            name="pool",
+        )
+        x = pool(x)
+        tokens = x.reshape(x.shape[0], -1, config.hidden)
+        return Transformer(config, name="transformer")(tokens, deterministic)
+
+
+class ViTaminDecoder(nn.Module):
+    """Tokens to images, 16×16 pixels from one."""
+
+    config: ViTaminConfig
+
+    @nn.compact
+    def __call__(
+        self,
+        tokens: jax.Array,
+        grid: tuple[int, int],
+        deterministic: bool = True,
+    ) -> jax.Array:
+        """Decodes [B, h · w, D] with grid (h, w) to float32 [B, 16 h, 16 w, 3].
+
+        The result is not clipped.
+        """
+        config = self.config
+        conv = partial(_decoder_conv, dtype=config.dtype)
+        x = Transformer(config, name="transformer")(tokens, deterministic)
+        x = x.reshape(x.shape[0], *grid, config.hidden)
+        stages = list(zip(config.widths, config.depths, strict=True))[::-1]
+        x = conv(stages[0][0], name="up")(double_nearest(x))
+        for stage, (features, depth) in enumerate(stages):
+            for i in range(depth):
+                name = f"stage_{stage}_block_{i}"
+                x = UpMBConv(features, i == 0, config.dtype, name=name)(x)
+        x = conv(config.widths[0], name="head_up")(double_nearest(x))
+        x = _gelu(LayerNorm(1e-6, name="head_norm")(x))
+        return conv(3, name="head")(x).astype(jnp.float32)
+
+
+_encoder_conv = partial(Conv, kernel_init=he_fan_out(), bias_init=initializers.zeros)
+_decoder_conv = partial(Conv, kernel_init=decoder_init, bias_init=initializers.zeros)
+
+
+def _gelu(x: jax.Array) -> jax.Array:
+    return jax.nn.gelu(x, approximate=False)
