@@ -8,6 +8,7 @@ from flax import linen as nn
 from jax.nn import initializers
 
 from unitoken_jax.layers.parameter import Initializer, parameter
+from unitoken_jax.ops.embedding import lookup
 from unitoken_jax.parallel.rules import constrain
 
 
@@ -82,6 +83,9 @@ class Embedding(nn.Module):
         """Looks up ids [...] in [0, V); the result is [..., D]."""
         shape = (self.size, self.width)
         table = parameter(self, "embedding", self.table_init, self.axes, shape)
-        # Whole rows on every device, or the lookup would gather the result instead.
-        table = constrain(table.astype(self.dtype), self.axes[0], "width")
-        return jnp.take(table, ids, axis=0, mode="clip")
+
+        def prepare(table: jax.Array) -> jax.Array:
+            # Whole rows on every device, or the lookup would gather the result.
+            return constrain(table.astype(self.dtype), self.axes[0], "width")
+
+        return lookup(table, ids, prepare)
