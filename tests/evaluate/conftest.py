@@ -1,12 +1,18 @@
-"""Fixtures of the tiny assistant; the tests' own directory is on the path."""
+"""Fixtures of the tiny assistant and its run directory."""
 
 from assistants import (  # noqa: F401
     assistant,
     data_config,
+    data_dir,
     next_logits,
+    one_device,
     reconfigured,
+    run_node,
+    siglip,
     tokenizer,
     unitoken,
     views,
     vocabulary,
+    vocabulary_file,
+    workdir,
 )

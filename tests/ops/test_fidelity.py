@@ -57,3 +57,8 @@ def test_ssim_of_itself_is_one_and_it_is_symmetric(pair):
     np.testing.assert_allclose(fidelity.ssim(a, a), np.ones(3), atol=1e-5)
     np.testing.assert_allclose(fidelity.ssim(a, b), fidelity.ssim(b, a), atol=1e-6)
     assert (np.asarray(fidelity.ssim(a, b)) < 1).all()
+
+
+def test_pictures_smaller_than_the_window_are_refused():
+    with pytest.raises(ValueError, match="11 pixels a side"):
+        fidelity.ssim(jnp.zeros((1, 10, 16, 3)), jnp.zeros((1, 10, 16, 3)))

@@ -35,25 +35,22 @@ from unitoken_jax.models import registry
 from unitoken_jax.parallel import rules
 from unitoken_jax.parallel.mesh import make_mesh
 from unitoken_jax.train import checkpoint
-from unitoken_jax.train.console import log_to_console
 from unitoken_jax.train.environment import use_compile_cache
-from unitoken_jax.train.job import Chain, Job, build_chain
+from unitoken_jax.train.job import Chain, build_chain
 from unitoken_jax.train.paths import flatten
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("unitoken_jax.generate")
 
 _CHUNK = 16  # batches whose pictures are held in memory at once
 
 
 @dataclasses.dataclass(frozen=True)
 class Trained:
-    """A trained stage: its job, model, parameters, data rules and mesh."""
+    """A trained stage: its model, parameters and data rules."""
 
-    job: Job
     system: registry.System
     params: Params
     data: DataConfig
-    mesh: Mesh
 
 
 def find_stage(chain: Chain, name: str, kind: str, at: str) -> str:
@@ -84,8 +81,14 @@ def find_stage(chain: Chain, name: str, kind: str, at: str) -> str:
     return name
 
 
-def restore(chain: Chain, name: str, workdir: Path) -> Trained:
+def restore(chain: Chain, name: str, workdir: Path, mesh: Mesh) -> Trained:
     """Read the newest checkpoint of a stage.
+
+    Args:
+        chain: The experiment.
+        name: Of the stage.
+        workdir: Of the run.
+        mesh: Where to put the parameters.
 
     Raises:
         UserError: There is no checkpoint (the message says how to make one), or it was
@@ -109,11 +112,10 @@ def restore(chain: Chain, name: str, workdir: Path) -> Trained:
             f"the checkpoint in {directory} was made with another config: {problems}. "
             "Give the config it was trained with."
         )
-    mesh = make_mesh(job.mesh)
     places = rules.shardings(registry.logical_axes(system), shapes, mesh)
     params, step = checkpoint.restore_params(directory, shardings=places)
     log.info("%s: step %d of stage %s", system.kind, step, name)
-    return Trained(job, system, params, data, mesh)
+    return Trained(system, params, data)
 
 
 def load(chain: Chain, workdir: Path, **changes: Any) -> Assistant:
@@ -131,11 +133,14 @@ def load(chain: Chain, workdir: Path, **changes: Any) -> Assistant:
         key: value for key, value in changes.items() if value is not None
     }
     config = configs.build(GenerationConfig, fields, "config.generation")
+    mesh = make_mesh(config.mesh)
     name = find_stage(chain, config.model, "unitoken", "config.generation.model")
     codes = chain.stages[name].codes
     source = config.tokenizer or (codes.stage if codes else "")
     source = find_stage(chain, source, "vqgan", "config.generation.tokenizer")
-    model, tokenizer = restore(chain, name, workdir), restore(chain, source, workdir)
+    model, tokenizer = (
+        restore(chain, stage, workdir, mesh) for stage in (name, source)
+    )
     directory = Path(model.data.directory or chain.data_dir)
     try:
         vocabulary = Vocabulary.from_file(directory / "tokenizer.json")
@@ -149,7 +154,7 @@ def load(chain: Chain, workdir: Path, **changes: Any) -> Assistant:
         tokenizer_params=tokenizer.params,
         composer=composer,
         config=config,
-        mesh=model.mesh,
+        mesh=mesh,
     )
 
 
@@ -337,11 +342,6 @@ def _define_flags() -> None:
     )
 
 
-def _run() -> None:
-    with log_to_console():
-        main(flags.FLAGS)
-
-
 if __name__ == "__main__":
     _define_flags()
-    configs.run(_run)
+    configs.run(lambda: main(flags.FLAGS))

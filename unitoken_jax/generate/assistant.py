@@ -22,6 +22,8 @@ from unitoken_jax.generate.score import log_likelihood
 from unitoken_jax.models.unitoken import UniToken
 from unitoken_jax.models.vqgan import VQGAN
 from unitoken_jax.ops import pixels
+from unitoken_jax.parallel import rules
+from unitoken_jax.parallel.mesh import MeshConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +44,8 @@ class GenerationConfig:
         answer_limit: Longest answer in tokens.
         batch: Pictures or questions at once.
         length_multiple: Prompts are padded to a multiple of this.
+        mesh: How the devices share the work; by default each has whole parameters and
+            its part of a batch.
     """
 
     model: str = ""
@@ -54,7 +58,8 @@ class GenerationConfig:
     lead: tuple[int, ...] = ()
     answer_limit: int = 32
     batch: int = 16
-    length_multiple: int = 32
+    length_multiple: int = 64
+    mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
 
     def __post_init__(self) -> None:
         if not 0 < self.top_p <= 1:
@@ -274,8 +279,19 @@ class Assistant:
         ids = self._batched(run, _alike(kinds), progress)
         return [self.composer.text(row) for row in answer.trim(ids)]
 
-    def score(self, prompts: Sequence[str], codes: np.ndarray) -> np.ndarray:
-        """Log-likelihood in nats of each picture, codes [N, h, w], given its prompt."""
+    def score(
+        self,
+        prompts: Sequence[str],
+        codes: np.ndarray,
+        progress: Progress = lambda done: None,
+    ) -> np.ndarray:
+        """Log-likelihood of pictures given prompts, in nats, [N].
+
+        Args:
+            prompts: One for each picture.
+            codes: The pictures, int [N, rows, columns].
+            progress: See `draw`.
+        """
         layout = self.layout
         rows = [self.composer.request(prompt) for prompt in prompts]
         tokens = layout.tokens(codes)
@@ -289,7 +305,17 @@ class Assistant:
                 layout.drawn,
             )
 
-        return self._batched(run, _alike([self._context_length(r) for r in rows]))
+        lengths = [self._context_length(row) for row in rows]
+        return self._batched(run, _alike(lengths), progress)
+
+    @functools.cached_property
+    def _shards(self) -> int:
+        """Into how many parts the devices divide a batch."""
+        if self.mesh is None:
+            return 1
+        abstract = jax.ShapeDtypeStruct((self.mesh.size,), np.int32)
+        shard = rules.batch_shardings(abstract, self.mesh).shard_shape(abstract.shape)
+        return self.mesh.size // shard[0]
 
     def _context_length(self, row: np.ndarray) -> int:
         """Padded length of a drawing prompt with BOS, end and BOI around it."""
@@ -316,7 +342,7 @@ class Assistant:
         A batch that is not full repeats its last index, so that nothing is compiled
         for it alone.
         """
-        size = self.config.batch
+        size = bucket(self.config.batch, self._shards)
         results: dict[int, np.ndarray] = {}
         for group in groups:
             for start in range(0, len(group), size):

@@ -37,7 +37,12 @@ def ssim(a: jax.Array, b: jax.Array, span: float = 2.0) -> jax.Array:
 
     Returns:
         [B].
+
+    Raises:
+        ValueError: The window does not fit the pictures.
     """
+    if min(a.shape[1:3]) < _WINDOW:
+        raise ValueError(f"SSIM needs {_WINDOW} pixels a side, not {a.shape[1:3]}")
     mean_a, mean_b = _smooth(a), _smooth(b)
     # Differences of large squares: averages of centred values would be more exact but
     # the published definition, like its other implementations, takes them this way.

@@ -1,0 +1,192 @@
+"""The command: drawing, answering, many at once, and its faults in sentences."""
+
+import dataclasses
+import json
+from types import SimpleNamespace
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+from PIL import Image
+
+from unitoken_jax.config import UserError
+from unitoken_jax.generate import __main__ as command
+from unitoken_jax.parallel.mesh import MeshConfig, make_mesh
+
+
+@pytest.fixture
+def flags(run_node, workdir):
+    """Returns the flags of a call, as absl would parse them."""
+    names = ["prompt", "image", "output", "input"]
+    names += ["guidance", "top_k", "top_p", "temperature"]
+    common = {"config": run_node, "workdir": str(workdir), "compile_cache": ""}
+    common |= {"count": 1, "seed": 0, **dict.fromkeys(names)}
+
+    def given(**changes):
+        return SimpleNamespace(**common | changes)
+
+    return given
+
+
+@pytest.fixture
+def heart(tmp_path):
+    path = tmp_path / "heart.png"
+    pixels = np.random.default_rng(0).integers(0, 256, (9, 20, 4), np.uint8)
+    Image.fromarray(pixels, "RGBA").save(path)
+    return path
+
+
+def test_draws_a_grid_and_answers_about_it(flags, tmp_path, capsys):
+    path = tmp_path / "out.png"
+    call = flags(prompt="a red heart", output=str(path), count=3, seed=5)
+    command.main(call)
+    with Image.open(path) as picture:
+        assert picture.size == (16 * 2 + 2, 16 * 2 + 2)
+        first = np.asarray(picture)
+    command.main(call)
+    with Image.open(path) as picture:
+        np.testing.assert_array_equal(np.asarray(picture), first)
+    assert capsys.readouterr().out.split() == [str(path)] * 2
+    command.main(flags(prompt="what is this?", image=str(path)))
+    assert len(capsys.readouterr().out.splitlines()) == 1
+    assert [p.name for p in tmp_path.iterdir()] == ["out.png"]
+
+
+def test_many_at_once_keep_their_order_and_name_what_failed(
+    flags, heart, tmp_path, capsys
+):
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"no picture at all")
+    asked = [
+        {"prompt": "a blue bird"},
+        {"prompt": "what is this?", "image": str(heart)},
+        {"prompt": "what is this?", "image": str(broken)},
+        {"prompt": "heart " * 100},
+        {"prompt": "a tree", "output": str(tmp_path / "tree.webp"), "seed": 9},
+        {"prompt": "color?", "image": str(tmp_path / "absent.png")},
+        {"prompt": "heart " * 100, "image": str(heart)},
+    ]
+    source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    source.write_text("\n\n".join(map(json.dumps, asked)))
+    with pytest.raises(UserError, match="4 of 7 requests could not be done"):
+        command.main(flags(input=str(source), output=str(target)))
+    answers = [json.loads(line) for line in target.read_text().splitlines()]
+    assert [a["prompt"] for a in answers] == [a["prompt"] for a in asked]
+    assert answers[0]["output"] == str(tmp_path / "out-00001.png")
+    assert isinstance(answers[1]["answer"], str)
+    assert "broken.png is not an image" in answers[2]["error"]
+    assert "shorten it" in answers[3]["error"]
+    assert answers[4] == asked[4]
+    assert "absent.png cannot be read" in answers[5]["error"]
+    assert "shorten it" in answers[6]["error"]
+    for name in ("out-00001.png", "tree.webp"):
+        with Image.open(tmp_path / name) as picture:
+            assert picture.size == (16, 16)
+    assert "3 of 7 done" in capsys.readouterr().out
+
+
+def test_a_picture_is_the_same_alone_and_in_company_on_eight_devices(workdir, run_node):
+    assistant = command.load(command.build_chain(run_node), workdir)
+    prompts, seeds = ["a tree", "a blue bird on a tree", "heart"], [3, 4, 5]
+    alone = assistant.draw(prompts[1:2], seeds[1:2])[0]
+    mesh = make_mesh(MeshConfig())
+    params, tokenizer_params = jax.device_put(
+        (assistant.params, assistant.tokenizer_params),
+        NamedSharding(mesh, PartitionSpec()),
+    )
+    eight = dataclasses.replace(
+        assistant, params=params, tokenizer_params=tokenizer_params, mesh=mesh
+    )
+    together = eight.draw(prompts, seeds)
+    assert len(together) == 3
+    np.testing.assert_array_equal(alone, together[1])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({}, "nothing to do"),
+        ({"prompt": "a"}, "needs --output"),
+        ({"prompt": "a", "output": "a.doc"}, "one of these endings"),
+        ({"prompt": "a", "output": "none/a.png"}, "directory does not exist"),
+        ({"prompt": "a", "image": "a.png", "output": "b.png"}, "is printed"),
+        ({"prompt": "a", "image": "nowhere.png"}, "nowhere.png cannot be read"),
+        ({"input": "a.jsonl", "prompt": "b"}, "goes without"),
+        ({"input": "a.jsonl"}, "needs --output"),
+        ({"input": "a.jsonl", "output": "b.jsonl"}, "a.jsonl cannot be read"),
+    ],
+)
+def test_flags_that_do_not_fit_are_refused(flags, changes, message, monkeypatch):
+    monkeypatch.setattr(command, "load", lambda *_, **__: pytest.fail("loaded"))
+    with pytest.raises(UserError, match=message):
+        command.main(flags(**changes))
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{'prompt': 1}", "line 2: not JSON"),
+        ('["a"]', 'line 2: expected an object with a "prompt"'),
+        ('{"prompt": 3}', "line 2: 'prompt' must be a str, found 3"),
+        ('{"prompt": "a", "imgae": "b"}', "line 2: unknown name 'imgae'.*'image'"),
+        ('{"prompt": "a", "output": "b.doc"}', "line 2: .*endings"),
+        ('{"prompt": "a", "image": "b", "output": "c.png"}', "line 2: .*drawings"),
+        ('{"prompt": "a", "seed": -1}', "line 2: 'seed' must lie"),
+        ('{"prompt": "a", "output": "x.png"}', "output of line 1 already"),
+    ],
+)
+def test_malformed_lines_are_named(flags, tmp_path, line, message, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(command, "load", lambda *_, **__: pytest.fail("loaded"))
+    source = tmp_path / "in.jsonl"
+    source.write_text('{"prompt": "ok", "output": "x.png"}\n' + line)
+    with pytest.raises(UserError, match=message):
+        command.main(flags(input=str(source), output="out.jsonl"))
+    assert [p.name for p in tmp_path.iterdir()] == ["in.jsonl"]
+
+
+def test_an_enormous_picture_is_refused(flags, tmp_path, monkeypatch):
+    path = tmp_path / "huge.png"
+    Image.new("1", (9000, 8000)).save(path)
+    with pytest.raises(UserError, match=r"huge.png.*72,000,000 pixels"):
+        command.main(flags(prompt="what is this?", image=str(path)))
+
+
+def test_a_prompt_longer_than_the_row_is_refused(flags, tmp_path):
+    path = tmp_path / "out.png"
+    with pytest.raises(UserError, match=r"room for .* in the rows of 96"):
+        command.main(flags(prompt="a red heart " * 30, output=str(path)))
+    assert not path.exists()
+
+
+def test_a_missing_checkpoint_names_the_command(flags, tmp_path):
+    call = flags(prompt="a", output=str(tmp_path / "a.png"), workdir=str(tmp_path))
+    with pytest.raises(UserError, match=r"no checkpoint.*python -m unitoken_jax.train"):
+        command.main(call)
+
+
+@pytest.mark.parametrize(
+    ("generation", "message"),
+    [
+        ({"model": "modle"}, "no stage 'modle'; did you mean 'model'"),
+        ({"model": "siglip"}, "trains a siglip, but a unitoken is needed"),
+        ({"guidence": 2.0}, "did you mean 'guidance'"),
+        ({"top_p": 0.0}, "top_p must lie in"),
+        ({"unconditional": "none"}, "not among the choices"),
+    ],
+)
+def test_wrong_generation_fields_are_refused(flags, run_node, generation, message):
+    node = run_node | {"generation": generation}
+    with pytest.raises(UserError, match=message):
+        command.main(flags(config=node, prompt="a", output="a.png"))
+
+
+def test_a_checkpoint_of_another_config_is_refused(flags, run_node):
+    stages = dict(run_node["stages"])
+    decoder = stages["model"]["model"]["decoder"] | {"layers": 3}
+    model = stages["model"]["model"] | {"decoder": decoder}
+    stages["model"] = stages["model"] | {"model": model}
+    node = run_node | {"stages": stages}
+    with pytest.raises(UserError, match="made with another config: 'decoder/"):
+        command.main(flags(config=node, prompt="a", output="a.png"))

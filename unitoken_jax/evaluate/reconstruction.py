@@ -1,0 +1,108 @@
+"""How much of a picture survives its codes: PSNR, SSIM and use of the codebook."""
+
+import dataclasses
+import functools
+from collections.abc import Iterable
+from itertools import islice
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from unitoken_jax.evaluate.batches import batches, spread
+from unitoken_jax.evaluate.measure import Evaluation, Measure, summarise
+from unitoken_jax.generate.decode import Params, call
+from unitoken_jax.models.vqgan import VQGAN
+from unitoken_jax.ops import fidelity, pixels, quantisation
+
+
+@dataclasses.dataclass(frozen=True)
+class ReconstructionConfig:
+    """What to measure.
+
+    Attributes:
+        stage: The training stage whose tokenizer is measured; "" is the last of them.
+        pictures: At most how many held-out pictures.
+        batch: Pictures at once.
+        examples: How many pairs to show.
+    """
+
+    stage: str = ""
+    pictures: int = 256
+    batch: int = 32
+    examples: int = 16
+
+
+@functools.partial(jax.jit, static_argnames="model")
+def reconstruct(
+    model: VQGAN, params: Params, pictures: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    """Code and decode pictures, uint8 [B, H, W, 3].
+
+    Returns:
+        Codes [B, h, w], reconstructions uint8 [B, H, W, 3], and of each its PSNR in dB
+        and SSIM, [B].
+    """
+    images = pixels.normalise(pictures)
+    codes = call(model, params, "encode", images)
+    decoded = jnp.clip(call(model, params, "decode", codes), -1, 1)
+    return (
+        codes,
+        pixels.to_bytes(decoded),
+        fidelity.psnr(images, decoded),
+        fidelity.ssim(images, decoded),
+    )
+
+
+def evaluate(
+    model: VQGAN,
+    params: Params,
+    pictures: Iterable[np.ndarray],
+    config: ReconstructionConfig,
+) -> Evaluation:
+    """Measure a tokenizer on pictures it has not seen.
+
+    Args:
+        model: The tokenizer.
+        params: Its parameters.
+        pictures: uint8 [H, W, 3], all of one size, at least one.
+        config: See `ReconstructionConfig`.
+
+    Returns:
+        Measures `psnr` and `ssim` (means over pictures), `code_usage` (share of the
+        codes that occur at all) and `code_perplexity` (number of equally likely codes
+        of the same entropy); samples `pairs` of {original, reconstruction, psnr}.
+    """
+    originals = np.stack(list(islice(pictures, config.pictures)))
+    outputs = [
+        [np.asarray(part)[:count] for part in reconstruct(model, params, batch)]
+        for batch, count in batches(originals, config.batch)
+    ]
+    codes, decoded, psnr, ssim = (
+        np.concatenate(part) for part in zip(*outputs, strict=True)
+    )
+    every = jnp.asarray(codes)[..., None]  # one codebook
+    counts = quantisation.count_codes(every, model.config.n_embed)
+    shown = spread(len(originals), config.examples)
+    return Evaluation(
+        measures={
+            "psnr": summarise(psnr, unit="dB"),
+            "ssim": summarise(ssim),
+            "code_usage": Measure(float(quantisation.usage(counts)[0]), len(originals)),
+            "code_perplexity": Measure(
+                float(quantisation.perplexity(counts)[0]),
+                len(originals),
+                unit="codes",
+            ),
+        },
+        samples={
+            "pairs": [
+                {
+                    "original": originals[i],
+                    "reconstruction": decoded[i],
+                    "psnr": float(psnr[i]),
+                }
+                for i in shown
+            ]
+        },
+    )

@@ -1,0 +1,154 @@
+"""Answers to questions about held-out pictures, by kind of question."""
+
+import dataclasses
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+from unitoken_jax.evaluate.batches import spread
+from unitoken_jax.evaluate.measure import Evaluation, Measure, share
+from unitoken_jax.generate.assistant import Assistant, Progress, View
+
+BASELINE = "most frequent training answer"
+
+
+class Question(NamedTuple):
+    """A question about a picture, with its right answer."""
+
+    view: View
+    kind: str
+    question: str
+    answer: str
+
+
+@dataclasses.dataclass(frozen=True)
+class UnderstandingConfig:
+    """What to measure.
+
+    Attributes:
+        questions: At most how many held-out questions of each kind.
+        kinds: The kinds of question asked; empty for all there are.
+        examples: How many right and how many wrong answers to show.
+    """
+
+    questions: int = 48
+    kinds: tuple[str, ...] = ()
+    examples: int = 12
+
+
+def normalise(answer: str) -> str:
+    """Reduce an answer to what counts: its words in lower case, without articles."""
+    text = unicodedata.normalize("NFKC", answer).casefold()
+    words = re.sub(r"[^\w\s]", " ", text).split()
+    return " ".join(word for word in words if word not in {"a", "an", "the"})
+
+
+def majority(answers: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Find the most frequent normalised answer of each kind of question.
+
+    Args:
+        answers: Kind and answer of every training question. Of equally frequent
+            answers the alphabetically first is taken.
+    """
+    counts: dict[str, Counter[str]] = {}
+    for kind, answer in answers:
+        counts.setdefault(kind, Counter())[normalise(answer)] += 1
+    return {
+        kind: min(counter, key=lambda a, c=counter: (-c[a], a))
+        for kind, counter in counts.items()
+    }
+
+
+def accuracies(
+    kinds: Sequence[str],
+    truths: Sequence[str],
+    answers: Sequence[str],
+    majorities: Mapping[str, str],
+) -> dict[str, Measure]:
+    """Measure exact match after normalisation, over all and by kind, beside majority.
+
+    Args:
+        kinds: Of each question.
+        truths: Its right answer.
+        answers: What the model said.
+        majorities: From `majority`.
+    """
+    rows = list(zip(kinds, truths, answers, strict=True))
+
+    def measure(rows: Sequence[tuple[str, str, str]]) -> Measure:
+        hits = sum(normalise(said) == normalise(truth) for _, truth, said in rows)
+        blind = sum(majorities.get(kind) == normalise(truth) for kind, truth, _ in rows)
+        return share(hits, len(rows), blind / len(rows), BASELINE)
+
+    by_kind = {
+        kind: measure([row for row in rows if row[0] == kind])
+        for kind in sorted(set(kinds))
+    }
+    return {"all": measure(rows), **by_kind}
+
+
+def evaluate(
+    assistant: Assistant,
+    questions: Sequence[Question],
+    majorities: Mapping[str, str],
+    config: UnderstandingConfig,
+    progress: Progress = lambda done: None,
+) -> Evaluation:
+    """Ask held-out questions and compare the answers.
+
+    Args:
+        assistant: Who answers.
+        questions: Held-out questions, at least one; see `choose`.
+        majorities: The most frequent training answer of each kind.
+        config: See `UnderstandingConfig`.
+        progress: Called with the number of questions answered since the last call.
+
+    Returns:
+        Measures `accuracy/all` and `accuracy/{kind}` beside the baseline; samples
+        `right` and `wrong` of {image, kind, question, answer, expected, correct}.
+    """
+    answers = assistant.answer(
+        [q.view for q in questions], [q.question for q in questions], progress
+    )
+    measures = accuracies(
+        [q.kind for q in questions], [q.answer for q in questions], answers, majorities
+    )
+    samples = [
+        {
+            "image": q.view.whole,
+            "kind": q.kind,
+            "question": q.question,
+            "answer": said,
+            "expected": q.answer,
+            "correct": normalise(said) == normalise(q.answer),
+        }
+        for q, said in zip(questions, answers, strict=True)
+    ]
+    right = [sample for sample in samples if sample["correct"]]
+    wrong = [sample for sample in samples if not sample["correct"]]
+    return Evaluation(
+        {f"accuracy/{name}": measure for name, measure in measures.items()},
+        {
+            name: [group[i] for i in spread(len(group), config.examples)]
+            for name, group in (("right", right), ("wrong", wrong))
+        },
+    )
+
+
+def choose(kinds: Iterable[str], config: UnderstandingConfig) -> list[int]:
+    """Return which questions to ask: the first ones of each kind that is wanted.
+
+    Args:
+        kinds: The kind of every question there is, in an order without meaning.
+        config: Which kinds, and how many of each.
+    """
+    taken: Counter[str] = Counter()
+    chosen = []
+    for i, kind in enumerate(kinds):
+        wanted = not config.kinds or kind in config.kinds
+        if wanted and taken[kind] < config.questions:
+            taken[kind] += 1
+            chosen.append(i)
+    return chosen
