@@ -1,5 +1,6 @@
 """PyTorch files: read only where that is safe, written as their own loaders expect."""
 
+import argparse
 import json
 import pickle
 
@@ -90,11 +91,13 @@ def test_state_dicts_are_read(name, zipped, tmp_path):
 
 
 @pytest.mark.parametrize("wrap", [("state_dict",), ("model",), ("trainer", "unitok")])
-def test_published_wrappers_are_opened(wrap, tmp_path):
+@pytest.mark.parametrize("kind", [dict, argparse.Namespace])
+def test_published_wrappers_are_opened(wrap, kind, tmp_path):
+    args = kind(embed_dim=64, dtype=torch.bfloat16, betas=(0.9, 0.95))
     contents = tensors = state()
     for name in reversed(wrap):
         contents = {name: contents, "step": 3}
-    contents["args"] = {"embed_dim": 64, "dtype": torch.bfloat16}
+    contents["args"] = args
     torch.save(contents, tmp_path / "model.pth")
     source = open_source(tmp_path / "model.pth")
     assert_same(source, tensors)
@@ -114,6 +117,9 @@ def test_shards_with_an_index(tmp_path):
 def test_nothing_is_unpickled_unsafely(tmp_path):
     torch.save({"w": torch.zeros(3), "extra": Hostile()}, tmp_path / "bad.pth")
     refused(tmp_path / "bad.pth", "bad.pth holds more than tensors", "trust")
+    hidden = argparse.Namespace(size=Hostile())
+    torch.save({"model": {"w": torch.zeros(3)}, "args": hidden}, tmp_path / "args.pth")
+    refused(tmp_path / "args.pth", "args.pth holds more than tensors")
     (tmp_path / "plain.pth").write_bytes(pickle.dumps({"w": Hostile()}))
     refused(tmp_path / "plain.pth")
     assert not Hostile.ran

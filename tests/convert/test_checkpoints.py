@@ -3,6 +3,7 @@
 import json
 
 import jax
+import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import orbax.checkpoint as ocp
@@ -15,7 +16,7 @@ from unitoken_jax.convert.checkpoints import (
 )
 from unitoken_jax.convert.readers import SubtreeReader
 from unitoken_jax.convert.table import TreeReader, WeightsError
-from unitoken_jax.train import checkpoint
+from unitoken_jax.train import checkpoint, transfer
 
 
 def params():
@@ -48,6 +49,21 @@ def test_written_in_slices_and_restored_by_training(tmp_path):
     decoder, _ = checkpoint.restore_params(tmp_path / "out", "decoder")
     assert set(decoder) == {"layers", "norm"}
     assert read_config(tmp_path / "out")["model"] == {"kind": "toy", "layers": 3}
+
+
+def test_training_starts_from_a_conversion_in_its_own_type(tmp_path):
+    write_checkpoint(tmp_path / "out", Stacked(params()), {"kind": "toy"})
+    fresh = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), params())
+    places = jax.tree.map(lambda leaf: leaf.sharding, fresh)
+    started = transfer.replace(
+        fresh, places, {"decoder": (tmp_path / "out", "decoder")}
+    )
+    assert {leaf.dtype for leaf in jax.tree.leaves(started)} == {np.dtype(np.float32)}
+    np.testing.assert_array_equal(
+        started["decoder"]["layers"]["kernel"],
+        params()["decoder"]["layers"]["kernel"].astype(np.float32),
+    )
+    assert started["scale"] == 0
 
 
 def test_read_in_slices(tmp_path):

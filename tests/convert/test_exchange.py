@@ -22,6 +22,7 @@ from unitoken_jax.convert.table import (
     export_tensors,
 )
 from unitoken_jax.models.chameleon import ChameleonConfig
+from unitoken_jax.models.llamagen import LlamaGenConfig, published
 from unitoken_jax.models.siglip import (
     SiglipConfig,
     SiglipTextConfig,
@@ -75,6 +76,17 @@ LLAMA = ChameleonConfig(
     head_dim=8,
     qk_norm=False,
 )
+LLAMAGEN = LlamaGenConfig(
+    hidden=64,
+    layers=2,
+    heads=4,
+    multiple_of=32,
+    classes=10,
+    codebooks=4,
+    codes=32,
+    side=4,
+    depth_layers=1,
+)
 TINY = {
     "unitoken": UniTokenConfig(decoder=DECODER, vision=VISION),
     "lumina": WIDE,
@@ -83,10 +95,12 @@ TINY = {
     "siglip-hf": SiglipConfig(vision=VISION, text=TEXT, embed=36),
     "vqgan": VQ,
     "llama-hf": LLAMA,
+    "llamagen": LLAMAGEN,
 }
 GOLDEN_CASES = {
     "unitoken_anyres_tiny": ("unitoken", TINY["unitoken"]),
     "vqgan_tiny": ("vqgan", VQ),
+    "llamagen_tiny": ("llamagen", LLAMAGEN),
 }
 
 
@@ -125,6 +139,8 @@ def assert_equal(left, right):
             291,
             6_738_415_616,
         ),
+        ("llamagen", published("B"), 132, 164_376_064),
+        ("llamagen", published("XXL"), 384, 1_574_566_912),
     ],
 )
 def test_published_sizes(name, config, tensors, parameters):
@@ -355,6 +371,10 @@ def test_what_our_networks_cannot_do_is_refused():
     refused("scales its rotary positions", kind.read_config, scaled)
     refused("tie_word_embeddings", kind.read_config, {"tie_word_embeddings": True})
     refused("hidden_act", FORMATS["siglip-hf"].read_config, {"hidden_act": "gelu"})
+    wide = ChameleonConfig(hidden=32, heads=4, head_dim=16)
+    refused("heads of 16", FORMATS["chameleon-hf"].write_config, wide, {})
+    refused("no Llama", kind.write_config, WIDE, {})
+    refused("is no Chameleon", FORMATS["lumina"].write_config, LLAMA, {})
     odd = ChameleonConfig(hidden=32, intermediate=10**6 + 1, heads=4, head_dim=8)
     refused("never gives", FORMATS["chameleon-meta"].write_config, odd, {})
 
@@ -365,6 +385,24 @@ def test_published_defaults_without_any_description():
     assert FORMATS["chameleon-meta"].read_config({}) == ChameleonConfig()
     assert FORMATS["siglip-hf"].read_config({}) == SiglipVisionConfig()
     assert FORMATS["vqgan"].read_config({}) == VQGANConfig()
+    assert FORMATS["llamagen"].read_config({}) == LlamaGenConfig()
+
+
+def test_published_arguments_of_llamagen():
+    """As the training script of the published code stores them."""
+    args = {
+        "gpt_model": "GPT-B",
+        "num_codebooks": 4,
+        "vocab_size": 512,
+        "n_output_layer": 2,
+        "image_size": 256,
+        "class_dropout_prob": 0.1,
+        "optimizer": "adamw",
+    }
+    config = FORMATS["llamagen"].read_config(args)
+    fields = {"codebooks": 4, "codes": 128, "depth_layers": 2, "null_class": True}
+    assert config == published("B", class_dropout=0.1, **fields)
+    refused("no size 'Q'", FORMATS["llamagen"].read_config, {"gpt_model": "GPT-Q"})
 
 
 def test_image_codes_come_from_the_vocabulary():

@@ -5,11 +5,14 @@ type) keep our defaults. What our network cannot do is refused, not dropped.
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from unitoken_jax.convert.table import WeightsError
+from unitoken_jax.models import llamagen
 from unitoken_jax.models.chameleon import ChameleonConfig
+from unitoken_jax.models.llamagen import LlamaGenConfig
 from unitoken_jax.models.siglip import (
     SiglipConfig,
     SiglipTextConfig,
@@ -45,7 +48,15 @@ def read_chameleon(values: Values) -> ChameleonConfig:
 
 
 def write_chameleon(config: ChameleonConfig, source: Values) -> dict[str, Any]:
-    """For `transformers`; the vocabulary is the source's, where it has one."""
+    """For `transformers`; the vocabulary is the source's, where it has one.
+
+    Raises:
+        WeightsError: a decoder without QK-norm, which is a Llama, or with heads of
+            another width than theirs.
+    """
+    if not config.qk_norm:
+        raise WeightsError("a decoder without QK-norm is no Chameleon; use llama-hf")
+    _check_heads(config)
     return _decoder(config, source) | {
         "architectures": ["ChameleonForConditionalGeneration"],
         "model_type": "chameleon",
@@ -74,7 +85,16 @@ def read_llama(values: Values) -> ChameleonConfig:
 
 
 def write_llama(config: ChameleonConfig, source: Values) -> dict[str, Any]:
-    """For `LlamaForCausalLM`."""
+    """For `LlamaForCausalLM`.
+
+    Raises:
+        WeightsError: a decoder that does more than Llama.
+    """
+    if config.qk_norm or config.swin_norm:
+        raise WeightsError(
+            "a decoder with QK-norm or norms after its layers is no Llama; use"
+            " chameleon-hf or lumina"
+        )
     return _decoder(config, source) | {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
@@ -229,9 +249,11 @@ def write_meta(config: ChameleonConfig, source: Values) -> dict[str, Any]:
     """For Meta's loader; its MLP width follows from a rule of theirs.
 
     Raises:
-        WeightsError: no multiple of the rule gives the width.
+        WeightsError: no multiple of the rule gives the width, or the heads are of
+            another width than theirs.
     """
     del source
+    _check_heads(config)
     values = {
         "dim": config.hidden,
         "n_layers": config.layers,
@@ -319,7 +341,75 @@ def write_vq_config(config: VQGANConfig) -> dict[str, Any]:
     }
 
 
+def read_llamagen(values: Values) -> LlamaGenConfig:
+    """Of the `args` of a checkpoint, or of the fields of its model.
+
+    `gpt_model` ("GPT-XXL") gives the size, `dim`, `n_layer` and `n_head` any other.
+    """
+    size = str(values.get("gpt_model", "GPT-XXL")).removeprefix("GPT-")
+    try:
+        default = llamagen.published(cast("llamagen.Size", size))
+    except ValueError as fault:
+        raise WeightsError(f"the source's gpt_model: {fault}") from fault
+    books = values.get("num_codebooks", default.codebooks)
+    codes = values.get("vocab_size", default.codes * default.codebooks)
+    tokens = values.get("block_size")
+    if tokens is None and "image_size" in values:
+        tokens = (values["image_size"] // values.get("downsample_size", 16)) ** 2
+    dropout = values.get("class_dropout_prob", default.class_dropout)
+    return dataclasses.replace(
+        default,
+        hidden=values.get("dim", default.hidden),
+        layers=values.get("n_layer", default.layers),
+        heads=values.get("n_head", default.heads),
+        multiple_of=values.get("multiple_of", default.multiple_of),
+        classes=values.get("num_classes", default.classes),
+        null_class=dropout > 0,
+        class_dropout=dropout,
+        codebooks=books,
+        codes=codes // books,
+        side=math.isqrt(tokens) if tokens else default.side,
+        depth_layers=values.get("n_output_layer", default.depth_layers),
+        rope_theta=float(values.get("rope_base", default.rope_theta)),
+        norm_eps=values.get("norm_eps", default.norm_eps),
+        token_dropout=values.get("token_dropout_p", default.token_dropout),
+        dropout=values.get("dropout_p", default.dropout),
+    )
+
+
+def write_llamagen(config: LlamaGenConfig, source: Values) -> dict[str, Any]:
+    """The fields of the published model's arguments."""
+    del source
+    return {
+        "dim": config.hidden,
+        "n_layer": config.layers,
+        "n_head": config.heads,
+        "multiple_of": config.multiple_of,
+        "num_classes": config.classes,
+        "class_dropout_prob": config.class_dropout,
+        "num_codebooks": config.codebooks,
+        "vocab_size": config.codes * config.codebooks,
+        "block_size": config.tokens,
+        "n_output_layer": config.depth_layers,
+        "rope_base": config.rope_theta,
+        "norm_eps": config.norm_eps,
+        "token_dropout_p": config.token_dropout,
+        "dropout_p": config.dropout,
+    }
+
+
+def _check_heads(config: ChameleonConfig) -> None:
+    """Chameleon's published code does not store the width of a head but divides."""
+    if config.heads * config.head_dim != config.hidden:
+        raise WeightsError(
+            f"Chameleon's heads share the width evenly, {config.hidden} over"
+            f" {config.heads}, and this decoder has heads of {config.head_dim}; no"
+            " published code loads it"
+        )
+
+
 def _decoder(config: ChameleonConfig, source: Values) -> dict[str, Any]:
+    """The fields that Chameleon and Llama share in `transformers`."""
     return {
         "vocab_size": config.vocab_size,
         "hidden_size": config.hidden,

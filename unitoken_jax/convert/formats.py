@@ -7,12 +7,21 @@ from pathlib import Path
 from typing import Any
 
 from unitoken_jax.config import nearest
-from unitoken_jax.convert import chameleon, configs, meta, siglip, unitoken, vqgan
+from unitoken_jax.convert import (
+    chameleon,
+    configs,
+    llamagen,
+    meta,
+    siglip,
+    unitoken,
+    vqgan,
+)
 from unitoken_jax.convert.configs import Values
 from unitoken_jax.convert.sinks import Read, write_weights
 from unitoken_jax.convert.sources import Source, open_source
 from unitoken_jax.convert.table import Spec, Table, WeightsError
 from unitoken_jax.models.chameleon import ChameleonConfig
+from unitoken_jax.models.llamagen import LlamaGenConfig
 from unitoken_jax.models.siglip import SiglipConfig, SiglipVisionConfig
 from unitoken_jax.models.unitoken import UniTokenConfig
 from unitoken_jax.models.vqgan import VQGANConfig
@@ -111,6 +120,15 @@ FORMATS: dict[str, Format] = {
         chameleon.table,
         configs.read_llama,
         configs.write_llama,
+    ),
+    "llamagen": Format(
+        "LlamaGen over UniTok's codes (FoundationVision/UniTok)",
+        ("cls_embedding.embedding_table.weight", "output.linear_head.weight"),
+        (LlamaGenConfig(),),
+        llamagen.table,
+        configs.read_llamagen,
+        configs.write_llamagen,
+        write=partial(write_weights, wrap=("model",)),
     ),
 }
 

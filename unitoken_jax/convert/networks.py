@@ -11,9 +11,10 @@ from flax import linen as nn
 from flax import traverse_util
 
 from unitoken_jax.config import build, nearest, plain
-from unitoken_jax.convert import chameleon, siglip, unitoken, vqgan
+from unitoken_jax.convert import chameleon, llamagen, siglip, unitoken, vqgan
 from unitoken_jax.convert.table import Counts, WeightsError, flatten
 from unitoken_jax.models.chameleon import Chameleon, ChameleonConfig
+from unitoken_jax.models.llamagen import LlamaGen, LlamaGenConfig
 from unitoken_jax.models.siglip import (
     Siglip,
     SiglipConfig,
@@ -100,6 +101,7 @@ NETWORKS = (
         _unitoken_parts,
     ),
     Network("vqgan", VQGANConfig, VQGAN, _run_vqgan, vqgan.counts),
+    Network("llamagen", LlamaGenConfig, LlamaGen, LlamaGen.initialise, llamagen.counts),
 )
 
 

@@ -6,6 +6,7 @@ memory holds one tensor and not the mapped file. PyTorch pickles are opened by
 unpickling runs code of the file's author.
 """
 
+import argparse
 import json
 import os
 import pickle
@@ -340,6 +341,8 @@ def _open_pickle(path: Path) -> Source:
             break
     config = _read_config(path.parent) or _read_yaml(path.with_suffix(".yaml"))
     args = contents.get("args")
+    if isinstance(args, argparse.Namespace):
+        args = vars(args)
     if isinstance(args, Mapping):
         config = config | {str(key): value for key, value in args.items()}
     return ArraySource(state, str(path.with_name(inner)), config)
@@ -359,8 +362,12 @@ def _load_pickle(path: Path) -> Mapping[str, Any]:
         if file.read(2) == b"PK" and not whole:
             raise WeightsError(f"{path} is cut off; download it again")
     try:
-        # Only the zip layout (PyTorch 1.6 on) can be mapped instead of read at once.
-        contents = torch.load(path, map_location="cpu", weights_only=True, mmap=whole)
+        # LlamaGen's files hold their arguments so: a container of plain values.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            # Only the zip layout (PyTorch 1.6 on) can be mapped instead of read.
+            contents = torch.load(
+                path, map_location="cpu", weights_only=True, mmap=whole
+            )
     except pickle.UnpicklingError as fault:
         raise WeightsError(
             f"{path} holds more than tensors and plain values; reading it would run"

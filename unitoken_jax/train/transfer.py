@@ -60,7 +60,11 @@ def replace(
         values, step = checkpoint.restore_params(
             directory, theirs, nest({path: places[prefix + path] for path in wanted})
         )
-        ours |= {prefix + path: value for path, value in flatten(values).items()}
+        # Converted checkpoints may be bfloat16; what trains keeps its own type.
+        ours |= {
+            prefix + path: value.astype(ours[prefix + path].dtype)
+            for path, value in flatten(values).items()
+        }
         fresh -= {prefix + path for path in wanted}
         size = sum(math.prod(shape) for shape in wanted.values())
         unused = sorted({path.split("/")[0] for path in found.keys() - wanted.keys()})
