@@ -29,12 +29,13 @@ TOKENIZER = {
     "num_res_blocks": 1,
     "attn_resolutions": (),
     "z_channels": 64,
-    "embed_dim": 32,
+    "embed_dim": 8,
     "n_embed": CODES,
     "num_groups": 8,
     "l2_weight": 1.0,
     "codebook_init": "normal",
-    "revival_weight": 0.1,
+    "codebook_scale": 0.3,
+    "revival_weight": 1.0,
 }
 VISION = {
     "hidden": 192,
@@ -85,9 +86,14 @@ def tokenizer() -> dict:
             "end_scale": 0.05,
             "weight_decay": 0.01,
             "no_decay": NO_DECAY,
+            # Codes chase the latents, which move fast in so short a training.
+            "groups": {
+                "codebook": {"pattern": "codebook", "lr_scale": 10.0},
+                "networks": {"pattern": ".*", "exclude": "codebook"},
+            },
         },
-        "train": {"steps": 500, "batch": 16, "log_every": 20, "image_every": 250},
-        "checkpoint": {"every": 250},
+        "train": {"steps": 800, "batch": 8, "log_every": 20, "image_every": 400},
+        "checkpoint": {"every": 400},
     }
 
 
