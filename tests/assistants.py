@@ -232,7 +232,7 @@ def run_node(data_dir, vocabulary):
         "order": tuple(stages),
         "stages": stages,
         "data_dir": str(data_dir),
-        "generation": {"batch": 2, "answer_limit": 4, "length_multiple": 32},
+        "generation": {"batch": 1, "answer_limit": 4, "length_multiple": 64},
         "evaluation": {
             "reconstruction": {"pictures": 6, "batch": 4, "examples": 2},
             "retrieval": {"pairs": 8, "batch": 4, "examples": 1, "ranks": (1, 5)},

@@ -31,6 +31,7 @@ def run(unitoken, vocabulary, layout):
     """Draws prompts given as ids."""
 
     def drawn(rows, seeds=(1, 2, 3), mode="prompt_dropped", **choices):
+        choices = {"temperature": 1.0, **choices}
         guided = choices.get("guidance") is not None
         context = contexts(
             rows, vocabulary, length=16, unconditional=mode if guided else None

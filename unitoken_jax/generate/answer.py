@@ -14,14 +14,14 @@ from unitoken_jax.generate.decode import Params, Prompts, advance, call, prefill
 from unitoken_jax.models.unitoken import UniToken
 
 
-@functools.partial(jax.jit, static_argnames=("model", "end", "limit"))
+@functools.partial(jax.jit, static_argnames=("model", "limit"))
 def answer(
     model: UniToken,
     params: Params,
     prompts: Prompts,
     pixels: jax.Array | None,
     *,
-    end: int,
+    end: int | jax.Array,
     limit: int,
 ) -> jax.Array:
     """Continue each prompt with its most likely tokens.
