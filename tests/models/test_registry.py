@@ -50,6 +50,28 @@ NODES = {
         "n_embed": 16,
         "num_groups": 4,
     },
+    "unitok_mllm": {
+        "kind": "unitok_mllm",
+        "decoder": DECODER | {"qk_norm": False},
+        "codebooks": 2,
+        "codes": 6,
+        "code_width": 4,
+        "projection": 16,
+        "projection_heads": 2,
+        "depth_layers": 1,
+    },
+    "llamagen": {
+        "kind": "llamagen",
+        "hidden": 16,
+        "layers": 1,
+        "heads": 2,
+        "multiple_of": 8,
+        "classes": 3,
+        "codebooks": 2,
+        "codes": 6,
+        "side": 2,
+        "depth_layers": 1,
+    },
 }
 
 

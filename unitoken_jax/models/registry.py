@@ -15,7 +15,7 @@ from flax import linen as nn
 
 from unitoken_jax import config as configs
 from unitoken_jax.config import ConfigError
-from unitoken_jax.models import siglip, unitoken, vqgan
+from unitoken_jax.models import llamagen, siglip, unitok_mllm, unitoken, vqgan
 
 Params = dict[str, Any]
 Batch = Mapping[str, jax.Array]
@@ -127,7 +127,7 @@ def _siglip_inputs(config: siglip.SiglipConfig) -> dict[str, Any]:
     }
 
 
-def _unitoken_inputs(config: unitoken.UniTokenConfig) -> dict[str, Any]:
+def _initialise(config: Any) -> dict[str, Any]:
     del config
     return {"method": "initialise"}
 
@@ -139,6 +139,18 @@ _KINDS: dict[str, tuple[type, type, Callable[..., Any], Callable[..., Any]]] = {
         unitoken.UniTokenConfig,
         unitoken.UniToken,
         unitoken.loss,
-        _unitoken_inputs,
+        _initialise,
+    ),
+    "unitok_mllm": (
+        unitok_mllm.UniTokMllmConfig,
+        unitok_mllm.UniTokMllm,
+        unitok_mllm.loss,
+        _initialise,
+    ),
+    "llamagen": (
+        llamagen.LlamaGenConfig,
+        llamagen.LlamaGen,
+        llamagen.loss,
+        _initialise,
     ),
 }
