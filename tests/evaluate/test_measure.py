@@ -63,4 +63,4 @@ def test_table_shows_value_interval_and_baseline():
     assert accuracy.split() == (
         ["accuracy", "75.0%", "59.8%", "–", "85.8%", "25.0%", "majority", "40"]
     )
-    assert psnr.split() == ["psnr", "21.35", "dB", "20.90", "–", "21.80", "8"]
+    assert psnr.split() == ["psnr", "21.35", "dB", "20.9", "–", "21.8", "8"]

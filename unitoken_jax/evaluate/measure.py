@@ -104,7 +104,7 @@ def table(measures: Mapping[str, Measure]) -> str:
     def number(value: float | None, unit: str) -> str:
         if value is None:
             return ""
-        return f"{value:.1%}" if not unit else f"{value:.2f}"
+        return f"{value:.4g}" if unit else f"{value:.1%}"
 
     rows = [("measure", "value", "95 % interval", "baseline", "samples")]
     for name, m in measures.items():

@@ -87,7 +87,7 @@ def evaluate(
     return Evaluation(
         measures={
             "psnr": summarise(psnr, unit="dB"),
-            "ssim": summarise(ssim),
+            "ssim": summarise(ssim, unit="of 1"),
             "code_usage": Measure(float(quantisation.usage(counts)[0]), len(originals)),
             "code_perplexity": Measure(
                 float(quantisation.perplexity(counts)[0]),

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import absl.logging
 import numpy as np
 from absl import flags
 from jax.sharding import Mesh
@@ -342,6 +343,12 @@ def _define_flags() -> None:
     )
 
 
+def _run() -> None:
+    # The answer is all that is printed; of the libraries only warnings.
+    absl.logging.set_verbosity(absl.logging.WARNING)
+    main(flags.FLAGS)
+
+
 if __name__ == "__main__":
     _define_flags()
-    configs.run(lambda: main(flags.FLAGS))
+    configs.run(_run)
