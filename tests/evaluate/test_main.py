@@ -74,12 +74,11 @@ def test_evaluators_without_their_model_are_left_out(run_node, workdir, tmp_path
         ({"evaluation": {"retreival": {}}}, "did you mean 'retrieval'"),
         ({"evaluation": {"split": "test"}}, "no split 'test'"),
         ({"evaluation": {"understanding": {"kinds": ("size",)}}}, "no questions"),
+        ({"evaluation": {"retrieval": {"without": ("",)}}}, "has no captioned"),
     ],
 )
 def test_faults_are_sentences(run_node, workdir, changes, message):
-    alone = dict.fromkeys(("reconstruction", "retrieval", "generation"))
-    changes = dict(changes)
-    if "evaluation" in changes:
-        changes["evaluation"] = alone | changes["evaluation"]
+    none = dict.fromkeys(("reconstruction", "retrieval", "understanding", "generation"))
+    node = run_node | {"evaluation": none} | changes
     with pytest.raises(UserError, match=message):
-        run(build_chain(run_node | changes), workdir)
+        run(build_chain(node | {"evaluation": none | node["evaluation"]}), workdir)

@@ -1,10 +1,13 @@
 """Drawing: layout, guidance, contexts, seeds and the cache."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
 
 from data_pipelines import samples, sequence
+from unitoken_jax.config import UserError
 from unitoken_jax.generate.draw import contexts, draw
 from unitoken_jax.generate.layout import image_layout
 from unitoken_jax.ops import sampling
@@ -134,3 +137,10 @@ def test_contexts_are_what_training_saw(vocabulary, data_config):
     assert released.tokens[0][-3:].tolist() == [v.end, 7, v.boi]
     alone = contexts([request], v, length=16, unconditional=None)
     assert alone.tokens.shape == (1, 16)
+
+
+def test_a_model_for_understanding_only_is_refused(assistant):
+    config = dataclasses.replace(assistant.model.config, mask_image_logits=True)
+    silent = dataclasses.replace(assistant, model=type(assistant.model)(config))
+    with pytest.raises(UserError, match="cannot draw"):
+        silent.draw(["a red heart"], [0])

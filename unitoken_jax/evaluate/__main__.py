@@ -6,12 +6,13 @@ evaluators; training calls `run` when it is done.
 """
 
 import dataclasses
+import itertools
 import json
 import logging
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from absl import flags
@@ -42,6 +43,8 @@ from unitoken_jax.train.environment import use_compile_cache
 from unitoken_jax.train.job import Chain, build_chain
 
 log = logging.getLogger("unitoken_jax.evaluate")
+
+T = TypeVar("T")
 
 
 class Bench:
@@ -99,7 +102,8 @@ class Bench:
             for _, picture in self._pictures()
         )
         module: Any = trained.system.module
-        return reconstruction.evaluate(module, trained.params, pictures, config)
+        some = self._some(pictures, "pictures")
+        return reconstruction.evaluate(module, trained.params, some, config)
 
     def retrieval(self, config: retrieval.RetrievalConfig) -> Evaluation:
         """Measure SigLIP."""
@@ -111,7 +115,7 @@ class Bench:
 
         def pairs() -> Iterator[retrieval.Pair]:
             for record, picture in self._pictures():
-                if not record["captions"]:
+                if not record["captions"] or record["category"] in config.without:
                     continue
                 caption = record["captions"][0]
                 text = np.full(data.text_length, vocabulary.pad, np.int32)
@@ -121,7 +125,8 @@ class Bench:
                 yield retrieval.Pair(image, caption, text)
 
         module: Any = trained.system.module
-        return retrieval.evaluate(module, trained.params, pairs(), config)
+        some = self._some(pairs(), "captioned pictures")
+        return retrieval.evaluate(module, trained.params, some, config)
 
     def understanding(self, config: understanding.UnderstandingConfig) -> Evaluation:
         """Ask questions, taken in random order so that no picture prevails."""
@@ -182,6 +187,12 @@ class Bench:
             return generation.evaluate(
                 assistant, chosen, self.majorities, config, bar.update
             )
+
+    def _some(self, items: Iterator[T], what: str) -> Iterator[T]:
+        """Return the items, or refuse if there are none."""
+        for first in items:
+            return itertools.chain([first], items)
+        raise DataError(f"split {self._config.split!r} has no {what} to evaluate")
 
     def _pictures(self) -> Iterator[tuple[Record, Any]]:
         """Yield held-out records with their pictures; broken ones are left out."""

@@ -34,6 +34,8 @@ class RetrievalConfig:
         pairs: At most how many held-out pairs stand against each other.
         batch: Pairs embedded at once.
         ranks: The k of recall at k.
+        without: Categories of records that are left out. Composed scenes by default:
+            their backgrounds alone would tell many of them apart.
         examples: How many queries to show.
     """
 
@@ -41,6 +43,7 @@ class RetrievalConfig:
     pairs: int = 256
     batch: int = 64
     ranks: tuple[int, ...] = (1, 5, 10)
+    without: tuple[str, ...] = ("scene",)
     examples: int = 8
 
 

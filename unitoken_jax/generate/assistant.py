@@ -15,6 +15,7 @@ import numpy as np
 from jax.sharding import Mesh
 from PIL import Image
 
+from unitoken_jax.config import UserError
 from unitoken_jax.generate import answer, draw
 from unitoken_jax.generate.decode import Params, Prompts, bucket, call, pad_left
 from unitoken_jax.generate.layout import ImageLayout, Vocabulary, image_layout
@@ -208,7 +209,15 @@ class Assistant:
 
         Returns:
             uint8 [N, H, W, 3].
+
+        Raises:
+            UserError: The model is one for understanding only.
         """
+        if self.model.config.mask_image_logits:
+            raise UserError(
+                "a model with mask_image_logits gives image codes no probability and "
+                "cannot draw; set it to False in the stage's model."
+            )
         config, layout = self.config, self.layout
         rows = [self.composer.request(prompt) for prompt in prompts]
         guided = config.guidance != 1
