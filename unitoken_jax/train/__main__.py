@@ -172,21 +172,37 @@ def _is_evaluated(chain: Chain, workdir: Path) -> bool:
     )
 
 
-def main() -> None:
-    """Train what is left of the chain, then evaluate it and build its report page."""
-    chain = build_chain(flags.FLAGS.config)
+def train(chain: Chain, workdir: Path, only: str | None = None) -> bool:
+    """Train what is left of a chain, then evaluate it and build its report page.
+
+    Args:
+        chain: the experiment.
+        workdir: of its run; made if missing, resumed if not.
+        only: the one stage to train; nothing is evaluated then.
+
+    Returns:
+        Whether every stage is complete.
+
+    Raises:
+        UserError: whatever the user can mend, in a sentence.
+    """
     _check(chain)
-    workdir = Path(flags.FLAGS.workdir)
     workdir.mkdir(parents=True, exist_ok=True)
-    use_compile_cache(flags.FLAGS.compile_cache)
-    with log_to_console(), log_to_file(workdir / "log.txt"):
-        only = flags.FLAGS.stage
+    with log_to_file(workdir / "log.txt"):
         complete = chains.run(chain, workdir, Workshop(workdir), only=only)
-        if not complete or only or not chain.finish:
-            return
-        if not _is_evaluated(chain, workdir):
-            evaluate(chain, workdir)
-        log.info("report: %s", page.build(workdir))
+        if complete and chain.finish and only is None:
+            if not _is_evaluated(chain, workdir):
+                evaluate(chain, workdir)
+            log.info("report: %s", page.build(workdir))
+    return complete
+
+
+def main() -> None:
+    """Train as the flags say."""
+    chain = build_chain(flags.FLAGS.config)
+    use_compile_cache(flags.FLAGS.compile_cache)
+    with log_to_console():
+        train(chain, Path(flags.FLAGS.workdir), flags.FLAGS.stage)
 
 
 if __name__ == "__main__":

@@ -179,9 +179,13 @@ def _start(
     job: Job, layout: _Layout, sources: Mapping[str, tuple[Path, str]]
 ) -> TrainState:
     """Return a fresh state with its parts of earlier stages."""
+    # It runs once: on the CPU, optimising it takes far longer than running it.
+    is_cpu = layout.mesh.devices.flat[0].platform == "cpu"
+    options = {"xla_backend_optimization_level": 0} if is_cpu else None
+    key = jax.random.key(job.seed)
     with jax.set_mesh(layout.mesh):
-        create = jax.jit(layout.create, out_shardings=layout.shardings)
-        state = create(jax.random.key(job.seed))
+        create = jax.jit(layout.create, out_shardings=layout.shardings).lower(key)
+        state = create.compile(compiler_options=options)(key)
     params = transfer.replace(state.params, layout.params, sources)
     return dataclasses.replace(state, params=params)
 
