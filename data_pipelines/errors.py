@@ -3,6 +3,8 @@
 Messages are sentences: which file or record, what is wrong with it, what to do.
 """
 
+from unitoken_jax.config import UserError
 
-class DataError(ValueError):
+
+class DataError(UserError, ValueError):
     """Input that cannot be used, or output that could not be written."""
