@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 
-def bicubic_matrix(source: int, target: int) -> np.ndarray:
+def bicubic_matrix(source: int, target: int, scale: float | None = None) -> np.ndarray:
     """Weights of PyTorch's bicubic interpolation along one axis.
 
     Cubic convolution with a = -0.75, half-pixel centres, no antialiasing and
@@ -14,12 +14,14 @@ def bicubic_matrix(source: int, target: int) -> np.ndarray:
     Args:
         source: samples given.
         target: samples wanted.
+        scale: PyTorch's `scale_factor`, where it is not target / source.
 
     Returns:
         float32 [target, source], rows sum to 1.
     """
     a = -0.75
-    centres = (np.arange(target) + 0.5) * (source / target) - 0.5
+    step = source / target if scale is None else 1 / scale
+    centres = (np.arange(target) + 0.5) * step - 0.5
     base = np.floor(centres).astype(np.int64)
     matrix = np.zeros((target, source))
     for offset in range(-1, 3):
@@ -33,7 +35,10 @@ def bicubic_matrix(source: int, target: int) -> np.ndarray:
 
 
 def resize_grid(
-    table: jax.Array, source: tuple[int, int], target: tuple[int, int]
+    table: jax.Array,
+    source: tuple[int, int],
+    target: tuple[int, int],
+    surplus: float = 0.0,
 ) -> jax.Array:
     """Interpolates a learned table of positions to another grid, bicubically.
 
@@ -41,14 +46,19 @@ def resize_grid(
         table: [h * w, D], row-major over the source grid.
         source: (h, w).
         target: (h', w').
+        surplus: added to the target's sides when computing the scale, as DINOv2 does
+            (0.1), which moves every sample a little.
 
     Returns:
         [h' * w', D] in table's type; the table itself where the grids are equal.
     """
     if source == target:
         return table
-    rows = jnp.asarray(bicubic_matrix(source[0], target[0]), table.dtype)
-    columns = jnp.asarray(bicubic_matrix(source[1], target[1]), table.dtype)
+    rows, columns = (
+        jnp.asarray(bicubic_matrix(given, wanted, (wanted + surplus) / given))
+        for given, wanted in zip(source, target, strict=True)
+    )
+    rows, columns = rows.astype(table.dtype), columns.astype(table.dtype)
     grid = table.reshape(*source, table.shape[-1])
     grid = jnp.einsum("ph,qw,hwd->pqd", rows, columns, grid)
     return grid.reshape(target[0] * target[1], table.shape[-1])

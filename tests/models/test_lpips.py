@@ -1,0 +1,59 @@
+"""LPIPS against the published code, with hashed weights at full size."""
+
+import golden
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hash_weights import hash_images, hash_weight
+from random_weights import random_weights
+
+from unitoken_jax.convert import lpips as layout
+from unitoken_jax.convert.table import expected_shapes, import_tensors
+from unitoken_jax.models.lpips import Lpips, LpipsConfig
+
+TINY = LpipsConfig(widths=(4, 6), depths=(1, 2))
+
+
+def abstract(config):
+    image = jax.ShapeDtypeStruct((1, 16, 16, 3), jnp.float32)
+    return jax.eval_shape(Lpips(config).init, jax.random.key(0), image, image)["params"]
+
+
+@pytest.mark.slow
+def test_reproduces_published_distances_at_full_size():
+    config = LpipsConfig()
+    table = layout.table(config)
+    source = {
+        key: hash_weight(f"lpips.{key}", shape)
+        for key, shape in expected_shapes(table, abstract(config), {}).items()
+    }
+    source |= {key: np.abs(w) for key, w in source.items() if key.startswith("lins")}
+    params = import_tensors(table, source, abstract(config), {})
+    images = jnp.asarray(hash_images())
+    distance = jax.jit(Lpips(config).apply)
+    flipped = distance({"params": params}, images, images[::-1]).mean()
+    dimmed = distance({"params": params}, images, 0.9 * images + 0.05).mean()
+    with np.load(golden.DIRECTORY / "losses_hashinit.npz") as theirs:
+        np.testing.assert_allclose(flipped, theirs["lpips"], rtol=1e-5)
+        np.testing.assert_allclose(dimmed, theirs["lpips2"], rtol=1e-5)
+
+
+def test_published_size():
+    shapes = expected_shapes(layout.table(LpipsConfig()), abstract(LpipsConfig()), {})
+    assert len(shapes) == 31
+    assert sum(int(np.prod(shape)) for shape in shapes.values()) == 14_714_688 + 1472
+
+
+def test_is_a_distance_per_image():
+    params = random_weights(abstract(TINY))
+    params |= {key: abs(w) for key, w in params.items() if key.startswith("weight")}
+    distance = jax.jit(lambda a, b: Lpips(TINY).apply({"params": params}, a, b))
+    images = np.random.default_rng(0).uniform(-1, 1, (3, 8, 8, 3)).astype(np.float32)
+    np.testing.assert_array_equal(distance(images, images), 0)
+    far = distance(images, images[::-1])
+    assert far.shape == (3,)
+    np.testing.assert_allclose(far[0], far[2], rtol=1e-5)  # symmetric
+    assert far[1] == 0 < far[0]
+    gradient = jax.jit(jax.grad(lambda a: distance(a, images).sum()))(images)
+    assert np.isfinite(gradient).all()  # where the images are equal

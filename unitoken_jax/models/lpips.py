@@ -1,0 +1,68 @@
+"""LPIPS with VGG16 (arXiv 1801.03924): perceptual distance of images in [-1, 1]."""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jax import lax
+from jax.nn import initializers
+
+from unitoken_jax.layers.convolution import Conv
+from unitoken_jax.layers.parameter import parameter
+
+SHIFT = np.array([-0.030, -0.088, -0.188], np.float32)
+SCALE = np.array([0.458, 0.448, 0.450], np.float32)
+"""Images are (x - SHIFT) / SCALE to the network, by channel."""
+
+
+@dataclass(frozen=True)
+class LpipsConfig:
+    """Shape of the network; the defaults are VGG16's convolutions.
+
+    Attributes:
+        widths: channels of each slice; a slice but the first begins by max-pooling.
+        depths: convolutions of each slice; the last one's activations are compared.
+        dtype: type of the computation.
+    """
+
+    widths: tuple[int, ...] = (64, 128, 256, 512, 512)
+    depths: tuple[int, ...] = (2, 2, 3, 3, 3)
+    dtype: str = "float32"
+
+
+class Lpips(nn.Module):
+    """The distance; parameters `slice_{i}_conv_{j}` and `weight_{i}` [C]."""
+
+    config: LpipsConfig
+
+    @nn.compact
+    def __call__(self, first: jax.Array, second: jax.Array) -> jax.Array:
+        """Distance float32 [B] of two batches of images [B, H, W, 3] in [-1, 1]."""
+        config = self.config
+        both = jnp.concatenate([first, second]).astype(jnp.float32)
+        x = (both - SHIFT) / SCALE
+        total = jnp.zeros(first.shape[0])
+        stages = zip(config.widths, config.depths, strict=True)
+        for i, (width, depth) in enumerate(stages):
+            if i > 0:
+                x = _max_pool(x)
+            for j in range(depth):
+                name = f"slice_{i}_conv_{j}"
+                x = nn.relu(Conv(width, dtype=config.dtype, name=name)(x))
+            init = initializers.constant(1 / width)
+            weight = parameter(self, f"weight_{i}", init, ("norm",), (width,))
+            one, other = jnp.split(_unit(x.astype(jnp.float32)), 2)
+            total += jnp.mean(jnp.square(one - other) @ weight, (1, 2))
+        return total
+
+
+def _unit(x: jax.Array) -> jax.Array:
+    """Scale the channels of every pixel to length one, with the published epsilons."""
+    return x / (jnp.sqrt(jnp.sum(jnp.square(x), -1, keepdims=True) + 1e-9) + 1e-10)
+
+
+def _max_pool(x: jax.Array) -> jax.Array:
+    lowest = np.array(-np.inf, x.dtype)
+    return lax.reduce_window(x, lowest, lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")
