@@ -1,6 +1,5 @@
 """A tiny UniToken with random weights, its tokenizer and its rules."""
 
-import dataclasses
 from functools import partial
 
 import jax
@@ -13,16 +12,15 @@ from data_pipelines import records
 from data_pipelines.anyres import ViewsConfig
 from data_pipelines.config import DataConfig
 from data_pipelines.manifest import Manifest, file_digest
-from data_pipelines.prompts import Composer
 from data_pipelines.sequence import LayoutConfig
 from data_pipelines.shards import write_split
 from data_pipelines.vocabulary import Vocabulary, train_vocabulary
 from unitoken_jax.evaluate import __main__ as evaluate
 from unitoken_jax.generate import __main__ as generate
-from unitoken_jax.generate.assistant import Assistant, GenerationConfig
 from unitoken_jax.models import registry
 from unitoken_jax.train import state
 from unitoken_jax.train.checkpoint import CheckpointConfig, Checkpointer
+from unitoken_jax.train.job import build_chain
 
 CODES = 16
 LONGEST = 80
@@ -157,18 +155,9 @@ def next_logits(unitoken):
 
 
 @pytest.fixture(scope="session")
-def assistant(unitoken, tokenizer, vocabulary):
-    config = GenerationConfig(batch=4, answer_limit=6, length_multiple=8)
-    return Assistant(*unitoken, *tokenizer, Composer(vocabulary, DATA), config)
-
-
-@pytest.fixture
-def reconfigured(assistant):
-    def replace(**changes):
-        config = dataclasses.replace(assistant.config, **changes)
-        return dataclasses.replace(assistant, config=config)
-
-    return replace
+def assistant(run_node, workdir):
+    """The run's assistant; it and the commands share what they compile."""
+    return generate.load(build_chain(run_node), workdir)
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ from assistants import (  # noqa: F401
     data_dir,
     next_logits,
     one_device,
-    reconfigured,
     run_node,
     siglip,
     tokenizer,
