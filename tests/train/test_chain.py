@@ -89,5 +89,5 @@ def test_a_stage_starts_from_earlier_ones_only(tmp_path) -> None:
         chains.run(_chain(first=first), tmp_path, Workshop())
     second = miniature.job("second", train=TRAIN, codes={"stage": "frist"})
     chain = _chain(second=second)
-    with pytest.raises(UserError, match="starts from 'frist'.*did you mean 'first'"):
+    with pytest.raises(UserError, match=r"starts from 'frist'.*did you mean 'first'"):
         chains.run(chain, tmp_path, Workshop())

@@ -181,7 +181,9 @@ def _start(
     """Return a fresh state with its parts of earlier stages."""
     # It runs once: on the CPU, optimising it takes far longer than running it.
     is_cpu = layout.mesh.devices.flat[0].platform == "cpu"
-    options = {"xla_backend_optimization_level": 0} if is_cpu else None
+    options: dict[str, Any] | None = None
+    if is_cpu:
+        options = {"xla_backend_optimization_level": 0}
     key = jax.random.key(job.seed)
     with jax.set_mesh(layout.mesh):
         create = jax.jit(layout.create, out_shardings=layout.shardings).lower(key)
