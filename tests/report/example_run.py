@@ -161,7 +161,7 @@ def _evaluation(folder: Path, pictures: Iterator[Image.Image], rng) -> dict:
         "reconstruction": {
             "measures": {
                 "psnr": plain(21.37, "dB", 20.9, 21.8),
-                "ssim": plain(0.81, "", 0.8, 0.82),
+                "ssim": plain(0.81, "of 1", 0.8, 0.82),
                 "code_usage": plain(0.934, ""),
                 "code_perplexity": plain(311.2, "codes"),
             },

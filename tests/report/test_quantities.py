@@ -40,6 +40,22 @@ def test_tick(value, words):
 
 
 @pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ([0.0, 0.2, 0.4], ["0", "0.2", "0.4"]),
+        ([-10.0, -9.998, -9.996], ["−10.000", "−9.998", "−9.996"]),
+        ([9.95, 10.0, 10.05], ["9.95", "10.00", "10.05"]),
+        ([0.0, 500.0, 1000.0], ["0", "500", f"1{THIN}000"]),
+        ([0.0, 5e-5, 1e-4], ["0", "5e−5", "1e−4"]),
+        ([0.0, 1e7, 2e7], ["0", "1e7", "2e7"]),
+        ([7.0], ["7"]),
+    ],
+)
+def test_ticks_tell_neighbours_apart(values, words):
+    assert quantities.ticks(values) == words
+
+
+@pytest.mark.parametrize(
     ("seconds", "words"),
     [
         (0, "0.0 s"),

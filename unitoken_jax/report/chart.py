@@ -10,7 +10,8 @@ import math
 
 import numpy as np
 
-from unitoken_jax.report.quantities import number, tick
+from unitoken_jax.report import quantities
+from unitoken_jax.report.quantities import number
 
 WIDTH, HEIGHT = 340, 200
 LEFT, RIGHT, TOP, BOTTOM = 46, 10, 12, 36
@@ -58,7 +59,14 @@ class _Scale:
         return self.start + (values - low) / (high - low) * (self.stop - self.start)
 
 
-def draw(steps: np.ndarray, values: np.ndarray, title: str, unit: str = "") -> Chart:
+def draw(
+    steps: np.ndarray,
+    values: np.ndarray,
+    title: str,
+    unit: str = "",
+    *,
+    may_be_logarithmic: bool = True,
+) -> Chart:
     """Lay out one curve.
 
     Args:
@@ -66,10 +74,11 @@ def draw(steps: np.ndarray, values: np.ndarray, title: str, unit: str = "") -> C
         values: finite, [P].
         title: what the curve shows.
         unit: of the values, "" for none.
+        may_be_logarithmic: whether values far apart get a logarithmic axis.
     """
     smoothed = smooth(values)
     low, high = float(values.min()), float(values.max())
-    log = low > 0 and high / low > _LOG_RATIO
+    log = may_be_logarithmic and low > 0 and high / low > _LOG_RATIO
     x_labels = _step_ticks(float(steps[0]), float(steps[-1]))
     y_labels = _log_ticks(low, high) if log else _linear_ticks(low, high)
     x_scale = _Scale(*_widen(steps[0], steps[-1]), LEFT, WIDTH - RIGHT)
@@ -81,12 +90,14 @@ def draw(steps: np.ndarray, values: np.ndarray, title: str, unit: str = "") -> C
         points = zip(x_scale(x), y_scale(y), strict=True)
         return "M" + "L".join(f"{px:.1f} {py:.1f}" for px, py in points)
 
-    def ticks(labels: list[float], scale: _Scale) -> tuple[Tick, ...]:
-        places = scale(np.asarray(labels, np.float64))
-        return tuple(
-            Tick(float(at), tick(label))
-            for at, label in zip(places, labels, strict=True)
+    def ticks(values: list[float], scale: _Scale) -> tuple[Tick, ...]:
+        places = scale(np.asarray(values, np.float64))
+        labels = (
+            list(map(quantities.tick, values))
+            if scale.log
+            else quantities.ticks(values)
         )
+        return tuple(map(Tick, map(float, places), labels))
 
     return Chart(
         title=title,

@@ -1,6 +1,8 @@
 """Numbers as a reader wants them: few digits, units, minutes, gibibytes."""
 
+import itertools
 import math
+from collections.abc import Sequence
 from typing import Any, TypeGuard
 
 _THIN_SPACE = "\u202f"  # narrow, no break
@@ -74,6 +76,17 @@ def tick(value: float) -> str:
     if "e" in words or "." not in words:
         return words
     return words.rstrip("0").rstrip(".")
+
+
+def ticks(values: Sequence[float]) -> list[str]:
+    """Write evenly spaced round numbers, with as many decimals as tell them apart."""
+    largest = max(map(abs, values))
+    stride = min((abs(b - a) for a, b in itertools.pairwise(values)), default=1.0)
+    if largest >= 1e7 or stride < 1e-4:
+        return list(map(tick, values))
+    decimals = max(0, -math.floor(math.log10(stride) + 1e-9))
+    words = [f"{v:,.{decimals}f}" if v else "0" for v in values]
+    return [w.replace(",", _THIN_SPACE).replace("-", "−") for w in words]
 
 
 def duration(seconds: float) -> str:

@@ -23,7 +23,6 @@ _MEANINGS = {
     "cycle": "answers about the model’s own drawings",
     "cycle_real": "the same questions about the real pictures",
 }
-_PLAIN = {"ssim"}  # between 0 and 1 without being a share of anything
 _STRIP = 160.0  # width of the drawn interval, in its own units
 
 
@@ -103,11 +102,10 @@ def _result(name: str, measure: Mapping[str, Any]) -> Result:
         measure[key] if is_number(measure.get(key)) else None
         for key in ("low", "high", "baseline")
     )
-    share = not unit and name not in _PLAIN
 
     def write(*values: float) -> str:
-        if not share:
-            return f"{' to '.join(map(number, values))} {unit}".rstrip()
+        if unit:
+            return f"{' to '.join(map(number, values))} {unit}"
         return percent(*values)
 
     def place(value: float | None) -> float | None:
@@ -121,7 +119,7 @@ def _result(name: str, measure: Mapping[str, Any]) -> Result:
         baseline="" if baseline is None else write(baseline),
         against=str(measure.get("against") or ""),
         count=int(measure.get("count") or 0),
-        strip=Strip(*map(place, (value, low, high, baseline))) if share else None,
+        strip=Strip(*map(place, (value, low, high, baseline))) if not unit else None,
     )
 
 

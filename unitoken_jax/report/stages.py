@@ -21,6 +21,7 @@ _SPEED = {
     "device_memory_peak_bytes": quantities.size,
 }
 _COUNTS = ("skipped", "consecutive_skips")  # told in a sentence, not drawn
+_LINEAR = ("learning_rate", "accuracy", "usage", "data_wait")  # whatever they span
 _FIRST_CHARTS = 6
 
 
@@ -141,7 +142,13 @@ def _draw(curve: Curve) -> chart.Chart:
     values, unit = curve.values, quantities.unit(curve.key)
     if unit == "GiB":
         values = values / 2**30
-    return chart.draw(curve.steps, values, quantities.title(curve.key), unit)
+    return chart.draw(
+        curve.steps,
+        values,
+        quantities.title(curve.key),
+        unit,
+        may_be_logarithmic=not curve.key.endswith(_LINEAR),
+    )
 
 
 def _sheets(stage: Stage) -> list[tuple[str, pictures.Picture]]:
