@@ -1,0 +1,34 @@
+"""Chameleon-7B, stage I of the discrete-only baseline for UniToken-7B.
+
+What: the captions of UniToken's stage I, read from codes alone. Where UniToken trains
+adapter and image tower, the baseline has nothing but the decoder to train, which
+starts from Lumina-mGPT-7B-512 as well and learns at stage II's rate of 1e-5.
+
+Paper or released: the released code has no recipe of this baseline. It is UniToken's
+with the continuous half left out, see `configs/common.py`.
+
+Hardware: a TPU v5p-128 slice (64 chips), parameters and optimiser divided over all of
+them: 1.6 GiB of them on a chip. Estimated, not measured: 5 hours at 40 % of the
+chips' peak. On 8 GPUs of 80 GB as in the scripts: `--config.train.microbatches=8`.
+
+    python -m unitoken_jax.train --config configs/chameleon_7b_stage1.py \
+        --workdir runs/chameleon_7b
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common
+
+
+def get_config() -> ConfigDict:
+    """Return the job."""
+    return common.job(
+        "stage1",
+        data_dir="data/prepared/unitoken_stage1",
+        samples=2_515_000,
+        model=common.CHAMELEON,
+        data=common.discrete_rows(caption=1.0, question=0.0, draw=0.0),
+        learning_rate=1e-5,
+        groups=common.CHAMELEON_GROUPS,
+        init={"decoder": "weights/lumina-mgpt-7b-512"},
+    )

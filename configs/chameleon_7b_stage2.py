@@ -1,0 +1,32 @@
+"""Chameleon-7B, stage II of the discrete-only baseline for UniToken-7B.
+
+What: the data of UniToken's stage II with pictures as codes alone, reading and drawing
+one to one, at its rate of 1e-5. Starts from stage I of the same directory.
+
+Paper or released: as `configs/chameleon_7b_stage1.py` says.
+
+Hardware: a TPU v5p-128 slice (64 chips), parameters and optimiser divided over all of
+them: 1.6 GiB of them on a chip. Estimated, not measured: 40 hours at 40 % of the
+chips' peak. On 8 GPUs of 80 GB as in the scripts: `--config.train.microbatches=8`.
+
+    python -m unitoken_jax.train --config configs/chameleon_7b_stage2.py \
+        --workdir runs/chameleon_7b
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common
+
+
+def get_config() -> ConfigDict:
+    """Return the job."""
+    return common.job(
+        "stage2",
+        data_dir="data/prepared/unitoken_stage2",
+        samples=20_000_000,
+        model=common.CHAMELEON,
+        data=common.discrete_rows(caption=0.04, question=0.96, draw=1.0),
+        learning_rate=1e-5,
+        groups=common.CHAMELEON_GROUPS,
+        init={"decoder": "runs/chameleon_7b/stage1:decoder"},
+    )

@@ -1,0 +1,43 @@
+"""UniToken-7B AnyRes, stage I (arXiv 2504.04423, Table 2): images become readable.
+
+What: adapter (rate 1e-3) and SigLIP tower (1e-5) learn from 2.5M captions while the
+decoder of Lumina-mGPT-7B-512 is frozen. The tower sees the squashed picture and its
+tiles (AnyRes).
+
+Paper or released: `configs/common.py` says which numbers are whose. The paper counts
+1e-5 for the tower, the scripts a scale of 0.01; that is the same. It speaks of
+Chameleon as the start in one place and of Lumina-mGPT in another; the scripts start
+from the latter.
+
+Hardware: a TPU v5p-128 slice (64 chips), parameters and optimiser divided over all of
+them: 0.5 GiB of them on a chip. Estimated, not measured: 10 hours at 40 % of the
+chips' peak. On 8 GPUs of 80 GB as in the scripts: `--config.train.microbatches=4`.
+
+    python -m unitoken_jax.convert --from lumina --to jax \
+        --input Lumina-mGPT-7B-512 --output weights/lumina-mgpt-7b-512
+    python -m unitoken_jax.convert --from siglip-hf --to jax \
+        --input siglip-so400m-patch14-384 --output weights/siglip-so400m-patch14-384
+    python -m unitoken_jax.train --config configs/unitoken_7b_anyres_stage1.py \
+        --workdir runs/unitoken_7b_anyres
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common
+
+
+def get_config() -> ConfigDict:
+    """Return the job."""
+    return common.job(
+        "stage1",
+        data_dir="data/prepared/unitoken_stage1",
+        samples=2_515_000,
+        model=common.UNITOKEN,
+        data=common.anyres_rows(caption=1.0, question=0.0, draw=0.0),
+        learning_rate=1e-3,
+        groups=common.STAGE1_GROUPS,
+        init={
+            "decoder": "weights/lumina-mgpt-7b-512",
+            "vision": "weights/siglip-so400m-patch14-384:vision",
+        },
+    )

@@ -1,0 +1,85 @@
+"""Every experiment in configs/: its complete print, and that its stages fit together.
+
+A print holds all fields with their defaults, so a review sees what a change of a config
+or of a default does. UPDATE_GOLDEN=1 writes the prints anew.
+"""
+
+import dataclasses
+import importlib
+import os
+from pathlib import Path
+
+import pytest
+
+from data_pipelines.config import DataConfig
+from unitoken_jax.config import build, plain, render
+from unitoken_jax.evaluate.config import EvaluationConfig
+from unitoken_jax.generate.assistant import GenerationConfig
+from unitoken_jax.models import registry
+from unitoken_jax.train import chain as chains
+from unitoken_jax.train.job import Chain, Job, build_chain
+
+ROOT = Path(__file__).parent.parent
+GOLDEN = Path(__file__).parent / "golden_configs"
+NAMES = sorted(
+    str(path.relative_to(ROOT / "configs").with_suffix("")).replace(os.sep, ".")
+    for path in (ROOT / "configs").rglob("*.py")
+    if path.stem not in ("__init__", "common")  # what configs share
+)
+
+
+class Models:
+    """The part of a workshop that a check needs."""
+
+    def system(self, job: Job, at: str) -> registry.System:
+        return registry.build(job.model, f"{at}.model")
+
+
+def _chain(name: str) -> Chain:
+    return build_chain(importlib.import_module(f"configs.{name}").get_config())
+
+
+def _complete(chain: Chain) -> Chain:
+    """Return the chain with every default written out."""
+    stages = {}
+    for name, job in chain.stages.items():
+        at = f"config.stages.{name}"
+        model = registry.build(job.model, f"{at}.model")
+        stages[name] = dataclasses.replace(
+            job,
+            model={"kind": model.kind, **plain(model.config)},
+            data=plain(build(DataConfig, job.data, f"{at}.data")),
+        )
+    return dataclasses.replace(
+        chain,
+        stages=stages,
+        evaluation=plain(build(EvaluationConfig, chain.evaluation)),
+        generation=plain(build(GenerationConfig, chain.generation)),
+    )
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_print_is_as_it_was(name: str) -> None:
+    path = GOLDEN / f"{name}.txt"
+    printed = render(_complete(_chain(name)))
+    if os.environ.get("UPDATE_GOLDEN"):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(printed)
+    assert path.is_file(), f"run UPDATE_GOLDEN=1 pytest {Path(__file__).name}"
+    assert printed == path.read_text()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_stages_fit_together(name: str) -> None:
+    """Groups cover every parameter, and stages find what they start from."""
+    chains.check(_chain(name), Models())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_says_how_to_run_it(name: str) -> None:
+    text = importlib.import_module(f"configs.{name}").__doc__ or ""
+    assert f"--config configs/{name.replace('.', '/')}.py" in text
+
+
+def test_no_print_without_its_config() -> None:
+    assert sorted(path.stem for path in GOLDEN.glob("*.txt")) == NAMES
