@@ -22,7 +22,8 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 
-from unitoken_jax.convert import configs, unitoken
+from unitoken_jax.convert import unitoken
+from unitoken_jax.convert.configs.unitoken import write_unitoken
 from unitoken_jax.convert.networks import network_of
 from unitoken_jax.convert.sinks import write_weights
 from unitoken_jax.convert.sources import open_source
@@ -63,7 +64,7 @@ def generate(path: Path, layers: int) -> dict[str, int]:
         checksums[key] = zlib.crc32(bits.reshape(-1).view(np.uint8))
         return bits.view(bfloat16)
 
-    values = configs.write_unitoken(config, {})
+    values = write_unitoken(config, {})
     write_weights(path, specs, tensor, values)
     return checksums
 

@@ -1,5 +1,6 @@
 """Every format: published names and sizes, golden weights there and back, faults."""
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -22,13 +23,19 @@ from unitoken_jax.convert.table import (
     export_tensors,
 )
 from unitoken_jax.models.chameleon import ChameleonConfig
+from unitoken_jax.models.clip_text import ClipTextConfig
+from unitoken_jax.models.dinov2 import Dinov2Config
 from unitoken_jax.models.llamagen import LlamaGenConfig, published
+from unitoken_jax.models.lpips import LpipsConfig
 from unitoken_jax.models.siglip import (
     SiglipConfig,
     SiglipTextConfig,
     SiglipVisionConfig,
 )
+from unitoken_jax.models.unitok import UniTokConfig
+from unitoken_jax.models.unitok_mllm import UniTokMllmConfig
 from unitoken_jax.models.unitoken import UniTokenConfig
+from unitoken_jax.models.vitamin import VITAMIN_BASE, ViTaminConfig
 from unitoken_jax.models.vqgan import VQGANConfig
 
 GOLDEN = Path(__file__).parent.parent / "golden"
@@ -87,6 +94,29 @@ LLAMAGEN = LlamaGenConfig(
     side=4,
     depth_layers=1,
 )
+UNITOK = UniTokConfig(
+    vision=ViTaminConfig(
+        widths=(16, 32), depths=(2, 4), hidden=64, layers=3, heads=4, mlp=128
+    ),
+    text=ClipTextConfig(
+        vocab_size=100, length=12, hidden=32, layers=2, heads=2, mlp=128, embed=32
+    ),
+    vocab_size=256,
+    vocab_width=16,
+    num_codebooks=4,
+)
+UNITOK_LINEAR = dataclasses.replace(
+    UNITOK, vocab_size=64, num_codebooks=1, projection="linear"
+)
+MLLM = UniTokMllmConfig(
+    decoder=dataclasses.replace(LLAMA, vocab_size=120, intermediate=64, kv_heads=4),
+    codebooks=4,
+    codes=64,
+    code_width=4,
+    projection=64,
+    projection_heads=4,
+)
+DINO = Dinov2Config(hidden=64, mlp=256, heads=4)
 TINY = {
     "unitoken": UniTokenConfig(decoder=DECODER, vision=VISION),
     "lumina": WIDE,
@@ -95,11 +125,19 @@ TINY = {
     "siglip-hf": SiglipConfig(vision=VISION, text=TEXT, embed=36),
     "vqgan": VQ,
     "llama-hf": LLAMA,
+    "unitok": UNITOK,
+    "clip-text": UNITOK.text,
+    "unitok-mllm": MLLM,
+    "dinov2": dataclasses.replace(DINO, layers=2, grid=4),
+    "lpips": LpipsConfig(widths=(4, 6), depths=(2, 1)),
     "llamagen": LLAMAGEN,
 }
 GOLDEN_CASES = {
     "unitoken_anyres_tiny": ("unitoken", TINY["unitoken"]),
     "vqgan_tiny": ("vqgan", VQ),
+    "unitok_tiny": ("unitok", UNITOK),
+    "unitok_tiny_linear": ("unitok", UNITOK_LINEAR),
+    "unitok_mllm_tiny": ("unitok-mllm", MLLM),
     "llamagen_tiny": ("llamagen", LLAMAGEN),
 }
 
@@ -139,6 +177,11 @@ def assert_equal(left, right):
             291,
             6_738_415_616,
         ),
+        ("unitok", UniTokConfig(), 1335, 820_298_692 + 8 * 4096 + 2 * 1024),
+        ("clip-text", ClipTextConfig(), 149, 123_650_304),
+        ("unitok-mllm", UniTokMllmConfig(), 372, 7_508_685_056),
+        ("dinov2", Dinov2Config(), 175, 22_056_576),
+        ("lpips", LpipsConfig(), 31, 14_714_688 + 1472),
         ("llamagen", published("B"), 132, 164_376_064),
         ("llamagen", published("XXL"), 384, 1_574_566_912),
     ],
@@ -259,6 +302,24 @@ def test_chameleon_with_its_image_tokenizer(tmp_path):
     assert source.config["vq_config"]["num_embeddings"] == 64
     _, loaded = convert.load("chameleon-hf", tmp_path / "out")
     assert_equal(loaded, random_params(WIDE))
+
+
+def test_parts_of_larger_files_are_read_alone():
+    """A tower's names may carry the prefix that they have in the whole model."""
+    golden = GOLDEN / "unitok_tiny.weights.safetensors"
+    _, text = convert.load("clip-text", golden, UNITOK.text)
+    assert_equal(text, convert.load("unitok", golden, UNITOK)[1]["text"])
+    whole = load_file(GOLDEN / "dino_discriminator.weights.safetensors")
+    _, backbone = convert.load("dinov2", whole, DINO)
+    kind, counts = FORMATS["dinov2"], {"block": DINO.layers}
+    back = export_tensors(kind.table(DINO), backbone, counts)
+    assert len(back) == sum(key.startswith("dino.") for key in whole)
+    assert_equal(back, {key: whole[f"dino.{key}"] for key in back})
+    golden = GOLDEN / "unitoken_anyres_tiny.weights.safetensors"
+    _, vision = convert.load("siglip-hf", golden, VISION)
+    assert_equal(
+        vision, convert.load("unitoken", golden, TINY["unitoken"])[1]["vision"]
+    )
 
 
 def test_types_can_be_changed(tmp_path):
@@ -386,6 +447,32 @@ def test_published_defaults_without_any_description():
     assert FORMATS["siglip-hf"].read_config({}) == SiglipVisionConfig()
     assert FORMATS["vqgan"].read_config({}) == VQGANConfig()
     assert FORMATS["llamagen"].read_config({}) == LlamaGenConfig()
+
+
+def test_published_arguments_of_unitok():
+    """The fields that matter, of those in the `args` of a checkpoint."""
+    kind = FORMATS["unitok"]
+    assert kind.read_config({}) == UniTokConfig()
+    args = {
+        "model": "vitamin_base",
+        "vocab_size": 16_384,
+        "vocab_width": 768,
+        "num_codebooks": 1,
+        "quant_proj": "linear",
+        "embed_dim": 512,
+        "text_width": 512,
+        "text_heads": 8,
+        "lr": 5e-4,
+    }
+    config = kind.read_config(args)
+    assert config.vision == VITAMIN_BASE
+    assert (config.projection, config.codes) == ("linear", 16_384)
+    assert (config.text.heads, config.text.mlp, config.text.embed) == (8, 2048, 512)
+    assert kind.write_config(config, args)["model"] == "vitamin_base"
+    refused("model is 'vit'", kind.read_config, {"model": "vit"})
+    refused("quant_proj is 'mlp'", kind.read_config, {"quant_proj": "mlp"})
+    residual = dataclasses.replace(UNITOK, structure="residual")
+    refused("splits its channels", kind.write_config, residual, {})
 
 
 def test_published_arguments_of_llamagen():

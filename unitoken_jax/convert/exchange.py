@@ -14,12 +14,13 @@ from flax import linen as nn
 from flax import traverse_util
 from tqdm import tqdm
 
-from unitoken_jax.convert import configs, vqgan
+from unitoken_jax.convert import vqgan
 from unitoken_jax.convert.checkpoints import (
     CheckpointReader,
     read_config,
     write_checkpoint,
 )
+from unitoken_jax.convert.configs.vqgan import write_vq_config
 from unitoken_jax.convert.formats import FORMATS, JAX, Format, format_of, matching
 from unitoken_jax.convert.networks import config_of, network_of, node_of
 from unitoken_jax.convert.readers import (
@@ -28,9 +29,10 @@ from unitoken_jax.convert.readers import (
     SubtreeReader,
     WatchedReader,
 )
-from unitoken_jax.convert.sources import ArraySource, Source
+from unitoken_jax.convert.sources import ArraySource, PartSource, Source
 from unitoken_jax.convert.table import (
     Reader,
+    Rule,
     Spec,
     Table,
     TreeReader,
@@ -241,7 +243,21 @@ def _open_published(
             f"{format} holds a {_names(kind.holds)}, and the configuration given is of"
             f" a {_names((type(config),))}"
         )
-    return kind, opened, config
+    return kind, _selected(kind, opened, config), config
+
+
+def _selected(kind: Format, source: Source, config: Any) -> Source:
+    """The part of a larger file that the format is about, if it is a part."""
+    rules = (rule for rule in kind.table(config) if isinstance(rule, Rule))
+    key = next(rule.key for rule in rules if "{" not in rule.key)
+    if key in source:
+        return source
+    for prefix in kind.prefixes:
+        if prefix + key in source:
+            part = PartSource(source, prefix)
+            log.info("%s: %d tensors, %s*", source.where, len(part), prefix)
+            return part
+    return source
 
 
 def _write(
@@ -273,7 +289,7 @@ def _write(
     values = dict(kind.write_config(part.config, weights.published))
     if tokenizer is not None:
         exported |= _exported_tokenizer(tokenizer)
-        values["vq_config"] = configs.write_vq_config(tokenizer.config)
+        values["vq_config"] = write_vq_config(tokenizer.config)
     specs = {key: spec for key, (spec, _) in exported.items()}
     with _progress(specs) as shown:
 

@@ -9,20 +9,58 @@ from typing import Any
 from unitoken_jax.config import nearest
 from unitoken_jax.convert import (
     chameleon,
-    configs,
+    clip_text,
+    dinov2,
     llamagen,
+    lpips,
     meta,
     siglip,
+    unitok,
+    unitok_mllm,
     unitoken,
     vqgan,
 )
-from unitoken_jax.convert.configs import Values
+from unitoken_jax.convert.configs.decoder import (
+    read_chameleon,
+    read_llama,
+    read_meta,
+    write_chameleon,
+    write_llama,
+    write_lumina,
+    write_meta,
+)
+from unitoken_jax.convert.configs.fields import Values
+from unitoken_jax.convert.configs.llamagen import read_llamagen, write_llamagen
+from unitoken_jax.convert.configs.perceptual import (
+    read_dinov2,
+    read_lpips,
+    write_dinov2,
+    write_lpips,
+)
+from unitoken_jax.convert.configs.siglip import read_siglip, write_siglip
+from unitoken_jax.convert.configs.unitok import (
+    read_clip_text,
+    read_unitok,
+    write_clip_text,
+    write_unitok,
+)
+from unitoken_jax.convert.configs.unitok_mllm import (
+    read_unitok_mllm,
+    write_unitok_mllm,
+)
+from unitoken_jax.convert.configs.unitoken import read_unitoken, write_unitoken
+from unitoken_jax.convert.configs.vqgan import read_vqgan, write_vqgan
 from unitoken_jax.convert.sinks import Read, write_weights
 from unitoken_jax.convert.sources import Source, open_source
 from unitoken_jax.convert.table import Spec, Table, WeightsError
 from unitoken_jax.models.chameleon import ChameleonConfig
+from unitoken_jax.models.clip_text import ClipTextConfig
+from unitoken_jax.models.dinov2 import Dinov2Config
 from unitoken_jax.models.llamagen import LlamaGenConfig
+from unitoken_jax.models.lpips import LpipsConfig
 from unitoken_jax.models.siglip import SiglipConfig, SiglipVisionConfig
+from unitoken_jax.models.unitok import UniTokConfig
+from unitoken_jax.models.unitok_mllm import UniTokMllmConfig
 from unitoken_jax.models.unitoken import UniTokenConfig
 from unitoken_jax.models.vqgan import VQGANConfig
 
@@ -42,6 +80,8 @@ class Format:
         read_config: what the source says of its model → configuration; with nothing
             said, the published model's.
         write_config: (configuration, what an earlier source said) → what to say.
+        prefixes: what may stand before every name of a larger file, of which the rest
+            is then left out.
         open: path → tensors.
         write: (path, specs, tensors, what to say) → files.
     """
@@ -52,6 +92,7 @@ class Format:
     table: Callable[[Any], Table]
     read_config: Callable[[Values], Any]
     write_config: Callable[[Any, Values], Values]
+    prefixes: tuple[str, ...] = ()
     open: Callable[[Path], Source] = open_source
     write: Write = write_weights
 
@@ -67,50 +108,51 @@ FORMATS: dict[str, Format] = {
         ("adapter.0.weight", "lm_head.weight"),
         (UniTokenConfig(),),
         unitoken.table,
-        configs.read_unitoken,
-        configs.write_unitoken,
+        read_unitoken,
+        write_unitoken,
     ),
     "lumina": Format(
         "Lumina-mGPT (Alpha-VLLM), Hugging Face folder",
         ("model.layers.0.self_attn.q_norm.weight",),
         (ChameleonConfig(),),
         chameleon.table,
-        configs.read_chameleon,
-        configs.write_lumina,
+        read_chameleon,
+        write_lumina,
     ),
     "chameleon-hf": Format(
         "Chameleon in transformers (facebook/chameleon-7b)",
         ("model.layers.0.self_attn.q_norm.weight",),
         (ChameleonConfig(),),
         chameleon.table_hf,
-        configs.read_chameleon,
-        configs.write_chameleon,
+        read_chameleon,
+        write_chameleon,
     ),
     "chameleon-meta": Format(
         "Chameleon as Meta ships it: consolidated*.pth beside params.json",
         ("tok_embeddings.weight", "layers.0.attention.wq.weight"),
         (ChameleonConfig(),),
         chameleon.table_meta,
-        configs.read_meta,
-        configs.write_meta,
-        meta.open_shards,
-        meta.write_shards,
+        read_meta,
+        write_meta,
+        open=meta.open_shards,
+        write=meta.write_shards,
     ),
     "siglip-hf": Format(
         "SigLIP in transformers (google/siglip-so400m-patch14-384)",
         ("vision_model.post_layernorm.weight",),
         (SiglipVisionConfig(), SiglipConfig()),
         siglip.table,
-        configs.read_siglip,
-        configs.write_siglip,
+        read_siglip,
+        write_siglip,
+        prefixes=("vision_model.", "vit."),
     ),
     "vqgan": Format(
         "Chameleon's image tokenizer: vqgan.ckpt beside vqgan.yaml",
         ("encoder.conv_in.weight", "quantize.embedding.weight"),
         (VQGANConfig(),),
         vqgan.table,
-        configs.read_vqgan,
-        configs.write_vqgan,
+        read_vqgan,
+        write_vqgan,
         write=partial(write_weights, wrap=("state_dict",)),
     ),
     "llama-hf": Format(
@@ -118,17 +160,61 @@ FORMATS: dict[str, Format] = {
         ("model.layers.0.self_attn.q_proj.weight",),
         (ChameleonConfig(vocab_size=32_000, qk_norm=False),),
         chameleon.table,
-        configs.read_llama,
-        configs.write_llama,
+        read_llama,
+        write_llama,
+    ),
+    "unitok": Format(
+        "UniTok's tokenizer (FoundationVision/unitok_tokenizer)",
+        ("quant_proj.attn.qkv.weight", "post_quant_proj.attn.qkv.weight"),
+        (UniTokConfig(),),
+        unitok.table,
+        read_unitok,
+        write_unitok,
+        write=partial(write_weights, wrap=("trainer", "unitok")),
+    ),
+    "unitok-mllm": Format(
+        "UniTok's multimodal LLM (FoundationVision/unitok_mllm), Hugging Face folder",
+        ("ar_head.linear_head.weight", "lm_head.weight"),
+        (UniTokMllmConfig(),),
+        unitok_mllm.table,
+        read_unitok_mllm,
+        write_unitok_mllm,
     ),
     "llamagen": Format(
         "LlamaGen over UniTok's codes (FoundationVision/UniTok)",
         ("cls_embedding.embedding_table.weight", "output.linear_head.weight"),
         (LlamaGenConfig(),),
         llamagen.table,
-        configs.read_llamagen,
-        configs.write_llamagen,
+        read_llamagen,
+        write_llamagen,
         write=partial(write_weights, wrap=("model",)),
+    ),
+    "clip-text": Format(
+        "CLIP's text tower as open_clip and UniTok name it",
+        ("text_projection", "positional_embedding"),
+        (ClipTextConfig(),),
+        clip_text.table,
+        read_clip_text,
+        write_clip_text,
+        prefixes=("text_encoder.", "text."),
+    ),
+    "dinov2": Format(
+        "DINOv2 ViT-S/14 (dinov2_vits14_pretrain.pth)",
+        ("cls_token", "mask_token", "blocks.0.ls1.gamma"),
+        (Dinov2Config(),),
+        dinov2.table,
+        read_dinov2,
+        write_dinov2,
+        prefixes=("dino.",),
+    ),
+    "lpips": Format(
+        "LPIPS with VGG16 in one file (UniTok's lpips_with_vgg.pth)",
+        ("net.slice1.0.weight", "lins.0.model.1.weight"),
+        (LpipsConfig(),),
+        lpips.table,
+        read_lpips,
+        write_lpips,
+        prefixes=("lpips.",),
     ),
 }
 

@@ -11,16 +11,32 @@ from flax import linen as nn
 from flax import traverse_util
 
 from unitoken_jax.config import build, nearest, plain
-from unitoken_jax.convert import chameleon, llamagen, siglip, unitoken, vqgan
+from unitoken_jax.convert import (
+    chameleon,
+    clip_text,
+    dinov2,
+    llamagen,
+    lpips,
+    siglip,
+    unitok,
+    unitok_mllm,
+    unitoken,
+    vqgan,
+)
 from unitoken_jax.convert.table import Counts, WeightsError, flatten
 from unitoken_jax.models.chameleon import Chameleon, ChameleonConfig
+from unitoken_jax.models.clip_text import ClipText, ClipTextConfig
+from unitoken_jax.models.dinov2 import Dinov2, Dinov2Config
 from unitoken_jax.models.llamagen import LlamaGen, LlamaGenConfig
+from unitoken_jax.models.lpips import Lpips, LpipsConfig
 from unitoken_jax.models.siglip import (
     Siglip,
     SiglipConfig,
     SiglipVision,
     SiglipVisionConfig,
 )
+from unitoken_jax.models.unitok import UniTok, UniTokConfig
+from unitoken_jax.models.unitok_mllm import UniTokMllm, UniTokMllmConfig
 from unitoken_jax.models.unitoken import UniToken, UniTokenConfig
 from unitoken_jax.models.vqgan import VQGAN, VQGANConfig
 
@@ -84,6 +100,33 @@ def _siglip_parts(config: SiglipConfig) -> Mapping[str, Any]:
     return {"vision/": config.vision}
 
 
+def _run_clip_text(module: ClipText) -> Any:
+    return module(jnp.zeros((1, module.config.length), jnp.int32))
+
+
+def _run_unitok(module: UniTok) -> Any:
+    text = jnp.zeros((1, module.config.text.length), jnp.int32)
+    return module(jnp.zeros((1, 32, 32, 3)), text)
+
+
+def _run_dinov2(module: Dinov2) -> Any:
+    size = module.config.grid * module.config.patch
+    return module(jnp.zeros((1, size, size, 3)))
+
+
+def _run_lpips(module: Lpips) -> Any:
+    image = jnp.zeros((1, 32, 32, 3))
+    return module(image, image)
+
+
+def _unitok_mllm_parts(config: UniTokMllmConfig) -> Mapping[str, Any]:
+    return {"decoder/": config.decoder}
+
+
+def _unitok_parts(config: UniTokConfig) -> Mapping[str, Any]:
+    return {"text/": config.text}
+
+
 NETWORKS = (
     Network(
         "chameleon", ChameleonConfig, Chameleon, Chameleon.initialise, chameleon.counts
@@ -101,6 +144,18 @@ NETWORKS = (
         _unitoken_parts,
     ),
     Network("vqgan", VQGANConfig, VQGAN, _run_vqgan, vqgan.counts),
+    Network("unitok", UniTokConfig, UniTok, _run_unitok, unitok.counts, _unitok_parts),
+    Network("clip_text", ClipTextConfig, ClipText, _run_clip_text, clip_text.counts),
+    Network(
+        "unitok_mllm",
+        UniTokMllmConfig,
+        UniTokMllm,
+        UniTokMllm.initialise,
+        unitok_mllm.counts,
+        _unitok_mllm_parts,
+    ),
+    Network("dinov2", Dinov2Config, Dinov2, _run_dinov2, dinov2.counts),
+    Network("lpips", LpipsConfig, Lpips, _run_lpips, lpips.counts),
     Network("llamagen", LlamaGenConfig, LlamaGen, LlamaGen.initialise, llamagen.counts),
 )
 

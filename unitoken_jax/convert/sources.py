@@ -137,6 +137,23 @@ class SafetensorsSource(Source):
         return array.reshape(shape)
 
 
+class PartSource(Source):
+    """The tensors of another source whose names begin with a prefix, without it."""
+
+    def __init__(self, source: Source, prefix: str) -> None:
+        self._source = source
+        self._prefix = prefix
+        specs = {
+            key.removeprefix(prefix): source.spec(key)
+            for key in source
+            if key.startswith(prefix)
+        }
+        super().__init__(source.where, specs, source.config)
+
+    def __getitem__(self, key: str) -> np.ndarray:
+        return self._source[self._prefix + key]
+
+
 class MergedSource(Source):
     """The shards of a model-parallel checkpoint, joined tensor by tensor.
 
