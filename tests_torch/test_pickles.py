@@ -11,10 +11,15 @@ import pytest
 import torch
 
 from unitoken_jax import convert
+from unitoken_jax.convert.formats import FORMATS
 from unitoken_jax.convert.networks import network_of
 from unitoken_jax.convert.sources import ArraySource, open_source
-from unitoken_jax.convert.table import WeightsError
+from unitoken_jax.convert.table import WeightsError, expected_shapes
 from unitoken_jax.models.chameleon import ChameleonConfig
+from unitoken_jax.models.clip_text import ClipTextConfig
+from unitoken_jax.models.llamagen import LlamaGenConfig
+from unitoken_jax.models.unitok import UniTokConfig
+from unitoken_jax.models.vitamin import ViTaminConfig
 from unitoken_jax.models.vqgan import VQGANConfig
 
 DECODER = ChameleonConfig(
@@ -163,6 +168,45 @@ def test_vqgan_is_described_by_the_file_beside_it(tmp_path):
     )
     loaded, _ = convert.load("vqgan", tmp_path / "vqgan.ckpt")
     assert loaded.config == VQ
+
+
+UNITOK = UniTokConfig(
+    vision=ViTaminConfig(
+        widths=(16, 32), depths=(2, 4), hidden=64, layers=1, heads=4, mlp=128
+    ),
+    text=ClipTextConfig(
+        vocab_size=50, length=8, hidden=32, layers=1, heads=2, mlp=128, embed=32
+    ),
+    vocab_size=256,
+    vocab_width=16,
+    num_codebooks=4,
+)
+LLAMAGEN = LlamaGenConfig(
+    hidden=32, layers=1, heads=2, multiple_of=8, classes=3, codebooks=2, codes=8, side=2
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "config", "wrap"),
+    [("unitok", UNITOK, ("trainer", "unitok")), ("llamagen", LLAMAGEN, ("model",))],
+)
+def test_checkpoints_of_unitok_and_llamagen(name, config, wrap, tmp_path):
+    """Wrapped as their loaders unwrap them, with the arguments they read beside."""
+    params = random_params(config)
+    network = network_of(config)
+    convert.save(name, network.module(config), params, tmp_path / "model.pth")
+    contents = torch.load(tmp_path / "model.pth", weights_only=True)
+    assert contents["args"]["vocab_size"] == (256 if name == "unitok" else 16)
+    state = contents
+    for key in wrap:
+        state = state[key]
+    expected = expected_shapes(
+        FORMATS[name].table(config), network.abstract(config), network.counts(config)
+    )
+    assert {key: tuple(value.shape) for key, value in state.items()} == expected
+    loaded, again = convert.load(name, tmp_path / "model.pth")
+    assert loaded.config == config
+    jax.tree.map(np.testing.assert_array_equal, again, params)
 
 
 @pytest.mark.parametrize("shards", [1, 2])

@@ -24,7 +24,7 @@ from flax import traverse_util
 from orbax.checkpoint import type_handlers
 
 from unitoken_jax.convert.sinks import check_space, replacing
-from unitoken_jax.convert.table import Reader, Spec, WeightsError, flatten
+from unitoken_jax.convert.table import Reader, Spec, WeightsError
 
 _CHUNK_BYTES = 2**26  # what one read moves at least, of a large parameter
 _WAITING_BYTES = 2**27  # how much is written at once
@@ -39,27 +39,32 @@ class CheckpointReader:
         Raises:
             WeightsError: there is no complete checkpoint of ours.
         """
-        self._folder = _newest(path) / "state"
+        folder = _newest(path) / "state"
         try:
-            described = json.loads((self._folder / "_METADATA").read_text())
-            with ocp.PyTreeCheckpointer() as reader:
-                tree = reader.metadata(self._folder).item_metadata.tree
-        except (OSError, ValueError, KeyError) as fault:
+            described = json.loads((folder / "_METADATA").read_text())
+            names = [
+                tuple(part["key"] for part in entry["key_metadata"])
+                for entry in described["tree_metadata"].values()
+            ]
+            opened = {
+                "/".join(name[1:]): _open(folder, ".".join(name), described)
+                for name in names
+                if name[0] == "params"
+            }
+            self._stores = {path: store.result() for path, store in opened.items()}
+        except (OSError, ValueError, KeyError, TypeError) as fault:
             raise WeightsError(
-                f"{self._folder} is not a complete checkpoint ({fault}); take another"
-                " one, or convert again"
+                f"{folder} is not a complete checkpoint ({fault}); take another one,"
+                " or convert again"
             ) from fault
-        if not isinstance(tree, Mapping) or "params" not in tree:
+        if not self._stores:
             raise WeightsError(
-                f"{self._folder} holds no parameters; is it a checkpoint of training?"
+                f"{folder} holds no parameters; is it a checkpoint of training?"
             )
-        self._zarr3 = bool(described.get("use_zarr3"))
-        self._ocdbt = bool(described.get("use_ocdbt"))
         self._specs = {
-            path: Spec(tuple(leaf.shape), np.dtype(leaf.dtype))
-            for path, leaf in flatten(tree["params"]).items()
+            path: Spec(tuple(store.shape), store.dtype.numpy_dtype)
+            for path, store in self._stores.items()
         }
-        self._open: dict[str, tensorstore.TensorStore] = {}
 
     @property
     def specs(self) -> dict[str, Spec]:
@@ -68,29 +73,28 @@ class CheckpointReader:
 
     def read(self, path: str, index: tuple[int, ...]) -> np.ndarray:
         """The parameter at `path`, with `index` on its leading axes."""
-        return self._store(path)[index].read().result()
+        return self._stores[path][index].read().result()
 
     def stacked(self, path: str) -> int:
         """How many leading axes of a parameter are best read one by one."""
-        chunk = self._store(path).chunk_layout.read_chunk.shape or ()
+        chunk = self._stores[path].chunk_layout.read_chunk.shape or ()
         shape = self._specs[path].shape
         depth = 0
         while depth < len(shape) - 1 and chunk[depth] == 1 < shape[depth]:
             depth += 1
         return depth
 
-    def _store(self, path: str) -> tensorstore.TensorStore:
-        if path not in self._open:
-            name = f"params.{path.replace('/', '.')}"
-            if self._ocdbt:
-                base = f"file://{self._folder}/"
-                where = {"driver": "ocdbt", "base": base, "path": name}
-            else:
-                where = {"driver": "file", "path": f"{self._folder}/{name}/"}
-            driver = "zarr3" if self._zarr3 else "zarr"
-            spec = tensorstore.Spec({"driver": driver, "kvstore": where})
-            self._open[path] = tensorstore.open(spec, open=True, read=True).result()
-        return self._open[path]
+
+def _open(folder: Path, name: str, described: Mapping[str, Any]) -> Any:
+    """A stored array (a future of it), in whichever layout Orbax wrote it."""
+    if described.get("use_ocdbt"):
+        base = f"file://{folder}/"
+        where = {"driver": "ocdbt", "base": base, "path": f"{name}/"}
+    else:
+        where = {"driver": "file", "path": f"{folder}/{name}/"}
+    driver = "zarr3" if described.get("use_zarr3") else "zarr"
+    spec = tensorstore.Spec({"driver": driver, "kvstore": where})
+    return tensorstore.open(spec, open=True, read=True)
 
 
 def read_config(path: Path) -> dict[str, Any]:
