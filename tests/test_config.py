@@ -153,7 +153,10 @@ CONFIG_FILE = """
 from ml_collections import ConfigDict
 
 def get_config():
-    return ConfigDict({"steps": 3, "inner": {"rate": 1e-3}, "name": "old"})
+    shared = {"rate": 1e-3}
+    return ConfigDict(
+        {"steps": 3, "inner": shared, "name": "old", "parts": {"a": shared}}
+    )
 """
 PROGRAM = """
 import dataclasses
@@ -213,6 +216,13 @@ def test_any_field_can_be_overridden(command) -> None:
         "config.parts.new.rate = 7.0",
         "config.flag = True",
     }
+
+
+def test_a_group_used_twice_is_overridden_once(command) -> None:
+    code, output, _ = command("--config=small.py", "--config.inner.rate=9")
+    assert code == 0
+    assert "config.inner.rate = 9.0" in output
+    assert "config.parts.a.rate = 0.001" in output
 
 
 @pytest.mark.parametrize(

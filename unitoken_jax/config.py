@@ -211,11 +211,24 @@ class _FileParser(flags.ArgumentParser):
                 f"get_config() returned {type(config).__name__}, "
                 "but a ConfigDict is needed."
             )
+        config = _unshare(config)
         for argument in sys.argv[1:]:
             name = argument.lstrip("-").split("=", 1)[0].removeprefix("no")
             if argument.startswith("-") and name.startswith(self._prefix):
                 _make_room(config, name.removeprefix(self._prefix).split("."))
         return config
+
+
+def _unshare(node: ConfigDict) -> ConfigDict:
+    """Copy a config so that no two places hold one group; references stay.
+
+    ConfigDict keeps a dict that a file uses twice as one group, so that an override in
+    one place would silently change the other.
+    """
+    copy = ConfigDict()
+    for name, value in node.items(preserve_field_references=True):
+        copy[name] = _unshare(value) if isinstance(value, ConfigDict) else value
+    return copy
 
 
 def _make_room(config: ConfigDict, path: Sequence[str]) -> None:

@@ -93,17 +93,24 @@ def run(
     if only is not None and only not in chain.stages:
         raise UserError(f"--stage: no stage {only!r}{nearest(only, chain.order)}")
     check(chain, workshop)
+    todo = [
+        name
+        for name in chain.order
+        if only in (None, name)
+        and not stage.is_finished(workdir / name, chain.stages[name].train.steps)
+    ]
+    for name in todo:
+        for source in chain.stages[name].init.values():
+            transfer.locate(source, workdir, chain.stages)
     for name in chain.order:
-        job, directory = chain.stages[name], workdir / name
-        if only not in (None, name):
-            continue
-        if stage.is_finished(directory, job.train.steps):
+        job = chain.stages[name]
+        if name in todo:
+            _check_sources(chain, job, workdir)
+            if not _run_stage(chain, job, workdir, workshop):
+                return False
+        elif only in (None, name):
             log.info("stage %s is complete (%d steps)", name, job.train.steps)
-            _warn_of_changes(job, directory)
-            continue
-        _check_sources(chain, job, workdir)
-        if not _run_stage(chain, job, workdir, workshop):
-            return False
+            _warn_of_changes(job, workdir / name)
     return all(
         stage.is_finished(workdir / name, job.train.steps)
         for name, job in chain.stages.items()
