@@ -2,6 +2,7 @@
 
 import importlib
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -11,7 +12,7 @@ from ml_collections import ConfigDict
 
 from data_pipelines.config import DataConfig
 from tests.models.random_weights import random_weights
-from unitoken_jax.config import build
+from unitoken_jax.config import build, render
 from unitoken_jax.models import registry
 from unitoken_jax.train import state as states
 from unitoken_jax.train.job import Job, build_chain
@@ -24,6 +25,7 @@ NAMES = sorted(path.stem for path in CONFIGS.glob("*_7b_*.py"))
 VOCABULARY, FIRST, LAST = 64, 4, 19
 ROWS, LENGTH, VIEWS = 2, 24, 2
 IMAGE, FEATURES = 28, 4
+STEPS: dict[str, Callable] = {}  # compiled, by what they were made from
 
 
 def recipe(name: str) -> ConfigDict:
@@ -85,10 +87,15 @@ def test_two_steps_move_what_is_to_learn(name: str) -> None:
     update = make_update(system.loss, optimizer, job.train.microbatches)
     start = random_weights(shapes)
     state = states.create(lambda _: start, optimizer.init, jax.random.key(job.seed))
-    # Two runs of a tiny program: optimising it would take longer.
-    step = jax.jit(
-        make_train_step(update, job.guard),
-        compiler_options={"xla_backend_optimization_level": 0},
+    # Shrunk, several recipes are one program, which need not be compiled again. To
+    # optimise it would take longer than its few runs.
+    program = render({"model": job.model, "optimizer": job.optimizer})
+    step = STEPS.setdefault(
+        program,
+        jax.jit(
+            make_train_step(update, job.guard),
+            compiler_options={"xla_backend_optimization_level": 0},
+        ),
     )
     rates = []
     for number in range(job.train.steps):

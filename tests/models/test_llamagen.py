@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 
 from tests.models import golden
 from tests.models.random_weights import random_weights
@@ -178,6 +179,20 @@ def test_labels_are_dropped_for_the_null_class():
 def test_dropout_is_noise_of_the_step_key(name):
     batch, run = small(**{"token_dropout": 0.0, "dropout": 0.0} | {name: 0.5})
     assert run(0, batch) == run(0, batch) != run(1, batch)
+
+
+def test_half_precision_keeps_parameters_and_loss_in_float32():
+    config = dataclasses.replace(SMALL, dtype="bfloat16", class_dropout=0.5)
+    model, params = LlamaGen(config), nn.unbox(abstract(config))
+    batch = {
+        "label": jax.ShapeDtypeStruct((2,), np.int32),
+        "codes": jax.ShapeDtypeStruct((2, 4, 3), np.int32),
+    }
+    run = jax.value_and_grad(partial(llamagen.loss, model), has_aux=True)
+    output = jax.eval_shape(run, params, batch, jax.random.key(0))
+    assert {leaf.dtype for leaf in jax.tree.leaves(output)} == {np.dtype("float32")}
+    states = jax.eval_shape(model.apply, {"params": params}, *batch.values())
+    assert states.dtype == jnp.bfloat16
 
 
 def test_logits_start_at_zero():

@@ -1,5 +1,6 @@
 """UniTok's multimodal LLM: golden numbers, packed or not, decoding, sizes."""
 
+import dataclasses
 import math
 from functools import partial
 
@@ -245,6 +246,18 @@ def test_text_alone(published):
     assert not metrics["image_weight"]
     batch["targets"][:] = -1
     assert not run(params, batch, jax.random.key(0))[0]
+
+
+def test_half_precision_keeps_parameters_and_loss_in_float32(published):
+    config = published[0].config
+    half = dataclasses.replace(config.decoder, dtype="bfloat16")
+    model = UniTokMllm(dataclasses.replace(config, decoder=half))
+    batch, _ = packed([[3, 0], [2, 1]], 56, 2)
+    run = jax.value_and_grad(partial(unitok_mllm.loss, model), has_aux=True)
+    output = jax.eval_shape(run, published[1], batch, jax.random.key(0))
+    assert {leaf.dtype for leaf in jax.tree.leaves(output)} == {np.dtype("float32")}
+    hidden = jax.eval_shape(model.apply, {"params": published[1]}, batch)
+    assert hidden.dtype == jnp.bfloat16
 
 
 def test_published_size():

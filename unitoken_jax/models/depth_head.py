@@ -19,6 +19,7 @@ from unitoken_jax.layers.parameter import parameter
 from unitoken_jax.layers.stack import stacked
 from unitoken_jax.models.chameleon import Block, ChameleonConfig, Context
 from unitoken_jax.ops.code_scores import CodeScores, code_logits, score_codes
+from unitoken_jax.ops.embedding import lookup
 from unitoken_jax.ops.rotary import rotary_angles
 from unitoken_jax.parallel.rules import constrain
 
@@ -42,14 +43,21 @@ class CodeEmbeddings(nn.Module):
 
     @nn.compact
     def __call__(self, codes: jax.Array) -> jax.Array:
-        """Looks up codes [..., c] of the first c codebooks, to [..., c, D]."""
+        """Looks up codes [..., c] in the first c codebooks, to [..., c, D]."""
         shape = (self.count, self.size, self.width)
         axes = (None, "vocab", "embed")
         init = initializers.normal(self.init_scale)
         tables = parameter(self, "embedding", init, axes, shape)
-        tables = constrain(tables.astype(self.dtype), None, "vocab", "width")
-        books = jnp.arange(codes.shape[-1])
-        return tables[books, jnp.maximum(codes, 0)]
+
+        def prepare(table: jax.Array) -> jax.Array:
+            # Whole rows on every device, or the lookup would gather the result.
+            return constrain(table.astype(self.dtype), "vocab", "width")
+
+        def look_up(table: jax.Array, codes: jax.Array) -> jax.Array:
+            return lookup(table, codes, prepare)
+
+        codes = jnp.asarray(codes)
+        return jax.vmap(look_up, (0, -1), -2)(tables[: codes.shape[-1]], codes)
 
 
 class CodeHead(nn.Module):
