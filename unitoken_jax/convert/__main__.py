@@ -2,6 +2,7 @@
 
 import json
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,8 @@ def _read_config(path: str | None) -> dict[str, Any] | None:
 def main(argv: list[str]) -> None:
     """Convert what the flags say."""
     del argv
-    logging.set_verbosity(logging.INFO)
+    logging.set_verbosity(logging.WARNING)
+    started = time.monotonic()
     try:
         convert(
             _FROM.value,
@@ -73,6 +75,7 @@ def main(argv: list[str]) -> None:
         )
     except UserError as fault:
         sys.exit(f"error: {fault}")
+    print(f"{_OUTPUT.value} written in {time.monotonic() - started:.0f} s")
 
 
 if __name__ == "__main__":

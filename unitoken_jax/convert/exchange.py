@@ -2,7 +2,6 @@
 
 import logging
 import os
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -103,7 +102,8 @@ def load(
         leaves = {name: reader.read(name, ()) for name in reader.specs}
         params = traverse_util.unflatten_dict(leaves, sep="/")
         return network_of(weights.config).module(weights.config), params
-    kind, opened, config = _open_published(format, source, config)
+    given = config
+    kind, opened, config = _open_published(format, source, given)
     network = network_of(config)
     try:
         params = import_tensors(
@@ -114,7 +114,7 @@ def load(
             dtype=dtype,
         )
     except WeightsError as fault:
-        raise _explained(fault, format, opened) from fault
+        raise _explained(fault, format, opened, given) from fault
     return network.module(config), params
 
 
@@ -181,14 +181,12 @@ def convert(
     Raises:
         WeightsError: see `load` and `save`.
     """
-    started = time.monotonic()
     weights = open_weights(source_format, source, config)
     tokenizer = None
     if image_tokenizer is not None:
         is_ours = (Path(image_tokenizer) / "checkpoints").is_dir()
         tokenizer = open_weights(JAX if is_ours else "vqgan", image_tokenizer)
     _write(target_format, weights, Path(path), dtype, tokenizer)
-    log.info("%s written in %.0f s", path, time.monotonic() - started)
 
 
 def open_weights(
@@ -197,7 +195,8 @@ def open_weights(
     """Open a source as our parameters, read slice by slice when asked for."""
     if format == JAX:
         return _open_jax(source, config)
-    kind, opened, config = _open_published(format, source, config)
+    given = config
+    kind, opened, config = _open_published(format, source, given)
     network = network_of(config)
     try:
         reader = PublishedReader(
@@ -207,7 +206,7 @@ def open_weights(
             network.counts(config),
         )
     except WeightsError as fault:
-        raise _explained(fault, format, opened) from fault
+        raise _explained(fault, format, opened, given) from fault
     return Weights(config, reader, opened.config)
 
 
@@ -336,10 +335,22 @@ def _progress(specs: Mapping[str, Spec]) -> tqdm:
     return tqdm(total=total, unit="B", unit_scale=True, disable=None)
 
 
-def _explained(fault: WeightsError, format: str, source: Source) -> WeightsError:
-    """The fault, with the formats that the source's names look like."""
-    likely = [name for name in matching(source) if name != format]
-    hint = f" Its names look like {' or '.join(likely)}." if likely else ""
+def _explained(
+    fault: WeightsError, format: str, source: Source, given: Any
+) -> WeightsError:
+    """The fault, with what may be behind it."""
+    hint = ""
+    likely = matching(source)
+    if likely and format not in likely:
+        hint = f" Its names look like {' or '.join(likely)}."
+    elif given is None and not source.config:
+        hint = (
+            " The source does not describe its model, so that the published one was"
+            " assumed; give a config."
+        )
+    elif len(likely) > 1:
+        others = " or ".join(name for name in likely if name != format)
+        hint = f" Its names would also be those of {others}."
     return WeightsError(f"{source.where} as {format}: {fault}{hint}")
 
 

@@ -66,6 +66,10 @@ from unitoken_jax.models.vqgan import VQGANConfig
 
 Write = Callable[[Path, Mapping[str, Spec], Read, Values], None]
 JAX = "jax"
+_QK_NORM = (
+    "model.layers.0.self_attn.q_proj.weight",
+    "model.layers.0.self_attn.q_norm.weight",
+)
 
 
 @dataclass(frozen=True)
@@ -105,7 +109,7 @@ class Format:
 FORMATS: dict[str, Format] = {
     "unitoken": Format(
         "UniToken (SxJyJay/UniToken), Hugging Face folder",
-        ("adapter.0.weight", "lm_head.weight"),
+        ("adapter.0.weight", *_QK_NORM),
         (UniTokenConfig(),),
         unitoken.table,
         read_unitoken,
@@ -113,7 +117,7 @@ FORMATS: dict[str, Format] = {
     ),
     "lumina": Format(
         "Lumina-mGPT (Alpha-VLLM), Hugging Face folder",
-        ("model.layers.0.self_attn.q_norm.weight",),
+        _QK_NORM,
         (ChameleonConfig(),),
         chameleon.table,
         read_chameleon,
@@ -121,7 +125,7 @@ FORMATS: dict[str, Format] = {
     ),
     "chameleon-hf": Format(
         "Chameleon in transformers (facebook/chameleon-7b)",
-        ("model.layers.0.self_attn.q_norm.weight",),
+        _QK_NORM,
         (ChameleonConfig(),),
         chameleon.table_hf,
         read_chameleon,
@@ -233,9 +237,11 @@ def format_of(name: str) -> Format:
 
 
 def matching(source: Source) -> list[str]:
-    """Formats whose characteristic names a source has."""
-    return [
-        name
+    """Formats that a source looks like: those most of whose marks it has."""
+    found = {
+        name: len(kind.marks)
         for name, kind in FORMATS.items()
         if all(mark in source for mark in kind.marks)
-    ]
+    }
+    most = max(found.values(), default=0)
+    return [name for name, marks in found.items() if marks == most]

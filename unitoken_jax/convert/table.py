@@ -25,7 +25,7 @@ from unitoken_jax.convert.layouts import SAME, Layout, LayoutError, Shape, conti
 
 Counts = Mapping[str, int | Sequence[int]]
 _COUNTER = re.compile(r"\{(\w+)\}")
-_LISTED = 6  # names shown of a long list
+_LISTED = 4  # names shown of a long list
 
 
 class WeightsError(UserError, ValueError):
@@ -380,6 +380,8 @@ def _name_cause(missing: Sequence[str], unexpected: Sequence[str]) -> str:
                     f"The source has {other!r} for {name!r}: its names lack the prefix"
                     f" {prefix!r}; add it, or choose the format without it"
                 )
+    if len(missing) > _LISTED:
+        return ""  # another model, not a slip
     near = difflib.get_close_matches(missing[0], unexpected, n=1)
     return f"For {missing[0]!r} the nearest name is {near[0]!r}" if near else ""
 
