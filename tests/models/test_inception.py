@@ -1,17 +1,40 @@
 """Inception-v3: its published size and the peculiarities of the FID's version."""
 
+import golden
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
+from hash_weights import hash_weight, noise
 
 from unitoken_jax.convert import inception as layout
-from unitoken_jax.convert.table import expected_shapes
+from unitoken_jax.convert.table import expected_shapes, import_tensors
 from unitoken_jax.models.inception import BLOCKS, Block, ConvNorm, InceptionV3
 
 
 def abstract():
     image = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.uint8)
     return jax.eval_shape(InceptionV3().init, jax.random.key(0), image)["params"]
+
+
+@pytest.mark.slow
+def test_reproduces_torch_fidelity_with_hashed_weights():
+    table = layout.table()
+
+    def weight(key, shape):
+        if key.endswith("running_var"):
+            return (1 + 0.5 * noise(key, shape)).astype(np.float32)
+        value = hash_weight(key, shape)
+        return value * np.float32(2**0.5) if key.endswith("conv.weight") else value
+
+    shapes = expected_shapes(table, abstract(), layout.counts())
+    source = {key: weight(key, shape) for key, shape in shapes.items()}
+    params = import_tensors(table, source, abstract(), layout.counts())
+    images = ((noise("pictures", (2, 48, 64, 3)) + 1) * 127.5).astype(np.uint8)
+    output = jax.jit(InceptionV3().apply)({"params": params}, images)
+    with np.load(golden.DIRECTORY / "inception_hashinit.npz") as theirs:
+        for name in ("features", "logits"):
+            golden.assert_close(output[name], theirs[name])
 
 
 def test_published_size():
