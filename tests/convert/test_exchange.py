@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import math
+import subprocess
+import sys
 from pathlib import Path
 
 import jax
@@ -12,7 +14,6 @@ import pytest
 from safetensors.numpy import load_file
 
 from unitoken_jax import convert
-from unitoken_jax.convert.__main__ import main as run
 from unitoken_jax.convert.exchange import open_weights
 from unitoken_jax.convert.formats import FORMATS, format_of
 from unitoken_jax.convert.networks import config_of, network_of, node_of
@@ -332,30 +333,28 @@ def test_types_can_be_changed(tmp_path):
     assert_equal(loaded, expected)
 
 
-def test_command(tmp_path, capsys):
-    from absl import flags
-    from absl.testing import flagsaver
-
+def test_command(tmp_path):
     source = GOLDEN / "unitoken_anyres_tiny.weights.safetensors"
     described = FORMATS["unitoken"].write_config(TINY["unitoken"], {})
     (tmp_path / "tiny.json").write_text(json.dumps(described))
 
     def command(**values):
-        names = {"from": "unitoken", "to": "jax", "input": str(source)}
-        if not flags.FLAGS.is_parsed():
-            flags.FLAGS.mark_as_parsed()
-        with flagsaver.flagsaver(**(names | values)):
-            run([])
+        names = {"from": "unitoken", "to": "jax", "input": source} | values
+        flags = [f"--{name}={value}" for name, value in names.items()]
+        call = [sys.executable, "-m", "unitoken_jax.convert", *flags]
+        done = subprocess.run(call, check=False, capture_output=True, text=True)
+        return done.returncode, done.stdout, done.stderr
 
-    out = str(tmp_path / "jax")
-    command(output=out, config=str(tmp_path / "tiny.json"))
+    out = tmp_path / "jax"
+    code, printed, faults = command(output=out, config=tmp_path / "tiny.json")
+    assert (code, faults) == (0, "")
+    assert printed.startswith(f"{out} written in")
     model, params = convert.load("jax", out)
     assert model.config == TINY["unitoken"]
     assert_equal(params, convert.load("unitoken", source, TINY["unitoken"])[1])
-    with pytest.raises(SystemExit, match=r"error: .*jax exists already"):
-        command(output=out, config=str(tmp_path / "tiny.json"))
-    with pytest.raises(SystemExit, match=r"error: --config .* cannot be read as JSON"):
-        command(output=out, config=str(source))
+    code, _, faults = command(output=tmp_path / "x", config=source)
+    assert code == 1
+    assert faults.startswith(f"error: --config {source} cannot be read as JSON")
 
 
 # ---- faults

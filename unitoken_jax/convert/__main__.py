@@ -1,47 +1,49 @@
 """`python -m unitoken_jax.convert`: weights of one format to another."""
 
 import json
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
-from absl import app, flags, logging
+from absl import flags, logging
 
-from unitoken_jax.config import UserError
+from unitoken_jax import config as configs
 from unitoken_jax.convert import WeightsError, convert
 from unitoken_jax.convert.formats import FORMATS, JAX
 
-_NAMES = (JAX, *FORMATS)
-_FROM = flags.DEFINE_enum("from", None, _NAMES, "Format of the source.", required=True)
-_TO = flags.DEFINE_enum("to", None, _NAMES, "Format to write.", required=True)
-_INPUT = flags.DEFINE_string(
-    "input", None, "Weight file, folder of them, or checkpoint.", required=True
-)
-_OUTPUT = flags.DEFINE_string(
-    "output",
-    None,
-    "Where to write: a folder, or a file ending in .safetensors or .pth. It must not"
-    " exist.",
-    required=True,
-)
-_CONFIG = flags.DEFINE_string(
-    "config",
-    None,
-    "JSON file with configuration of the source's format, which adds to or replaces"
-    " what the source says itself.",
-)
-_DTYPE = flags.DEFINE_enum(
-    "dtype",
-    None,
-    ("float32", "bfloat16", "float16"),
-    "Type to write; as in the source.",
-)
-_IMAGE_TOKENIZER = flags.DEFINE_string(
-    "image_tokenizer",
-    None,
-    "VQGAN to put into chameleon-hf: a vqgan file or checkpoint.",
-)
+
+def define_flags() -> None:
+    """Define the flags of the command."""
+    names = (JAX, *FORMATS)
+    flags.DEFINE_enum("from", None, names, "Format of the source.", required=True)
+    flags.DEFINE_enum("to", None, names, "Format to write.", required=True)
+    flags.DEFINE_string(
+        "input", None, "Weight file, folder of them, or checkpoint.", required=True
+    )
+    flags.DEFINE_string(
+        "output",
+        None,
+        "Where to write: a folder, or a file ending in .safetensors or .pth. It must"
+        " not exist.",
+        required=True,
+    )
+    flags.DEFINE_string(
+        "config",
+        None,
+        "JSON file with configuration in the source's format, which adds to or replaces"
+        " what the source says itself.",
+    )
+    flags.DEFINE_enum(
+        "dtype",
+        None,
+        ("float32", "bfloat16", "float16"),
+        "Type to write; without it the source's.",
+    )
+    flags.DEFINE_string(
+        "image_tokenizer",
+        None,
+        "VQGAN to put into chameleon-hf: a vqgan file or a checkpoint.",
+    )
 
 
 def _read_config(path: str | None) -> dict[str, Any] | None:
@@ -58,25 +60,23 @@ def _read_config(path: str | None) -> dict[str, Any] | None:
     return config
 
 
-def main(argv: list[str]) -> None:
+def main() -> None:
     """Convert what the flags say."""
-    del argv
+    values = flags.FLAGS
     logging.set_verbosity(logging.WARNING)
     started = time.monotonic()
-    try:
-        convert(
-            _FROM.value,
-            _TO.value,
-            _INPUT.value,
-            _OUTPUT.value,
-            config=_read_config(_CONFIG.value),
-            dtype=_DTYPE.value,
-            image_tokenizer=_IMAGE_TOKENIZER.value,
-        )
-    except UserError as fault:
-        sys.exit(f"error: {fault}")
-    print(f"{_OUTPUT.value} written in {time.monotonic() - started:.0f} s")
+    convert(
+        values["from"].value,  # a keyword, so no attribute
+        values.to,
+        values.input,
+        values.output,
+        config=_read_config(values.config),
+        dtype=values.dtype,
+        image_tokenizer=values.image_tokenizer,
+    )
+    print(f"{values.output} written in {time.monotonic() - started:.0f} s")
 
 
 if __name__ == "__main__":
-    app.run(main)
+    define_flags()
+    configs.run(main)
