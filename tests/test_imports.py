@@ -39,8 +39,8 @@ OUTSIDE = {
     "ops": {"jax", "numpy"},
     "report": {"absl", "jinja2", "markupsafe", "numpy", "PIL"},
     "data_pipelines": {
-        *("array_record", "grain", "ml_collections", "msgpack", "numpy", "PIL"),
-        *("tokenizers", "tqdm"),
+        *("array_record", "ftfy", "grain", "ml_collections", "msgpack", "numpy"),
+        *("PIL", "sentencepiece", "tokenizers", "tqdm"),
     },
     "configs": {"ml_collections"},
 }
