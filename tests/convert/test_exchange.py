@@ -26,6 +26,7 @@ from unitoken_jax.convert.table import (
 from unitoken_jax.models.chameleon import ChameleonConfig
 from unitoken_jax.models.clip_text import ClipTextConfig
 from unitoken_jax.models.dinov2 import Dinov2Config
+from unitoken_jax.models.inception import InceptionConfig
 from unitoken_jax.models.llamagen import LlamaGenConfig, published
 from unitoken_jax.models.lpips import LpipsConfig
 from unitoken_jax.models.siglip import (
@@ -183,6 +184,7 @@ def assert_equal(left, right):
         ("unitok-mllm", UniTokMllmConfig(), 372, 7_508_685_056),
         ("dinov2", Dinov2Config(), 175, 22_056_576),
         ("lpips", LpipsConfig(), 31, 14_714_688 + 1472),
+        ("inception", InceptionConfig(), 472, 23_885_392),
         ("llamagen", published("B"), 132, 164_376_064),
         ("llamagen", published("XXL"), 384, 1_574_566_912),
     ],

@@ -9,7 +9,15 @@ from hash_weights import hash_weight, noise
 
 from unitoken_jax.convert import inception as layout
 from unitoken_jax.convert.table import expected_shapes, import_tensors
-from unitoken_jax.models.inception import BLOCKS, Block, ConvNorm, InceptionV3
+from unitoken_jax.models.inception import (
+    BLOCKS,
+    Block,
+    ConvNorm,
+    InceptionConfig,
+    InceptionV3,
+)
+
+CONFIG = InceptionConfig()
 
 
 def abstract():
@@ -19,7 +27,7 @@ def abstract():
 
 @pytest.mark.slow
 def test_reproduces_torch_fidelity_with_hashed_weights():
-    table = layout.table()
+    table = layout.table(CONFIG)
 
     def weight(key, shape):
         if key.endswith("running_var"):
@@ -27,9 +35,9 @@ def test_reproduces_torch_fidelity_with_hashed_weights():
         value = hash_weight(key, shape)
         return value * np.float32(2**0.5) if key.endswith("conv.weight") else value
 
-    shapes = expected_shapes(table, abstract(), layout.counts())
+    shapes = expected_shapes(table, abstract(), layout.counts(CONFIG))
     source = {key: weight(key, shape) for key, shape in shapes.items()}
-    params = import_tensors(table, source, abstract(), layout.counts())
+    params = import_tensors(table, source, abstract(), layout.counts(CONFIG))
     images = ((noise("pictures", (2, 48, 64, 3)) + 1) * 127.5).astype(np.uint8)
     output = jax.jit(InceptionV3().apply)({"params": params}, images)
     with np.load(golden.DIRECTORY / "inception_hashinit.npz") as theirs:
@@ -38,7 +46,7 @@ def test_reproduces_torch_fidelity_with_hashed_weights():
 
 
 def test_published_size():
-    shapes = expected_shapes(layout.table(), abstract(), layout.counts())
+    shapes = expected_shapes(layout.table(CONFIG), abstract(), layout.counts(CONFIG))
     statistics = ("running_mean", "running_var")
     size = sum(
         int(np.prod(shape))

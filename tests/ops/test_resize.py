@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
 from unitoken_jax.ops import resize
 
@@ -39,6 +40,18 @@ def test_bilinear_tensorflow_starts_at_the_corner():
     ramp = jnp.arange(4.0).reshape(1, 4, 1, 1)
     ours = resize.bilinear_tensorflow(ramp, 8, 1)[0, :, 0, 0]
     np.testing.assert_allclose(ours, [0, 0.5, 1, 1.5, 2, 2.5, 3, 3], atol=1e-6)
+
+
+@pytest.mark.parametrize("method", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("sides", [(5, 30), (30, 7)])
+def test_antialiased_is_pillows_on_floats(method, sides):
+    pixels = np.random.default_rng(0).uniform(0, 255, (17, 23)).astype(np.float32)
+    height, width = sides
+    kind = Image.Resampling[method.upper()]
+    theirs = Image.fromarray(pixels).resize((width, height), kind)
+    expected = np.clip(np.asarray(theirs), 0, 255)
+    ours = resize.antialiased(jnp.asarray(pixels)[None, ..., None], *sides, method)
+    np.testing.assert_allclose(ours[0, ..., 0], expected, atol=1e-2)
 
 
 @pytest.mark.parametrize("key", [None, 0, 1, 2, 3])

@@ -11,10 +11,12 @@ from unitoken_jax.convert import (
     chameleon,
     clip_text,
     dinov2,
+    inception,
     llamagen,
     lpips,
     meta,
     siglip,
+    stlpips,
     unitok,
     unitok_mllm,
     unitoken,
@@ -33,9 +35,13 @@ from unitoken_jax.convert.configs.fields import Values
 from unitoken_jax.convert.configs.llamagen import read_llamagen, write_llamagen
 from unitoken_jax.convert.configs.perceptual import (
     read_dinov2,
+    read_inception,
     read_lpips,
+    read_stlpips,
     write_dinov2,
+    write_inception,
     write_lpips,
+    write_stlpips,
 )
 from unitoken_jax.convert.configs.siglip import read_siglip, write_siglip
 from unitoken_jax.convert.configs.unitok import (
@@ -56,9 +62,11 @@ from unitoken_jax.convert.table import Spec, Table, WeightsError
 from unitoken_jax.models.chameleon import ChameleonConfig
 from unitoken_jax.models.clip_text import ClipTextConfig
 from unitoken_jax.models.dinov2 import Dinov2Config
+from unitoken_jax.models.inception import InceptionConfig
 from unitoken_jax.models.llamagen import LlamaGenConfig
 from unitoken_jax.models.lpips import LpipsConfig
 from unitoken_jax.models.siglip import SiglipConfig, SiglipVisionConfig
+from unitoken_jax.models.stlpips import StLpipsConfig
 from unitoken_jax.models.unitok import UniTokConfig
 from unitoken_jax.models.unitok_mllm import UniTokMllmConfig
 from unitoken_jax.models.unitoken import UniTokenConfig
@@ -219,6 +227,22 @@ FORMATS: dict[str, Format] = {
         read_lpips,
         write_lpips,
         prefixes=("lpips.",),
+    ),
+    "stlpips": Format(
+        "Shift-tolerant LPIPS with AlexNet (stlpips-pytorch, see convert.perceptual)",
+        ("net.slice1.0.weight", "lin0.model.1.weight", "net.slice2.5.weight"),
+        (StLpipsConfig(),),
+        stlpips.table,
+        read_stlpips,
+        write_stlpips,
+    ),
+    "inception": Format(
+        "Inception-v3 of the FID (pt_inception-2015-12-05-6726825d.pth)",
+        ("Conv2d_1a_3x3.conv.weight", "Mixed_7c.branch_pool.conv.weight", "fc.bias"),
+        (InceptionConfig(),),
+        inception.table,
+        read_inception,
+        write_inception,
     ),
 }
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from unitoken_jax.convert.layouts import CONV, LINEAR
 from unitoken_jax.convert.table import Counts, Ignored, Rule, Table
-from unitoken_jax.models.inception import BLOCKS
+from unitoken_jax.models.inception import BLOCKS, InceptionConfig
 
 _STEM = ("1a_3x3", "2a_3x3", "2b_3x3", "3b_1x1", "4a_3x3")
 _STATISTICS = {
@@ -15,17 +15,17 @@ _STATISTICS = {
 }
 
 
-def counts(config: None = None) -> Counts:
+def counts(config: InceptionConfig) -> Counts:
     """No counters: every block is of its own kind."""
     del config
     return {}
 
 
-def table(config: None = None, prefix: str = "") -> Table:
-    """Rules of the network, which has no configuration.
+def table(config: InceptionConfig, prefix: str = "") -> Table:
+    """Rules of the network, which has one shape only.
 
     Args:
-        config: None.
+        config: its configuration.
         prefix: put in front of our paths.
     """
     del config

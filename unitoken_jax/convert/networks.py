@@ -15,9 +15,11 @@ from unitoken_jax.convert import (
     chameleon,
     clip_text,
     dinov2,
+    inception,
     llamagen,
     lpips,
     siglip,
+    stlpips,
     unitok,
     unitok_mllm,
     unitoken,
@@ -27,6 +29,7 @@ from unitoken_jax.convert.table import Counts, WeightsError, flatten
 from unitoken_jax.models.chameleon import Chameleon, ChameleonConfig
 from unitoken_jax.models.clip_text import ClipText, ClipTextConfig
 from unitoken_jax.models.dinov2 import Dinov2, Dinov2Config
+from unitoken_jax.models.inception import InceptionConfig, InceptionV3
 from unitoken_jax.models.llamagen import LlamaGen, LlamaGenConfig
 from unitoken_jax.models.lpips import Lpips, LpipsConfig
 from unitoken_jax.models.siglip import (
@@ -35,6 +38,7 @@ from unitoken_jax.models.siglip import (
     SiglipVision,
     SiglipVisionConfig,
 )
+from unitoken_jax.models.stlpips import StLpips, StLpipsConfig
 from unitoken_jax.models.unitok import UniTok, UniTokConfig
 from unitoken_jax.models.unitok_mllm import UniTokMllm, UniTokMllmConfig
 from unitoken_jax.models.unitoken import UniToken, UniTokenConfig
@@ -114,9 +118,13 @@ def _run_dinov2(module: Dinov2) -> Any:
     return module(jnp.zeros((1, size, size, 3)))
 
 
-def _run_lpips(module: Lpips) -> Any:
+def _run_lpips(module: Lpips | StLpips) -> Any:
     image = jnp.zeros((1, 32, 32, 3))
     return module(image, image)
+
+
+def _run_inception(module: InceptionV3) -> Any:
+    return module(jnp.zeros((1, 32, 32, 3), jnp.uint8))
 
 
 def _unitok_mllm_parts(config: UniTokMllmConfig) -> Mapping[str, Any]:
@@ -156,6 +164,10 @@ NETWORKS = (
     ),
     Network("dinov2", Dinov2Config, Dinov2, _run_dinov2, dinov2.counts),
     Network("lpips", LpipsConfig, Lpips, _run_lpips, lpips.counts),
+    Network("stlpips", StLpipsConfig, StLpips, _run_lpips, stlpips.counts),
+    Network(
+        "inception", InceptionConfig, InceptionV3, _run_inception, inception.counts
+    ),
     Network("llamagen", LlamaGenConfig, LlamaGen, LlamaGen.initialise, llamagen.counts),
 )
 

@@ -5,7 +5,8 @@ peculiarities: average pooling does not count its padding, the last block pools 
 maximum, there are 1008 classes, and images are resized from their corners.
 """
 
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,11 +18,24 @@ from jax.nn import initializers
 from unitoken_jax.layers.linear import Linear
 from unitoken_jax.layers.parameter import parameter
 from unitoken_jax.ops.convolution import average_pool, convolve
-from unitoken_jax.ops.resize import bilinear_tensorflow
+from unitoken_jax.ops.resize import antialiased, bilinear_tensorflow
 
 CLASSES = 1008
 _SIDE = 299
 _CENTRED = ((1, 1), (1, 1))
+
+
+@dataclass(frozen=True)
+class InceptionConfig:
+    """How pictures reach the network, which has one shape only.
+
+    Attributes:
+        resize: to 299 pixels. "tensorflow" is that of the FID as published and of
+            torch-fidelity, "bilinear" antialiases as torchmetrics does, "bicubic" as
+            clean-fid does (arXiv 2104.11222).
+    """
+
+    resize: Literal["tensorflow", "bilinear", "bicubic"] = "tensorflow"
 
 
 class ConvNorm(nn.Module):
@@ -214,6 +228,8 @@ class Block(nn.Module):
 class InceptionV3(nn.Module):
     """The network; parameters under their published names, `fc` for the classes."""
 
+    config: InceptionConfig = InceptionConfig()
+
     @nn.compact
     def __call__(self, images: jax.Array) -> dict[str, jax.Array]:
         """Features of pictures.
@@ -225,7 +241,11 @@ class InceptionV3(nn.Module):
             float32 `features` [B, 2048], the FID's, and `logits` [B, 1008] without the
             bias of the classes, the inception score's.
         """
-        x = bilinear_tensorflow(images.astype(jnp.float32), _SIDE, _SIDE)
+        x = images.astype(jnp.float32)
+        if self.config.resize == "tensorflow":
+            x = bilinear_tensorflow(x, _SIDE, _SIDE)
+        else:
+            x = antialiased(x, _SIDE, _SIDE, self.config.resize)
         x = (x - 128) / 128
         x = ConvNorm(32, _THREE, 2, same=False, name="Conv2d_1a_3x3")(x)
         x = ConvNorm(32, _THREE, same=False, name="Conv2d_2a_3x3")(x)

@@ -1,5 +1,7 @@
 """Resizing of images laid out [B, H, W, C], as the published PyTorch code does it."""
 
+from typing import Literal
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -49,6 +51,25 @@ def bilinear_tensorflow(images: jax.Array, height: int, width: int) -> jax.Array
     """
     rows = _corner_matrix(images.shape[1], height)
     return _resample(images, rows, _corner_matrix(images.shape[2], width))
+
+
+def antialiased(
+    images: jax.Array, height: int, width: int, method: Literal["bilinear", "bicubic"]
+) -> jax.Array:
+    """Resize as Pillow does on float pixels: the filter widens where pixels shrink.
+
+    Args:
+        images: bytes as floats in [0, 255], [B, H, W, C].
+        height: rows of the result.
+        width: columns of the result.
+        method: the filter; bicubic overshoots, so its result is clipped.
+    """
+    shape = (images.shape[0], height, width, images.shape[3])
+    kind = "linear" if method == "bilinear" else "cubic"
+    resized = jax.image.resize(
+        images, shape, kind, antialias=True, precision=jax.lax.Precision.HIGHEST
+    )
+    return jnp.clip(resized, 0, 255)
 
 
 def fit_multiple(images: jax.Array, multiple: int, key: jax.Array | None) -> jax.Array:

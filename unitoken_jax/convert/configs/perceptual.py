@@ -1,4 +1,4 @@
-"""Networks of the tokenizer's losses, whose files do not describe themselves.
+"""Networks of losses and of metrics, whose files do not describe themselves.
 
 What is written are the arguments of the published constructors.
 """
@@ -7,7 +7,9 @@ from typing import Any
 
 from unitoken_jax.convert.configs.fields import Values
 from unitoken_jax.models.dinov2 import Dinov2Config
+from unitoken_jax.models.inception import InceptionConfig
 from unitoken_jax.models.lpips import LpipsConfig
+from unitoken_jax.models.stlpips import StLpipsConfig
 
 
 def read_dinov2(values: Values) -> Dinov2Config:
@@ -51,3 +53,26 @@ def write_lpips(config: LpipsConfig, source: Values) -> dict[str, Any]:
     """Widths and depths of the slices."""
     del source
     return {"widths": list(config.widths), "depths": list(config.depths)}
+
+
+def read_inception(values: Values) -> InceptionConfig:
+    """As published unless the values say how pictures are resized."""
+    return InceptionConfig(**{k: v for k, v in values.items() if k == "resize"})
+
+
+def write_inception(config: InceptionConfig, source: Values) -> dict[str, Any]:
+    """How pictures are resized."""
+    del source
+    return {"resize": config.resize}
+
+
+def read_stlpips(values: Values) -> StLpipsConfig:
+    """The published one; its files say nothing."""
+    del values
+    return StLpipsConfig()
+
+
+def write_stlpips(config: StLpipsConfig, source: Values) -> dict[str, Any]:
+    """Widths of the convolutions."""
+    del source
+    return {"widths": list(config.widths)}
