@@ -11,28 +11,43 @@ indices into the split, −1 for none, and stays on the host):
              row's continuous features [I·S], −1 for none);
              pixels uint8 [B, I, side, side, 3] (I = 0 if no encoder sees them),
              record int32 [B, M]
+  liquid     the same without pixels, where slots index the row's image tokens [I·S];
+             codes int32 [B, I, S, K] of its pictures, and draws int32 [B, I·S], the
+             places whose next one is an image token with loss, −1 behind them
+  classes    codes int32 [B, L, K], label int32 [B], record int32 [B]
 
 The pipeline is one Grain MapDataset: shuffled per epoch, mixed, built with a random
 generator of the element's number, cut to the host's share, batched. It has no filter
 and no iterator state, so its position is the number of the next step.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import grain
 import numpy as np
 
 from data_pipelines import pairs, rows
+from data_pipelines.classes import (
+    Labelled,
+    class_elements,
+    class_names,
+    label_file,
+    label_record,
+)
+from data_pipelines.code_files import CodeFiles, find_code_files
 from data_pipelines.config import DataConfig
 from data_pipelines.errors import DataError
 from data_pipelines.gallery import Gallery
+from data_pipelines.liquid_rows import LiquidRows, read_codes
 from data_pipelines.mixture import ENDLESS, Mixture, row_weights
+from data_pipelines.packing import Plan
 from data_pipelines.records import Record
-from data_pipelines.samples import Task
 from data_pipelines.shards import Split
+from data_pipelines.text_vocabulary import TextVocabulary
 from data_pipelines.vocabulary import Vocabulary
 
 Batch = dict[str, np.ndarray]
@@ -45,29 +60,37 @@ class LoaderError(DataError):
 class HostShare(grain.transforms.DatasetSelectionMap):
     """Maps a host's elements to those of the stream: its part of every global batch.
 
-    Hosts' parts are contiguous, in the order of the hosts.
-
     Attributes:
         batch: elements of a global batch.
         size: elements of a host's part.
     """
 
-    def __init__(self, batch: int, host: int, hosts: int) -> None:
-        """Keeps the size of the global batch and which part of how many this is."""
-        if not 0 <= host < hosts or batch < 1 or batch % hosts:
-            raise LoaderError(
-                f"host {host} of {hosts} cannot take an equal part of a batch of "
-                f"{batch}; choose a batch that is a multiple of the hosts"
-            )
-        self.batch, self.size = batch, batch // hosts
-        self._first = host * self.size
+    def __init__(self, batch: int, part: Sequence[int]) -> None:
+        """Keeps the size of the global batch and which of its elements are the part."""
+        self.batch, self.size = batch, len(part)
+        self._part = [int(element) for element in part]
 
     def __len__(self) -> int:
         return ENDLESS // self.batch * self.size
 
     def __getitem__(self, index: int) -> tuple[int, int]:
         step, offset = divmod(index, self.size)
-        return 0, step * self.batch + self._first + offset
+        return 0, step * self.batch + self._part[offset]
+
+
+def equal_part(batch: int, host: int, hosts: int) -> range:
+    """Returns the elements of host `host` of `hosts`: neighbours, in their order.
+
+    Raises:
+        LoaderError: the batch cannot be shared equally.
+    """
+    if not 0 <= host < hosts or batch < 1 or batch % hosts:
+        raise LoaderError(
+            f"host {host} of {hosts} cannot take an equal part of a batch of "
+            f"{batch}; choose a batch that is a multiple of the hosts"
+        )
+    size = batch // hosts
+    return range(host * size, (host + 1) * size)
 
 
 @dataclass(frozen=True)
@@ -80,12 +103,31 @@ class Stream:
         epoch: elements after which every sample was seen, where components differ in
             that of the slowest.
         summary: what the stream is made of, in lines for a log.
+        codes: see `Loader.codes`.
     """
 
     elements: grain.MapDataset
     gallery: Gallery
     epoch: float
     summary: str
+    codes: "CodeFacts | None" = None
+
+
+@dataclass(frozen=True)
+class CodeFacts:
+    """What a model must agree with in the codes of a stream.
+
+    Attributes:
+        tokens: tokens of a picture.
+        codebooks: codes of a token.
+        size: codes in a codebook; None if the data set does not say.
+        classes: number of classes; None if there are none, or it does not say.
+    """
+
+    tokens: int
+    codebooks: int
+    size: int | None
+    classes: int | None = None
 
 
 class Loader(Iterator[Batch]):
@@ -95,12 +137,13 @@ class Loader(Iterator[Batch]):
         steps_per_epoch: steps in which every sample is seen once; where components are
             of different length, each of the one that takes longest.
         summary: what the stream is made of, in lines for a log.
+        codes: of the kinds 'liquid' and 'classes', what a model must agree with.
     """
 
     def __init__(
         self,
         stream: Stream,
-        split: Split,
+        split: Split | CodeFiles,
         share: HostShare,
         *,
         threads: int,
@@ -116,6 +159,7 @@ class Loader(Iterator[Batch]):
         self._position = 0
         self.steps_per_epoch = stream.epoch / share.batch
         self.summary = stream.summary
+        self.codes = stream.codes
 
     def __iter__(self) -> "Loader":
         return self
@@ -167,41 +211,69 @@ class Loader(Iterator[Batch]):
 def make_loader(
     config: DataConfig,
     data_dir: str | Path,
-    vocabulary: Vocabulary | None = None,
+    vocabulary: TextVocabulary | None = None,
     *,
     batch: int,
     seed: int,
     host: int = 0,
     hosts: int = 1,
+    part: Sequence[int] | None = None,
 ) -> Loader:
     """Returns the stream of batches that `config` describes.
 
     Args:
         config: of the data.
-        data_dir: a prepared data set, unless `config.directory` names another.
-        vocabulary: of the texts and codes; pictures alone need none.
+        data_dir: a prepared data set, unless `config.directory` names another; for
+            classes also a directory of published code files.
+        vocabulary: of the texts and codes; pictures and classes need none.
         batch: elements of a global batch (pictures, pairs or rows).
         seed: of shuffling, packing, mixing and augmentation.
         host: which host this is.
         hosts: how many hosts share each batch.
+        part: the elements of each batch that this host builds, ascending, where they
+            are not its equal part.
 
     Raises:
         DataError: the data set is missing or damaged, does not have what the kind
             needs, or the batch cannot be shared equally.
     """
-    share = HostShare(batch, host, hosts)
-    if vocabulary is None and config.kind != "pictures":
-        raise LoaderError(f"data of kind {config.kind!r} needs a vocabulary")
-    split = Split(config.directory or data_dir, config.split)
-    if not len(split):
-        raise LoaderError(f"split {config.split!r} of {split.directory} is empty")
-    if config.kind == "sequences" and vocabulary is not None:
-        stream = _sequences(split, vocabulary, config, seed)
+    share = HostShare(batch, equal_part(batch, host, hosts) if part is None else part)
+    directory = Path(config.directory or data_dir)
+    if config.kind == "classes" and find_code_files(directory) is not None:
+        split = CodeFiles(directory)
+        stream = _classes(split, label_file, config, seed)
     else:
-        stream = _pictures(split, vocabulary, config, seed)
+        split = Split(directory, config.split)
+        if not len(split):
+            raise LoaderError(f"split {config.split!r} of {split.directory} is empty")
+        stream = _stream(split, vocabulary, config, seed)
     return Loader(
         stream, split, share, threads=config.threads, prefetch=config.prefetch
     )
+
+
+def _stream(
+    split: Split, vocabulary: TextVocabulary | None, config: DataConfig, seed: int
+) -> Stream:
+    """Returns the stream of a prepared data set."""
+    if config.kind == "classes":
+        _check_codes(split, config)
+        names = class_names(split.directory)
+        label = partial(label_record, names=names)
+        return _classes(split, label, config, seed, classes=len(names))
+    if config.kind == "pictures":
+        return _pictures(split, None, config, seed)
+    if vocabulary is None:
+        raise LoaderError(f"data of kind {config.kind!r} needs a vocabulary")
+    if config.kind == "liquid":
+        return _liquid(split, vocabulary, config, seed)
+    if not isinstance(vocabulary, Vocabulary):
+        raise LoaderError(
+            f"data of kind {config.kind!r} needs a tokenizer.json of Chameleon's layout"
+        )
+    if config.kind == "sequences":
+        return _sequences(split, vocabulary, config, seed)
+    return _pictures(split, vocabulary, config, seed)
 
 
 def _pictures(
@@ -227,12 +299,45 @@ def _pictures(
 def _sequences(
     split: Split, vocabulary: Vocabulary, config: DataConfig, seed: int
 ) -> Stream:
+    _check_codes(split, config)
     gallery = _gallery(split, lambda r: rows.show_record(r, config), config)
     tasks = list(config.mixture.ratios)
     packed = rows.PackedRows(gallery, vocabulary, config, tasks, _seed(seed, _PACKING))
+    return _packed(packed, config.mixture.ratios, gallery, seed)
+
+
+def _liquid(
+    split: Split, vocabulary: TextVocabulary, config: DataConfig, seed: int
+) -> Stream:
+    _check_codes(split, config)
+    gallery = _gallery(split, read_codes, config)
+    packed = LiquidRows(gallery, vocabulary, config, _seed(seed, _PACKING))
+    stream = _packed(packed, config.liquid.mixture.ratios, gallery, seed)
+    facts = CodeFacts(packed.size, packed.grid[2], _codebook_size(split))
+    return replace(stream, codes=facts)
+
+
+class _Rows(Protocol):
+    """Packed rows of several tasks at random access."""
+
+    @property
+    def plans(self) -> Mapping[Any, Plan]:
+        """The rows of each task."""
+        ...
+
+    def build(self, place: Any, rng: np.random.Generator, /) -> dict[str, np.ndarray]:
+        """Returns one row of (task, number)."""
+        ...
+
+
+def _packed(
+    packed: _Rows, ratios: Mapping[Any, float], gallery: Gallery[Any], seed: int
+) -> Stream:
+    """Returns the stream of packed rows whose samples are mixed by task."""
+    tasks = list(ratios)
     plans = [packed.plans[task] for task in tasks]
     weights = row_weights(
-        list(config.mixture.ratios.values()),
+        list(ratios.values()),
         samples=[len(plan.samples) for plan in plans],
         rows=[len(plan) for plan in plans],
     )
@@ -252,12 +357,69 @@ def _sequences(
     return Stream(elements, gallery, epoch, summary)
 
 
-def _of_task(task: Task) -> Callable[[int], tuple[Task, int]]:
+def _classes(
+    split: Split | CodeFiles,
+    label: Callable[[Any], Labelled],
+    config: DataConfig,
+    seed: int,
+    classes: int | None = None,
+) -> Stream:
+    shape = label(split[0]).codes.shape[1:]
+
+    def prepare(item: Any) -> Labelled:
+        labelled = label(item)
+        if labelled.codes.shape[1:] != shape:
+            raise LoaderError(
+                f"{item['id']!r} has codes of {list(labelled.codes.shape[1:])} tokens "
+                f"and codebooks, the first has {list(shape)}; encode all alike"
+            )
+        return labelled
+
+    gallery = _gallery(split, prepare, config)
+    order = _shuffled(len(split), _seed(seed, _ORDER))
+    elements = order.random_map(class_elements(gallery), seed=_seed(seed, _CHANCE))
+    size = _codebook_size(split) if isinstance(split, Split) else None
+    facts = CodeFacts(shape[0], shape[1], size, classes)
+    named = f" of {classes} classes" if classes else ""
+    summary = f"classes: {len(split):,} pictures{named}\n"
+    return Stream(elements, gallery, len(split), summary, facts)
+
+
+def _codebook_size(split: Split) -> int | None:
+    """Codes in a codebook, if the data set was made by `pretokenize`."""
+    codebook = split.manifest.provenance.get("codebook")
+    return None if codebook is None else codebook[1]
+
+
+def _check_codes(split: Split, config: DataConfig) -> None:
+    """Refuse codes of pictures that were shown otherwise than the config shows them."""
+    made = split.manifest.provenance
+    # Codes of pictures in their own shapes have no square to compare with.
+    if "tokenizer_id" not in made or config.canvas != "square":
+        return
+    side, stride = made["image_size"], config.layout.code_stride
+    compared = [
+        ("image_size", config.image_size, side),
+        ("background", list(config.background), made["background"]),
+    ]
+    if config.kind == "sequences":
+        rows_of_codes = split[0]["grid"][0]
+        compared.append(("layout.code_stride", stride, side // rows_of_codes))
+    for name, ours, theirs in compared:
+        if ours != theirs:
+            raise LoaderError(
+                f"data.{name} is {ours}, but the codes in {split.directory} were made "
+                f"with {theirs}; set data.{name} to that, or train with codes of a "
+                "tokenizer that sees the same pictures"
+            )
+
+
+def _of_task(task: str) -> Callable[[int], tuple[str, int]]:
     return lambda row: (task, row)
 
 
 def _gallery(
-    split: Split, prepare: Callable[[Record], Any], config: DataConfig
+    split: Any, prepare: Callable[[Any], Any], config: DataConfig
 ) -> Gallery[Any]:
     return Gallery(
         split,

@@ -12,6 +12,7 @@ import pytest
 from data_pipelines.config import AugmentConfig, MixtureConfig
 from data_pipelines.gallery import BadRecordsError
 from data_pipelines.loader import LoaderError, make_loader
+from data_pipelines.pretokenize import pretokenize
 from data_pipelines.records import RecordError
 from data_pipelines.sequence import IGNORE, NO_SLOT, LayoutConfig
 from data_pipelines.shards import ShardError
@@ -303,6 +304,28 @@ def test_records_without_codes_are_refused_with_what_to_do(tmp_path):
     read_only = replace(prepared.SEQUENCES, mixture=mixture, layout=layout)
     (batch,) = take(make_loader(read_only, directory, vocabulary, batch=2, seed=0), 1)
     assert (batch["slots"] != NO_SLOT).any()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"image_size": 64}, r"data.image_size is 64, but the codes in .* with 32;"),
+        ({"background": (0, 0, 0)}, r"data.background is \[0, 0, 0\], .* 255\];"),
+        ({"layout": LayoutConfig(code_stride=16)}, r"code_stride is 16, .* with 8;"),
+    ],
+)
+def test_codes_of_pictures_shown_otherwise_are_refused(
+    change, message, directory, vocabulary, tmp_path
+):
+    def encode(pixels):
+        return np.zeros((len(pixels), 4, 4), np.int32)
+
+    coded = tmp_path / "coded"
+    pretokenize(directory, coded, encode, batch=8, image_size=32, tokenizer_id="zero")
+    config = prepared.SEQUENCES
+    make_loader(config, coded, vocabulary, batch=2, seed=0).close()
+    with pytest.raises(LoaderError, match=message):
+        make_loader(replace(config, **change), coded, vocabulary, batch=2, seed=0)
 
 
 def test_identify_names_records_once(directory):
