@@ -4,13 +4,16 @@ A checkpoint directory holds one folder per step with three items: `state` (arra
 Orbax's own sharded layout), `data` (the position of the stream) and `meta` (the full
 config, versions and revision). Saving copies the arrays to the host and writes in the
 background. A checkpoint that cannot be read is set aside, and the one before it used.
-This module is the only one that knows Orbax.
+Checkpoints on the hosts' own disks (`local.py`) may stand between them. The two modules
+are the only ones that know Orbax.
 """
 
 import dataclasses
+import json
 import logging
+import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,14 +23,17 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from unitoken_jax.config import UserError, nearest
+from unitoken_jax.train import processes
+from unitoken_jax.train.local import LocalCheckpoints, LocalConfig
 from unitoken_jax.train.paths import flatten, nest
 from unitoken_jax.train.state import TrainState
 
 log = logging.getLogger(__name__)
 
 _SHOWN = 3  # offenders named in a message
+_COMPARED = 64  # newest checkpoints that processes compare
 # What readers raise on damaged bytes; running out of memory is not among it.
-_DAMAGE = (OSError, ValueError, LookupError, TypeError)
+DAMAGE = (OSError, ValueError, LookupError, TypeError)
 
 
 class CheckpointError(UserError):
@@ -36,15 +42,31 @@ class CheckpointError(UserError):
 
 @dataclasses.dataclass(frozen=True)
 class CheckpointConfig:
-    """Save every so many steps (and at the end), keep the newest `keep`."""
+    """Save every so many steps (and at the end), keep the newest `keep`.
+
+    A step for which the one before is still being written is saved a little later.
+
+    Attributes:
+        every: steps between checkpoints.
+        keep: how many of the newest are kept.
+        keep_every: checkpoints of multiples of this step are kept for ever (0: none).
+        local: checkpoints on the hosts' own disks in between.
+    """
 
     every: int = 1000
     keep: int = 2
+    keep_every: int = 0
+    local: LocalConfig = dataclasses.field(default_factory=LocalConfig)
 
     def __post_init__(self) -> None:
         for name in ("every", "keep"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1.")
+        if self.keep_every % self.every:
+            raise ValueError(
+                f"keep_every must be a multiple of every ({self.every}), "
+                f"not {self.keep_every}."
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +89,11 @@ def steps(directory: Path) -> list[int]:
 
 
 class Checkpointer:
-    """Saves and restores the states of one run in one directory."""
+    """Saves and restores the states of one run in one directory.
+
+    Of a run of several processes all make one and call it alike. As a context it waits
+    at its end until all is written, unless another process was lost.
+    """
 
     def __init__(self, directory: Path, config: CheckpointConfig) -> None:
         self.directory = directory.absolute()
@@ -75,20 +101,45 @@ class Checkpointer:
         with self._writing("opened"):
             self.directory.mkdir(parents=True, exist_ok=True)
             self._manager = self._open()
+            self._local = None
+            if config.local.directory:
+                self._local = LocalCheckpoints(config.local, self._identity())
 
     def _open(self) -> ocp.CheckpointManager:
+        policies = ocp.checkpoint_managers
+        kept: list[Any] = [policies.LatestN(self.config.keep)]
+        if self.config.keep_every:
+            kept.append(policies.EveryNSteps(self.config.keep_every))
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=self.config.keep,
+            preservation_policy=policies.AnyPreservationPolicy(kept),
             cleanup_tmp_directories=True,
             enable_async_checkpointing=True,
+            enable_background_delete=True,
         )
         return ocp.CheckpointManager(self.directory, options=options)
+
+    def _identity(self) -> str:
+        """Return a name of this run that no run before it in this place has had."""
+        path = self.directory.with_name(f"{self.directory.name}-identity")
+        if processes.is_first() and not path.exists():
+            partial = path.with_suffix(".partial")
+            partial.write_text(os.urandom(8).hex())
+            partial.replace(path)
+        processes.wait_for_all("naming the run")
+        return path.read_text()
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether this process is still writing an earlier checkpoint."""
+        local = self._local is not None and self._local.is_busy
+        return self._manager.is_saving_in_progress() or local
 
     def save(self, state: TrainState, position: int, meta: Mapping[str, Any]) -> None:
         """Start saving `state` unless its step is saved already.
 
-        Returns when the arrays are copied, so the step may reuse their buffers. A
-        failure to write is raised here, by a later `save` or by `close`.
+        Returns when the arrays are copied, so the step may reuse their buffers; if an
+        earlier checkpoint is still being written, it waits for that first. A failure to
+        write is raised here, by a later `save` or by `close`.
         """
         step = int(state.step)
         if step in self._manager.all_steps():
@@ -101,6 +152,14 @@ class Checkpointer:
         with self._writing("written"):
             self._manager.save(step, args=items, force=True)
 
+    def save_local(
+        self, state: TrainState, position: int, meta: Mapping[str, Any]
+    ) -> None:
+        """Start saving `state` on the hosts' own disks, as `save`; needs `local`."""
+        if self._local is not None:
+            with self._writing("written"):
+                self._local.save(state, {"position": position, "meta": dict(meta)})
+
     def restore(self, abstract: TrainState) -> Restored | None:
         """Restore the newest checkpoint that can be read, or None if there is none.
 
@@ -111,15 +170,22 @@ class Checkpointer:
             CheckpointError: the checkpoint holds other arrays than the state, or there
                 are checkpoints and none can be read.
         """
-        found = sorted(self._manager.all_steps(), reverse=True)
+        found = _common(self._manager.all_steps())
+        if self._local is not None:
+            newest = max(found, default=-1)
+            for step in _common(self._local.steps()):
+                if step > newest and (restored := self._restore_local(step, abstract)):
+                    return restored
         for step in found:
+            check_shapes(self.directory / str(step), abstract)
+            restored = error = None
             try:
-                self._check_shapes(step, abstract)
-                return self._restore(step, abstract)
-            except CheckpointError:
-                raise
-            except _DAMAGE as error:
-                self._set_aside(step, error)
+                restored = read(self.directory / str(step), abstract)
+            except DAMAGE as problem:
+                error = problem
+            if processes.all_say(restored is not None):
+                return restored
+            self._set_aside(step, error)
         if found:
             raise CheckpointError(
                 f"none of the {len(found)} checkpoints in {self.directory} can be "
@@ -128,40 +194,36 @@ class Checkpointer:
             )
         return None
 
-    def _restore(self, step: int, abstract: TrainState) -> Restored:
-        items = self._manager.restore(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardRestore(abstract),  # pyright: ignore[reportCallIssue]
-                data=ocp.args.JsonRestore(),
-                meta=ocp.args.JsonRestore(),
-            ),
-        )
-        return Restored(items["state"], int(items["data"]["position"]), items["meta"])
-
-    def _check_shapes(self, step: int, abstract: TrainState) -> None:
-        """Refuse a checkpoint of another config in a sentence, before reading it."""
-        folder = self.directory / str(step)
-        saved, wanted = _shapes(_metadata(folder)), _shapes(abstract)
-        # A typed random key has another shape in a file than in memory.
-        del saved["key"], wanted["key"]
-        if problems := describe_differences(saved, wanted):
-            raise CheckpointError(
-                f"checkpoint {folder} was made with another config: {problems}. Use "
-                "that config (it is stored beside it, in `meta`) or another --workdir."
+    def _restore_local(self, step: int, abstract: TrainState) -> Restored | None:
+        """Restore from the hosts' own disks if all of them can."""
+        assert self._local is not None
+        state = notes = None
+        try:
+            state, notes = self._local.restore(step, abstract)
+        except DAMAGE as error:
+            log.warning(
+                "the checkpoint of step %d on this host cannot be used (%s)",
+                *(step, _brief(error)),
             )
+        usable = processes.all_say(state is not None)
+        if not usable or state is None or notes is None:
+            return None
+        log.info("step %d is restored from %s", step, self._local.directory)
+        return Restored(state, int(notes["position"]), notes["meta"])
 
-    def _set_aside(self, step: int, error: Exception) -> None:
-        self._damaged.mkdir(exist_ok=True)
+    def _set_aside(self, step: int, error: Exception | None) -> None:
+        self._manager.close()
         target = self._damaged / str(step)
-        shutil.rmtree(target, ignore_errors=True)
-        shutil.move(self.directory / str(step), target)
+        if processes.is_first():
+            self._damaged.mkdir(exist_ok=True)
+            shutil.rmtree(target, ignore_errors=True)
+            shutil.move(self.directory / str(step), target)
         log.warning(
             "checkpoint %d is damaged (%s); it is moved to %s and the one before "
             "it is used.",
-            *(step, _brief(error), target),
+            *(step, _brief(error) if error else "for another process", target),
         )
-        self._manager.close()
+        processes.wait_for_all("setting a damaged checkpoint aside")
         self._manager = self._open()
 
     @property
@@ -172,16 +234,36 @@ class Checkpointer:
         """Block until everything is written."""
         with self._writing("written"):
             self._manager.wait_until_finished()
+            if self._local is not None:
+                self._local.wait()
+
+    def discard_local(self) -> None:
+        """Remove what is on the hosts' own disks; the run is complete."""
+        if self._local is not None:
+            self._local.discard()
 
     def close(self) -> None:
         """Finish writing and stop the background threads."""
         with self._writing("written"):
             self._manager.close()
+            if self._local is not None:
+                self._local.close()
+
+    def __enter__(self) -> "Checkpointer":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        # Writing ends with an agreement, which nobody would answer.
+        if kind is None or not issubclass(kind, processes.LostError):
+            self.close()
 
     @contextmanager
     def _writing(self, what: str) -> Iterator[None]:
         try:
-            yield
+            with processes.others_needed("writing a checkpoint"):
+                yield
+        except processes.LostError:
+            raise
         except Exception as error:  # the file system's, Orbax's or TensorStore's
             kept = steps(self.directory)
             left = f"the newest complete one is {kept[-1]}" if kept else "there is none"
@@ -192,8 +274,63 @@ class Checkpointer:
             ) from error
 
 
+def _common(found: Iterable[int]) -> list[int]:
+    """Return the steps that every process has found, newest first."""
+    newest = sorted(found, reverse=True)[:_COMPARED]
+    said = processes.gather(newest + [-1] * (_COMPARED - len(newest)))
+    common = set(newest).intersection(*(row.tolist() for row in said))
+    return sorted(common, reverse=True)
+
+
+def read(folder: Path, abstract: TrainState) -> Restored:
+    """Read one checkpoint; nothing is waited for or written.
+
+    Args:
+        folder: of the checkpoint's step.
+        abstract: the state as `jax.ShapeDtypeStruct`s with shardings.
+
+    Raises:
+        OSError, ValueError, LookupError, TypeError: as the damage has it.
+    """
+    handler: Any = ocp.StandardCheckpointHandler()
+    try:
+        arguments = ocp.args.StandardRestore(abstract)  # pyright: ignore[reportCallIssue]
+        state = handler.restore(folder / "state", args=arguments)
+    finally:
+        handler.close()
+    position, meta = (
+        json.loads((folder / name / "metadata").read_text())
+        for name in ("data", "meta")
+    )
+    return Restored(state, int(position["position"]), meta)
+
+
+def check_shapes(folder: Path, abstract: TrainState) -> None:
+    """Refuse a checkpoint of another config in a sentence, before reading it.
+
+    Raises:
+        CheckpointError: it holds other arrays than the state. One whose description
+            cannot be read is not refused here.
+    """
+    try:
+        saved, wanted = _shapes(_metadata(folder)), _shapes(abstract)
+        # A typed random key has another shape in a file than in memory.
+        del saved["key"], wanted["key"]
+    except DAMAGE:
+        return
+    if problems := describe_differences(saved, wanted):
+        raise CheckpointError(
+            f"checkpoint {folder} was made with another config: {problems}. Use "
+            "that config (it is stored beside it, in `meta`) or another --workdir."
+        )
+
+
 def restore_params(
-    directory: Path, subtree: str = "", shardings: Mapping[str, Any] | None = None
+    directory: Path,
+    subtree: str = "",
+    shardings: Mapping[str, Any] | None = None,
+    *,
+    average: bool = False,
 ) -> tuple[dict[str, Any], int]:
     """Read parameters alone, without optimiser, from the newest readable checkpoint.
 
@@ -202,6 +339,8 @@ def restore_params(
         subtree: path of the part to read ('decoder'), '' for all.
         shardings: where to put each parameter, nested; what is not named is not read.
             None reads everything as NumPy arrays.
+        average: read the whole of their moving average instead, which a stage with
+            `train.average` keeps.
 
     Returns:
         The nested parameters and the step of the checkpoint.
@@ -212,10 +351,13 @@ def restore_params(
     folder = _folder(directory)
     for step in sorted(steps(folder), reverse=True):
         try:
+            if average:
+                params = _restore_average(folder / str(step))
+                return jax.device_put(params, shardings) if shardings else params, step
             return _restore_params(folder / str(step), subtree, shardings), step
         except CheckpointError:
             raise
-        except _DAMAGE as error:
+        except DAMAGE as error:
             log.warning(
                 "checkpoint %s is damaged (%s); the one before it is used.",
                 *(folder / str(step), _brief(error)),
@@ -290,6 +432,27 @@ def _select(tree: Mapping[str, Any], subtree: str, folder: Path) -> dict[str, An
             )
         node = node[name]
     return dict(node)
+
+
+def _restore_average(folder: Path) -> dict[str, Any]:
+    kept = _metadata(folder)["optimizer"]
+    if not isinstance(kept, Mapping) or "average" not in kept:
+        raise CheckpointError(
+            f"{folder} holds no average of the parameters; train with train.average, "
+            "or use the parameters themselves."
+        )
+    shapes = {
+        k: jax.ShapeDtypeStruct(x.shape, x.dtype) for k, x in kept["average"].items()
+    }
+    item: Any = {"optimizer": {"average": shapes}}
+    how = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item)
+    handler: Any = ocp.PyTreeCheckpointHandler()
+    arguments = ocp.args.PyTreeRestore(item, restore_args=how, partial_restore=True)  # pyright: ignore[reportCallIssue]
+    try:
+        restored = handler.restore(folder / "state", args=arguments)
+    finally:
+        handler.close()
+    return nest(restored["optimizer"]["average"])
 
 
 def _restore_params(

@@ -25,13 +25,13 @@ class _Console(logging.Handler):
 
 
 @contextmanager
-def log_to_console() -> Iterator[None]:
+def log_to_console(*, warnings_only: bool = False) -> Iterator[None]:
     """Print the project's log lines while the context lasts.
 
     Of the libraries (Orbax, Grain) only warnings are printed.
     """
     absl.logging.set_verbosity(absl.logging.WARNING)
-    with _attached(_Console()):
+    with _attached(_Console(logging.WARNING if warnings_only else logging.INFO)):
         yield
 
 

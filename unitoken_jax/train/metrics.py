@@ -2,7 +2,8 @@
 
 `metrics.jsonl` holds one object every `log_every` steps: `step`, `time` (seconds since
 the epoch), the mean of every scalar over the steps since the line before, rates per
-second, the share of time spent waiting for data (`data_wait`) and memory in bytes.
+second, the share of time spent waiting for data (`data_wait`), memory in bytes and the
+goodput since the stage began.
 A step that was skipped does not count towards the means, nor one without targets
 towards means over them.
 """
@@ -31,40 +32,58 @@ from unitoken_jax.train.step import is_weight, weight_of
 log = logging.getLogger(__name__)
 
 # Counts of the whole run, of which the newest value says all.
-_NEWEST = ("skipped", "consecutive_skips")
+_NEWEST = ("skipped", "consecutive_skips", "goodput")
 _SHOWN = ("loss", "psnr", "accuracy", "grad_norm", "skipped")
 
 
-def count_items(batch: Mapping[str, np.ndarray]) -> dict[str, float]:
-    """Return how many tokens and images a batch holds, padding left out."""
+def count_items(
+    batch: Mapping[str, np.ndarray], rows: int | None = None
+) -> dict[str, float]:
+    """Return how many tokens and images a batch holds, padding left out.
+
+    Given the rows of the global batch, what this process feeds stands for all of it.
+    """
     counts: dict[str, float] = {}
     if "segment_ids" in batch:
         counts["tokens"] = float(np.count_nonzero(batch["segment_ids"]))
     if "image" in batch:
         counts["images"] = float(len(batch["image"]))
-    return counts
+    fed = len(next(iter(batch.values()), ()))
+    share = 1.0 if rows is None or not fed else fed / rows
+    return {name: count / share for name, count in counts.items()}
 
 
 class Recorder:
     """Collects what the steps say and writes it down every `log_every` steps."""
 
     def __init__(
-        self, directory: Path, name: str, start: int, config: TrainConfig
+        self,
+        directory: Path,
+        name: str,
+        start: int,
+        config: TrainConfig,
+        *,
+        writes: bool = True,
     ) -> None:
-        """Open the files of a stage that continues after step `start`."""
+        """Open the files of a stage that continues after step `start`.
+
+        Of several processes only one `writes`; the others just know `last`.
+        """
         self._directory = directory
         self._steps, self._log_every = config.steps, config.log_every
-        self._file = _open_lines(directory / "metrics.jsonl")
-        self._board = SummaryWriter(
-            str(directory / "tensorboard"), purge_step=start or None, flush_secs=10
-        )
+        self._file = self._board = None
+        if writes:
+            self._file = _open_lines(directory / "metrics.jsonl")
+            self._board = SummaryWriter(
+                str(directory / "tensorboard"), purge_step=start or None, flush_secs=10
+            )
         self._bar = tqdm(
             total=config.steps,
             initial=start,
             desc=name,
             unit="step",
             dynamic_ncols=True,
-            disable=not sys.stderr.isatty(),
+            disable=not (writes and sys.stderr.isatty()),
         )
         self._name = name
         self._began, self._start = time.perf_counter(), start
@@ -120,12 +139,14 @@ class Recorder:
             row[f"{name}_per_second"] = total / seconds
         row["data_wait"] = min(self._wait / seconds, 1.0)
         row |= memory()
-        self._file.write(json.dumps({"step": step, "time": time.time(), **row}) + "\n")
-        self._file.flush()
-        for name, value in row.items():
-            self._board.add_scalar(name, value, step)
         self.last = row
-        self._show(step, row)
+        if self._file is not None and self._board is not None:
+            line = {"step": step, "time": time.time(), **row}
+            self._file.write(json.dumps(line) + "\n")
+            self._file.flush()
+            for name, value in row.items():
+                self._board.add_scalar(name, value, step)
+            self._show(step, row)
         self._reset()
 
     def _show(self, step: int, row: Mapping[str, float]) -> None:
@@ -143,6 +164,8 @@ class Recorder:
 
     def images(self, step: int, pictures: Mapping[str, np.ndarray]) -> None:
         """Write pictures, uint8 [H, W, 3], as PNG files and to TensorBoard."""
+        if self._board is None:
+            return
         folder = self._directory / "samples"
         folder.mkdir(exist_ok=True)
         for name, picture in pictures.items():
@@ -163,8 +186,9 @@ class Recorder:
     ) -> None:
         """Close the files; what was collected since the last line is lost."""
         self._bar.close()
-        self._file.close()
-        self._board.close()
+        if self._file is not None and self._board is not None:
+            self._file.close()
+            self._board.close()
 
 
 def _open_lines(path: Path) -> IO[str]:

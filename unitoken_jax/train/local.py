@@ -1,0 +1,188 @@
+"""Checkpoints on a fast disk of each host, between those that outlive the hosts.
+
+Each process saves what its own devices hold, shard by shard, and waits for no other. So
+they are of use only to the same number of processes on the same mesh; after a change,
+or when one host is replaced, the run goes back to the newest common checkpoint.
+"""
+
+import dataclasses
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from unitoken_jax.train.state import TrainState
+
+
+@dataclasses.dataclass(frozen=True)
+class LocalConfig:
+    """Save to `directory` of each host ('': not at all) every so many steps.
+
+    A folder in memory (`/dev/shm`) survives the process but not the machine.
+    """
+
+    directory: str = ""
+    every: int = 100
+
+    def __post_init__(self) -> None:
+        if self.every < 1:
+            raise ValueError("every must be at least 1.")
+
+
+class LocalCheckpoints:
+    """Saves and restores one process's part of a state; only the newest is kept.
+
+    Attributes:
+        directory: of this process.
+    """
+
+    def __init__(self, config: LocalConfig, identity: str) -> None:
+        """Use the folder of a run named by `identity`."""
+        process, count = jax.process_index(), jax.process_count()
+        self._root = Path(config.directory).absolute() / f"unitoken-{identity}"
+        self.directory = self._root / f"process-{process}-of-{count}"
+        self.directory.mkdir(parents=True, exist_ok=True)
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=1,
+            create=False,
+            cleanup_tmp_directories=True,
+            enable_async_checkpointing=True,
+            multiprocessing_options=ocp.options.MultiprocessingOptions(
+                primary_host=process,
+                active_processes={process},
+                barrier_sync_key_prefix=f"local-{process}",
+            ),
+        )
+        self._manager = ocp.CheckpointManager(self.directory, options=options)
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether the one before is still being written."""
+        return self._manager.is_saving_in_progress()
+
+    def steps(self) -> list[int]:
+        """Return the steps of the complete checkpoints."""
+        return list(self._manager.all_steps())
+
+    def save(self, state: TrainState, notes: Mapping[str, Any]) -> None:
+        """Start saving; returns when the shards are copied to the host.
+
+        Args:
+            state: arrays on the devices.
+            notes: what else to keep, as JSON.
+        """
+        step = int(state.step)
+        if step in self._manager.all_steps():
+            return
+        leaves = jax.tree.leaves(state)
+        for leaf in leaves:
+            for shard in _plain(leaf).addressable_shards:
+                shard.data.copy_to_host_async()
+        shards = {_number(i): _copy(leaf) for i, leaf in enumerate(leaves)}
+        items = ocp.args.Composite(
+            shards=ocp.args.PyTreeSave(shards),  # pyright: ignore[reportCallIssue]
+            notes=ocp.args.JsonSave(dict(notes)),  # pyright: ignore[reportCallIssue]
+        )
+        self._manager.save(step, args=items, force=True)
+
+    def restore(
+        self, step: int, abstract: TrainState
+    ) -> tuple[TrainState, dict[str, Any]]:
+        """Return a state and its notes.
+
+        Args:
+            step: of the checkpoint.
+            abstract: the state as `jax.ShapeDtypeStruct`s with shardings.
+
+        Raises:
+            OSError, ValueError, LookupError, TypeError: it is damaged, or of another
+                mesh.
+        """
+        items = self._manager.restore(
+            step,
+            args=ocp.args.Composite(
+                shards=ocp.args.PyTreeRestore(),  # pyright: ignore[reportCallIssue]
+                notes=ocp.args.JsonRestore(),
+            ),
+        )
+        shards = items["shards"]
+        leaves, tree = jax.tree.flatten(abstract)
+        if len(shards) != len(leaves):
+            raise ValueError(f"{len(shards)} arrays where {len(leaves)} are needed")
+        restored = [_assemble(a, shards[_number(i)]) for i, a in enumerate(leaves)]
+        return jax.tree.unflatten(tree, restored), items["notes"]
+
+    def wait(self) -> None:
+        """Block until everything is written."""
+        self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Finish writing."""
+        self._manager.close()
+
+    def discard(self) -> None:
+        """Remove this process's checkpoints."""
+        self._manager.wait_until_finished()
+        shutil.rmtree(self.directory, ignore_errors=True)
+        try:
+            self._root.rmdir()
+        except OSError:  # another process of this host still has its own
+            return
+
+
+def _number(index: int) -> str:
+    return f"{index:05d}"
+
+
+def _plain(leaf: jax.Array) -> jax.Array:
+    """Return an array of numbers; typed random keys are not."""
+    if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return jax.random.key_data(leaf)
+    return leaf
+
+
+def _copy(leaf: jax.Array) -> dict[str, np.ndarray]:
+    """Return the different shards of this process, copied, by their place."""
+    copies: dict[str, np.ndarray] = {}
+    plain = _plain(leaf)
+    for shard in plain.addressable_shards:
+        name = _place(shard.index, plain.shape)
+        if name not in copies:
+            copies[name] = np.array(shard.data)  # the buffer itself is given up
+    return copies
+
+
+def _assemble(abstract: Any, shards: Mapping[str, np.ndarray]) -> jax.Array:
+    is_key = jax.dtypes.issubdtype(abstract.dtype, jax.dtypes.prng_key)
+    shape, dtype = abstract.shape, abstract.dtype
+    if is_key:
+        data = jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0)))
+        shape, dtype = (*shape, *data.shape), data.dtype
+
+    def part(index: tuple[slice, ...]) -> np.ndarray:
+        name = _place(index, shape)
+        if name not in shards:
+            raise ValueError(f"it was saved on another mesh: part {name} is not there")
+        found = np.asarray(shards[name])
+        wanted = tuple(
+            len(range(*s.indices(n))) for s, n in zip(index, shape, strict=True)
+        )
+        if found.shape != wanted or found.dtype != dtype:
+            raise ValueError(
+                f"part {name} is {found.dtype}{list(found.shape)} there and "
+                f"{dtype}{list(wanted)} here"
+            )
+        return found
+
+    array = jax.make_array_from_callback(shape, abstract.sharding, part)
+    return jax.random.wrap_key_data(array) if is_key else array
+
+
+def _place(index: tuple[slice, ...], shape: tuple[int, ...]) -> str:
+    """Return '0-16_4-8' for rows 0 to 16 and columns 4 to 8; 'all' of a scalar."""
+    bounds = [s.indices(n)[:2] for s, n in zip(index, shape, strict=True)]
+    return "_".join(f"{start}-{stop}" for start, stop in bounds) or "all"

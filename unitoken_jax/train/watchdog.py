@@ -1,0 +1,86 @@
+"""A thread that notices when no step ends, and shows what every thread is doing."""
+
+import dataclasses
+import faulthandler
+import logging
+import os
+import sys
+import threading
+import time
+from pathlib import Path
+
+log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class WatchdogConfig:
+    """After `seconds` without a step (0: never) the stacks are written down.
+
+    With `end` the process also ends, so that whatever started it can start it again.
+    """
+
+    seconds: float = 900.0
+    end: bool = False
+
+    def __post_init__(self) -> None:
+        if self.seconds < 0:
+            raise ValueError(f"seconds must be 0 or more, not {self.seconds}.")
+
+
+class Watchdog:
+    """Watches over a loop that calls `beat` after every step.
+
+    It reports once for every silence: a sentence to the log, the stacks of all threads
+    to `path` and, if it ends the process, the sentence to the standard error output.
+    """
+
+    def __init__(self, config: WatchdogConfig, path: Path, step: int) -> None:
+        """Prepare to watch from `step` on; entering the context starts it."""
+        self._config, self._path = config, path
+        self._step, self._beaten, self._reported = step, time.monotonic(), False
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="watchdog")
+        self._thread.daemon = True
+
+    def beat(self, step: int) -> None:
+        """Say that `step` has ended."""
+        self._step, self._beaten, self._reported = step, time.monotonic(), False
+
+    def __enter__(self) -> "Watchdog":
+        if self._config.seconds:
+            self.beat(self._step)
+            self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def _watch(self) -> None:
+        limit = self._config.seconds
+        while not self._done.wait(min(limit / 4, 10.0)):
+            silence = time.monotonic() - self._beaten
+            if silence > limit and not self._reported:
+                self._reported = True
+                self._report(silence)
+
+    def _report(self, silence: float) -> None:
+        try:
+            with self._path.open("w") as file:
+                faulthandler.dump_traceback(file, all_threads=True)
+            where = f"what every thread is doing stands in {self._path}"
+        except OSError as error:
+            where = f"the threads could not be written down ({error.strerror})"
+        sentence = (
+            f"no step has ended for {silence:.0f} s, the last was step {self._step}; "
+            f"{where}."
+        )
+        log.error("%s", sentence)
+        if self._config.end:
+            print(
+                f"error: {sentence} watchdog.end is set: the same command resumes.",
+                file=sys.stderr,
+                flush=True,
+            )
+            os._exit(1)
