@@ -6,6 +6,7 @@ from typing import Literal
 
 from data_pipelines.anyres import ViewsConfig
 from data_pipelines.images import WHITE
+from data_pipelines.liquid import LiquidConfig
 from data_pipelines.samples import TASKS, Task
 from data_pipelines.sequence import LayoutConfig
 
@@ -67,24 +68,32 @@ class DataConfig:
     """One stream of batches. Fields that a kind does not need are ignored.
 
     Attributes:
-        kind: 'pictures', 'pairs' (pictures with a caption) or 'sequences' (packed
-            rows); the loader documents the arrays of each.
+        kind: 'pictures', 'pairs' (pictures with a caption), 'sequences' (packed rows
+            of UniToken), 'liquid' (packed rows of UniTok's LLM) or 'classes' (codes
+            with a class); the loader documents the arrays of each.
         split: of the prepared data set.
         directory: the prepared data set; None is the job's own data directory.
         image_size: side in pixels of the square that a picture is fitted into.
         background: colour behind transparency and beside a fitted picture.
         augment: changes of pictures (pictures and pairs).
         text_length: X, ids of a caption (pairs); longer ones are cut.
+        text_end: whether a caption (pairs) ends with one more id, the size of the
+            vocabulary: a CLIP text tower reads at the largest id.
+        clip_tokenizer: file of CLIP's tokenizer, for captions (pairs) in its ids
+            instead of the data set's; None is the data set's.
         row_length: T, positions of a packed row.
         row_views: I, the most views a row holds for the continuous encoder: pictures
-            for the base variant, the squashed view and the tiles for AnyRes.
+            for the base variant, the squashed view and the tiles for AnyRes. For
+            'liquid' the most pictures.
         canvas: what views are cut from: the fitted 'square', which is what the small
             tokenizer sees too, or the 'original' picture, as published.
         views: how a picture becomes views.
         layout: how sequences are laid out and where the loss is.
         mixture: how many samples of each task.
-        prompt_drop: probability that a drawn picture's prompt is left empty, for
-            classifier-free guidance. The published data never does.
+        liquid: how rows of the kind 'liquid' are laid out, and of which tasks.
+        prompt_drop: probability that a drawn picture's prompt is left out, for
+            classifier-free guidance. UniToken's published data never does, UniTok's
+            does for a tenth.
         threads: that build batches ahead; 0 builds them when asked.
         prefetch: batches built ahead.
         cache_mib: memory for decoded pictures, MiB.
@@ -92,19 +101,22 @@ class DataConfig:
             first one fatal.
     """
 
-    kind: Literal["pictures", "pairs", "sequences"]
+    kind: Literal["pictures", "pairs", "sequences", "liquid", "classes"]
     split: str = "train"
     directory: str | None = None
     image_size: int = 64
     background: tuple[int, int, int] = WHITE
     augment: AugmentConfig = AugmentConfig()
     text_length: int = 16
+    text_end: bool = False
+    clip_tokenizer: str | None = None
     row_length: int = 512
     row_views: int = 4
     canvas: Literal["square", "original"] = "square"
     views: ViewsConfig = field(default_factory=ViewsConfig)
     layout: LayoutConfig = field(default_factory=LayoutConfig)
     mixture: MixtureConfig = MixtureConfig()
+    liquid: LiquidConfig = field(default_factory=LiquidConfig)
     prompt_drop: float = 0.1
     threads: int = 1
     prefetch: int = 2

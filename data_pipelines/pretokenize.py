@@ -4,6 +4,7 @@ The encoder is passed in, so this file needs no model; the program that has one 
 `pretokenize` with it.
 """
 
+import functools
 import logging
 import shutil
 from collections.abc import Callable, Iterable, Iterator
@@ -38,6 +39,7 @@ def pretokenize(
     image_size: int,
     tokenizer_id: str,
     background: tuple[int, int, int] = images.WHITE,
+    codebook: tuple[int, int] | None = None,
     overwrite: bool = False,
 ) -> Manifest:
     """Writes a copy of a prepared data set whose records hold image codes.
@@ -48,12 +50,15 @@ def pretokenize(
     Args:
         input_dir: A prepared data set.
         output_dir: The directory to make.
-        encode: uint8 [batch, H, W, 3] → integer codes [batch, h, w]. It is called with
-            whole batches only, the last one filled up with blank pictures.
+        encode: uint8 [batch, H, W, 3] → integer codes [batch, h, w], or [batch, h, w,
+            K] of several codebooks. It is called with whole batches only, the last one
+            filled up with blank pictures.
         batch: Pictures in one call.
         image_size: H and W; pictures are fitted into this square.
         tokenizer_id: Names the encoder and its weights, such as a digest of them.
         background: Colour behind transparent pictures.
+        codebook: Codebooks K and codes in each, of an encoder whose codes are no ids
+            of the vocabulary; None for one codebook that the vocabulary names.
         overwrite: Replace an `output_dir` that was made of something else.
 
     Returns:
@@ -70,12 +75,16 @@ def pretokenize(
         "tokenizer_id": tokenizer_id,
         "image_size": image_size,
         "background": list(background),
-    }
+    } | ({} if codebook is None else {"codebook": list(codebook)})
     made = find_made(output, provenance)
     if made is not None:
         _log.info("%s is up to date", output)
         return made
-    num_codes = Vocabulary.from_file(source / TOKENIZER).num_codes
+    if codebook is None:
+        count = Vocabulary.from_file(source / TOKENIZER).num_codes
+    else:
+        count = codebook[1]
+    check = functools.partial(_check_codes, count=count, named=codebook is None)
     with atomic_directory(output, overwrite=overwrite) as partial:
         shards = {}
         for name in made_of.splits:
@@ -84,9 +93,7 @@ def pretokenize(
             coded = (
                 record
                 for waiting, pixels in _batches(shown, batch, image_size, background)
-                for record in _with_codes(
-                    waiting, np.asarray(encode(pixels)), num_codes
-                )
+                for record in _with_codes(waiting, np.asarray(encode(pixels)), check)
             )
             shards[name] = write_split(
                 partial,
@@ -118,26 +125,46 @@ def _batches(
     while waiting := list(islice(iterator, batch)):
         pixels = np.full((batch, image_size, image_size, 3), 255, np.uint8)
         for index, record in enumerate(waiting):
+            if not record["image"]:
+                continue  # text alone
             picture = images.decode(record["image"], f"record {record['id']!r}")
             pixels[index] = images.to_square(picture, image_size, background)
         yield waiting, pixels
 
 
 def _with_codes(
-    waiting: list[records.Record], codes: np.ndarray, num_codes: int
+    waiting: list[records.Record],
+    codes: np.ndarray,
+    check: Callable[[np.ndarray, list[records.Record]], None],
 ) -> Iterator[records.Record]:
-    """Copies of the records with their rows of `codes` [batch, h, w]."""
-    if codes.ndim != 3 or len(codes) < len(waiting):
+    """Copies of the records with their rows of `codes`, once those are checked."""
+    check(codes, waiting)
+    for record, grid in zip(waiting, codes[: len(waiting)], strict=True):
+        yield records.with_codes(record, grid) if record["image"] else record
+
+
+def _check_codes(
+    codes: np.ndarray,
+    waiting: list[records.Record],
+    *,
+    count: int,
+    named: bool,
+) -> None:
+    """Refuses codes of another shape, or outside the `count` codes there are.
+
+    `named` says that they are those which the vocabulary names.
+    """
+    if codes.ndim != 4 - named or len(codes) < len(waiting):
+        wanted = "[batch, h, w]" if named else "[batch, h, w, codebooks]"
         raise PretokenizeError(
             f"the encoder gave codes of shape {list(codes.shape)} for a batch that "
-            f"begins with record {waiting[0]['id']!r}; it must give [batch, h, w]"
+            f"begins with record {waiting[0]['id']!r}; it must give {wanted}"
         )
     used = codes[: len(waiting)]
-    if used.size and not 0 <= used.min() <= used.max() < num_codes:
+    if used.size and not 0 <= used.min() <= used.max() < count:
+        owner = "data set's vocabulary" if named else "codebook"
+        hint = "; prepare the data with --num_codes as large as the encoder's codebook"
         raise PretokenizeError(
-            f"the encoder gave codes from {used.min()} to {used.max()}, the data set's "
-            f"vocabulary has 0 … {num_codes - 1}; prepare the data with --num_codes as "
-            "large as the encoder's codebook"
+            f"the encoder gave codes from {used.min()} to {used.max()}, the {owner} "
+            f"has 0 … {count - 1}{hint if named else ''}"
         )
-    for record, grid in zip(waiting, used, strict=True):
-        yield records.with_codes(record, grid)

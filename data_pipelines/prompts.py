@@ -93,7 +93,7 @@ class Composer:
         ids = sequence.encode_text(message, self.vocabulary)
         if (ids == sequence.PICTURE).any():
             raise PromptError(
-                f"the prompt {_short(text)} holds {sequence.PLACEHOLDER}, which stands "
+                f"the prompt {short(text)} holds {sequence.PLACEHOLDER}, which stands "
                 "for a picture; remove it"
             )
         # BOS and the end of the prompt's turn stand around it; no features are drawn.
@@ -122,7 +122,7 @@ class Composer:
         try:
             turns = sequence.encode_conversation([message], 1, self.vocabulary)
         except sequence.SequenceError as error:
-            raise PromptError(f"the question {_short(text)}: {error}") from error
+            raise PromptError(f"the question {short(text)}: {error}") from error
         slots = anyres.continuous_slots(*size, config.views)
         picture = sequence.Picture(codes, slots)
         sample = sequence.lay_out(turns, [picture], self.vocabulary, config.layout)
@@ -137,11 +137,12 @@ class Composer:
         room = self._config.row_length - more
         if length > room:
             raise PromptError(
-                f"the prompt {_short(text)} takes {length} tokens, but beside {what} "
+                f"the prompt {short(text)} takes {length} tokens, but beside {what} "
                 f"there is room for {room} in the rows of {self._config.row_length} "
                 "the model was trained on; shorten it"
             )
 
 
-def _short(text: str) -> str:
+def short(text: str) -> str:
+    """Quotes a text for a message, its beginning if it is long."""
     return repr(text if len(text) <= 40 else text[:39] + "…")

@@ -4,6 +4,7 @@ Everything that prepares, pre-tokenises or loads data passes these records. A re
 is a plain dict, so that pure functions of a record serve a script and a Beam job alike.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, TypedDict, cast
 
@@ -29,9 +30,11 @@ class Record(TypedDict):
     """One captioned picture.
 
     `image` is an encoded WebP or PNG file (RGB, or RGBA with straight alpha) of `width`
-    × `height` pixels. `concept` is the key of the split: records of one concept never
-    stand in two splits. `codes` are the codebook indices of a pre-tokenised picture,
-    row by row as little-endian uint16, and `grid` their (rows, columns).
+    × `height` pixels; a record of text alone has no bytes and sides of 0. `concept` is
+    the key of the split: records of one concept never stand in two splits. `codes` are
+    the codebook indices of a pre-tokenised picture, row by row as little-endian uint16,
+    and `grid` their shape: (rows, columns), and the number of codebooks behind them
+    if a place of the picture has several codes.
     """
 
     id: str
@@ -73,7 +76,7 @@ def _is_questions(value: Any) -> bool:
 
 def _is_grid(value: Any) -> bool:
     return value is None or (
-        isinstance(value, list) and len(value) == 2 and all(map(_is_length, value))
+        isinstance(value, list) and len(value) in (2, 3) and all(map(_is_length, value))
     )
 
 
@@ -92,8 +95,10 @@ _SCHEMA: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "source": ("a string", lambda v: isinstance(v, str)),
     "license": ("a string", lambda v: isinstance(v, str)),
     "codes": ("bytes or nothing", lambda v: v is None or isinstance(v, bytes)),
-    "grid": ("[rows, columns] or nothing", _is_grid),
+    "grid": ("[rows, columns], [rows, columns, codebooks] or nothing", _is_grid),
 }
+
+_NO_PICTURE = {"image": b"", "width": 0, "height": 0}  # of a record of text alone
 
 
 def validate(record: Any, where: str = "") -> Record:
@@ -114,10 +119,11 @@ def validate(record: Any, where: str = "") -> Record:
         )
     identity = record.get("id")
     name = f"record {identity!r}" if _is_name(identity) else "a record without an id"
+    is_text = all(record.get(key) == nothing for key, nothing in _NO_PICTURE.items())
     for key, (wanted, check) in _SCHEMA.items():
         if key not in record:
             raise RecordError(f"{place}{name} lacks the key {key!r} ({wanted})")
-        if not check(record[key]):
+        if not check(record[key]) and not (is_text and key in _NO_PICTURE):
             raise RecordError(
                 f"{place}{name}: {key!r} must be {wanted}, not {_type(record[key])}"
             )
@@ -129,10 +135,10 @@ def validate(record: Any, where: str = "") -> Record:
     codes, grid = record["codes"], record["grid"]
     if (codes is None) != (grid is None):
         raise RecordError(f"{place}{name}: 'codes' and 'grid' come together or not")
-    if codes is not None and len(codes) != 2 * grid[0] * grid[1]:
+    if codes is not None and len(codes) != 2 * math.prod(grid):
         raise RecordError(
             f"{place}{name}: {len(codes)} bytes of codes do not fill a grid of "
-            f"{grid[0]} × {grid[1]} 16-bit codes"
+            f"{' × '.join(map(str, grid))} 16-bit codes"
         )
     return cast(Record, record)
 
@@ -166,16 +172,20 @@ def decode(data: bytes, where: str = "") -> Record:
 
 
 def with_codes(record: Record, codes: np.ndarray) -> Record:
-    """A copy of `record` that holds the codebook indices `codes`, int [h, w].
+    """A copy of `record` that holds the codebook indices `codes`.
+
+    Args:
+        record: A record.
+        codes: int [h, w], or [h, w, K] of K codebooks.
 
     Raises:
-        RecordError: `codes` is not a matrix of integers in 0 … 65,535.
+        RecordError: `codes` are no such array of integers in 0 … 65,535.
     """
     name = f"record {record['id']!r}"
-    if codes.ndim != 2 or not np.issubdtype(codes.dtype, np.integer):
+    if codes.ndim not in (2, 3) or not np.issubdtype(codes.dtype, np.integer):
         raise RecordError(
-            f"{name}: codes must be an integer matrix [rows, columns], not "
-            f"{codes.dtype} {list(codes.shape)}"
+            f"{name}: codes must be an integer matrix [rows, columns], or such a one "
+            f"for each codebook, not {codes.dtype} {list(codes.shape)}"
         )
     if codes.size and (codes.min() < 0 or codes.max() > np.iinfo(np.uint16).max):
         raise RecordError(
@@ -188,7 +198,7 @@ def with_codes(record: Record, codes: np.ndarray) -> Record:
 
 
 def codes_of(record: Record) -> np.ndarray:
-    """The codebook indices of a pre-tokenised record, int32 [h, w].
+    """The codebook indices of a pre-tokenised record, int32 [h, w] or [h, w, K].
 
     Raises:
         RecordError: The record holds no codes.

@@ -169,6 +169,11 @@ def _measure(
         raise SequenceError(
             f"record {record['id']!r} holds no codes; pre-tokenise the data set first"
         )
+    if len(grid) != 2:
+        raise SequenceError(
+            f"record {record['id']!r} holds codes of {grid[2]} codebooks, which no ids "
+            "stand for; pre-tokenise the data set with a vqgan"
+        )
     slots = anyres.continuous_length(*size, views) if has_slots else 0
     shown = anyres.count_views(*size, views) if has_slots else 0
     return picture_length(grid[0], grid[1], slots, layout, drawn=drawn), shown

@@ -117,6 +117,26 @@ def train_vocabulary(
     return tokenizer.to_str(pretty=True) + "\n"
 
 
+def read_tokenizer(path: str | Path) -> Tokenizer:
+    """Reads a tokenizer.json of whatever layout.
+
+    Raises:
+        VocabularyError: The file is missing or damaged.
+    """
+    try:
+        text = Path(path).read_text("utf-8")
+        json.loads(text)
+        return Tokenizer.from_str(text)
+    except FileNotFoundError as error:
+        raise VocabularyError(
+            f"{path} is missing; it stands beside the shards of a prepared data set"
+        ) from error
+    except Exception as error:  # tokenizers raises bare Exception
+        raise VocabularyError(
+            f"{path} is not a tokenizer.json ({error}); prepare the data again"
+        ) from error
+
+
 class Vocabulary:
     """Names, ids and text of one tokenizer.json.
 
@@ -160,19 +180,7 @@ class Vocabulary:
         Raises:
             VocabularyError: The file is missing, damaged or of another layout.
         """
-        try:
-            text = Path(path).read_text("utf-8")
-            json.loads(text)
-            tokenizer = Tokenizer.from_str(text)
-        except FileNotFoundError as error:
-            raise VocabularyError(
-                f"{path} is missing; it stands beside the shards of a prepared data set"
-            ) from error
-        except Exception as error:  # tokenizers raises bare Exception
-            raise VocabularyError(
-                f"{path} is not a tokenizer.json ({error}); prepare the data again"
-            ) from error
-        return cls(tokenizer, str(path))
+        return cls(read_tokenizer(path), str(path))
 
     @property
     def num_codes(self) -> int:
