@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 from data_pipelines import images
+from data_pipelines.clip_vocabulary import ClipVocabulary
 from data_pipelines.config import AugmentConfig, DataConfig
 from data_pipelines.gallery import Gallery
 from data_pipelines.records import Record, RecordError
@@ -74,6 +75,30 @@ def picture_elements(gallery: Gallery[Fitted], config: DataConfig) -> Build:
     return build
 
 
+def caption_encoder(
+    vocabulary: Vocabulary, config: DataConfig
+) -> Callable[[str], np.ndarray]:
+    """Returns what turns a caption into ids, int32 [X], cut at X or padded.
+
+    Raises:
+        VocabularyError: `clip_tokenizer` is no such file.
+    """
+    length = config.text_length
+    if config.clip_tokenizer is not None:
+        tokenizer = ClipVocabulary.from_file(config.clip_tokenizer)
+        return lambda caption: tokenizer.frame(caption, length)
+
+    def encode(caption: str) -> np.ndarray:
+        ids = vocabulary.encode(caption)
+        if config.text_end:
+            ids = [*ids[: length - 1], vocabulary.size]
+        row = np.full(length, vocabulary.pad, np.int32)
+        row[: min(len(ids), length)] = ids[:length]
+        return row
+
+    return encode
+
+
 def pair_elements(
     gallery: Gallery[Fitted], vocabulary: Vocabulary, config: DataConfig
 ) -> Build:
@@ -81,13 +106,12 @@ def pair_elements(
 
     The text is one of the record's captions by chance, cut at X ids or padded.
     """
+    encode = caption_encoder(vocabulary, config)
 
     def build(index: int, rng: np.random.Generator) -> Element:
         number, fitted = gallery.good_from(index)
         caption = fitted.captions[int(rng.integers(len(fitted.captions)))]
-        ids = vocabulary.encode(caption)[: config.text_length]
-        text = np.full(config.text_length, vocabulary.pad, np.int32)
-        text[: len(ids)] = ids
+        text = encode(caption)
         image = place(fitted, config, rng, caption)
         return {"image": image, "text": text, "record": np.array(number, np.int32)}
 

@@ -5,7 +5,7 @@ to make its parameters, what their axes are called, and what its loss is.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -15,11 +15,37 @@ from flax import linen as nn
 
 from unitoken_jax import config as configs
 from unitoken_jax.config import ConfigError
-from unitoken_jax.models import llamagen, siglip, unitok_mllm, unitoken, vqgan
+from unitoken_jax.models import (
+    llamagen,
+    siglip,
+    unitok,
+    unitok_mllm,
+    unitok_objective,
+    unitoken,
+    vqgan,
+)
+from unitoken_jax.models.frozen import Companions
 
 Params = dict[str, Any]
 Batch = Mapping[str, jax.Array]
 Metrics = dict[str, jax.Array]
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A loss in two parts, between which an adversary can stand.
+
+    Attributes:
+        make: (params, batch, rng) → what is drawn, see `unitok_objective.Made`.
+        compare: (made, real, companions) → (distance, metrics).
+        last: path of the last layer's kernel, whose gradients balance both sides.
+        finish: (kernel, what that layer sees) → what is drawn, up to a bias.
+    """
+
+    make: Callable[[Params, Batch, jax.Array], unitok_objective.Made]
+    compare: Callable[[jax.Array, jax.Array, Companions], tuple[jax.Array, Metrics]]
+    last: str
+    finish: Callable[[jax.Array, jax.Array], jax.Array]
 
 
 @dataclass(frozen=True)
@@ -30,20 +56,28 @@ class System:
         kind: its name in configs.
         config: its frozen config.
         module: the Linen module, for `module.apply({"params": params}, ...)`.
-        loss: (params, batch, rng) → (loss, metrics), to be differentiated.
+        loss: (params, batch, rng) → (loss, metrics), to be differentiated; a system
+            with companions takes them as a fourth argument.
         init: rng → variables whose leaves are boxed with their axis names; needs no
             data.
+        companions: names of the frozen networks that its loss consults.
+        settle: (params, metrics) → (params, metrics), what is set after a step without
+            a gradient, and the metrics of that; or None.
+        drawing: the loss in the parts that an adversary needs, if it makes pictures.
     """
 
     kind: str
     config: Any
     module: nn.Module
-    loss: Callable[[Params, Batch, jax.Array], tuple[jax.Array, Metrics]]
+    loss: Callable[..., tuple[jax.Array, Metrics]]
     init: Callable[[jax.Array], Mapping[str, Any]]
+    companions: tuple[str, ...] = ()
+    settle: Callable[[Params, Metrics], tuple[Params, Metrics]] | None = None
+    drawing: "Drawing | None" = None
 
     def init_params(self, rng: jax.Array) -> Params:
         """Parameters as a plain nested dict, float32; pure, to be jitted."""
-        return _unboxed(self.init(rng)["params"])
+        return unboxed(self.init(rng)["params"])
 
 
 def build(node: Any, path: str = "config.model") -> System:
@@ -69,7 +103,25 @@ def build(node: Any, path: str = "config.model") -> System:
     def init(rng: jax.Array) -> Mapping[str, Any]:
         return module.init(rng, **inputs(config))
 
-    return System(kind, config, module, partial(loss, module), init)
+    system = System(kind, config, module, partial(loss, module), init)
+    return _with_unitok_parts(system) if kind == "unitok" else system
+
+
+def _with_unitok_parts(system: System) -> System:
+    """What UniTok's training has beside a loss."""
+    objective = system.config.objective
+    drawing = Drawing(
+        make=partial(unitok_objective.make, system.module),
+        compare=partial(unitok_objective.compare, objective),
+        last=unitok_objective.LAST_LAYER,
+        finish=partial(unitok_objective.finish, system.module),
+    )
+    return replace(
+        system,
+        companions=objective.companions,
+        settle=partial(unitok_objective.settle, system.module),
+        drawing=drawing if objective.reconstructs else None,
+    )
 
 
 def abstract_params(system: System) -> Params:
@@ -78,7 +130,7 @@ def abstract_params(system: System) -> Params:
     Returns:
         Nested dict of `jax.ShapeDtypeStruct`s. Call it outside any mesh.
     """
-    return _unboxed(_abstract(system))
+    return unboxed(_abstract(system))
 
 
 def logical_axes(system: System) -> Params:
@@ -105,7 +157,8 @@ def _is_boxed(leaf: Any) -> bool:
     return isinstance(leaf, nn.meta.AxisMetadata)
 
 
-def _unboxed(tree: Any) -> Params:
+def unboxed(tree: Any) -> Params:
+    """Variables without the names of their axes."""
     # Not nn.unbox: under a mesh that would constrain what it unboxes.
     return jax.tree.map(
         lambda leaf: leaf.value if isinstance(leaf, nn.Partitioned) else leaf,
@@ -127,6 +180,14 @@ def _siglip_inputs(config: siglip.SiglipConfig) -> dict[str, Any]:
     }
 
 
+def _unitok_inputs(config: unitok.UniTokConfig) -> dict[str, Any]:
+    size = 2 * config.vision.factor
+    return {
+        "images": jnp.zeros((1, size, size, 3)),
+        "text": jnp.zeros((1, config.text.length), jnp.int32),
+    }
+
+
 def _initialise(config: Any) -> dict[str, Any]:
     del config
     return {"method": "initialise"}
@@ -140,6 +201,12 @@ _KINDS: dict[str, tuple[type, type, Callable[..., Any], Callable[..., Any]]] = {
         unitoken.UniToken,
         unitoken.loss,
         _initialise,
+    ),
+    "unitok": (
+        unitok.UniTokConfig,
+        unitok.UniTok,
+        unitok_objective.loss,
+        _unitok_inputs,
     ),
     "unitok_mllm": (
         unitok_mllm.UniTokMllmConfig,

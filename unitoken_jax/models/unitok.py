@@ -22,15 +22,13 @@ from unitoken_jax.layers.norms import LayerNorm
 from unitoken_jax.layers.parameter import parameter
 from unitoken_jax.layers.projection import AttentionProjection
 from unitoken_jax.models.clip_text import ClipText, ClipTextConfig
+from unitoken_jax.models.unitok_objective import ObjectiveConfig, every
 from unitoken_jax.models.vitamin import (
     ViTaminConfig,
     ViTaminDecoder,
     ViTaminEncoder,
 )
 from unitoken_jax.ops.quantisation import Quantiser, normalise
-
-LARGEST_LOGIT_SCALE = math.log(100)
-"""The logarithmic logit scale is clipped to [0, this] after every step."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +52,7 @@ class UniTokConfig:
         beta: weight of the commitment term beside the codebook term.
         search_chunk: token positions whose distances to all codes are held at once; 0
             means all.
+        objective: what it is trained for.
     """
 
     vision: ViTaminConfig = field(default_factory=ViTaminConfig)
@@ -68,6 +67,7 @@ class UniTokConfig:
     projection_heads: int | None = None
     beta: float = 0.25
     search_chunk: int = 16
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
 
     def __post_init__(self) -> None:
         """Refuses codebooks that do not come out even."""
@@ -85,6 +85,13 @@ class UniTokConfig:
     def codes(self) -> int:
         """Codes in each codebook."""
         return self.vocab_size // self.num_codebooks
+
+    @property
+    def quantiser(self) -> Quantiser:
+        """How latents become codes."""
+        return Quantiser(
+            self.structure, self.normalise, self.beta, chunk=self.search_chunk
+        )
 
 
 class UniTok(nn.Module):
@@ -106,12 +113,7 @@ class UniTok(nn.Module):
             config.num_codebooks,
             config.codes,
             config.vocab_width // config.num_codebooks if split else config.vocab_width,
-            Quantiser(
-                config.structure,
-                config.normalise,
-                config.beta,
-                chunk=config.search_chunk,
-            ),
+            config.quantiser,
         )
         self.widen = self._projection(config.vision.hidden)
         self.decoder = ViTaminDecoder(config.vision)
@@ -137,7 +139,7 @@ class UniTok(nn.Module):
         return _first(self.narrow(tokens))
 
     def encode(self, images: jax.Array) -> jax.Array:
-        """Codes int32 [B, L, K] of images [B, H, W, 3]; sides are multiples of 16."""
+        """Codes int32 [B, L, K] of images [B, H, W, 3], sides multiples of 16."""
         return self.quantiser.codes(self.latent(images))
 
     def decode(
@@ -150,7 +152,7 @@ class UniTok(nn.Module):
             grid: rows and columns of tokens; a square when None.
 
         Returns:
-            [B, 16 rows, 16 columns, 3], clipped to [-1, 1].
+            [B, f · rows, f · columns, 3] for vision.factor f, clipped to [-1, 1].
         """
         tokens = _first(self.widen(self.quantiser.lookup(codes)))
         grid = grid or _square(codes.shape[1])
@@ -173,20 +175,25 @@ class UniTok(nn.Module):
         return normalise(self.image_projection(self.image_norm(mean)))
 
     def __call__(
-        self, images: jax.Array, text: jax.Array, deterministic: bool = True
+        self,
+        images: jax.Array,
+        text: jax.Array | None,
+        deterministic: bool = True,
+        decode_every: int = 1,
     ) -> dict[str, jax.Array]:
         """Everything that the training objective reads, of pairs.
 
         Args:
             images: [B, H, W, 3].
-            text: int32 [B, X].
+            text: int32 [B, X]; None leaves the features out.
             deterministic: False drops residual paths at random (rng "dropout").
+            decode_every: one in so many pictures is decoded; 0 is none.
 
         Returns:
-            reconstruction [B, H, W, 3] (not clipped), codes int32 [B, L, K], vq_loss
-            (scalar), image_features and text_features [B, E] of length one,
-            logit_scale (scalar, the factor itself); and on the way latent, quantized
-            [B, L, vocab_width], tokens [B, L, D].
+            reconstruction [B / decode_every, H, W, 3] (not clipped), codes int32
+            [B, L, K], vq_loss (scalar), image_features and text_features [B, E] of
+            length one, logit_scale (scalar, the factor itself); and on the way latent,
+            quantized [B, L, vocab_width], tokens [B, L, D].
         """
         height, width = (
             side // self.config.vision.factor for side in images.shape[1:3]
@@ -194,17 +201,24 @@ class UniTok(nn.Module):
         latent = self.latent(images, deterministic)
         quantised = self.quantiser(latent)
         tokens = _first(self.widen(quantised.vectors))
-        return {
-            "reconstruction": self.decoder(tokens, (height, width), deterministic),
+        output = {
             "codes": quantised.codes,
             "vq_loss": quantised.loss,
-            "image_features": self._image_feature(tokens),
-            "text_features": self.encode_text(text),
-            "logit_scale": jnp.exp(self.logit_scale),
             "latent": latent,
             "quantized": quantised.vectors,
             "tokens": tokens,
         }
+        if text is not None:
+            output |= {
+                "image_features": self._image_feature(tokens),
+                "text_features": self.encode_text(text),
+                "logit_scale": jnp.exp(self.logit_scale),
+            }
+        if decode_every:
+            shown = every(tokens, decode_every)
+            grid = (height, width)
+            output["reconstruction"] = self.decoder(shown, grid, deterministic)
+        return output
 
 
 def _first(output: jax.Array | tuple) -> jax.Array:

@@ -34,8 +34,9 @@ class ViTaminConfig:
     """Shape of encoder and decoder; the defaults are ViTamin-L.
 
     Attributes:
-        widths: channels of the two convolutional stages; the stem has the first.
-        depths: blocks of the two stages.
+        widths: channels of the convolutional stages (two, as published); the stem has
+            the first.
+        depths: blocks of each stage.
         hidden: width D of the transformer.
         layers: number of transformer blocks L.
         heads: heads N; the head width is D / N.
@@ -47,8 +48,8 @@ class ViTaminConfig:
             stream is float32, as the published training keeps it.
     """
 
-    widths: tuple[int, int] = (160, 320)
-    depths: tuple[int, int] = (2, 4)
+    widths: tuple[int, ...] = (160, 320)
+    depths: tuple[int, ...] = (2, 4)
     hidden: int = 1024
     layers: int = 31
     heads: int = 16
@@ -58,10 +59,17 @@ class ViTaminConfig:
     remat: Remat = "none"
     dtype: str = "float32"
 
+    def __post_init__(self) -> None:
+        if not self.widths or len(self.widths) != len(self.depths):
+            raise ValueError(
+                f"widths {self.widths} and depths {self.depths} are one number for each"
+                " convolutional stage, at least one stage."
+            )
+
     @property
     def factor(self) -> int:
-        """Pixels along the side of one token."""
-        return 16
+        """Pixels along the side of one token: 16 for two stages."""
+        return 4 * 2 ** len(self.widths)
 
 
 VITAMIN_SMALL = ViTaminConfig(widths=(64, 128), hidden=384, layers=14, heads=6, mlp=768)
@@ -204,13 +212,13 @@ class Transformer(nn.Module):
 
 
 class ViTaminEncoder(nn.Module):
-    """Images to tokens, one for 16×16 pixels."""
+    """Images to tokens, one for `factor` × `factor` pixels."""
 
     config: ViTaminConfig
 
     @nn.compact
     def __call__(self, images: jax.Array, deterministic: bool = True) -> jax.Array:
-        """Encodes [B, H, W, 3] to float32 [B, H / 16 · W / 16, D]."""
+        """Encodes [B, H, W, 3] to float32 [B, h · w, D]; h is H / factor."""
         config = self.config
         height, width = images.shape[1:3]
         if height % config.factor or width % config.factor:
@@ -242,7 +250,7 @@ class ViTaminEncoder(nn.Module):
 
 
 class ViTaminDecoder(nn.Module):
-    """Tokens to images, 16×16 pixels from one."""
+    """Tokens to images, `factor` × `factor` pixels from one."""
 
     config: ViTaminConfig
 
@@ -253,9 +261,10 @@ class ViTaminDecoder(nn.Module):
         grid: tuple[int, int],
         deterministic: bool = True,
     ) -> jax.Array:
-        """Decodes [B, h · w, D] with grid (h, w) to float32 [B, 16 h, 16 w, 3].
+        """Decodes [B, h · w, D] with grid (h, w) to float32 [B, f h, f w, 3].
 
-        The result is not clipped.
+        The result is not clipped. What its last layer sees is the intermediate
+        `before_head`.
         """
         config = self.config
         conv = partial(_decoder_conv, dtype=config.dtype)
@@ -269,6 +278,7 @@ class ViTaminDecoder(nn.Module):
                 x = UpMBConv(features, i == 0, config.dtype, name=name)(x)
         x = conv(config.widths[0], name="head_up")(double_nearest(x))
         x = _gelu(LayerNorm(1e-6, name="head_norm")(x))
+        self.sow("intermediates", "before_head", x)
         return conv(3, name="head")(x).astype(jnp.float32)
 
 

@@ -82,6 +82,31 @@ class Quantiser:
             return chosen.sum(-2)
         return chosen.reshape(*codes.shape[:-1], -1)
 
+    def revival(
+        self, latents: jax.Array, codebooks: jax.Array, counts: jax.Array
+    ) -> jax.Array:
+        """`revival_loss` of every codebook, mean over them.
+
+        Args:
+            latents: [B, T, D], as for `__call__`.
+            codebooks: [C, V, E].
+            counts: [C, V], how many of these latents chose each code.
+        """
+        latents = lax.stop_gradient(latents.astype(jnp.float32))
+        if self.structure == "residual":
+            if self.normalise:
+                latents, codebooks = normalise(latents), normalise(codebooks)
+            # What each codebook was given: all but what the earlier ones took.
+            chosen = self._residual(latents, codebooks).codes
+            taken = lax.stop_gradient(_take(codebooks, chosen))  # [B, T, C, E]
+            seen = latents[:, :, None] - jnp.cumsum(taken, 2) + taken
+        else:
+            seen = self._split(latents, codebooks)
+            if self.normalise:
+                seen, codebooks = normalise(seen), normalise(codebooks)
+        seen = jnp.moveaxis(seen, 2, 0).reshape(codebooks.shape[0], -1, seen.shape[-1])
+        return jnp.mean(jax.vmap(revival_loss)(seen, codebooks, counts))
+
     def _loss(self, latents: jax.Array, chosen: jax.Array) -> jax.Array:
         commitment = jnp.mean(jnp.square(lax.stop_gradient(chosen) - latents))
         codebook = jnp.mean(jnp.square(chosen - lax.stop_gradient(latents)))

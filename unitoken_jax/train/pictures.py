@@ -1,5 +1,6 @@
 """Sheets of pictures that show, during training, what a model does."""
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -19,13 +20,14 @@ def reconstructions(
     """Return a function that draws a batch's pictures above their reconstructions.
 
     Args:
-        system: a tokenizer, whose output holds `reconstruction`.
+        system: a tokenizer, with the methods `encode` and `decode`.
     """
 
     @jax.jit
     def reconstruct(params: Params, images: jax.Array) -> jax.Array:
-        output: Any = system.module.apply({"params": params}, pixels.normalise(images))
-        return pixels.to_bytes(output["reconstruction"])
+        apply: Any = functools.partial(system.module.apply, {"params": params})
+        codes = apply(pixels.normalise(images), method="encode")
+        return pixels.to_bytes(apply(codes, method="decode"))
 
     def draw(params: Params, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         images = batch["image"][:_COLUMNS]  # uint8 [B, H, W, 3]

@@ -1,0 +1,254 @@
+"""What UniTok's tokenizer is trained for (arXiv 2502.20321, section 3.2).
+
+l1·L1 + l2·L2 + perceptual·LPIPS + quantisation·VQ + contrastive·CLIP; an adversarial
+term comes from the trainer. The loss stands in two halves, as that term needs them:
+what the tokenizer makes of a batch, and how far a picture is from the original.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import jax
+import jax.numpy as jnp
+
+from unitoken_jax.models.frozen import Companions
+from unitoken_jax.ops import pixels, quantisation
+from unitoken_jax.ops.contrastive import contrastive_loss
+from unitoken_jax.ops.convolution import convolve
+from unitoken_jax.ops.fidelity import psnr
+
+if TYPE_CHECKING:
+    from unitoken_jax.models.unitok import UniTok
+
+PERCEPTUAL = "perceptual"
+"""Name of the frozen network that measures the perceptual distance."""
+LAST_LAYER = "decoder/head/kernel"
+"""The parameter whose gradients balance the adversarial term."""
+LARGEST_LOGIT_SCALE = 4.605170185988092
+"""ln 100; the logarithmic logit scale is clipped to [0, this] after every step."""
+
+Params = dict[str, Any]
+Metrics = dict[str, jax.Array]
+
+
+@dataclass(frozen=True)
+class ObjectiveConfig:
+    """Weights of the terms; the defaults are the published ones.
+
+    Attributes:
+        supervision: which losses the tokenizer learns from; the quantiser's is always
+            among them.
+        l1: weight of the mean absolute difference.
+        l2: weight of the mean squared difference.
+        perceptual: weight of LPIPS; 0 needs no such network.
+        quantisation: weight of the codebook and commitment term.
+        contrastive: weight of the image-text term.
+        revival: weight of a term that pulls codes that no latent chose to the nearest
+            latent; not published, for short trainings.
+        decode_every: one in so many pictures is decoded and compared; every picture
+            has the other terms.
+        contrastive_chunk: texts compared with all pictures at once.
+        usage_decay: of the moving histogram of codes, by step.
+    """
+
+    supervision: Literal["both", "reconstruction", "contrastive"] = "both"
+    l1: float = 0.2
+    l2: float = 1.0
+    perceptual: float = 1.0
+    quantisation: float = 1.0
+    contrastive: float = 1.0
+    revival: float = 0.0
+    decode_every: int = 1
+    contrastive_chunk: int = 1024
+    usage_decay: float = 0.99
+
+    def __post_init__(self) -> None:
+        if self.decode_every < 1 or self.contrastive_chunk < 1:
+            raise ValueError("decode_every and contrastive_chunk must be at least 1.")
+        if not 0 <= self.usage_decay < 1:
+            raise ValueError(f"usage_decay must be in [0, 1), not {self.usage_decay}.")
+
+    @property
+    def reconstructs(self) -> bool:
+        """Whether pictures are decoded and compared."""
+        return self.supervision != "contrastive"
+
+    @property
+    def contrasts(self) -> bool:
+        """Whether pictures and texts are compared."""
+        return self.supervision != "reconstruction"
+
+    @property
+    def companions(self) -> tuple[str, ...]:
+        """Names of the frozen networks it needs."""
+        return (PERCEPTUAL,) if self.reconstructs and self.perceptual else ()
+
+
+@dataclass(frozen=True)
+class Made:
+    """What the tokenizer makes of a batch.
+
+    Attributes:
+        made: reconstructions, not clipped, float32 [B', H, W, 3].
+        real: their originals.
+        before: what the decoder's last layer sees, [B', H, W, C].
+        rest: scalar, the weighted terms that do not look at pictures.
+        metrics: the terms before their weights; `histogram` [C, V] holds the share of
+            each code.
+    """
+
+    made: jax.Array
+    real: jax.Array
+    before: jax.Array
+    rest: jax.Array
+    metrics: Metrics
+
+
+def make(model: "UniTok", params: Params, batch: Any, rng: jax.Array) -> Made:
+    """Code and decode a batch of pairs.
+
+    Args:
+        model: the network.
+        params: its parameters.
+        batch: `image` uint8 [B, H, W, 3] and, unless supervision is "reconstruction",
+            `text` int32 [B, X].
+        rng: key of the dropped paths.
+    """
+    config = model.config.objective
+    images = pixels.normalise(batch["image"])
+    result: Any = model.apply(
+        {"params": params},
+        images,
+        batch["text"] if config.contrasts else None,
+        deterministic=False,
+        decode_every=config.decode_every if config.reconstructs else 0,
+        rngs={"dropout": rng},
+        mutable=["intermediates"],
+    )
+    output, state = result
+    codes = model.config.codes
+    counts = quantisation.count_codes(output["codes"], codes)
+    metrics = {
+        "quantisation": output["vq_loss"],
+        "histogram": counts / counts.sum(-1, keepdims=True),
+    }
+    rest = config.quantisation * output["vq_loss"]
+    if config.contrasts:
+        contrast, accuracy = contrastive_loss(
+            output["image_features"],
+            output["text_features"],
+            output["logit_scale"],
+            chunk=config.contrastive_chunk,
+        )
+        rest += config.contrastive * contrast
+        metrics |= {
+            "contrastive": contrast,
+            "accuracy": accuracy,
+            "logit_scale": output["logit_scale"],
+        }
+    if config.revival:
+        books = params["quantiser"]["codebooks"]
+        revival = model.config.quantiser.revival(output["latent"], books, counts)
+        rest += config.revival * revival
+        metrics["revival"] = revival
+    if not config.reconstructs:
+        nothing = jnp.zeros((0, *images.shape[1:]), jnp.float32)
+        return Made(nothing, nothing, nothing, rest, metrics)
+    (before,) = state["intermediates"]["decoder"]["before_head"]
+    real = every(images, config.decode_every)
+    return Made(output["reconstruction"], real, before, rest, metrics)
+
+
+def finish(model: "UniTok", kernel: jax.Array, before: jax.Array) -> jax.Array:
+    """Return the decoder's last product, without its bias, by the kernel alone."""
+    dtype = model.config.vision.dtype
+    margin = ((1, 1), (1, 1))
+    made = convolve(before.astype(dtype), kernel.astype(dtype), padding=margin)
+    return made.astype(jnp.float32)
+
+
+def compare(
+    config: ObjectiveConfig, made: jax.Array, real: jax.Array, companions: Companions
+) -> tuple[jax.Array, Metrics]:
+    """Return the weighted distance of pictures and their originals, and its terms."""
+    difference = made - real
+    l1, l2 = jnp.mean(jnp.abs(difference)), jnp.mean(jnp.square(difference))
+    metrics = {
+        "l1": l1,
+        "l2": l2,
+        "psnr": jnp.mean(psnr(real, jnp.clip(made, -1, 1))),
+    }
+    total = config.l1 * l1 + config.l2 * l2
+    if config.perceptual:
+        distance = jnp.mean(companions[PERCEPTUAL](real, made))
+        total += config.perceptual * distance
+        metrics["perceptual"] = distance
+    return total, metrics
+
+
+def loss(
+    model: "UniTok",
+    params: Params,
+    batch: Any,
+    rng: jax.Array,
+    companions: Companions | None = None,
+) -> tuple[jax.Array, Metrics]:
+    """Everything but the adversarial term.
+
+    Args:
+        model: the network.
+        params: its parameters.
+        batch: see `make`.
+        rng: key of the dropped paths.
+        companions: `perceptual`, unless its weight is 0.
+
+    Returns:
+        The scalar to minimise, and metrics: the terms, psnr (dB), accuracy (share of
+        pictures whose nearest text is their own) and `histogram` [C, V], which `settle`
+        takes.
+    """
+    config = model.config.objective
+    result = make(model, params, batch, rng)
+    total, metrics = result.rest, result.metrics
+    if config.reconstructs:
+        distance, compared = compare(config, result.made, result.real, companions or {})
+        total, metrics = total + distance, metrics | compared
+    return total, {"loss": total} | metrics
+
+
+def settle(model: "UniTok", params: Params, metrics: Metrics) -> tuple[Params, Metrics]:
+    """What is set after a step: the logit scale's bounds and the codes' statistics.
+
+    Returns:
+        The parameters, and the metrics with `histogram` replaced by figures of its
+        moving mean: by codebook k the share of codes in use `usage/k` (those with more
+        than a hundredth of the even share, as published), `perplexity/k` and the
+        number `dead/k` of the others; `usage` and `perplexity` are means over k.
+    """
+    metrics = dict(metrics)
+    now = metrics.pop("histogram")
+    before = params["quantiser"]["usage"]
+    decay = jnp.where(jnp.any(before > 0), model.config.objective.usage_decay, 0.0)
+    shares = decay * before + (1.0 - decay) * now  # [C, V]
+    scale = jnp.clip(params["logit_scale"], 0.0, LARGEST_LOGIT_SCALE)
+    params = params | {
+        "quantiser": params["quantiser"] | {"usage": shares},
+        "logit_scale": scale,
+    }
+    used = quantisation.published_usage(shares) / 100
+    dead = jnp.round((1 - used) * shares.shape[-1])
+    perplexity = quantisation.perplexity(shares)
+    metrics |= {"usage": used.mean(), "perplexity": perplexity.mean()}
+    for name, values in (("usage", used), ("perplexity", perplexity), ("dead", dead)):
+        metrics |= {f"{name}/{k}": value for k, value in enumerate(values)}
+    return params, metrics
+
+
+def every(images: jax.Array, step: int) -> jax.Array:
+    """Return one in `step` of [B, …], without moving rows between devices."""
+    if images.shape[0] % step:
+        raise ValueError(
+            f"objective.decode_every={step} does not divide a batch of "
+            f"{images.shape[0]} pictures; choose a divisor"
+        )
+    return images.reshape(-1, step, *images.shape[1:])[:, 0]
