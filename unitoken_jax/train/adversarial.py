@@ -1,0 +1,292 @@
+"""Training against a discriminator: two networks, two optimisers, one jitted step.
+
+UniTok's discriminator and recipe (arXiv 2502.20321 and its published code). The
+discriminator lives in what the update keeps, beside its optimiser, so that the
+parameters of the state stay those of the system alone. Until it begins neither its
+losses nor its steps are computed.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from unitoken_jax.config import ConfigError
+from unitoken_jax.models.discriminator import Discriminator, DiscriminatorConfig
+from unitoken_jax.models.frozen import Companions
+from unitoken_jax.models.registry import Drawing, unboxed
+from unitoken_jax.ops import adversarial
+from unitoken_jax.ops.augmentation import augment, blur
+from unitoken_jax.train.optimizer import (
+    Flat,
+    Optimizer,
+    OptimizerConfig,
+    make_optimizer,
+)
+from unitoken_jax.train.paths import flatten, nest
+from unitoken_jax.train.state import Params
+from unitoken_jax.train.step import Batch, Metrics, Update
+
+BACKBONE = "backbone"
+"""Name of the discriminator's frozen network among the companions."""
+_SEED = 0xAD
+
+
+@dataclasses.dataclass(frozen=True)
+class AdversaryConfig:
+    """The discriminator, when it begins and how much it counts.
+
+    Shares are of the stage's steps. The defaults are the published ones, but for
+    `optimizer`, which a config gives.
+
+    Attributes:
+        optimizer: of the discriminator; its schedule begins with it.
+        network: shape of the discriminator.
+        frozen: whether its backbone is frozen and comes from a file, named by
+            `companions.backbone` of the job; otherwise all of it learns.
+        start: share of the steps before it begins.
+        ramp: share over which its weight grows to the full one.
+        fade: share over which the blur before it fades out.
+        weight: of the adversarial term, times the adaptive one.
+        least: lower bound of the adaptive weight.
+        most: upper bound.
+        consistency: weight of the balanced consistency regularisation.
+    """
+
+    optimizer: OptimizerConfig
+    network: DiscriminatorConfig = dataclasses.field(
+        default_factory=DiscriminatorConfig
+    )
+    frozen: bool = True
+    start: float = 0.375
+    ramp: float = 0.03
+    fade: float = 0.06
+    weight: float = 0.4
+    least: float = 0.015
+    most: float = 1e4
+    consistency: float = 4.0
+
+    def __post_init__(self) -> None:
+        for name in ("start", "ramp", "fade"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} is a share of the steps, in [0, 1).")
+        if not 0 <= self.least <= self.most:
+            raise ValueError("least must not exceed most, nor be negative.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Adversary:
+    """A discriminator ready to be trained for a stage.
+
+    Attributes:
+        config: its config.
+        module: the network.
+        optimizer: of its trainable parameters.
+        begin: the step at which it begins.
+        steps: of the stage.
+        fresh: random key → all its parameters.
+    """
+
+    config: AdversaryConfig
+    module: Discriminator
+    optimizer: Optimizer
+    begin: int
+    steps: int
+    fresh: Callable[[jax.Array], Params]
+
+    def init(self) -> dict[str, Any]:
+        """What the update keeps of it; pure, to be jitted."""
+        trainable, _ = self.optimizer.split(self.fresh(jax.random.key(_SEED)))
+        state = self.optimizer.transform.init(trainable)
+        return {"params": trainable, "optimizer": state}
+
+    def score(
+        self,
+        trainable: Flat,
+        companions: Companions,
+        images: jax.Array,
+        key: jax.Array,
+    ) -> jax.Array:
+        """Scores float32 [B, …] of images [B, H, W, 3]."""
+        params = nest(trainable)
+        if self.config.frozen:
+            params = params | {BACKBONE: companions[BACKBONE].params}
+        return self.module.apply({"params": params}, images, key)  # pyright: ignore[reportReturnType]
+
+    def ramp(self, step: jax.Array) -> jax.Array:
+        """How much of its weight it has at a step; 0 is off."""
+        return jnp.clip(self._since(step, self.config.ramp), 0.0, 1.0)
+
+    def fade(self, step: jax.Array) -> jax.Array:
+        """How much of the blur is left at a step."""
+        return 1.0 - jnp.clip(self._since(step, self.config.fade), 0.0, 1.0)
+
+    def _since(self, step: jax.Array, share: float) -> jax.Array:
+        """Time since it began, in units of a share of the steps."""
+        time = (step - self.begin).astype(jnp.float32)
+        # With a share of 0 the first step after its beginning counts in full.
+        return time / max(share * self.steps, 1e-6)
+
+
+def make_adversary(config: AdversaryConfig, steps: int, at: str) -> Adversary:
+    """Lay out a discriminator for a stage of `steps` steps.
+
+    Raises:
+        ConfigError: it would never begin, or its optimiser does not fit its
+            parameters; `at` is the dotted path of `config`.
+    """
+    begin = round(config.start * steps)
+    if begin >= steps:
+        raise ConfigError(
+            f"{at}.start: {config.start} of {steps} steps leaves none; lower it."
+        )
+    module = Discriminator(config.network)
+    side = 2 * config.network.backbone.patch
+
+    def fresh(key: jax.Array) -> Params:
+        return unboxed(module.init(key, jnp.zeros((1, side, side, 3)))["params"])
+
+    shapes = jax.eval_shape(fresh, jax.eval_shape(lambda: jax.random.key(0)))
+    paths = [
+        path
+        for path in flatten(shapes)
+        if not (config.frozen and path.startswith(f"{BACKBONE}/"))
+    ]
+    optimizer = make_optimizer(
+        config.optimizer, paths, steps - begin, f"{at}.optimizer"
+    )
+    return Adversary(config, module, optimizer, begin, steps, fresh)
+
+
+def make_adversarial_update(
+    drawing: Drawing, rule: Optimizer, adversary: Adversary, companions: Companions
+) -> Update:
+    """Return the update of a system that draws and of its adversary.
+
+    The drawing side is judged by the adversary as it was before the step; the adversary
+    then learns from the pictures that were made before the step. What is kept holds
+    `model`, the state of `rule`, and `adversary`.
+
+    Metrics beside the system's: `deceit` (the adversarial term before its weights),
+    `adaptive_weight`, and `adversary/…`: `ramp`, `hinge`, `consistency`, `real` and
+    `made` (shares of scores on the right side), its gradient's norm and learning rate.
+    `loss` holds everything but the adversarial term, so that the guard's bound does not
+    move with the discriminator.
+
+    Args:
+        drawing: the loss in parts.
+        rule: the system's optimiser.
+        adversary: the discriminator.
+        companions: frozen networks, arrays of the step's arguments.
+    """
+    config = adversary.config
+
+    def update(
+        params: Params, kept: Any, batch: Batch, key: jax.Array, step: jax.Array
+    ) -> tuple[Params, Any, Metrics]:
+        trainable, frozen = rule.split(params)
+        keys = jax.random.split(jax.random.fold_in(key, 0), 3)
+        ramp, fade = adversary.ramp(step), adversary.fade(step)
+        on = ramp > 0
+
+        def make(trainable: Flat) -> tuple[tuple, tuple]:
+            result = drawing.make(nest({**trainable, **frozen}), batch, keys[0])
+            beside = (result.real, result.before, result.metrics)
+            return (result.made, result.rest), beside
+
+        def score(
+            heads: Flat, images: jax.Array, fade: jax.Array, key: jax.Array
+        ) -> jax.Array:
+            augment_key, fit_key = jax.random.split(key)
+            shown = augment(augment_key, blur(images, fade))
+            return adversary.score(heads, companions, shown, fit_key)
+
+        def deceive(made: jax.Array) -> jax.Array:
+            heads = kept["adversary"]["params"]
+            return -jnp.mean(score(heads, made, fade, keys[1]))
+
+        (made, rest), pull, beside = jax.vjp(make, trainable, has_aux=True)
+        real, before, metrics = beside
+        compare = jax.value_and_grad(drawing.compare, has_aux=True)
+        (distance, compared), slope = compare(made, real, companions)
+        deceit, deceit_slope = jax.lax.cond(
+            on,
+            jax.value_and_grad(deceive),
+            lambda made: (jnp.float32(0), jnp.zeros_like(made)),
+            made,
+        )
+
+        last = {**trainable, **frozen}[drawing.last]
+        _, pull_last = jax.vjp(lambda kernel: drawing.finish(kernel, before), last)
+        adaptive = adversarial.balance(
+            pull_last(slope)[0],
+            pull_last(deceit_slope)[0],
+            config.least,
+            config.most,
+        )
+        weight = ramp * config.weight * adaptive
+        # Before it begins its slope is exactly 0, whatever the weight.
+        (gradients,) = pull((slope + weight * deceit_slope, jnp.ones_like(rest)))
+        moved, model_kept = rule.update(gradients, kept["model"], trainable, step)
+
+        def judge(heads: Flat) -> tuple[jax.Array, Metrics]:
+            # Both kinds of pictures, then again without the blur: one program, four
+            # times, each with its own chances.
+            both = jnp.stack([real, made])
+            fades = jnp.stack([fade, jnp.zeros_like(fade)]).repeat(2)
+
+            def one(item: tuple) -> jax.Array:
+                number, fade, key = item
+                return score(heads, both[number % 2], fade, key)
+
+            items = (jnp.arange(4), fades, jax.random.split(keys[2], 4))
+            on_real, on_made, *again = jax.lax.map(one, items)
+            steady = adversarial.consistency(on_real, again[0])
+            steady += adversarial.consistency(on_made, again[1])
+            loss = adversarial.hinge(on_real, on_made)
+            return loss + config.consistency * steady, {
+                "hinge": loss,
+                "consistency": steady,
+                "real": jnp.mean((on_real > 0).astype(jnp.float32)),
+                "made": jnp.mean((on_made < 0).astype(jnp.float32)),
+            }
+
+        def learn(side: dict[str, Any]) -> tuple[dict[str, Any], Metrics]:
+            heads = side["params"]
+            slopes, judged = jax.grad(judge, has_aux=True)(heads)
+            norm = adversary.optimizer.norms(slopes)["grad_norm"]
+            heads, state = adversary.optimizer.update(
+                slopes, side["optimizer"], heads, step - adversary.begin
+            )
+            side = {"params": heads, "optimizer": state}
+            return side, judged | {"grad_norm": norm}
+
+        names = jax.eval_shape(learn, kept["adversary"])[1]
+        nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), names)
+        side, judged = jax.lax.cond(
+            on, learn, lambda side: (side, nothing), kept["adversary"]
+        )
+        norms = rule.norms(gradients)
+        # A gradient that is not finite on either side refuses the step of both.
+        norms["grad_norm"] += jnp.where(jnp.isfinite(judged["grad_norm"]), 0, jnp.nan)
+        rates = {
+            "learning_rate": rule.schedule(step),
+            "adversary/learning_rate": jnp.where(
+                on, adversary.optimizer.schedule(step - adversary.begin), 0.0
+            ),
+        }
+        metrics = (
+            {"loss": rest + distance}
+            | metrics
+            | compared
+            | {"deceit": deceit, "adaptive_weight": adaptive, "adversary/ramp": ramp}
+            | {f"adversary/{name}": value for name, value in judged.items()}
+            | rates
+            | norms
+        )
+        kept = {"model": model_kept, "adversary": side}
+        return nest({**moved, **frozen}), kept, metrics
+
+    return update
