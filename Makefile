@@ -73,10 +73,10 @@ define create_environment # 1: folder
 	@"$(PYTHON)" -m venv $(1) || { echo "$(PYTHON) cannot make a virtual environment: install its venv module (Debian: apt install python3-venv)"; exit 1; }
 endef
 
-# 1: environment, 2: requirements file. pip is quiet, so say what it is doing.
+# 1: environment, 2: requirements file, 3: options of pip. pip is quiet, so say what it is doing.
 define install
 	@echo "Installing $(2) into $(1) (some minutes the first time, silent until done)"
-	@$(1)/bin/python $(PIP) -r $(2) || { echo "Installing $(2) failed; the message above is pip's. Check the network, then run the same command again."; exit 1; }
+	@$(1)/bin/python $(PIP) $(3) -r $(2) || { echo "Installing $(2) failed; the message above is pip's. Check the network, then run the same command again."; exit 1; }
 	@touch $@
 endef
 
@@ -95,5 +95,6 @@ endef
 	$(call create_environment,.venv-torch)
 	@touch $@
 
-.venv-torch/torch.stamp: requirements-torch.txt requirements.txt | .venv-torch/made.stamp
+.venv-torch/torch.stamp: requirements-torch.txt requirements-torch-alone.txt requirements.txt | .venv-torch/made.stamp
 	$(call install,.venv-torch,requirements-torch.txt)
+	$(call install,.venv-torch,requirements-torch-alone.txt,--no-deps)

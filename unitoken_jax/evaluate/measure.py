@@ -98,6 +98,25 @@ def summarise(
     return Measure(value, len(values), low, high, baseline, against, unit)
 
 
+def estimate(values: np.ndarray, count: int, *, unit: str) -> Measure:
+    """Measure the mean of estimates of one number, with a normal 95 % interval.
+
+    Args:
+        values: One estimate a part of the samples, [P].
+        count: How many samples there are.
+        unit: See `Measure`.
+
+    Returns:
+        Without interval where the estimates are one, or all the same.
+    """
+    mean = float(np.mean(values))
+    spread = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+    if spread < 1e-12 * max(1.0, abs(mean)):
+        return Measure(mean, count, unit=unit)
+    half = _NORMAL_95 * spread / math.sqrt(len(values))
+    return Measure(mean, count, mean - half, mean + half, unit=unit)
+
+
 def table(measures: Mapping[str, Measure]) -> str:
     """Print measures as a table of aligned columns."""
 
