@@ -9,6 +9,8 @@ from typing import Any
 
 from unitoken_jax.config import ConfigError, build, nearest, plain
 from unitoken_jax.parallel.mesh import MeshConfig
+from unitoken_jax.train.adversarial import AdversaryConfig
+from unitoken_jax.train.alarms import AlarmConfig
 from unitoken_jax.train.checkpoint import CheckpointConfig
 from unitoken_jax.train.guard import GuardConfig
 from unitoken_jax.train.optimizer import OptimizerConfig
@@ -28,6 +30,8 @@ class TrainConfig:
         profile_steps: length of that window (0: no profile).
     """
 
+        average: decay of a moving average of the parameters, which evaluation and
+            sampling then use (0: none).
     steps: int
     batch: int
     microbatches: int = 1
@@ -37,8 +41,11 @@ class TrainConfig:
     profile_steps: int = 0
 
     def __post_init__(self) -> None:
+    average: float = 0.0
         for name in ("steps", "batch", "microbatches", "log_every"):
             if getattr(self, name) < 1:
+        if not 0 <= self.average < 1:
+            raise ValueError(f"average must be in [0, 1), not {self.average}.")
                 raise ValueError(f"{name} must be at least 1.")
         if self.batch % self.microbatches:
             raise ValueError(
@@ -56,6 +63,14 @@ class CodesConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Job:
+@dataclasses.dataclass(frozen=True)
+class WeightsConfig:
+    """Weights of a frozen network: a file or folder in a `format` of convert."""
+
+    format: str
+    path: str
+
+
     """One training stage.
 
     Attributes:
@@ -67,6 +82,11 @@ class Job:
         init: parameters to start from, our subtree → 'STAGE_OR_PATH:subtree'.
     """
 
+        companions: frozen networks that the loss or the adversary consults, by name.
+        adversary: a discriminator to train against, for systems that draw.
+        alarms: what is worth a warning.
+        tpu_options: options of the compiler on TPUs, 'xla_tpu_…' → value; the planner
+            says which pay.
     name: str
     seed: int
     model: Mapping[str, Any]
@@ -77,8 +97,11 @@ class Job:
     init: Mapping[str, str] = dataclasses.field(default_factory=dict)
     checkpoint: CheckpointConfig = dataclasses.field(default_factory=CheckpointConfig)
     guard: GuardConfig = dataclasses.field(default_factory=GuardConfig)
+    companions: Mapping[str, WeightsConfig] = dataclasses.field(default_factory=dict)
+    adversary: AdversaryConfig | None = None
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
 
+    alarms: AlarmConfig = dataclasses.field(default_factory=AlarmConfig)
 
 @dataclasses.dataclass(frozen=True)
 class Chain:

@@ -20,6 +20,7 @@ from unitoken_jax.train.state import Params, TrainState
 Batch = Mapping[str, jax.Array]
 Metrics = dict[str, jax.Array]
 Loss = Callable[[Params, Batch, jax.Array], tuple[jax.Array, Mapping[str, jax.Array]]]
+Settle = Callable[[Params, Metrics], tuple[Params, Metrics]]
 
 
 class Update(Protocol):
@@ -79,6 +80,23 @@ def make_train_step(
         return state, metrics | counts
 
     return train_step
+
+
+def settled(update: Update, settle: Settle) -> Update:
+    """Return `update` followed by what is set without a gradient.
+
+    `settle` may take metrics that are no scalars and gives the parameters as they are
+    to be, and scalars.
+    """
+
+    def follow(
+        params: Params, kept: Any, batch: Batch, key: jax.Array, step: jax.Array
+    ) -> tuple[Params, Any, Metrics]:
+        params, kept, metrics = update(params, kept, batch, key, step)
+        params, metrics = settle(params, metrics)
+        return params, kept, metrics
+
+    return follow
 
 
 def make_update(loss: Loss, rule: Optimizer, microbatches: int = 1) -> Update:
