@@ -28,10 +28,10 @@ class TrainConfig:
         image_every: steps between pictures of what the model does (0: none).
         profile_start: first step of a window recorded with the JAX profiler.
         profile_steps: length of that window (0: no profile).
-    """
-
         average: decay of a moving average of the parameters, which evaluation and
             sampling then use (0: none).
+    """
+
     steps: int
     batch: int
     microbatches: int = 1
@@ -39,13 +39,13 @@ class TrainConfig:
     image_every: int = 0
     profile_start: int = 10
     profile_steps: int = 0
+    average: float = 0.0
 
     def __post_init__(self) -> None:
-    average: float = 0.0
-        for name in ("steps", "batch", "microbatches", "log_every"):
-            if getattr(self, name) < 1:
         if not 0 <= self.average < 1:
             raise ValueError(f"average must be in [0, 1), not {self.average}.")
+        for name in ("steps", "batch", "microbatches", "log_every"):
+            if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1.")
         if self.batch % self.microbatches:
             raise ValueError(
@@ -62,8 +62,6 @@ class CodesConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class Job:
-@dataclasses.dataclass(frozen=True)
 class WeightsConfig:
     """Weights of a frozen network: a file or folder in a `format` of convert."""
 
@@ -71,6 +69,8 @@ class WeightsConfig:
     path: str
 
 
+@dataclasses.dataclass(frozen=True)
+class Job:
     """One training stage.
 
     Attributes:
@@ -80,13 +80,11 @@ class WeightsConfig:
         data: fields of the loader's config.
         codes: where the image codes come from, if the data needs any.
         init: parameters to start from, our subtree → 'STAGE_OR_PATH:subtree'.
-    """
-
         companions: frozen networks that the loss or the adversary consults, by name.
         adversary: a discriminator to train against, for systems that draw.
         alarms: what is worth a warning.
-        tpu_options: options of the compiler on TPUs, 'xla_tpu_…' → value; the planner
-            says which pay.
+    """
+
     name: str
     seed: int
     model: Mapping[str, Any]
@@ -95,13 +93,13 @@ class WeightsConfig:
     train: TrainConfig
     codes: CodesConfig | None = None
     init: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    checkpoint: CheckpointConfig = dataclasses.field(default_factory=CheckpointConfig)
-    guard: GuardConfig = dataclasses.field(default_factory=GuardConfig)
     companions: Mapping[str, WeightsConfig] = dataclasses.field(default_factory=dict)
     adversary: AdversaryConfig | None = None
+    checkpoint: CheckpointConfig = dataclasses.field(default_factory=CheckpointConfig)
+    guard: GuardConfig = dataclasses.field(default_factory=GuardConfig)
+    alarms: AlarmConfig = dataclasses.field(default_factory=AlarmConfig)
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
 
-    alarms: AlarmConfig = dataclasses.field(default_factory=AlarmConfig)
 
 @dataclasses.dataclass(frozen=True)
 class Chain:
