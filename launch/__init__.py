@@ -1,0 +1,1 @@
+"""Starting runs: processes of one machine, TPU slices, Kubernetes, SLURM, sweeps."""

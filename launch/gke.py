@@ -1,0 +1,236 @@
+"""TPU slices on Kubernetes: python -m launch.gke --accelerator … --topology 4x4x4 ….
+
+Without `--cluster` a JobSet is applied with kubectl; with it, xpk submits the same
+command to a cluster that xpk made. One job of the set is one slice, one pod one host.
+Pods that were asked to end and saved restart the whole set without counting; other
+failures count.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import yaml
+
+from launch import script
+from launch.worker import PREEMPTED
+from unitoken_jax.config import UserError
+
+_SUMMARY = "Run on TPU slices of a Kubernetes cluster."
+_GRACE = 300  # seconds between being asked to end and being ended
+_PORTS = (8471, 8080, 8431)  # of libtpu: slices, coordinator, metrics
+_NODEPOOL = "cloud.google.com/gke-nodepool"
+
+
+def manifest(
+    name: str,
+    image: str,
+    command: Sequence[str],
+    *,
+    accelerator: str,
+    topology: str,
+    slices: int = 1,
+    chips_per_host: int = 4,
+    restarts: int = 3,
+    spot: bool = False,
+    secret: str = "",
+    claim: str = "",
+) -> dict[str, Any]:
+    """Return a JobSet.
+
+    Args:
+        name: of the set.
+        image: the container.
+        command: of every host's process.
+        accelerator: label of the nodes, 'tpu-v5p-slice'.
+        topology: of a slice, '4x4x4'.
+        slices: how many.
+        chips_per_host: of the nodes.
+        restarts: after failures.
+        spot: whether nodes may be preempted.
+        secret: a Kubernetes secret whose entries become variables.
+        claim: a volume claim that is mounted at /data; many pods write to it.
+
+    Raises:
+        UserError: a topology that hosts cannot share equally.
+    """
+    sides = topology.split("x")
+    if not all(side.isdigit() and int(side) for side in sides):
+        raise UserError(f"--topology={topology}: expected sides such as 4x4x4.")
+    chips = math.prod(map(int, sides))
+    if chips % chips_per_host:
+        raise UserError(
+            f"--topology={topology} has {chips} chips, which hosts of "
+            f"{chips_per_host} cannot share; set --chips_per_host."
+        )
+    selector = {
+        "cloud.google.com/gke-tpu-accelerator": accelerator,
+        "cloud.google.com/gke-tpu-topology": topology,
+    }
+    selector |= {"cloud.google.com/gke-spot": "true"} if spot else {}
+    container: dict[str, Any] = {
+        "name": "train",
+        "image": image,
+        "command": list(command),
+        "ports": [{"containerPort": port} for port in _PORTS],
+        "resources": {"limits": {"google.com/tpu": chips_per_host}},
+        "volumeMounts": [{"name": "memory", "mountPath": "/dev/shm"}],
+    }
+    volumes: list[dict[str, Any]] = [
+        {"name": "memory", "emptyDir": {"medium": "Memory"}}
+    ]
+    if secret:
+        container["envFrom"] = [{"secretRef": {"name": secret}}]
+    if claim:
+        container["volumeMounts"].append({"name": "data", "mountPath": "/data"})
+        volumes.append({"name": "data", "persistentVolumeClaim": {"claimName": claim}})
+    pod = {
+        "restartPolicy": "Never",
+        "terminationGracePeriodSeconds": _GRACE,
+        "hostNetwork": True,
+        "dnsPolicy": "ClusterFirstWithHostNet",
+        "nodeSelector": selector,
+        "containers": [container],
+        "volumes": volumes,
+    }
+    hosts = chips // chips_per_host
+    # A pod that saved because it was asked to end, or whose node is taken away.
+    ended = [
+        {
+            "action": "FailJob",
+            "onExitCodes": {
+                "containerName": "train",
+                "operator": "In",
+                "values": [PREEMPTED],
+            },
+        },
+        {
+            "action": "FailJob",
+            "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}],
+        },
+    ]
+    job = {
+        "parallelism": hosts,
+        "completions": hosts,
+        "completionMode": "Indexed",
+        "backoffLimit": 0,
+        "podFailurePolicy": {"rules": ended},
+        "template": {"spec": pod},
+    }
+    return {
+        "apiVersion": "jobset.x-k8s.io/v1alpha2",
+        "kind": "JobSet",
+        "metadata": {
+            "name": name,
+            "annotations": {"alpha.jobset.sigs.k8s.io/exclusive-topology": _NODEPOOL},
+        },
+        "spec": {
+            "failurePolicy": {
+                "maxRestarts": restarts,
+                "rules": [
+                    {
+                        "name": "preempted",
+                        "action": "RestartJobSetAndIgnoreMaxRestarts",
+                        "onJobFailureReasons": ["PodFailurePolicy"],
+                    }
+                ],
+            },
+            "replicatedJobs": [
+                {"name": "slice", "replicas": slices, "template": {"spec": job}}
+            ],
+        },
+    }
+
+
+def render(words: Sequence[str]) -> tuple[str, bool]:
+    """Return the script that submits the job, and whether to print it only.
+
+    Raises:
+        UserError: options that do not go together, or nothing to run.
+    """
+    parser = script.parser("gke", _SUMMARY)
+    parser.add_argument("--image", required=True, help="container in a registry")
+    parser.add_argument("--slices", type=int, default=1, help="TPU slices")
+    parser.add_argument("--retries", type=int, default=3, help="after failures")
+    parser.add_argument("--spot", action="store_true", help="nodes may be preempted")
+    jobset = parser.add_argument_group("a JobSet by kubectl")
+    jobset.add_argument("--accelerator", default="", help="such as tpu-v5p-slice")
+    jobset.add_argument("--topology", default="", help="of a slice, such as 4x4x4")
+    jobset.add_argument("--chips_per_host", type=int, default=4, help="of the nodes")
+    jobset.add_argument("--secret", default="", help="Kubernetes secret of variables")
+    jobset.add_argument("--claim", default="", help="volume claim mounted at /data")
+    xpk = parser.add_argument_group("a workload by xpk")
+    xpk.add_argument("--cluster", default="", help="made by xpk")
+    xpk.add_argument("--type", default="", help="TPU type, such as v5p-128")
+    xpk.add_argument("--zone", default="", help="'' is gcloud's")
+    xpk.add_argument("--project", default="", help="'' is gcloud's")
+    xpk.add_argument("--env_file", default="", help="variables and secrets, local")
+    given = parser.parse_args(words)
+    command = [*script.WORKER, *script.train_command(given.arguments, joined=True)]
+    if given.cluster:
+        return _by_xpk(given, command), given.dry_run
+    if not (given.accelerator and given.topology):
+        raise UserError("a JobSet needs --accelerator and --topology; xpk --cluster.")
+    content = manifest(
+        given.name,
+        given.image,
+        command,
+        accelerator=given.accelerator,
+        topology=given.topology,
+        slices=given.slices,
+        chips_per_host=given.chips_per_host,
+        restarts=given.retries,
+        spot=given.spot,
+        secret=given.secret,
+        claim=given.claim,
+    )
+    document = script.document(yaml.safe_dump(content, sort_keys=False, width=10_000))
+    text = f"#!/bin/bash\nset -eu\nkubectl apply --filename=- {document}"
+    if given.wait:
+        text += _WAIT.replace("@NAME@", script.quote([f"jobset/{given.name}"]))
+    return text, given.dry_run
+
+
+# kubectl can wait for one condition only, and a failed set never completes.
+_WAIT = """\
+while true; do
+  state=$(kubectl get @NAME@ --output='jsonpath={.status.terminalState}')
+  case "$state" in
+    Completed) exit 0 ;;
+    Failed) echo "the job has failed: kubectl describe" @NAME@ >&2; exit 1 ;;
+  esac
+  sleep 30
+done
+"""
+
+
+def _by_xpk(given: Any, command: Sequence[str]) -> str:
+    """Return the script that submits the command with xpk."""
+    if not given.type:
+        raise UserError("xpk needs --type, such as v5p-128.")
+    create = ["xpk", "workload", "create"]
+    create += [f"--cluster={given.cluster}", f"--workload={given.name}"]
+    create += [f"--tpu-type={given.type}", f"--num-slices={given.slices}"]
+    create += [f"--docker-image={given.image}", f"--command={script.quote(command)}"]
+    create += [f"--max-restarts={given.retries}", "--restart-on-user-code-failure"]
+    create += [f"--termination-grace-period-seconds={_GRACE}"]
+    create += ["--spot"] if given.spot else []
+    create += [f"--env-file={given.env_file}"] if given.env_file else []
+    where = [f"--zone={given.zone}"] if given.zone else []
+    where += [f"--project={given.project}"] if given.project else []
+    text = f"#!/bin/bash\nset -eu\n{script.quote([*create, *where])}\n"
+    if given.wait:
+        listed = ["xpk", "workload", "list", f"--cluster={given.cluster}"]
+        listed += [f"--wait-for-job-completion={given.name}", *where]
+        text += f"{script.quote(listed)}\n"
+    return text
+
+
+def run(words: Sequence[str]) -> int:
+    """Submit, or print, what the words of a command line say; return the exit code."""
+    text, dry_run = render(words)
+    return script.finish(text, dry_run=dry_run)
+
+
+if __name__ == "__main__":
+    script.main(run)

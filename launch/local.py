@@ -1,0 +1,169 @@
+"""Several processes on this machine: python -m launch.local --processes 2 -- ARGUMENTS.
+
+They join over a free port of the loopback interface, as the processes of a cluster do.
+If one fails the others are ended, and all are started again from the newest checkpoint,
+`--retries` times. SIGTERM and Ctrl-C are passed on: all save the same step and end.
+"""
+
+import argparse
+import os
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from typing import IO
+
+from launch import script
+from launch.worker import PREEMPTED
+from unitoken_jax.config import UserError
+
+_GRACE = 60.0  # seconds between being asked to end and being ended
+_POLL = 0.1
+
+
+class Group:
+    """Processes that run and end together."""
+
+    def __init__(
+        self, commands: Sequence[Sequence[str]], env: Mapping[str, str]
+    ) -> None:
+        """Start the processes; the first one speaks for itself, the others are named.
+
+        Args:
+            commands: one for each process.
+            env: their environment.
+        """
+        self._processes: list[subprocess.Popen[bytes]] = []
+        self._readers: list[threading.Thread] = []
+        for number, command in enumerate(commands):
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE if number else None,
+                stderr=subprocess.STDOUT if number else None,
+                start_new_session=True,
+                env=env,
+            )
+            self._processes.append(process)
+            if process.stdout is not None:
+                reader = threading.Thread(target=_echo, args=(number, process.stdout))
+                reader.start()
+                self._readers.append(reader)
+
+    def send(self, number: int) -> None:
+        """Send a signal to all that still run."""
+        for process in self._processes:
+            if process.poll() is None:
+                process.send_signal(number)
+
+    def wait(self) -> int:
+        """Wait until all have ended; return 0, or the code of the first that failed."""
+        failed, limit = 0, float("inf")
+        while any(process.poll() is None for process in self._processes):
+            codes = [process.poll() for process in self._processes]
+            if not failed and (bad := [code for code in codes if code]):
+                failed, limit = bad[0], time.monotonic() + _GRACE
+                self.send(signal.SIGTERM)
+            if time.monotonic() > limit:
+                self.send(signal.SIGKILL)
+            time.sleep(_POLL)
+        for reader in self._readers:
+            reader.join()
+        codes = [process.wait() for process in self._processes]
+        return failed or next(filter(None, codes), 0)
+
+
+def _echo(number: int, stream: IO[bytes]) -> None:
+    with stream:
+        for line in stream:
+            text = line.decode(errors="replace")
+            sys.stdout.write(f"process {number}: {text}")
+            sys.stdout.flush()
+
+
+def commands(arguments: Sequence[str], processes: int, port: int) -> list[list[str]]:
+    """Return the command of each process.
+
+    Raises:
+        UserError: there are no arguments.
+    """
+    train = [sys.executable, *script.train_command(arguments, joined=False)[1:]]
+    if processes == 1:
+        return [train]
+    return [
+        [
+            *train,
+            f"--coordinator=localhost:{port}",
+            f"--processes={processes}",
+            f"--process={number}",
+        ]
+        for number in range(processes)
+    ]
+
+
+def _free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("localhost", 0))
+        return found.getsockname()[1]
+
+
+def run(words: Sequence[str]) -> int:
+    """Run, or print, what the words of a command line say; return the exit code."""
+    parser = script.parser("local", "Run several processes on this machine.")
+    parser.add_argument("--processes", type=int, default=1, help="how many")
+    parser.add_argument(
+        "--port", type=int, default=0, help="they meet at; 0: a free one"
+    )
+    parser.add_argument(
+        "--devices", type=int, default=0, help="CPU devices of each process; 0: JAX's"
+    )
+    parser.add_argument(
+        "--retries", type=int, default=0, help="new starts of failed runs"
+    )
+    given = parser.parse_args(words)
+    if given.processes < 1:
+        raise UserError(f"--processes={given.processes}: at least one is needed.")
+    added = {"JAX_NUM_CPU_DEVICES": str(given.devices)} if given.devices else {}
+    if given.dry_run:
+        shown = [f"{name}={value}" for name, value in added.items()]
+        for command in commands(given.arguments, given.processes, given.port or 12321):
+            print(shlex.join([*shown, *command]), "&")
+        print("wait")
+        return 0
+    return _supervise(given, os.environ | added)
+
+
+def _supervise(given: argparse.Namespace, env: Mapping[str, str]) -> int:
+    """Run the processes, again if they fail; return the exit code."""
+    asked: list[int] = []
+    group: list[Group] = []
+
+    def note(number: int, _: object) -> None:
+        asked.append(number)
+        for running in group:
+            running.send(number)
+
+    handlers = {n: signal.signal(n, note) for n in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        for attempt in range(given.retries + 1):
+            port = given.port or _free_port()
+            group[:] = [Group(commands(given.arguments, given.processes, port), env)]
+            code = group[0].wait()
+            if code == 0 or asked:
+                break
+            again = "starting again" if attempt < given.retries else "giving up"
+            print(f"launch.local: a process ended with {code}; {again}", flush=True)
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    if code == 0 and asked:
+        return PREEMPTED
+    return code if code >= 0 else 128 - code
+
+
+if __name__ == "__main__":
+    script.main(run)

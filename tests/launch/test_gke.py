@@ -1,0 +1,180 @@
+"""The JobSet: valid for Kubernetes, and waited for."""
+
+import jsonschema
+import kubernetes_validate
+import pytest
+import yaml
+from fake_cloud import FakeCloud
+
+from launch import gke
+from unitoken_jax.config import UserError
+
+VERSION = "1.34"  # of Kubernetes
+TRAIN = ["--", "--config=c.py", "--workdir=/data/a"]
+WORDS = ["--image=host/i:1", "--accelerator=tpu-v5p-slice", "--topology=4x4x4"]
+
+_NAME = {"type": "string", "pattern": "^[a-z]([a-z0-9-]*[a-z0-9])?$"}
+_REASONS = ("BackoffLimitExceeded", "DeadlineExceeded", "FailedIndexes")
+# JobSet's own fields (jobset.x-k8s.io/v1alpha2) as far as they may be used here; the
+# templates in it are jobs, which kubernetes_validate knows.
+JOBSET = {
+    "type": "object",
+    "additionalProperties": False,
+    "required": ["apiVersion", "kind", "metadata", "spec"],
+    "properties": {
+        "apiVersion": {"const": "jobset.x-k8s.io/v1alpha2"},
+        "kind": {"const": "JobSet"},
+        "metadata": {"type": "object", "required": ["name"]},
+        "spec": {
+            "type": "object",
+            "additionalProperties": False,
+            "required": ["replicatedJobs"],
+            "properties": {
+                "failurePolicy": {
+                    "type": "object",
+                    "additionalProperties": False,
+                    "properties": {
+                        "maxRestarts": {"type": "integer", "minimum": 0},
+                        "rules": {
+                            "type": "array",
+                            "maxItems": 20,
+                            "items": {
+                                "type": "object",
+                                "additionalProperties": False,
+                                "required": ["name", "action"],
+                                "properties": {
+                                    "name": {
+                                        "type": "string",
+                                        "pattern": "^[A-Za-z]([A-Za-z0-9_,:]*)$",
+                                    },
+                                    "action": {
+                                        "enum": [
+                                            "FailJobSet",
+                                            "RestartJobSet",
+                                            "RestartJobSetAndIgnoreMaxRestarts",
+                                        ]
+                                    },
+                                    "onJobFailureReasons": {
+                                        "type": "array",
+                                        "items": {
+                                            "enum": [
+                                                *_REASONS,
+                                                "MaxFailedIndexesExceeded",
+                                                "PodFailurePolicy",
+                                            ]
+                                        },
+                                    },
+                                },
+                            },
+                        },
+                    },
+                },
+                "replicatedJobs": {
+                    "type": "array",
+                    "minItems": 1,
+                    "items": {
+                        "type": "object",
+                        "additionalProperties": False,
+                        "required": ["name", "template"],
+                        "properties": {
+                            "name": _NAME,
+                            "replicas": {"type": "integer", "minimum": 1},
+                            "template": {"type": "object", "required": ["spec"]},
+                        },
+                    },
+                },
+            },
+        },
+    },
+}
+
+
+def manifest(*options: str) -> dict:
+    text, _ = gke.render([*WORDS, *options, *TRAIN])
+    (document,) = text.split("<<'END'\n")[1:]
+    return yaml.safe_load(document.split("\nEND\n")[0])
+
+
+def validate(content: dict) -> None:
+    jsonschema.validate(content, JOBSET)
+    for replicated in content["spec"]["replicatedJobs"]:
+        job = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "job"}}
+        job["spec"] = replicated["template"]["spec"]
+        kubernetes_validate.validate(job, VERSION, strict=True)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [(), ("--spot", "--secret=s", "--claim=c", "--slices=4", "--retries=9")],
+    ids=["bare", "full"],
+)
+def test_the_manifest_is_valid(options) -> None:
+    validate(manifest(*options))
+
+
+def test_a_wrong_manifest_is_noticed() -> None:
+    content = manifest()
+    content["spec"]["replicatedJobs"][0]["template"]["spec"]["paralellism"] = 1
+    with pytest.raises(kubernetes_validate.ValidationError, match="paralellism"):
+        validate(content)
+    content = manifest()
+    content["spec"]["failurePolicy"]["maxRestart"] = 1
+    with pytest.raises(jsonschema.ValidationError, match="maxRestart"):
+        validate(content)
+
+
+def test_hosts_slices_and_secrets() -> None:
+    content = manifest("--slices=2", "--secret=s", "--claim=c", "--spot")
+    (replicated,) = content["spec"]["replicatedJobs"]
+    job = replicated["template"]["spec"]
+    pod = job["template"]["spec"]
+    assert replicated["replicas"] == 2
+    assert job["parallelism"] == job["completions"] == 16
+    assert pod["nodeSelector"]["cloud.google.com/gke-spot"] == "true"
+    (container,) = pod["containers"]
+    assert container["envFrom"] == [{"secretRef": {"name": "s"}}]
+    assert container["command"][-3:] == [*TRAIN[1:], "--coordinator=auto"]
+    mounts = {volume["mountPath"] for volume in container["volumeMounts"]}
+    assert mounts == {"/dev/shm", "/data"}
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--topology=4x4"], "a JobSet needs --accelerator"),
+        (["--accelerator=a", "--topology=4by4"], "expected sides such as"),
+        (["--accelerator=a", "--topology=1x1"], "set --chips_per_host"),
+        (["--cluster=c"], "xpk needs --type"),
+    ],
+)
+def test_options_that_do_not_fit(options, sentence) -> None:
+    with pytest.raises(UserError, match=sentence):
+        gke.render(["--image=i", *options, *TRAIN])
+
+
+@pytest.mark.parametrize(("state", "code"), [("Completed", 0), ("Failed", 1)])
+def test_waiting_for_the_end(tmp_path, state, code) -> None:
+    cloud = FakeCloud(tmp_path)
+    cloud.decide(
+        "kubectl",
+        'if [ "$1" = apply ]; then cat > "$FOLDER/applied"; exit; fi\n'
+        'if [ -f "$FOLDER/asked" ]; then echo ' + state + "; fi\n"
+        'touch "$FOLDER/asked"\n',
+    )
+    text, _ = gke.render([*WORDS, "--name=n", "--wait", *TRAIN])
+    assert cloud.run(text) == code
+    validate(yaml.safe_load((tmp_path / "applied").read_text()))
+    get = "kubectl get jobset/n --output=jsonpath={.status.terminalState}"
+    assert cloud.calls == ["kubectl apply --filename=-", get, "sleep 30", get]
+
+
+def test_xpk_gets_one_command(tmp_path) -> None:
+    cloud = FakeCloud(tmp_path)
+    words = ["--image=i", "--cluster=c", "--type=v5p-128", "--zone=z", "--wait"]
+    assert cloud.run(gke.render([*words, "--name=n", *TRAIN])[0]) == 0
+    create, wait = cloud.calls
+    assert create.startswith("xpk workload create --cluster=c --workload=n --tpu-type")
+    assert "--command=python -m launch.worker -- python -m unitoken_jax" in create
+    assert wait == (
+        "xpk workload list --cluster=c --wait-for-job-completion=n --zone=z"
+    )

@@ -1,0 +1,82 @@
+"""The slice of TPU VMs: made, used, and made again when it was taken away."""
+
+import pytest
+from fake_cloud import FakeCloud
+
+from launch import tpu_vm
+
+WORDS = [
+    *("--tpu=t", "--zone=z", "--type=v5p-128", "--version=v", "--image=i", "--spot"),
+    *("--", "--config=c.py", "--workdir=/data/a"),
+]
+# The slice's state stands in a file; what happens to it, in `ssh.sh`.
+GCLOUD = """
+shift 3
+case "$1" in
+  describe) cat "$FOLDER/state" 2>/dev/null || exit 1 ;;
+  create) echo READY > "$FOLDER/state" ;;
+  delete) rm "$FOLDER/state" ;;
+  ssh) . "$FOLDER/ssh.sh" ;;
+esac
+"""
+
+
+def run(folder, words, ssh: str) -> tuple[int, list[str]]:
+    """The exit code, and the words of gcloud without those that say where."""
+    cloud = FakeCloud(folder)
+    cloud.decide("gcloud", GCLOUD)
+    (folder / "ssh.sh").write_text(ssh)
+    code = cloud.run(tpu_vm.render(words)[0])
+    calls = [call.split()[4] if "gcloud" in call else call for call in cloud.calls]
+    return code, [call for call in calls if call != "describe"]
+
+
+def test_a_slice_is_made_and_used(tmp_path) -> None:
+    code, calls = run(tmp_path, WORDS, "exit 0")
+    assert (code, calls) == (0, ["create", "ssh"])
+    lines = FakeCloud(tmp_path).calls
+    assert "--accelerator-type=v5p-128 --version=v --spot --zone=z" in lines[1]
+    assert "--worker=all" in lines[2]
+    assert "python -m unitoken_jax.train --config=c.py" in lines[2]
+    assert "--coordinator=auto" in lines[2]
+
+
+def test_a_slice_that_exists_is_used_and_deleted(tmp_path) -> None:
+    (tmp_path / "state").write_text("READY\n")
+    code, calls = run(tmp_path, ["--delete", *WORDS], "exit 0")
+    assert (code, calls) == (0, ["ssh", "delete"])
+
+
+def test_a_preempted_slice_is_made_again(tmp_path) -> None:
+    taken_twice = """
+echo x >> "$FOLDER/tries"
+if [ "$(wc -l < "$FOLDER/tries")" -le 2 ]; then
+  echo PREEMPTED > "$FOLDER/state"
+  exit 255
+fi
+"""
+    code, calls = run(tmp_path, ["--retries=0", *WORDS], taken_twice)
+    assert code == 0
+    assert calls == ["create", "ssh", *("delete", "create", "ssh") * 2]
+
+
+def test_failures_on_a_slice_that_stays_are_counted(tmp_path) -> None:
+    code, calls = run(tmp_path, ["--retries=2", *WORDS], "exit 3")
+    assert (code, calls) == (3, ["create", "ssh", "ssh", "ssh"])
+
+
+def test_waiting_for_a_slice_has_an_end(tmp_path) -> None:
+    (tmp_path / "state").write_text("REPAIRING\n")
+    code, calls = run(tmp_path, ["--minutes=2", *WORDS], "exit 0")
+    assert (code, calls) == (75, ["sleep 60", "sleep 60"])
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_secrets_are_copied_not_shown(tmp_path, given) -> None:
+    file = tmp_path / "my.env"
+    file.write_text("TOKEN=hidden\n")
+    words = [f"--env_file={file}", *WORDS] if given else WORDS
+    assert "hidden" not in tpu_vm.render(words)[0]
+    _, calls = run(tmp_path, words, "exit 0")
+    assert calls == (["create", "scp", "ssh"] if given else ["create", "ssh"])
+    assert ("--env-file=unitoken.env" in FakeCloud(tmp_path).calls[-1]) == given

@@ -1,0 +1,56 @@
+"""How a process under a scheduler tells its end."""
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from launch.worker import PREEMPTED
+
+ROOT = Path(__file__).parents[2]
+SAVES = """
+import signal, sys, time
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(CODE))
+print("ready", flush=True)
+time.sleep(60)
+"""
+
+
+def start(program: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "launch.worker", "--", sys.executable, "-c"]
+    return subprocess.Popen(
+        [*command, program], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+
+
+@pytest.mark.parametrize(
+    ("program", "code"),
+    [
+        ("", 0),
+        ("raise SystemExit(3)", 3),
+        ("import os; os.kill(os.getpid(), 9)", 128 + signal.SIGKILL),
+    ],
+)
+def test_the_code_is_that_of_the_command(program, code) -> None:
+    with start(program) as worker:
+        assert worker.wait(30) == code
+
+
+@pytest.mark.parametrize(("saved", "code"), [(0, PREEMPTED), (1, 1)])
+def test_a_command_that_was_asked_to_end(saved, code) -> None:
+    with start(SAVES.replace("CODE", str(saved))) as worker:
+        assert worker.stdout is not None
+        assert worker.stdout.readline() == "ready\n"
+        worker.terminate()
+        assert worker.wait(30) == code
+
+
+def test_a_command_that_does_not_exist() -> None:
+    command = [sys.executable, "-m", "launch.worker", "--", "/no/such/program"]
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 127
+    assert done.stderr == "error: /no/such/program: No such file or directory.\n"
