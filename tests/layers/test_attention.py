@@ -3,11 +3,13 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from tests.models.random_weights import random_weights
 from unitoken_jax.layers.attention import Attention, KeyValue
 from unitoken_jax.ops.attention import attention
 from unitoken_jax.ops.rotary import rotary_angles, rotate
+from unitoken_jax.parallel.mesh import MeshConfig, make_mesh
 
 X = np.random.default_rng(0).standard_normal((2, 6, 8), np.float32)
 
@@ -62,3 +64,37 @@ def test_a_cache_continues_the_row():
         valid=(jnp.ones((2, 2), bool), jnp.ones((2, 4), bool)),
     )
     np.testing.assert_allclose(rest, whole[:, 4:], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("kv_heads", "backend"), [(4, "xla"), (2, "xla"), (4, "splash")]
+)
+def test_rows_divided_over_devices(kv_heads, backend):
+    """With key heads for all shards of a row these exchange, else they gather."""
+    layer = Attention(heads=4, kv_heads=kv_heads, head_dim=4, backend=backend)
+    rng = np.random.default_rng(1)
+    x = rng.standard_normal((2, 16, 8), np.float32)
+    segments = np.repeat(np.asarray([[1, 1, 2, 0], [1, 2, 3, 3]], np.int32), 4, axis=1)
+    init = jax.eval_shape(lambda key: layer.init(key, x), jax.random.key(0))
+    params = random_weights(init)
+
+    @jax.jit
+    def step(params, x):
+        def loss(params):
+            output, _ = layer.apply(
+                params, x, causal=True, segment_ids=(segments, segments)
+            )
+            return jnp.sum(output**2)
+
+        return jax.value_and_grad(loss)(params)
+
+    expected = step(params, x)
+    with jax.set_mesh(make_mesh(MeshConfig(fsdp=2, tensor=2, sequence=2))):
+        compiled = step.lower(params, x).compile()
+        found = compiled(params, x)
+    assert ("all-to-all" in compiled.as_text()) == (kv_heads == 4)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5),
+        found,
+        expected,
+    )

@@ -15,8 +15,19 @@ from unitoken_jax.ops.masks import SegmentIds
 from unitoken_jax.ops.rotary import Rotation, rotate
 from unitoken_jax.parallel.rules import constrain, partition
 
-_QUERIES = ("batch", "length", "heads", "head_dim")
-_KEYS = ("batch", None, "kv_heads", "head_dim")
+# How attention is divided if rows are: every shard of a row gathers all keys, or
+_GATHERED = (
+    ("batch", "length", "heads", "head_dim"),
+    ("batch", None, "kv_heads", "head_dim"),
+)
+# exchanges its positions of all heads for all positions of its heads (all-to-all, as
+# DeepSpeed-Ulysses, arXiv 2309.14509): less to send, and causal work is even.
+_EXCHANGED = (
+    ("batch", None, "row_heads", "head_dim"),
+    ("batch", None, "row_heads", "head_dim"),
+)
+
+Axes = tuple[str | None, ...]
 
 
 class KeyValue(NamedTuple):
@@ -101,12 +112,13 @@ class Attention(nn.Module):
             key = HeadNorm(self.norm_rows, name="key_norm")(key)
         if angles is not None:
             query, key = rotate(query, angles), rotate(key, angles)
+        of_queries, of_keys = _division(self.heads, self.kv_heads)
         query, key, value = (
             checkpoint_name(constrain(array.astype(self.dtype), *axes), name)
             for array, axes, name in (
-                (query, _QUERIES, "query"),
-                (key, _KEYS, "key"),
-                (keys(name="value")(source), _KEYS, "value"),
+                (query, of_queries, "query"),
+                (key, of_keys, "key"),
+                (keys(name="value")(source), of_keys, "value"),
             )
         )
         if cache is None or valid is None:
@@ -117,7 +129,7 @@ class Attention(nn.Module):
                 causal=causal,
                 segment_ids=segment_ids,
                 backend=self.backend,
-                layout=_layout(query.shape),
+                layout=_layout(query.shape, of_queries),
                 block=self.block,
             )
         else:
@@ -131,16 +143,25 @@ class Attention(nn.Module):
                 cached_valid=valid[1],
             )
         axes = ("heads", "head_dim", "embed")
-        output = constrain(output, *_QUERIES)
+        output = constrain(output, *_GATHERED[0])
         init = self.out_init or self.kernel_init
         out = linear((x.shape[-1],), axes, kernel_init=init, name="out")
         output = out(output)
         return output, KeyValue(key, value)
 
 
-def _layout(shape: tuple[int, ...]) -> ops.Layout:
+def _division(heads: int, kv_heads: int) -> tuple[Axes, Axes]:
+    """Names of the axes of queries and of keys while they attend."""
+    mesh = jax.sharding.get_abstract_mesh()
+    rows = mesh.shape.get("sequence", 1)
+    shards = rows * mesh.shape.get("tensor", 1)
+    exchanges = rows > 1 and not (heads % shards or kv_heads % shards)
+    return _EXCHANGED if exchanges else _GATHERED
+
+
+def _layout(shape: tuple[int, ...], axes: Axes) -> ops.Layout:
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
         return ops.UNDIVIDED
-    batch, queries, heads, _ = partition(_QUERIES, shape, mesh, "attention's queries")
+    batch, queries, heads, _ = partition(axes, shape, mesh, "attention's queries")
     return ops.Layout(batch=batch, heads=heads, queries=queries)

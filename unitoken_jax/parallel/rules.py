@@ -49,6 +49,7 @@ RULES: dict[str, Rule] = {
     # activations
     "batch": Rule(("slice", "data", "fsdp"), whole=True),
     "length": Rule(("sequence",), whole=True),
+    "row_heads": Rule(("tensor", "sequence")),  # of whole rows, while they attend
     "width": Rule(),
 }
 """Logical axis → mesh axes. The first axis of an array to claim a mesh axis has it."""
