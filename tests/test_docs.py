@@ -8,7 +8,9 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "data" / "README.md", *ROOT.glob("docs/*.md")]
-MODULE = re.compile(r"python -m ((?:unitoken_jax|data_pipelines)[\w.]*)([^`\n]*)")
+MODULE = re.compile(
+    r"python -m ((?:unitoken_jax|data_pipelines|launch)[\w.]*)([^`\n]*)"
+)
 
 
 @pytest.fixture(params=PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -23,7 +25,7 @@ def test_links_lead_somewhere(page):
 
 
 def test_named_files_exist(page):
-    named = r"`((?:unitoken_jax|data_pipelines|configs|tests|docs)/[\w/.]+)`"
+    named = r"`((?:unitoken_jax|data_pipelines|configs|launch|tests|docs)/[\w/.]+)`"
     for path in re.findall(named, page.read_text("utf-8")):
         assert (ROOT / path).exists(), path
 
@@ -32,8 +34,13 @@ def test_commands_name_modules_and_flags_that_exist(page):
     text = page.read_text("utf-8").replace("\\\n", " ")
     for module, arguments in MODULE.findall(text):
         program = ROOT.joinpath(*module.split("."), "__main__.py")
+        if not program.is_file():
+            program = ROOT.joinpath(*module.split(".")).with_suffix(".py")
         assert program.is_file(), module
         source = program.read_text("utf-8")
+        if module.startswith("launch."):  # what all launchers understand
+            source += (ROOT / "launch" / "script.py").read_text("utf-8")
+            arguments = arguments.split(" -- ")[0]
         if module == "data_pipelines.prepare":  # its options are fields of its config
             source += (program.parent / "job.py").read_text("utf-8")
         words = shlex.split(arguments, comments=True)

@@ -18,7 +18,7 @@ ARGUMENTS = [
     "--config",
     "configs/quickstart.py",
     "--workdir",
-    'runs/it\'s a "$1"',
+    "runs/it's a name",
 ]
 SHELLCHECK = Path(sys.executable).with_name("shellcheck")
 RENDERED = {

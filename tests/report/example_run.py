@@ -176,6 +176,33 @@ def _evaluation(folder: Path, pictures: Iterator[Image.Image], rng) -> dict:
                 ]
             },
         },
+        "zero_shot": {
+            "measures": {
+                "top@1": share(0.07, 0.01, "most frequent of 300 classes", 400),
+                "top@5": share(0.21, 0.05, "5 most frequent of 300 classes", 400),
+            },
+            "samples": {
+                "classified": [
+                    {
+                        "image": save(shown[0]),
+                        "caption": PROMPTS[0],
+                        "rank": 2,
+                        "found": [
+                            {"caption": PROMPTS[j], "right": j == 0} for j in (1, 0, 2)
+                        ],
+                    }
+                ]
+            },
+        },
+        "perception": {
+            "measures": {
+                "reconstructions/stlpips_alexnet": plain(0.21, "of 1", 0.2, 0.22),
+                "reconstructions/frechet_alexnet": plain(3.42, "FD", 3.1, 3.7),
+                "reconstructions/kernel_alexnet": plain(-0.002, "MMD²"),
+                "reconstructions/recall_alexnet": share(0.61, None, "", 400),
+            },
+            "samples": {},
+        },
         "retrieval": {
             "measures": {
                 "image_to_text/recall@1": share(0.18, 1 / 256, "chance", 256),

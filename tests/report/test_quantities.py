@@ -90,6 +90,8 @@ def test_percent_of_a_fraction_and_of_an_interval():
         ("image_to_text/recall@1", "Image to text: recall@1"),
         ("cycle/what", "Cycle accuracy: what"),
         ("dead_codes", "Dead codes"),
+        ("accuracy_new_concepts/color", "Accuracy, new concepts: color"),
+        ("drawings/frechet_alexnet", "Drawings: Fréchet distance, AlexNet"),
     ],
 )
 def test_title(key, words):

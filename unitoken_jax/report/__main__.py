@@ -1,9 +1,11 @@
-"""Build the page of a run: python -m unitoken_jax.report --workdir DIR."""
+"""Build the page of a run or a sweep: python -m unitoken_jax.report --workdir DIR."""
+
+from pathlib import Path
 
 from absl import flags
 
 from unitoken_jax import config
-from unitoken_jax.report import page
+from unitoken_jax.report import comparison, page
 
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Directory of the run; the page is written there.", required=True
@@ -12,7 +14,9 @@ _WORKDIR = flags.DEFINE_string(
 
 def main() -> None:
     """Build the page and say where it is."""
-    print(f"Report: {page.build(_WORKDIR.value)}")
+    folder = Path(_WORKDIR.value)
+    is_sweep = (folder / comparison.STATE).is_file()
+    print(f"Report: {(comparison if is_sweep else page).build(folder)}")
 
 
 if __name__ == "__main__":

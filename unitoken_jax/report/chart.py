@@ -6,11 +6,10 @@ stand in one column on a phone or in three on a desk.
 
 import dataclasses
 import itertools
-import math
 
 import numpy as np
 
-from unitoken_jax.report import quantities
+from unitoken_jax.report import scale
 from unitoken_jax.report.quantities import number
 
 WIDTH, HEIGHT = 340, 200
@@ -20,43 +19,18 @@ _BUCKETS = 200  # of the raw line: more could not be seen
 
 
 @dataclasses.dataclass(frozen=True)
-class Tick:
-    """A labelled place on an axis, in pixels."""
-
-    at: float
-    label: str
-
-
-@dataclasses.dataclass(frozen=True)
 class Chart:
     """One curve, raw and smoothed, ready to be drawn in WIDTH × HEIGHT pixels."""
 
     title: str
     unit: str
     logarithmic: bool
-    x_ticks: tuple[Tick, ...]
-    y_ticks: tuple[Tick, ...]
+    x_ticks: tuple[scale.Tick, ...]
+    y_ticks: tuple[scale.Tick, ...]
     raw: str  # the "d" of an SVG path
     smooth: str
     end: tuple[float, float]  # where the smoothed line ends
     summary: str
-
-
-@dataclasses.dataclass(frozen=True)
-class _Scale:
-    """Maps values to pixels; `log` scales take positive values."""
-
-    low: float
-    high: float
-    start: float
-    stop: float
-    log: bool = False
-
-    def __call__(self, values: np.ndarray) -> np.ndarray:
-        low, high = self.low, self.high
-        if self.log:
-            values, low, high = np.log10(values), math.log10(low), math.log10(high)
-        return self.start + (values - low) / (high - low) * (self.stop - self.start)
 
 
 def draw(
@@ -79,10 +53,10 @@ def draw(
     smoothed = smooth(values)
     low, high = float(values.min()), float(values.max())
     log = may_be_logarithmic and low > 0 and high / low > _LOG_RATIO
-    x_labels = _step_ticks(float(steps[0]), float(steps[-1]))
-    y_labels = _log_ticks(low, high) if log else _linear_ticks(low, high)
-    x_scale = _Scale(*_widen(steps[0], steps[-1]), LEFT, WIDTH - RIGHT)
-    y_scale = _Scale(
+    x_labels = scale.step_ticks(float(steps[0]), float(steps[-1]))
+    y_labels = scale.log_ticks(low, high) if log else scale.linear_ticks(low, high)
+    x_scale = scale.Scale(*scale.widen(steps[0], steps[-1]), LEFT, WIDTH - RIGHT)
+    y_scale = scale.Scale(
         min(low, y_labels[0]), max(high, y_labels[-1]), HEIGHT - BOTTOM, TOP, log
     )
 
@@ -90,21 +64,12 @@ def draw(
         points = zip(x_scale(x), y_scale(y), strict=True)
         return "M" + "L".join(f"{px:.1f} {py:.1f}" for px, py in points)
 
-    def ticks(values: list[float], scale: _Scale) -> tuple[Tick, ...]:
-        places = scale(np.asarray(values, np.float64))
-        labels = (
-            list(map(quantities.tick, values))
-            if scale.log
-            else quantities.ticks(values)
-        )
-        return tuple(map(Tick, map(float, places), labels))
-
     return Chart(
         title=title,
         unit=unit,
         logarithmic=log,
-        x_ticks=ticks(x_labels, x_scale),
-        y_ticks=ticks(y_labels, y_scale),
+        x_ticks=scale.ticks(x_labels, x_scale),
+        y_ticks=scale.ticks(y_labels, y_scale),
         raw=path(*_thin(steps, values)),
         smooth=path(*_thin(steps, smoothed)),
         end=(float(x_scale(steps[-1:])[0]), float(y_scale(smoothed[-1:])[0])),
@@ -147,50 +112,3 @@ def _thin(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         keep.add(start + int(y[start:stop].argmax()))
     places = sorted(keep)
     return x[places], y[places]
-
-
-def _widen(low: float, high: float) -> tuple[float, float]:
-    """Give an interval of one point some width."""
-    if high > low:
-        return float(low), float(high)
-    margin = 0.1 * abs(float(low)) or 1.0
-    return float(low) - margin, float(high) + margin
-
-
-def _linear_ticks(low: float, high: float) -> list[float]:
-    """Choose about five round numbers that enclose [low, high]."""
-    low, high = _widen(low, high)
-    stride = _round_stride((high - low) / 4)
-    first, last = math.floor(low / stride + 1e-9), math.ceil(high / stride - 1e-9)
-    # Rounding takes off what 3 * 0.1 has too much.
-    decimals = max(0, -math.floor(math.log10(stride)))
-    return [round(i * stride, decimals) for i in range(first, last + 1)]
-
-
-def _step_ticks(low: float, high: float) -> list[float]:
-    """Choose about five round steps within [low, high]."""
-    stride = max(1.0, _round_stride((high - low) / 4)) if high > low else 1.0
-    first, last = math.ceil(low / stride), math.floor(high / stride)
-    return [i * stride for i in range(first, last + 1)]
-
-
-def _round_stride(rough: float) -> float:
-    """Return the number of the form 1, 2 or 5 × 10^n that is nearest by ratio."""
-    power = 10.0 ** math.floor(math.log10(rough))
-    return min(
-        (m * power for m in (1, 2, 5, 10)), key=lambda x: abs(math.log(x / rough))
-    )
-
-
-def _log_ticks(low: float, high: float) -> list[float]:
-    """Choose powers of ten in [low, high], with 2 and 5 where there are few."""
-    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    spans = math.log10(high / low)
-    factors = (1, 2, 5) if spans < 2 else (1, 3) if spans < 3 else (1,)
-    labels = [
-        float(f"{factor}e{power}")
-        for power in powers
-        for factor in factors
-        if low <= factor * 10.0**power <= high
-    ]
-    return labels[:: math.ceil(len(labels) / 6)]

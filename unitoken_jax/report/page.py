@@ -27,6 +27,7 @@ _HEADLINES = (
     "image_to_text/recall@5",
     "accuracy/all",
     "caption_rank",
+    "class_rank",
     "cycle/all",
 )
 # Pictures, words and lists that make an example one of these kinds.

@@ -9,37 +9,62 @@ _THIN_SPACE = "\u202f"  # narrow, no break
 _NO_BREAK_SPACE = "\u00a0"
 _TITLES = {
     "accuracy/all": "Accuracy, all questions",
+    "accuracy_new_compositions": "Accuracy, new compositions",
+    "accuracy_new_concepts": "Accuracy, new concepts",
     "bits_per_code": "Bits per code",
     "caption_rank": "Own caption ranked first",
+    "caption_rank_new_compositions": "The same, new compositions",
+    "caption_rank_new_concepts": "The same, new concepts",
+    "classified": "Zero-shot class",
     "commit": "Commitment loss",
     "cycle": "Cycle accuracy",
     "cycle/all": "Cycle accuracy, all questions",
+    "cycle_new_compositions": "Cycle accuracy, new compositions",
+    "cycle_new_concepts": "Cycle accuracy, new concepts",
     "cycle_real": "The same on real pictures",
     "cycle_real/all": "The same on real pictures, all questions",
+    "cycle_real_new_compositions": "The same on real pictures, new compositions",
+    "cycle_real_new_concepts": "The same on real pictures, new concepts",
     "data_wait": "Waiting for data",
     "device_memory_bytes": "Device memory",
     "device_memory_peak_bytes": "Device memory, peak",
+    "fid": "FID",
+    "frechet_alexnet": "Fréchet distance, AlexNet",
+    "goodput": "Goodput",
     "grad_norm": "Gradient norm",
     "image_accuracy": "Accuracy on image codes",
     "image_loss": "Loss on image codes",
     "images_per_second": "Images/s",
+    "inception_score": "Inception score",
+    "kernel_alexnet": "kernel distance, AlexNet",
+    "kid": "KID",
     "l1": "L1 loss",
     "l2": "L2 loss",
+    "lpips": "LPIPS",
     "memory_bytes": "Memory",
+    "perception": "In the eyes of other networks",
     "perplexity": "Code perplexity",
+    "precision_alexnet": "precision, AlexNet",
+    "precision_inception": "precision, Inception",
     "psnr": "PSNR",
+    "recall_alexnet": "recall, AlexNet",
+    "recall_inception": "recall, Inception",
     "ssim": "SSIM",
     "steps_per_second": "Steps/s",
+    "stlpips_alexnet": "ST-LPIPS, AlexNet",
     "text_accuracy": "Accuracy on text",
     "text_loss": "Loss on text",
     "tokens_per_second": "Tokens/s",
     "usage": "Code usage",
+    "top@1": "Right class first",
     "z_loss": "z-loss",
+    "zero_shot": "Zero-shot classification",
 }
 _UNITS = {
     "psnr": "dB",
     "bits_per_code": "bits",
     "data_wait": "share of the time",
+    "goodput": "share of the time",
     "device_memory_bytes": "GiB",
     "device_memory_peak_bytes": "GiB",
     "memory_bytes": "GiB",
@@ -127,7 +152,8 @@ def title(key: str) -> str:
     first, *rest = key.split("/")
     words = _TITLES.get(first, first.replace("_", " "))
     words = words[:1].upper() + words[1:]
-    return ": ".join([words, *(part.replace("_", " ") for part in rest)])
+    parts = (_TITLES.get(part, part.replace("_", " ")) for part in rest)
+    return ": ".join([words, *parts])
 
 
 def unit(key: str) -> str:

@@ -17,11 +17,17 @@ _MEANINGS = {
     "code_perplexity": "as many equally frequent codes have the same entropy",
     "image_to_text": "finding the caption of a picture",
     "text_to_image": "finding the picture of a caption",
+    "top@": "the class whose description is nearest to the picture",
     "accuracy": "answers that match exactly",
+    "accuracy_new_compositions": "known things as training never combines them",
+    "accuracy_new_concepts": "things that training never shows",
     "caption_rank": "a picture is likelier under its own caption than under others",
     "bits_per_code": "to write a held-out picture, given its caption",
+    "class_rank": "a picture is likeliest under its own class",
     "cycle": "answers about the model’s own drawings",
     "cycle_real": "the same questions about the real pictures",
+    "reconstructions": "beside the held-out originals",
+    "drawings": "beside held-out pictures",
 }
 _STRIP = 160.0  # width of the drawn interval, in its own units
 
@@ -104,16 +110,17 @@ def _result(name: str, measure: Mapping[str, Any]) -> Result:
     )
 
     def write(*values: float) -> str:
-        if unit:
-            return f"{' to '.join(map(number, values))} {unit}"
-        return percent(*values)
+        if not unit:
+            return percent(*values)
+        words = " to ".join(map(number, values))
+        return f"{words} {unit}" if len(values) == 1 else words
 
     def place(value: float | None) -> float | None:
         return None if value is None else _STRIP * min(1.0, max(0.0, value))
 
     return Result(
         name=name,
-        meaning=_MEANINGS.get(name.partition("/")[0], ""),
+        meaning=_meaning(name),
         value=write(value),
         interval="" if low is None or high is None else write(low, high),
         baseline="" if baseline is None else write(baseline),
@@ -121,6 +128,11 @@ def _result(name: str, measure: Mapping[str, Any]) -> Result:
         count=int(measure.get("count") or 0),
         strip=Strip(*map(place, (value, low, high, baseline))) if not unit else None,
     )
+
+
+def _meaning(name: str) -> str:
+    stem = name.partition("/")[0]
+    return _MEANINGS.get(stem) or _MEANINGS.get(stem.rstrip("0123456789"), "")
 
 
 def _example(name: str, item: Mapping[str, Any], folder: Path) -> Example:

@@ -16,12 +16,14 @@ _SPEED = {
     "tokens_per_second": quantities.number,
     "images_per_second": quantities.number,
     "data_wait": quantities.percent,
+    "goodput": quantities.percent,
     "memory_bytes": quantities.size,
     "device_memory_bytes": quantities.size,
     "device_memory_peak_bytes": quantities.size,
 }
 _COUNTS = ("skipped", "consecutive_skips")  # told in a sentence, not drawn
-_LINEAR = ("learning_rate", "accuracy", "usage", "data_wait")  # whatever they span
+# Whatever they span.
+_LINEAR = ("learning_rate", "accuracy", "usage", "data_wait", "goodput")
 _FIRST_CHARTS = 6
 
 
@@ -115,6 +117,8 @@ def _speed(stage: Stage, key: str) -> str:
         return "–"
     if key.endswith("_bytes"):
         return _SPEED[key](curve.values.max())
+    if key == "goodput":  # of all the time so far
+        return _SPEED[key](float(curve.values[-1]))
     return _SPEED[key](float(np.median(curve.values)))
 
 

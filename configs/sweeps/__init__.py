@@ -1,0 +1,1 @@
+"""One file for each sweep: an experiment, what is varied, what its page shows."""

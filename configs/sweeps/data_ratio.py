@@ -1,0 +1,87 @@
+r"""Understanding against generation (arXiv 2504.04423, Tables 5 and 6), in miniature.
+
+What: stage II of the quickstart with understanding : generation from 4:1 to 1:2, at two
+scales of its data, for the dual, the discrete and the decoupled encoding, each with two
+seeds. All share tokenizer, SigLIP and base; those of one encoding share stage I.
+
+Hardware: one CPU core. Time: about 2 minutes for a point of the small scale, 4 of the
+large one; `--only encoding=dual --only scale=small` is half an hour. A finished
+quickstart gives the shared stages, otherwise they take a quarter of an hour more.
+
+    python -m launch.sweep --config configs/sweeps/data_ratio.py \
+        --workdir runs/data_ratio --reuse runs/quickstart
+"""
+
+from ml_collections import ConfigDict
+
+RATIOS = ((4, 1), (2, 1), (3, 2), (1, 1), (2, 3), (1, 2))  # understanding, generation
+SCALES = {"small": 100, "large": 300}  # steps of stage II
+ENCODINGS = ("dual", "discrete", "decoupled")
+_STAGE = "stages.stage2"
+
+
+def ratio(understanding: float, generation: float) -> dict:
+    """Half of the understanding samples are captions, half are questions."""
+    mixture = f"{_STAGE}.data.mixture"
+    return {
+        "label": f"{understanding}:{generation}",
+        "set": (
+            f"{mixture}.caption={understanding / 2}",
+            f"{mixture}.question={understanding / 2}",
+            f"{mixture}.draw={float(generation)}",
+        ),
+    }
+
+
+def get_config() -> ConfigDict:
+    """Return the sweep."""
+    return ConfigDict(
+        {
+            "name": "data_ratio",
+            "title": "Understanding : generation in stage II",
+            "config": "configs/quickstart_encodings.py:dual",
+            "set": (
+                f"{_STAGE}.train.batch=4",
+                # What stage II does not change is not measured.
+                "evaluation.reconstruction=None",
+                "evaluation.retrieval=None",
+                "evaluation.understanding.kinds=('color', 'count', 'kind', 'yes_no')",
+                "evaluation.understanding.questions=100",
+                "evaluation.generation.pictures=96",
+                "evaluation.generation.captions=4",
+                "evaluation.generation.drawings=8",
+            ),
+            "axes": (
+                {
+                    "name": "encoding",
+                    "values": tuple(
+                        {
+                            "label": encoding,
+                            "config": f"configs/quickstart_encodings.py:{encoding}",
+                        }
+                        for encoding in ENCODINGS
+                    ),
+                },
+                {
+                    "name": "scale",
+                    "values": tuple(
+                        {"label": name, "set": (f"{_STAGE}.train.steps={steps}",)}
+                        for name, steps in SCALES.items()
+                    ),
+                },
+                {"name": "ratio", "values": tuple(ratio(*pair) for pair in RATIOS)},
+            ),
+            "seeds": (5, 6),
+            "seed_fields": (f"{_STAGE}.seed",),
+            "page": {
+                "x": "understanding/accuracy/all",
+                "y": "generation/caption_rank",
+                "measures": ("generation/bits_per_code",),
+                # The loss on text is not comparable: a drawn picture has ids besides
+                # its codes, which count as text and are easy.
+                "curves": ("stage2/image_loss",),
+                "colour": "ratio",
+                "facet": "encoding",
+            },
+        }
+    )

@@ -1,0 +1,123 @@
+"""A point's config as plain values: which stages it has, and which of them are alike.
+
+Two stages are alike if their fields are equal and what they start from is alike; such
+stages need to be trained once.
+"""
+
+import ast
+import dataclasses
+import hashlib
+import json
+import runpy
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from unitoken_jax.config import ConfigError, nearest, plain
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """One stage of a point's chain.
+
+    Attributes:
+        name: its key in the chain.
+        job: its fields, as the config writes them.
+        sources: stages that it starts from or takes codes of.
+        tokenizers: stages whose codes it needs.
+        digest: of the fields and of everything it starts from.
+    """
+
+    name: str
+    job: Mapping[str, Any]
+    sources: tuple[str, ...]
+    tokenizers: tuple[str, ...]
+    digest: str
+
+    @property
+    def steps(self) -> int:
+        """After how many steps it is complete."""
+        return self.job["train"]["steps"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """A point's stages in order, and a digest of its whole config."""
+
+    stages: tuple[Stage, ...]
+    digest: str
+
+
+def read(file: str, fields: Sequence[str]) -> Experiment:
+    """Evaluate a config file with some fields set otherwise.
+
+    Args:
+        file: 'FILE.py' or 'FILE.py:WORD', as for `--config`.
+        fields: 'PATH.TO.FIELD=VALUE', as on the command line.
+
+    Raises:
+        ConfigError: there is no such file, or a field cannot be set.
+    """
+    path, _, word = file.partition(":")
+    if not Path(path).is_file():
+        known = [str(p) for p in Path(path).parent.glob("*.py")]
+        raise ConfigError(f"config: there is no file{nearest(path, known)}")
+    get_config = runpy.run_path(path)["get_config"]
+    node = plain(get_config(word) if word else get_config())
+    for field in fields:
+        _set(node, field)
+    return Experiment(_stages(node), _digest(node))
+
+
+def _set(node: dict[str, Any], field: str) -> None:
+    path, equals, text = field.partition("=")
+    *parents, last = path.split(".")
+    if not equals or not all([*parents, last]):
+        raise ConfigError(f"{field!r} does not set a field: write PATH.TO.FIELD=VALUE.")
+    for name in parents:
+        if node.get(name) is None:
+            node[name] = {}
+        node = node[name]
+        if not isinstance(node, dict):
+            raise ConfigError(f"{field!r}: {name} is a value and has no fields.")
+    try:
+        node[last] = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        # The command line's words for what Python writes with a capital.
+        node[last] = {"true": True, "false": False}.get(text, text)
+
+
+def _stages(node: Mapping[str, Any]) -> tuple[Stage, ...]:
+    if "model" in node:  # a single job
+        name = node["name"]
+        return (Stage(name, node, (), (), _digest(node)),)
+    found: dict[str, Stage] = {}
+    for name in node["order"]:
+        if name not in node["stages"]:
+            raise ConfigError(
+                f"order: no stage {name!r}{nearest(name, node['stages'])}"
+            )
+        job = node["stages"][name]
+        starts = [
+            source.partition(":")[0] for source in (job.get("init") or {}).values()
+        ]
+        tokenizers = tuple(filter(None, [(job.get("codes") or {}).get("stage")]))
+        sources = tuple(
+            dict.fromkeys(s for s in (*starts, *tokenizers) if s in node["stages"])
+        )
+        if missing := [source for source in sources if source not in found]:
+            raise ConfigError(f"stage {name!r} starts from {missing[0]!r} before it.")
+        digest = _digest(
+            {
+                "job": {key: value for key, value in job.items() if key != "name"},
+                "data_dir": node["data_dir"],
+                "sources": {source: found[source].digest for source in sources},
+            }
+        )
+        found[name] = Stage(name, job, sources, tokenizers, digest)
+    return tuple(found.values())
+
+
+def _digest(node: Any) -> str:
+    text = json.dumps(node, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]

@@ -1,0 +1,73 @@
+"""Sweeps as lists of points."""
+
+import pytest
+
+from launch.sweep.config import SweepConfig, points
+from unitoken_jax.config import ConfigError, build
+
+NODE = {
+    "name": "s",
+    "config": "a.py",
+    "set": ("x=1",),
+    "axes": (
+        {"name": "rate", "values": ({"label": "1:2", "set": ("r=1",)}, {"label": "b"})},
+        {"name": "kind", "values": ({"label": "k", "config": "b.py:word"},)},
+    ),
+    "seeds": (3, 4),
+    "seed_fields": ("seed", "other.seed"),
+}
+
+
+def sweep(**changes) -> SweepConfig:
+    return build(SweepConfig, NODE | changes)
+
+
+def test_every_combination_with_every_seed() -> None:
+    found = points(sweep())
+    assert [point.name for point in found] == [
+        "1-2_k_seed3",
+        "b_k_seed3",
+        "1-2_k_seed4",
+        "b_k_seed4",
+    ]
+    assert found[0].labels == {"rate": "1:2", "kind": "k"}
+    assert found[0].config == "b.py:word"
+    assert found[0].set == ("x=1", "r=1", "seed=3", "other.seed=3")
+
+
+def test_some_of_them() -> None:
+    chosen = points(sweep(), ["rate=b", "seed=4"])
+    assert [point.name for point in chosen] == ["b_k_seed4"]
+    assert len(points(sweep(), ["rate=b", "rate=1:2"])) == 4
+
+
+@pytest.mark.parametrize(
+    ("only", "sentence"),
+    [("rat=b", "did you mean 'rate'"), ("rate=c", "no value 'c'")],
+)
+def test_unknown_choices(only, sentence) -> None:
+    with pytest.raises(ConfigError, match=sentence):
+        points(sweep(), [only])
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"seed_fields": ()}, "several seeds need seed_fields"),
+        ({"seeds": (1, 1)}, "each once"),
+        ({"seeds": ()}, "seeds must be named"),
+        ({"page": {"colour": "rat"}}, "page.colour: no axis 'rat'"),
+        ({"axes": ({"name": "seed", "values": ({"label": "a"},)},)}, "must differ"),
+        ({"axes": ({"name": "a", "values": ()},)}, "different labels"),
+        ({"aces": ()}, "aces: unknown name; did you mean 'axes'"),
+    ],
+)
+def test_wrong_configs(changes, sentence) -> None:
+    with pytest.raises(ConfigError, match=sentence):
+        sweep(**changes)
+
+
+def test_names_that_files_cannot_tell_apart() -> None:
+    axis = {"name": "a", "values": ({"label": "1:2"}, {"label": "1/2"})}
+    with pytest.raises(ConfigError, match="two points are named '1-2_seed0'"):
+        points(sweep(axes=(axis,), seeds=(0,)))

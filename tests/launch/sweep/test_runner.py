@@ -1,0 +1,145 @@
+"""Sweeps run, resume, try again and report, with a stand-in for the training."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import example_sweep
+import pytest
+from example_sweep import write
+
+from launch.sweep import tasks
+from launch.sweep.config import points
+from launch.sweep.runner import Runner, launcher, train_here
+
+ROOT = Path(__file__).parents[3]
+
+
+def stand_in(task) -> list[str]:
+    return [sys.executable, example_sweep.__file__, *task.arguments]
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    behave(tmp_path / "s")
+    return tmp_path / "s"
+
+
+def behave(folder: Path, **behaviour: str) -> None:
+    """Say what becomes of a stage: '{stage}:{rate}' → 'fail' or 'preempt once'."""
+    folder.mkdir(exist_ok=True)
+    (folder / "behaviour.json").write_text(json.dumps(behaviour))
+
+
+def runner(folder: Path, **options) -> Runner:
+    sweep = write(folder.parent)
+    plan = tasks.plan(points(sweep), folder)
+    return Runner(sweep, plan, folder, command=stand_in, **options)
+
+
+def trained_in(folder: Path) -> set[str]:
+    """Where each stage was trained, wherever it is linked from."""
+    marks = [*folder.glob("shared/*/*/trained"), *folder.glob("points/*/*/trained")]
+    return {mark.read_text() for mark in marks}
+
+
+@pytest.mark.parametrize("parallel", [1, 3])
+def test_shared_stages_are_trained_once(folder, parallel) -> None:
+    assert runner(folder, parallel=parallel).run()
+    assert len(trained_in(folder)) == 2 + 4
+    for point in folder.glob("points/*"):
+        assert (point / "base").is_symlink()
+        assert not os.readlink(point / "base").startswith("/")
+        assert (point / "base" / "finished.json").is_file()
+    state = json.loads((folder / "sweep.json").read_text())
+    assert {task["status"] for task in state["tasks"].values()} == {"done"}
+    labels = [task["labels"] for task in state["tasks"].values()]
+    assert labels.count({"rate": "low"}) == labels.count(None) == 2
+
+
+def test_a_complete_sweep_runs_nothing(folder) -> None:
+    runner(folder).run()
+    again = runner(folder)
+    again._launch = lambda task: pytest.fail(f"{task.name} was started")  # type: ignore
+    assert again.run()
+
+
+def test_failures_are_tried_again_and_named(folder) -> None:
+    behave(folder, **{"last:0.9": "fail"})
+    first = runner(folder, retries=2)
+    assert not first.run()
+    failed = first.progress["high_seed1"]
+    assert (failed.status, failed.failures) == ("failed", 3)
+    assert failed.error == "the loss is not finite."
+    assert first.progress["low_seed1"].status == "done"
+    log = (folder / "logs" / "high_seed1.log").read_text()
+    assert log.count("$ ") == log.count("error: the loss is not finite.") == 3
+    behave(folder)
+    assert runner(folder).run()
+
+
+def test_what_starts_from_a_failed_stage_is_blocked(folder) -> None:
+    behave(folder, **{"base:0.1": "fail"})
+    run = runner(folder, retries=0)
+    assert not run.run()
+    statuses = [progress.status for progress in run.progress.values()]
+    assert statuses == ["done", "failed", "blocked", "blocked", "blocked", "blocked"]
+
+
+def test_ending_early_is_no_failure(folder) -> None:
+    behave(folder, **{"last:0.1": "preempt once"})
+    run = runner(folder, retries=0)
+    assert run.run()
+    progress = run.progress["low_seed1"]
+    assert (progress.failures, progress.preemptions) == (0, 1)
+
+
+def test_an_interruption_is_passed_on(folder) -> None:
+    """Runs that are asked to end do so, and are not counted as failed."""
+    saves = "import signal, sys, time; signal.signal(15, lambda *_: sys.exit()); "
+    saves += "print('up', flush=True); time.sleep(60)"
+    sweep = write(folder.parent)
+    plan = tasks.plan(points(sweep), folder)
+    run = Runner(sweep, plan, folder, command=lambda _: [sys.executable, "-c", saves])
+    look = run._look
+
+    def look_and_ask() -> None:
+        if "up" in (folder / "logs" / f"{plan[0].name}.log").read_text().split():
+            os.kill(os.getpid(), signal.SIGTERM)
+        look()
+
+    run._look = look_and_ask  # type: ignore
+    assert not run.run()
+    assert run.interrupted
+    assert run.progress[plan[0].name].failures == 0
+
+
+def test_commands_of_this_machine_and_of_clusters(folder) -> None:
+    task = runner(folder)._tasks[0]
+    assert train_here(task)[1:3] == ["-m", "unitoken_jax.train"]
+    command = launcher("slurm --nodes 2 --partition 'a b'")(task)
+    assert command[1:7] == ["-m", "launch.slurm", "--nodes", "2", "--partition", "a b"]
+    assert command[7:11] == ["--name", task.name, "--wait", "--"]
+    assert tuple(command[11:]) == task.arguments
+
+
+def test_dry_run_of_the_command_line(tmp_path) -> None:
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "launch.sweep", "--dry_run"),
+            *("--config=configs/sweeps/data_ratio.py", f"--workdir={tmp_path / 'a'}"),
+            *("--only=encoding=discrete", "--only=scale=small", "--only=seed=5"),
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    names = [line for line in done.stdout.splitlines() if line.startswith("# ")]
+    assert len(names) == 2 + 6  # tokenizer and base, six ratios
+    assert "--config=configs/quickstart_encodings.py:discrete" in done.stdout
+    assert not (tmp_path / "a").exists()

@@ -1,0 +1,143 @@
+"""The page of a sweep: complete, self-contained, and honest about what is missing."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from unitoken_jax.report import comparison
+from unitoken_jax.report.run import RunError
+
+RATIOS, ENCODINGS, SEEDS = ("4:1", "1:1", "1:2"), ("dual", "discrete"), (5, 6)
+
+
+def write_sweep(folder: Path, **changes) -> Path:
+    """Write a sweep of 12 runs; 1:2 of the discrete encoding has failed."""
+    tasks = {"base-1234": task("shared/base-1234", None, None)}
+    for encoding in ENCODINGS:
+        for place, ratio in enumerate(RATIOS):
+            for seed in SEEDS:
+                name = f"{encoding}_{ratio.replace(':', '-')}_seed{seed}"
+                labels = {"encoding": encoding, "ratio": ratio}
+                tasks[name] = task(f"points/{name}-0", labels, seed)
+                if (encoding, ratio) == ("discrete", "1:2"):
+                    tasks[name] |= {
+                        "status": "failed",
+                        "failures": 2,
+                        "error": "the <loss> is not finite.",
+                    }
+                    continue
+                write_run(folder / tasks[name]["run"], place, seed)
+    page = {
+        "x": "understanding/accuracy/all",
+        "y": "generation/bits_per_code",
+        "measures": ["generation/caption_rank"],
+        "curves": ["stage2/image_loss"],
+        "colour": "ratio",
+        "facet": "encoding",
+        "collapse": "",
+        "collapse_share": 0.5,
+    }
+    state = {
+        "name": "example",
+        "title": "An <example>",
+        "config": "configs/quickstart.py",
+        "axes": [
+            {"name": "encoding", "labels": ENCODINGS},
+            {"name": "ratio", "labels": RATIOS},
+        ],
+        "page": page | changes,
+        "tasks": tasks,
+    }
+    folder.mkdir(exist_ok=True)
+    (folder / "sweep.json").write_text(json.dumps(state))
+    return folder
+
+
+def task(run: str, labels, seed) -> dict:
+    return {
+        "run": run,
+        "labels": labels,
+        "seed": seed,
+        "status": "done",
+        "failures": 0,
+        "preemptions": 0,
+        "seconds": 60.0,
+        "error": "",
+        "arguments": [],
+    }
+
+
+def write_run(run: Path, place: int, seed: int) -> None:
+    stage = run / "stage2"
+    stage.mkdir(parents=True)
+    lines = [
+        {"step": step, "time": 1.0 + step, "image_loss": 5.0 - place - step / 100}
+        for step in range(10, 60, 10)
+    ]
+    (stage / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    measure = {"count": 9, "low": None, "high": None, "against": "chance"}
+    accuracy = measure | {"value": 0.1 * place + 0.01 * seed, "baseline": 0.25}
+    bits = measure | {"value": 4.0 + place + seed / 10, "unit": "bits"}
+    rank = measure | {"value": 0.8 / (1 + 3 * place), "baseline": None}
+    evaluation = {
+        "understanding": {"measures": {"accuracy/all": accuracy | {"unit": ""}}},
+        "generation": {
+            "measures": {
+                "bits_per_code": bits | {"baseline": None},
+                "caption_rank": rank | {"unit": ""},
+            }
+        },
+    }
+    (run / "evaluation.json").write_text(json.dumps(evaluation))
+
+
+def test_means_ranges_and_failures_are_told(tmp_path) -> None:
+    folder = write_sweep(tmp_path / "s")
+    html = comparison.build(folder).read_text()
+    assert "6 settings of configs/quickstart.py with 2 seeds each: 10 of 12" in html
+    assert "5.50 % to" not in html
+    assert "5.5\u202f%<small>5.0\u202f% to 6.0\u202f%</small>" in html
+    assert "chance: 25.0\u202f%" in html
+    assert "4.55 bits<small>4.50 bits to 4.60 bits</small>" in html
+    assert html.count("the &lt;loss&gt; is not finite.") == 2
+    assert "An &lt;example&gt;" in html
+    assert html.count("<svg") == 2 + 2  # a plot of each kind for each encoding
+    assert html.count('class="mark c') == 3 + 2
+    assert "base-1234" not in html
+    assert "http" not in html.replace("http://www.w3.org", "")
+    assert "Collapsed" not in html
+
+
+def test_collapsed_settings_are_named(tmp_path) -> None:
+    changes = {"collapse": "generation/caption_rank", "collapse_share": 0.5}
+    html = comparison.build(write_sweep(tmp_path / "s", **changes)).read_text()
+    assert "Collapsed: dual, 1:1; dual, 1:2; discrete, 1:1." in html
+    assert "Caption rank is below 0.5" in html or "Own caption ranked first is" in html
+
+
+def test_a_sweep_that_has_just_begun(tmp_path) -> None:
+    folder = write_sweep(tmp_path / "s")
+    state = json.loads((folder / "sweep.json").read_text())
+    for name in state["tasks"]:
+        state["tasks"][name] |= {"status": "waiting", "run": f"points/{name}-none"}
+    (folder / "sweep.json").write_text(json.dumps(state))
+    html = comparison.build(folder).read_text()
+    assert "No run has the two measures yet." in html
+    assert "Nothing has been logged yet." in html
+    assert "Not run yet: dual_4-1_seed5, " in html
+
+
+def test_no_sweep(tmp_path) -> None:
+    with pytest.raises(RunError, match=r"sweep\.json cannot be read"):
+        comparison.build(tmp_path)
+
+
+def test_the_report_command_knows_sweeps(tmp_path) -> None:
+    folder = write_sweep(tmp_path / "s")
+    command = [sys.executable, "-m", "unitoken_jax.report", "--workdir", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout == f"Report: {folder / 'report.html'}\n"
+    assert "sweep report" in (folder / "report.html").read_text()

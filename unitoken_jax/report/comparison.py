@@ -1,0 +1,319 @@
+"""The page of a sweep: a table, curves over each other, and the trade-off plot.
+
+It reads `sweep.json` and the directories of the runs, whatever is there of them: runs
+that are missing, failed or collapsed are named. Read `build` first.
+"""
+
+import dataclasses
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import markupsafe
+import numpy as np
+
+from unitoken_jax.report import chart, plot, quantities, run
+from unitoken_jax.report.run import Run
+
+STATE = "sweep.json"
+_HERE = Path(__file__).parent
+# Circle, square, triangle and diamond around the origin, as paths.
+_SHAPES = (
+    "M-4 0a4 4 0 1 0 8 0a4 4 0 1 0 -8 0",
+    "M-3.6 -3.6h7.2v7.2h-7.2z",
+    "M0 -4.6L4.4 3.6H-4.4z",
+    "M0 -4.8L4.8 0L0 4.8L-4.8 0z",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Attempt:
+    """One run of the sweep, and how it stands."""
+
+    name: str
+    labels: Mapping[str, str]
+    seed: int
+    status: str
+    failures: int
+    seconds: float
+    error: str
+    found: Run | None
+
+    def measure(self, name: str) -> Mapping[str, Any] | None:
+        """Return what an evaluator found: {value, unit, baseline, …}, or None."""
+        evaluator, _, key = name.partition("/")
+        part = self.found.evaluation.get(evaluator, {}) if self.found else {}
+        measure = part.get("measures", {}).get(key)
+        return measure if measure and math.isfinite(measure["value"]) else None
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """The runs of one combination of values, which differ in their seeds."""
+
+    labels: Mapping[str, str]
+    attempts: tuple[Attempt, ...]
+
+    @property
+    def name(self) -> str:
+        """The values in words."""
+        return ", ".join(self.labels.values())
+
+    def values(self, measure: str) -> list[float]:
+        """Return a measure for each seed that has it."""
+        found = [attempt.measure(measure) for attempt in self.attempts]
+        return [item["value"] for item in found if item is not None]
+
+
+def build(folder: Path | str) -> Path:
+    """Write FOLDER/report.html from what is in FOLDER, and return its path.
+
+    Raises:
+        run.RunError: FOLDER is not that of a sweep, or cannot be written to.
+    """
+    folder = Path(folder)
+    page = compose(folder)
+    path, partial = folder / "report.html", folder / ".report.html.partial"
+    try:
+        partial.write_text(page, encoding="utf-8")
+        os.replace(partial, path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise run.RunError(f"{path} cannot be written: {error.strerror}.") from error
+    return path
+
+
+def compose(folder: Path) -> str:
+    """Return the page of a sweep as HTML.
+
+    Raises:
+        run.RunError: FOLDER is not that of a sweep.
+    """
+    try:
+        state = json.loads((folder / STATE).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise run.RunError(f"{folder / STATE} cannot be read: {error}.") from error
+    view, axes = state["page"], [axis["name"] for axis in state["axes"]]
+    attempts = _attempts(folder, state)
+    settings = _settings(attempts)
+    colour = view["colour"] or axes[0]
+    colours = {
+        label: number
+        for axis in state["axes"]
+        if axis["name"] == colour
+        for number, label in enumerate(axis["labels"])
+    }
+    facets = _facets(settings, view["facet"])
+    measures = [m for m in (view["x"], view["y"], *view["measures"]) if m]
+    collapsed = _collapsed(settings, view)
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_HERE),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+    )
+    environment.filters |= {"words": quantities.title, "time": quantities.duration}
+    return environment.get_template("comparison.html").render(
+        title=state["title"],
+        lead=_lead(attempts, settings, state),
+        axes=axes,
+        colour=colour,
+        colours={
+            label: number % plot.COLOURS
+            for label, number in colours.items()
+            if any(setting.labels[colour] == label for setting in settings)
+        },
+        shape_names=_shape_names(settings, colour, view["facet"]),
+        measures=[(name, _against(attempts, name)) for name in measures],
+        rows=[
+            {
+                "labels": [setting.labels[axis] for axis in axes],
+                "cells": [_cell(setting, name) for name in measures],
+                "seeds": sum(a.status == "done" for a in setting.attempts),
+                "collapsed": setting in collapsed,
+            }
+            for setting in settings
+        ],
+        trades=[
+            _trade(name, chosen, view, colour, colours)
+            for name, chosen in facets.items()
+            if view["x"] and view["y"] and _complete(chosen, view)
+        ],
+        curves=[
+            curve
+            for metric in view["curves"]
+            for name, chosen in facets.items()
+            if (curve := _curves(name, chosen, metric, colour, colours))
+        ],
+        collapsed=[setting.name for setting in settings if setting in collapsed],
+        collapse=view["collapse"],
+        collapse_share=view["collapse_share"],
+        troubled=[a for a in attempts if a.status in ("failed", "blocked")],
+        retried=[a for a in attempts if a.failures and a.status == "done"],
+        missing=[a for a in attempts if a.status in ("waiting", "running")],
+        attempts=attempts,
+        canvas=chart,
+        shapes=_SHAPES,
+        style=markupsafe.Markup((_HERE / "style.css").read_text(encoding="utf-8")),
+    )
+
+
+def _attempts(folder: Path, state: Mapping[str, Any]) -> list[Attempt]:
+    attempts = []
+    for name, task in state["tasks"].items():
+        if task["labels"] is None:
+            continue  # a shared stage
+        path = folder / task["run"]
+        attempts.append(
+            Attempt(
+                name=name,
+                labels=task["labels"],
+                seed=task["seed"],
+                status=task["status"],
+                failures=task["failures"],
+                seconds=task["seconds"],
+                error=task["error"],
+                found=run.read(path) if path.is_dir() else None,
+            )
+        )
+    return attempts
+
+
+def _settings(attempts: Sequence[Attempt]) -> list[Setting]:
+    groups: dict[tuple[str, ...], list[Attempt]] = {}
+    for attempt in attempts:
+        groups.setdefault(tuple(attempt.labels.values()), []).append(attempt)
+    return [Setting(same[0].labels, tuple(same)) for same in groups.values()]
+
+
+def _facets(settings: Sequence[Setting], axis: str) -> dict[str, list[Setting]]:
+    facets: dict[str, list[Setting]] = {}
+    for setting in settings:
+        facets.setdefault(setting.labels[axis] if axis else "", []).append(setting)
+    return facets
+
+
+def _shape_names(settings: Sequence[Setting], colour: str, facet: str) -> list[str]:
+    """Name what is told apart by shape: what neither colour nor facet shows."""
+    return list(dict.fromkeys(_rest(setting, colour, facet) for setting in settings))
+
+
+def _rest(setting: Setting, colour: str, facet: str) -> str:
+    return ", ".join(
+        label for axis, label in setting.labels.items() if axis not in (colour, facet)
+    )
+
+
+def _complete(settings: Sequence[Setting], view: Mapping[str, Any]) -> list[Setting]:
+    return [
+        setting
+        for setting in settings
+        if setting.values(view["x"]) and setting.values(view["y"])
+    ]
+
+
+def _trade(
+    facet: str,
+    settings: Sequence[Setting],
+    view: Mapping[str, Any],
+    colour: str,
+    colours: Mapping[str, int],
+) -> plot.Plot:
+    shapes = _shape_names(settings, colour, view["facet"])
+    dots = [
+        plot.Dot(
+            name=setting.name,
+            colour=colours[setting.labels[colour]],
+            shape=shapes.index(_rest(setting, colour, view["facet"])),
+            x=setting.values(view["x"]),
+            y=setting.values(view["y"]),
+        )
+        for setting in _complete(settings, view)
+    ]
+    dots.sort(key=lambda dot: (dot.shape, dot.colour))
+    title = quantities.title(view["y"].partition("/")[2])
+    return plot.against(
+        dots,
+        f"{facet}: {title}" if facet else title,
+        quantities.title(view["x"].partition("/")[2]),
+    )
+
+
+def _curves(
+    facet: str,
+    settings: Sequence[Setting],
+    metric: str,
+    colour: str,
+    colours: Mapping[str, int],
+) -> plot.Plot | None:
+    stage, _, key = metric.partition("/")
+    series = []
+    for setting in settings:
+        for attempt in setting.attempts:
+            stages = attempt.found.stages if attempt.found else ()
+            for found in stages:
+                curve = found.curves.get(key) if found.name == stage else None
+                if curve is not None and curve.values.size:
+                    name = f"{setting.name}, seed {attempt.seed}"
+                    number = colours[setting.labels[colour]]
+                    series.append(plot.Series(name, number, curve.steps, curve.values))
+    if not series:
+        return None
+    title = f"{quantities.title(key)} in {stage}"
+    return plot.curves(series, f"{facet}: {title}" if facet else title)
+
+
+def _cell(setting: Setting, name: str) -> tuple[str, str]:
+    """Write the mean over seeds, and their range where there are several."""
+    values = setting.values(name)
+    if not values:
+        return "–", ""
+    measure = next(filter(None, (a.measure(name) for a in setting.attempts)))
+    write = _writer(measure)
+    spread = f"{write(min(values))} to {write(max(values))}" if len(values) > 1 else ""
+    return write(float(np.mean(values))), spread
+
+
+def _against(attempts: Sequence[Attempt], name: str) -> str:
+    """Write what a measure stands beside."""
+    for attempt in attempts:
+        measure = attempt.measure(name)
+        if measure and measure.get("baseline") is not None:
+            return f"{measure.get('against')}: {_writer(measure)(measure['baseline'])}"
+    return ""
+
+
+def _writer(measure: Mapping[str, Any]) -> Any:
+    unit = measure.get("unit")
+    if not unit:
+        return quantities.percent
+    return lambda value: f"{quantities.number(value)} {unit}"
+
+
+def _collapsed(
+    settings: Sequence[Setting], view: Mapping[str, Any]
+) -> Sequence[Setting]:
+    """Return the settings whose measure is far below the greatest of the sweep."""
+    name = view["collapse"]
+    found = [(setting, setting.values(name)) for setting in settings if name]
+    means = [(setting, float(np.mean(values))) for setting, values in found if values]
+    greatest = max((mean for _, mean in means), default=0.0)
+    limit = view["collapse_share"] * greatest
+    return [setting for setting, mean in means if mean < limit]
+
+
+def _lead(
+    attempts: Sequence[Attempt], settings: Sequence[Setting], state: Mapping[str, Any]
+) -> str:
+    done = sum(attempt.status == "done" for attempt in attempts)
+    seeds = len({attempt.seed for attempt in attempts})
+    seconds = sum(attempt.seconds for attempt in attempts)
+    return (
+        f"{len(settings)} settings of {state['config']} with {seeds} "
+        f"seed{'s' if seeds != 1 else ''} each: {done} of {len(attempts)} runs are "
+        f"complete, {quantities.duration(seconds)} in all besides what they share."
+    )
