@@ -1,12 +1,16 @@
 """Train: python -m unitoken_jax.train --config FILE --workdir DIR [--stage NAME].
 
 Any field of the config can be overridden: --config.stages.base.train.steps=100. The
-same command resumes what was interrupted. This module wires models, data pipelines,
+same command resumes what was interrupted. With --coordinator, --processes and --process
+it is one process of several. With --replay=STEP it executes one step of the run again
+and says what was not finite in it. This module wires models, data pipelines,
 evaluation and report together; none of them knows another.
 """
 
+import contextlib
 import hashlib
 import logging
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -29,14 +33,17 @@ from unitoken_jax.models import registry
 from unitoken_jax.models.siglip import SiglipConfig
 from unitoken_jax.models.unitoken import UniTokenConfig
 from unitoken_jax.ops import pixels
+from unitoken_jax.parallel.mesh import make_mesh
+from unitoken_jax.parallel.rows import local_rows
 from unitoken_jax.report import page
 from unitoken_jax.train import chain as chains
-from unitoken_jax.train import pictures, stage
+from unitoken_jax.train import pictures, processes, stage
 from unitoken_jax.train.checkpoint import restore_params
 from unitoken_jax.train.console import log_to_console, log_to_file
 from unitoken_jax.train.environment import use_compile_cache
 from unitoken_jax.train.job import Chain, Job, build_chain
 from unitoken_jax.train.paths import flatten
+from unitoken_jax.train.replay import Finding
 
 _TOKENISE_BATCH = 64  # pictures; the codes do not depend on it
 
@@ -68,8 +75,7 @@ class Workshop:
                 vocabulary,
                 batch=job.train.batch,
                 seed=job.seed,
-                host=jax.process_index(),
-                hosts=jax.process_count(),
+                part=local_rows(job.train.batch, make_mesh(job.mesh)).tolist(),
             )
         except DataError as error:
             raise UserError(f"{at}.data: {error}.") from error
@@ -85,6 +91,9 @@ class Workshop:
         data = configs.build(DataConfig, tokenizer.data, f"{at}.data")
         params, _ = restore_params(directory)
         output = self._codes / tokenizer.name
+        if not processes.is_first():
+            processes.wait_for_all("the image codes")
+            return output
         try:
             pretokenize(
                 data_dir,
@@ -98,6 +107,7 @@ class Workshop:
             )
         except DataError as error:
             raise UserError(f"{error}.") from error
+        processes.wait_for_all("the image codes")
         return output
 
 
@@ -188,21 +198,48 @@ def train(chain: Chain, workdir: Path, only: str | None = None) -> bool:
     """
     _check(chain)
     workdir.mkdir(parents=True, exist_ok=True)
-    with log_to_file(workdir / "log.txt"):
+    first = processes.is_first()
+    with log_to_file(workdir / "log.txt") if first else contextlib.nullcontext():
         complete = chains.run(chain, workdir, Workshop(workdir), only=only)
         if complete and chain.finish and only is None:
-            if not _is_evaluated(chain, workdir):
-                evaluate(chain, workdir)
-            log.info("report: %s", page.build(workdir))
+            if first:
+                if not _is_evaluated(chain, workdir):
+                    evaluate(chain, workdir)
+                log.info("report: %s", page.build(workdir))
+            processes.wait_for_all("the evaluation")
     return complete
+
+
+def replay(chain: Chain, workdir: Path, step: int, only: str | None = None) -> Finding:
+    """Execute a step of a run again and print what was not finite in it.
+
+    Args:
+        chain: the experiment.
+        workdir: of its run.
+        step: of the stage.
+        only: the stage, if there are several.
+
+    Raises:
+        UserError: whatever the user can mend, in a sentence.
+    """
+    finding = chains.run_again(chain, workdir, Workshop(workdir), step, only=only)
+    for line in finding.lines():
+        log.info("%s", line)
+    return finding
 
 
 def main() -> None:
     """Train as the flags say."""
-    chain = build_chain(flags.FLAGS.config)
-    use_compile_cache(flags.FLAGS.compile_cache)
-    with log_to_console():
-        train(chain, Path(flags.FLAGS.workdir), flags.FLAGS.stage)
+    values = flags.FLAGS
+    with processes.joined(values.coordinator, values.processes, values.process):
+        chain = build_chain(values.config)
+        use_compile_cache(values.compile_cache)
+        workdir = Path(values.workdir)
+        with log_to_console(warnings_only=not processes.is_first()):
+            if values.replay is None:
+                train(chain, workdir, values.stage)
+            else:
+                replay(chain, workdir, values.replay, values.stage)
 
 
 if __name__ == "__main__":
@@ -213,5 +250,19 @@ if __name__ == "__main__":
     flags.DEFINE_string("stage", None, "Train this stage of a chain only.")
     flags.DEFINE_string(
         "compile_cache", "~/.cache/unitoken_jax/xla", "Compiled programs; '': none."
+    )
+    flags.DEFINE_integer(
+        "replay", None, "Execute this step again and say what was not finite in it."
+    )
+    flags.DEFINE_string(
+        "coordinator",
+        os.environ.get("JAX_COORDINATOR_ADDRESS", ""),
+        "HOST:PORT of process 0, of a run of several; 'auto' asks the cluster.",
+    )
+    flags.DEFINE_integer(
+        "processes", int(os.environ.get("JAX_NUM_PROCESSES", "0")), "How many."
+    )
+    flags.DEFINE_integer(
+        "process", int(os.environ.get("JAX_PROCESS_ID", "0")), "Which of them, from 0."
     )
     configs.run(main)

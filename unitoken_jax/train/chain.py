@@ -2,6 +2,8 @@
 
 import json
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
@@ -12,6 +14,7 @@ from unitoken_jax.train import stage, transfer
 from unitoken_jax.train.job import Chain, Job
 from unitoken_jax.train.optimizer import make_optimizer
 from unitoken_jax.train.paths import flatten
+from unitoken_jax.train.replay import Finding, replay
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +49,9 @@ def check(chain: Chain, workshop: Workshop) -> None:
     shapes: dict[str, dict[str, tuple[int, ...]]] = {}
     for name in chain.order:
         job, at = chain.stages[name], f"config.stages.{name}"
-        params = flatten(registry.abstract_params(workshop.system(job, at)))
+        system = workshop.system(job, at)
+        stage.check_adversary(job, system, at)
+        params = flatten(registry.abstract_params(system))
         own = {path: leaf.shape for path, leaf in params.items()}
         make_optimizer(job.optimizer, own, job.train.steps, f"{at}.optimizer")
         for source in _stages_needed(chain, job):
@@ -119,6 +124,47 @@ def run(
 
 def _run_stage(chain: Chain, job: Job, workdir: Path, workshop: Workshop) -> bool:
     """Train one stage; return False if it was asked to end before it was complete."""
+    at = f"config.stages.{job.name}"
+    with _assembled(chain, job, workdir, workshop) as (parts, sources):
+        outcome = stage.run(job, parts, workdir / job.name, at=at, sources=sources)
+    if outcome.preempted:
+        log.warning(
+            "%s: stage %s has saved step %d of %d; the same command resumes there.",
+            *(outcome.preempted, job.name, int(outcome.state.step), job.train.steps),
+        )
+    return outcome.preempted is None
+
+
+def run_again(
+    chain: Chain, workdir: Path, workshop: Workshop, step: int, *, only: str | None
+) -> Finding:
+    """Execute one step of a stage again and look into it, see `replay.replay`.
+
+    Args:
+        chain: the stages.
+        workdir: of the run.
+        workshop: makes models and data.
+        step: of the stage.
+        only: name of the stage; needed if there are several.
+
+    Raises:
+        UserError: whatever the user can mend, in a sentence.
+    """
+    if only is None and len(chain.order) == 1:
+        only = chain.order[0]
+    if only is None or only not in chain.stages:
+        hint = nearest(only or "", chain.order)
+        raise UserError(f"--replay needs the --stage whose step it is{hint}")
+    job, at = chain.stages[only], f"config.stages.{only}"
+    with _assembled(chain, job, workdir, workshop) as (parts, sources):
+        return replay(job, parts, workdir / only, step, at=at, sources=sources)
+
+
+@contextmanager
+def _assembled(
+    chain: Chain, job: Job, workdir: Path, workshop: Workshop
+) -> Iterator[tuple[stage.Parts, dict[str, tuple[Path, str]]]]:
+    """Give the parts of a stage and what it starts from; close its files behind."""
     data_dir = Path(chain.data_dir)
     if job.codes is not None:
         tokenizer = chain.stages[job.codes.stage]
@@ -127,18 +173,11 @@ def _run_stage(chain: Chain, job: Job, workdir: Path, workshop: Workshop) -> boo
         ours: transfer.locate(source, workdir, chain.stages)
         for ours, source in job.init.items()
     }
-    at = f"config.stages.{job.name}"
-    parts = workshop.assemble(job, at, data_dir)
+    parts = workshop.assemble(job, f"config.stages.{job.name}", data_dir)
     try:
-        outcome = stage.run(job, parts, workdir / job.name, at=at, sources=sources)
+        yield parts, sources
     finally:
         parts.batches.close()
-    if outcome.preempted:
-        log.warning(
-            "%s: stage %s has saved step %d of %d; the same command resumes there.",
-            *(outcome.preempted, job.name, int(outcome.state.step), job.train.steps),
-        )
-    return outcome.preempted is None
 
 
 def _check_sources(chain: Chain, job: Job, workdir: Path) -> None:

@@ -12,8 +12,10 @@ from unitoken_jax.parallel.mesh import MeshConfig
 from unitoken_jax.train.adversarial import AdversaryConfig
 from unitoken_jax.train.alarms import AlarmConfig
 from unitoken_jax.train.checkpoint import CheckpointConfig
+from unitoken_jax.train.flight import FlightConfig
 from unitoken_jax.train.guard import GuardConfig
 from unitoken_jax.train.optimizer import OptimizerConfig
+from unitoken_jax.train.watchdog import WatchdogConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,6 +85,8 @@ class Job:
         companions: frozen networks that the loss or the adversary consults, by name.
         adversary: a discriminator to train against, for systems that draw.
         alarms: what is worth a warning.
+        tpu_options: options of the compiler on TPUs, 'xla_tpu_…' → value; the planner
+            says which pay.
     """
 
     name: str
@@ -99,6 +103,9 @@ class Job:
     guard: GuardConfig = dataclasses.field(default_factory=GuardConfig)
     alarms: AlarmConfig = dataclasses.field(default_factory=AlarmConfig)
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
+    tpu_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    flight: FlightConfig = dataclasses.field(default_factory=FlightConfig)
+    watchdog: WatchdogConfig = dataclasses.field(default_factory=WatchdogConfig)
 
 
 @dataclasses.dataclass(frozen=True)

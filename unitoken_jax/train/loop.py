@@ -6,7 +6,7 @@ the metrics of the step before, so that the device never waits for the host.
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,11 +15,16 @@ import jax
 import numpy as np
 
 from unitoken_jax.config import UserError
-from unitoken_jax.train.checkpoint import Checkpointer
+from unitoken_jax.train import preemption, processes
+from unitoken_jax.train.alarms import Alarms
+from unitoken_jax.train.checkpoint import CheckpointConfig, Checkpointer
+from unitoken_jax.train.flight import FlightRecorder
+from unitoken_jax.train.goodput import Goodput
 from unitoken_jax.train.job import Job, TrainConfig
 from unitoken_jax.train.metrics import Recorder, count_items
 from unitoken_jax.train.preemption import Preemption
 from unitoken_jax.train.state import Params, TrainState
+from unitoken_jax.train.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
 
@@ -62,11 +67,13 @@ class Program:
         place: puts a host's part of a batch on the devices.
         pictures: draws what the model does with a batch, uint8 [H, W, 3] by name, or
             None.
+        rows: the rows of the global batch that are this host's part.
     """
 
     step: Callable[[TrainState, Any], tuple[TrainState, Mapping[str, jax.Array]]]
     place: Callable[[HostBatch], Any]
     pictures: Callable[[Params, HostBatch], Mapping[str, np.ndarray]] | None = None
+    rows: Sequence[int] = ()
 
 
 @dataclass(frozen=True)
@@ -98,6 +105,7 @@ def run(
     *,
     directory: Path,
     meta: Mapping[str, Any],
+    goodput: Goodput,
 ) -> Outcome:
     """Train from `state` to the last step.
 
@@ -109,47 +117,122 @@ def run(
         checkpointer: saves now and then, at the end and when asked to end.
         directory: of the stage, for metrics and pictures.
         meta: what is stored with every checkpoint.
+        goodput: counts the productive time, over all starts.
 
     Raises:
         DivergedError: naming the records of the last refused batch.
+        LostError: another process of the run has ended.
     """
     config, first = job.train, int(state.step)
-    preempted = None
+    preempted, poll, saves = None, processes.Poll(), _Saves(job.checkpoint)
+    key = np.asarray(jax.random.key_data(state.key))
+    flight = FlightRecorder(
+        directory / "flight",
+        job.flight,
+        process=jax.process_index(),
+        rows=program.rows,
+        rng=key.ravel().tolist(),
+    )
+    stacks = directory / f"stacks-{jax.process_index():05d}.txt"
     with (
-        Preemption() as preemption,
+        Preemption() as asked,
+        Watchdog(job.watchdog, stacks, first) as watchdog,
         _Profile(directory / "profile", config, first) as profile,
-        Recorder(directory, job.name, first, config) as recorder,
+        Recorder(
+            directory, job.name, first, config, writes=processes.is_first()
+        ) as recorder,
+        flight,
+        processes.others_needed("the computation"),
     ):
-        read = _Reader(recorder, batches, job)
+        read = _Reader(recorder, flight, goodput, batches, job)
         for step in range(first + 1, config.steps + 1):
             profile.before(step)
             began = time.perf_counter()
             batch = dict(next(batches))
-            wait = time.perf_counter() - began
             record = batch.pop("record", None)
+            wait = time.perf_counter() - began
+            flight.before(step, batch, record)
             state, metrics = program.step(state, program.place(batch))
             read.previous()
-            read.pending = _Pending(step, metrics, record, count_items(batch), wait)
+            watchdog.beat(step - 1)
+            items = count_items(batch, config.batch)
+            read.pending = _Pending(step, metrics, record, items, wait)
 
             last = step == config.steps
-            if config.image_every and (step % config.image_every == 0 or last):
-                _draw(program, state, batch, recorder, step)
-            preempted = None if last else preemption.requested
-            if last or preempted or step % job.checkpoint.every == 0:
+            stop, busy = poll(asked.requested, checkpointer.is_busy)
+            tier = saves.decide(step, ending=bool(last or stop), busy=bool(busy))
+            draws = config.image_every and (step % config.image_every == 0 or last)
+            if tier or draws:
                 read.previous()  # a checkpoint of a diverged run would not help
-                checkpointer.save(state, batches.position, meta)
-            if preempted:
+            goodput.add(time.perf_counter() - began - wait)
+            if draws:
+                _draw(program, state, batch, recorder, step)
+            if tier:
+                save = checkpointer.save if tier == "all" else checkpointer.save_local
+                save(state, batches.position, {**meta, **goodput.record()})
+            if stop and not last:
+                preempted = preemption.name(stop)
                 break
         read.previous()
         checkpointer.wait()
         return Outcome(state, preempted, recorder.last)
 
 
+class _Saves:
+    """When to save: what falls due while something is being written waits for it."""
+
+    def __init__(self, config: CheckpointConfig) -> None:
+        self._config = config
+        self._due = self._due_locally = False
+        self._saved = -1
+
+    def decide(self, step: int, *, ending: bool, busy: bool) -> str:
+        """Return what to save after `step`: 'all', 'local' or ''.
+
+        Args:
+            step: that was dispatched.
+            ending: whether it is the last for now; then everything is saved.
+            busy: whether a process is writing, as of the step before if there are
+                several.
+        """
+        config = self._config
+        self._due |= step % config.every == 0
+        if config.local.directory and step % config.local.every == 0:
+            self._due_locally = True
+        # What the processes said before they began to write says nothing of that.
+        unknown = jax.process_count() > 1 and self._saved == step - 1
+        if ending or (self._due and not busy and not unknown):
+            tier = "all"
+        elif self._due_locally and not busy and not unknown:
+            tier = "local"
+        else:
+            if step % config.every == 0:
+                log.info(
+                    "step %d falls due to be saved while another is being written; a "
+                    "later one is; a larger checkpoint.every leaves time for it",
+                    step,
+                )
+            return ""
+        self._due &= tier == "local"
+        self._due_locally = False
+        self._saved = step
+        return tier
+
+
 class _Reader:
     """Reads the metrics of the step that was dispatched last."""
 
-    def __init__(self, recorder: Recorder, batches: Batches, job: Job) -> None:
-        self._recorder, self._batches, self._job = recorder, batches, job
+    def __init__(
+        self,
+        recorder: Recorder,
+        flight: FlightRecorder,
+        goodput: Goodput,
+        batches: Batches,
+        job: Job,
+    ) -> None:
+        self._recorder, self._flight, self._goodput = recorder, flight, goodput
+        self._batches, self._job = batches, job
+        self._alarms = Alarms(job.alarms)
         self.pending: _Pending | None = None
 
     def previous(self) -> None:
@@ -158,7 +241,10 @@ class _Reader:
         if pending is None:
             return
         metrics = {k: float(v) for k, v in jax.device_get(pending.metrics).items()}
-        self._recorder.add(pending.step, metrics, pending.items, pending.wait)
+        self._flight.after(pending.step, metrics)
+        shown = {**metrics, "goodput": self._goodput.share()}
+        self._recorder.add(pending.step, shown, pending.items, pending.wait)
+        self._alarms.see(pending.step, metrics)
         skips = int(metrics["consecutive_skips"])
         if not skips:
             return

@@ -12,7 +12,7 @@ class Preemption:
     """
 
     def __init__(self) -> None:
-        self.requested: str | None = None
+        self.requested = 0
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> "Preemption":
@@ -22,10 +22,16 @@ class Preemption:
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
-            signal.signal(number, handler)
+            # None stands for a handler that was not installed from Python.
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         del frame
         if self.requested and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.requested = signal.Signals(number).name
+        self.requested = number
+
+
+def name(number: int) -> str | None:
+    """Return the name of a signal, 'SIGTERM'; None for 0."""
+    return signal.Signals(number).name if number else None

@@ -4,6 +4,7 @@ Start at `run` to see how a training is put together.
 """
 
 import dataclasses
+import functools
 import json
 import logging
 import time
@@ -16,20 +17,34 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from unitoken_jax.config import ConfigError, plain, render
+from unitoken_jax.config import ConfigError, nearest, plain, render
 from unitoken_jax.models import registry
+from unitoken_jax.models.frozen import Companions
 from unitoken_jax.models.registry import System
-from unitoken_jax.parallel import rules
+from unitoken_jax.parallel import rows, rules
 from unitoken_jax.parallel.mesh import make_mesh
-from unitoken_jax.train import environment, loop, transfer
+from unitoken_jax.train import average, environment, loop, processes, transfer
 from unitoken_jax.train import state as states
+from unitoken_jax.train.adversarial import (
+    BACKBONE,
+    Adversary,
+    make_adversarial_update,
+    make_adversary,
+)
 from unitoken_jax.train.checkpoint import Checkpointer
 from unitoken_jax.train.console import log_to_file
+from unitoken_jax.train.goodput import Goodput
 from unitoken_jax.train.job import Job
 from unitoken_jax.train.optimizer import Optimizer, make_optimizer
 from unitoken_jax.train.paths import flatten
 from unitoken_jax.train.state import Params, TrainState
-from unitoken_jax.train.step import make_train_step, make_update
+from unitoken_jax.train.step import (
+    Loss,
+    Update,
+    make_train_step,
+    make_update,
+    settled,
+)
 
 log = logging.getLogger(__name__)
 
@@ -54,12 +69,14 @@ class Parts:
         data: the loader's config, complete, for the record.
         batches: the stream, at its beginning.
         pictures: draws what the model does with a batch, or None.
+        companions: the frozen networks that loss and adversary consult.
     """
 
     system: System
     data: Any
     batches: Stream
     pictures: Callable[[Params, loop.HostBatch], Mapping[str, np.ndarray]] | None = None
+    companions: Companions = dataclasses.field(default_factory=dict)
 
 
 def is_finished(directory: Path, steps: int) -> bool:
@@ -94,20 +111,20 @@ def run(
     """
     directory.mkdir(parents=True, exist_ok=True)
     with _logged(directory):
-        began = time.monotonic()
+        began, now = time.monotonic(), time.time()
         description = _describe(job, parts, directory, at)
-        layout = _lay_out(job, parts.system, at, devices)
-        checkpointer = Checkpointer(directory / "checkpoints", job.checkpoint)
-        try:
+        layout = lay_out(job, parts.system, at, devices)
+        with Checkpointer(directory / "checkpoints", job.checkpoint) as checkpointer:
             restored = checkpointer.restore(layout.abstract)
             if restored is None:
-                state, position = _start(job, layout, sources or {}), 0
+                state, position, meta = start(job, layout, sources or {}), 0, {}
             else:
                 state, position = restored.state, restored.position
+                meta = restored.meta
                 log.info("resuming at step %d of %d", position, job.train.steps)
-                _report_changes(restored.meta, description)
+                _report_changes(meta, description)
             _report_size(state, layout.optimizer)
-            program = _compile(job, parts, layout, state)
+            program = compile_step(job, parts, layout, state)
             parts.batches.position = position
             outcome = loop.run(
                 job,
@@ -117,16 +134,17 @@ def run(
                 checkpointer,
                 directory=directory,
                 meta=description,
+                goodput=Goodput(meta, directory / "metrics.jsonl", now),
             )
-        finally:
-            checkpointer.close()
+            if outcome.preempted is None:
+                checkpointer.discard_local()
         if outcome.preempted is None:
             _finish(job, directory, outcome, time.monotonic() - began)
         return outcome
 
 
 @dataclasses.dataclass(frozen=True)
-class _Layout:
+class Layout:
     """What is known before anything is computed.
 
     Attributes:
@@ -134,6 +152,7 @@ class _Layout:
         params: a sharding for each parameter, nested.
         replicated: the sharding of what every device holds.
         optimizer: of the trainable parameters.
+        adversary: the discriminator, or None.
         create: random key → fresh state.
         abstract: shapes, types and shardings of the state.
     """
@@ -142,6 +161,7 @@ class _Layout:
     params: Params
     replicated: NamedSharding
     optimizer: Optimizer
+    adversary: Adversary | None
     create: Callable[[jax.Array], TrainState]
     abstract: TrainState
 
@@ -151,9 +171,8 @@ class _Layout:
         return jax.tree.map(lambda leaf: leaf.sharding, self.abstract)
 
 
-def _lay_out(
-    job: Job, system: System, at: str, devices: Sequence[Any] | None
-) -> _Layout:
+def lay_out(job: Job, system: System, at: str, devices: Sequence[Any] | None) -> Layout:
+    """Say where everything of a stage will live; the arguments are those of `run`."""
     mesh = make_mesh(job.mesh, devices)
     _check_rows(job, mesh, at)
     shapes = registry.abstract_params(system)
@@ -163,8 +182,16 @@ def _lay_out(
         job.optimizer, flatten(shapes), job.train.steps, f"{at}.optimizer"
     )
 
+    adversary = check_adversary(job, system, at)
+
+    def keep(params: Params) -> Any:
+        kept: Any = optimizer.init(params)
+        if adversary is not None:
+            kept = {"model": kept, "adversary": adversary.init()}
+        return average.start(params, kept) if job.train.average else kept
+
     def create(key: jax.Array) -> TrainState:
-        return states.create(system.init_params, optimizer.init, key)
+        return states.create(system.init_params, keep, key)
 
     state = jax.eval_shape(create, jax.random.key(0))
     abstract = jax.tree.map(
@@ -172,11 +199,11 @@ def _lay_out(
         state,
         states.shardings(state, params, replicated),
     )
-    return _Layout(mesh, params, replicated, optimizer, create, abstract)
+    return Layout(mesh, params, replicated, optimizer, adversary, create, abstract)
 
 
-def _start(
-    job: Job, layout: _Layout, sources: Mapping[str, tuple[Path, str]]
+def start(
+    job: Job, layout: Layout, sources: Mapping[str, tuple[Path, str]]
 ) -> TrainState:
     """Return a fresh state with its parts of earlier stages."""
     # It runs once: on the CPU, optimising it takes far longer than running it.
@@ -192,29 +219,128 @@ def _start(
     return dataclasses.replace(state, params=params)
 
 
-def _compile(
-    job: Job, parts: Parts, layout: _Layout, state: TrainState
+def compile_step(
+    job: Job, parts: Parts, layout: Layout, state: TrainState
 ) -> loop.Program:
     """Compile the step for the shapes of the first batch."""
     began = time.monotonic()
+    own = rows.local_rows(job.train.batch, layout.mesh)
 
-    def place(batch: loop.HostBatch) -> Any:
-        return {
-            name: jax.make_array_from_process_local_data(sharding, batch[name])
-            for name, sharding in rules.batch_shardings(batch, layout.mesh).items()
-        }
+    def place(batch: loop.HostBatch) -> dict[str, jax.Array]:
+        return rows.place(batch, job.train.batch, own, layout.mesh)
 
-    update = make_update(parts.system.loss, layout.optimizer, job.train.microbatches)
-    step = jax.jit(
-        make_train_step(update, job.guard),
+    step = make_step(job, parts.system, layout)
+    batch = {k: x for k, x in next(parts.batches).items() if k != "record"}
+    companions = jax.device_put(dict(parts.companions), layout.replicated)
+    with jax.set_mesh(layout.mesh):
+        lowered = step.lower(state, place(batch), companions)
+        compiled = lowered.compile(compiler_options=compiler_options(job, layout))
+    log.info("compiled in %.1f s", time.monotonic() - began)
+    return loop.Program(
+        lambda state, batch: compiled(state, batch, companions),
+        place,
+        parts.pictures,
+        own.tolist(),
+    )
+
+
+def make_step(job: Job, system: System, layout: Layout) -> Any:
+    """Return the jitted step (state, batch, companions) → (state, metrics)."""
+
+    def train_step(state: TrainState, batch: Any, companions: Companions) -> Any:
+        update = make_step_update(
+            job, system, layout.optimizer, layout.adversary, companions
+        )
+        return make_train_step(update, job.guard)(state, batch)
+
+    return jax.jit(
+        train_step,
         donate_argnums=0,
         out_shardings=(layout.shardings, layout.replicated),
     )
-    batch = {k: x for k, x in next(parts.batches).items() if k != "record"}
-    with jax.set_mesh(layout.mesh):
-        compiled = step.lower(state, place(batch)).compile()
-    log.info("compiled in %.1f s", time.monotonic() - began)
-    return loop.Program(compiled, place, parts.pictures)
+
+
+def compiler_options(job: Job, layout: Layout) -> dict[str, Any] | None:
+    """Return the job's options for the compiler of its devices, None for others."""
+    is_tpu = layout.mesh.devices.flat[0].platform == "tpu"
+    return dict(job.tpu_options) if is_tpu and job.tpu_options else None
+
+
+def make_step_update(
+    job: Job,
+    system: System,
+    optimizer: Optimizer,
+    adversary: Adversary | None,
+    companions: Companions,
+) -> Update:
+    """Return the update of a job's step.
+
+    Args:
+        job: the stage's config.
+        system: the model.
+        optimizer: of its parameters.
+        adversary: the discriminator, or None.
+        companions: frozen networks; inside a jitted function, its arguments.
+    """
+    if adversary is not None and system.drawing is not None:
+        update = make_adversarial_update(
+            system.drawing, optimizer, adversary, companions
+        )
+    else:
+        loss = loss_of(system, companions)
+        update = make_update(loss, optimizer, job.train.microbatches)
+    if system.settle is not None:
+        update = settled(update, system.settle)
+    if job.train.average:
+        update = average.averaged(update, job.train.average)
+    return update
+
+
+def loss_of(system: System, companions: Companions) -> Loss:
+    """Return the loss of a system, given the frozen networks it consults."""
+    if not system.companions:
+        return system.loss
+    return functools.partial(system.loss, companions=companions)
+
+
+def check_adversary(job: Job, system: System, at: str) -> Adversary | None:
+    """Lay out a job's discriminator and check the frozen networks it names.
+
+    Args:
+        job: the stage's config.
+        system: the model.
+        at: dotted path of the config, for messages.
+
+    Raises:
+        ConfigError: a frozen network is not named or not wanted, or the discriminator
+            does not fit the system.
+    """
+    wanted = set(system.companions)
+    config = job.adversary
+    if config is not None and config.frozen:
+        wanted.add(BACKBONE)
+    for name in sorted(wanted - job.companions.keys()):
+        raise ConfigError(
+            f"{at}.companions: the training consults a frozen network {name!r}; name "
+            "its weights there, {'" + name + "': {'format': …, 'path': …}}."
+        )
+    for name in sorted(job.companions.keys() - wanted):
+        raise ConfigError(
+            f"{at}.companions.{name}: nothing consults it{nearest(name, wanted)}"
+        )
+    if config is None:
+        return None
+    if system.drawing is None:
+        raise ConfigError(
+            f"{at}.adversary: this {system.kind} draws nothing that could be judged; "
+            "remove it."
+        )
+    if job.train.microbatches > 1:
+        raise ConfigError(
+            f"{at}.train.microbatches: the adversary's weight is that of the whole "
+            "batch; set it to 1."
+        )
+    return make_adversary(config, job.train.steps, f"{at}.adversary")
 
 
 def _finish(job: Job, directory: Path, outcome: loop.Outcome, seconds: float) -> None:
@@ -224,13 +350,18 @@ def _finish(job: Job, directory: Path, outcome: loop.Outcome, seconds: float) ->
         "seconds": seconds,
         "metrics": dict(outcome.metrics),
     }
-    environment.write_json(directory / FINISHED, content)
+    if processes.is_first():
+        environment.write_json(directory / FINISHED, content)
+    processes.wait_for_all(f"the end of stage {job.name}")
     log.info("stage %s is complete after %.0f s", job.name, seconds)
 
 
 @contextmanager
 def _logged(directory: Path) -> Iterator[None]:
     """Keep a log in the stage's directory, with the traceback of a failure."""
+    if not processes.is_first():
+        yield
+        return
     with log_to_file(directory / "log.txt"):
         try:
             yield
@@ -244,8 +375,9 @@ def _describe(job: Job, parts: Parts, directory: Path, at: str) -> dict[str, Any
     model = {"kind": parts.system.kind, **plain(parts.system.config)}
     complete = dataclasses.replace(job, model=model, data=plain(parts.data))
     config, surroundings = plain(complete), environment.describe()
-    environment.write_json(directory / "config.json", config)
-    environment.write_json(directory / "environment.json", surroundings)
+    if processes.is_first():
+        environment.write_json(directory / "config.json", config)
+        environment.write_json(directory / "environment.json", surroundings)
     log.info("%s", render(complete, at))
     devices = surroundings["devices"]
     log.info(

@@ -106,6 +106,7 @@ def make_update(loss: Loss, rule: Optimizer, microbatches: int = 1) -> Update:
     by its `metrics['weight']` (1 if absent). Metrics are averaged as `weight_of` says,
     and gain `loss`, `learning_rate` and the gradient's norms.
     """
+    gradient = make_gradient(loss, rule, microbatches)
 
     def update(
         params: Params,
@@ -115,6 +116,21 @@ def make_update(loss: Loss, rule: Optimizer, microbatches: int = 1) -> Update:
         step: jax.Array,
     ) -> tuple[Params, Any, Metrics]:
         trainable, frozen = rule.split(params)
+        gradients, metrics = gradient(params, batch, key)
+        trainable, optimizer = rule.update(gradients, optimizer, trainable, step)
+        metrics |= {"learning_rate": rule.schedule(step)} | rule.norms(gradients)
+        return nest({**trainable, **frozen}), optimizer, metrics
+
+    return update
+
+
+def make_gradient(
+    loss: Loss, rule: Optimizer, microbatches: int = 1
+) -> Callable[[Params, Batch, jax.Array], tuple[Flat, Metrics]]:
+    """Return (params, batch, key) → the gradients of `make_update` and its metrics."""
+
+    def gradient(params: Params, batch: Batch, key: jax.Array) -> tuple[Flat, Metrics]:
+        trainable, frozen = rule.split(params)
 
         def evaluate(
             trainable: Flat, batch: Batch, key: jax.Array
@@ -122,14 +138,11 @@ def make_update(loss: Loss, rule: Optimizer, microbatches: int = 1) -> Update:
             value, metrics = loss(nest({**trainable, **frozen}), batch, key)
             return value, {**metrics, "loss": value}
 
-        gradients, metrics = _accumulate(
+        return _accumulate(
             jax.grad(evaluate, has_aux=True), trainable, batch, key, microbatches
         )
-        trainable, optimizer = rule.update(gradients, optimizer, trainable, step)
-        metrics |= {"learning_rate": rule.schedule(step)} | rule.norms(gradients)
-        return nest({**trainable, **frozen}), optimizer, metrics
 
-    return update
+    return gradient
 
 
 def weight_of(name: str, metrics: Mapping[str, Any]) -> str:

@@ -1,0 +1,140 @@
+"""Checkpoints on a host's own disk: newer ones are used, where they fit."""
+
+import gc
+import shutil
+from pathlib import Path
+
+import jax
+import miniature
+import numpy as np
+import pytest
+
+from unitoken_jax.train import checkpoint as checkpoints
+from unitoken_jax.train import state as states
+from unitoken_jax.train.checkpoint import CheckpointConfig, Checkpointer
+from unitoken_jax.train.guard import GuardConfig
+from unitoken_jax.train.local import LocalConfig
+from unitoken_jax.train.step import make_train_step, make_update
+
+# See test_checkpoint.py.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning"
+)
+
+OPTIMIZER = miniature.make_optimizer()
+STEP = jax.jit(
+    make_train_step(make_update(miniature.loss, OPTIMIZER), GuardConfig()),
+    donate_argnums=0,
+)
+
+
+def _mesh(shape: tuple[int, ...]) -> jax.sharding.Mesh:
+    axes = ("data", "fsdp")
+    types = (jax.sharding.AxisType.Auto,) * 2
+    devices = jax.devices()[: int(np.prod(shape))]
+    return jax.make_mesh(shape, axes, axis_types=types, devices=devices)
+
+
+def _abstract(mesh: jax.sharding.Mesh) -> states.TrainState:
+    """The state with its matrices divided over fsdp, the rest whole."""
+    rows = jax.sharding.NamedSharding(mesh, jax.P("fsdp"))
+    whole = jax.sharding.NamedSharding(mesh, jax.P())
+    fresh = miniature.make_state(OPTIMIZER)
+    places = states.shardings(fresh, jax.tree.map(lambda _: rows, fresh.params), whole)
+    return jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), fresh, places
+    )
+
+
+def _open(path: Path, **fields) -> Checkpointer:
+    local = LocalConfig(str(path / "fast"), every=1)
+    config = CheckpointConfig(**{"every": 1, "local": local, **fields})
+    return Checkpointer(path / "run" / "checkpoints", config)
+
+
+@pytest.fixture(autouse=True)
+def _collect():
+    yield
+    gc.collect()
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run that has saved step 2 for all and step 4 locally, and step 4's state."""
+    mesh = _mesh((2, 4))
+    places = jax.tree.map(lambda x: x.sharding, _abstract(mesh))
+    state = jax.device_put(miniature.make_state(OPTIMIZER), places)
+    with _open(tmp_path) as checkpointer:
+        for step in range(1, 5):
+            batch = jax.device_put(miniature.batch(step), places.step)
+            state, _ = STEP(state, batch)
+            if step == 2:
+                checkpointer.save(state, 2, {"name": "two"})
+            if step in (3, 4):
+                checkpointer.save_local(state, step, {"name": step})
+        expected = jax.tree.map(np.asarray, state.params)
+        STEP(state, batch)  # gives up the buffers that are being written
+    return tmp_path, expected
+
+
+def _fast(path: Path) -> Path:
+    (folder,) = (path / "fast").glob("unitoken-*/process-0-of-1")
+    return folder
+
+
+def test_the_newer_local_checkpoint_is_used(run) -> None:
+    path, expected = run
+    assert checkpoints.steps(path / "run" / "checkpoints") == [2]
+    assert [p.name for p in _fast(path).iterdir() if p.name.isdigit()] == ["4"]
+    with _open(path) as checkpointer:
+        restored = checkpointer.restore(_abstract(_mesh((2, 4))))
+    assert (restored.position, restored.meta) == (4, {"name": 4})
+    assert int(restored.state.step) == 4
+    jax.tree.map(np.testing.assert_array_equal, restored.state.params, expected)
+    kernel = restored.state.params["first"]["kernel"]
+    assert kernel.sharding.spec == jax.P("fsdp")
+    STEP(restored.state, miniature.batch(4))  # its key is one
+
+
+def test_on_another_mesh_the_shared_one_is_used(run, caplog) -> None:
+    path, _ = run
+    with _open(path) as checkpointer:
+        restored = checkpointer.restore(_abstract(_mesh((4, 2))))
+    assert (restored.position, restored.meta) == (2, {"name": "two"})
+    assert "it was saved on another mesh" in caplog.text
+
+
+def test_a_damaged_local_one_is_not_used(run, caplog) -> None:
+    path, _ = run
+    for file in (_fast(path) / "4" / "shards").rglob("*"):
+        if file.is_file():
+            file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    with _open(path) as checkpointer:
+        restored = checkpointer.restore(_abstract(_mesh((2, 4))))
+    assert restored.position == 2
+    assert "the checkpoint of step 4 on this host cannot be used" in caplog.text
+
+
+def test_a_new_run_in_the_same_place_knows_none_of_it(run) -> None:
+    path, _ = run
+    shutil.rmtree(path / "run")
+    with _open(path) as checkpointer:
+        assert checkpointer.restore(_abstract(_mesh((2, 4)))) is None
+
+
+def test_a_complete_run_leaves_nothing_behind(run) -> None:
+    path, _ = run
+    with _open(path) as checkpointer:
+        checkpointer.discard_local()
+    assert list((path / "fast").iterdir()) == []
+
+
+def test_multiples_are_kept_for_ever(tmp_path) -> None:
+    state = miniature.make_state(OPTIMIZER)
+    with _open(tmp_path, keep=1, keep_every=2) as checkpointer:
+        for step in range(1, 6):
+            state, _ = STEP(state, miniature.batch(step))
+            checkpointer.save(state, step, {})
+    assert checkpoints.steps(tmp_path / "run" / "checkpoints") == [2, 4, 5]
+    with pytest.raises(ValueError, match="keep_every must be a multiple of every"):
+        CheckpointConfig(every=2, keep_every=3)

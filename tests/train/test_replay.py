@@ -1,0 +1,115 @@
+"""A poisoned record is found by executing its step again."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import miniature
+import numpy as np
+import pytest
+
+from unitoken_jax.config import UserError
+from unitoken_jax.train import stage
+from unitoken_jax.train.replay import replay
+
+
+class Poisoned(miniature.Batches):
+    """One of sixteen records of every batch; some are poisoned in some field.
+
+    Row r of batch b is the record 16 b + r.
+    """
+
+    def __init__(self, poison: dict[int, tuple[str, float]]) -> None:
+        super().__init__()
+        self._records = poison
+
+    def __next__(self) -> dict[str, np.ndarray]:
+        first = 16 * self.position
+        made = super().__next__()
+        for record, (name, value) in self._records.items():
+            if first <= record < first + 16:
+                made[name][record - first, 0] = value
+        return made | {"record": np.arange(first, first + 16, dtype=np.int32)}
+
+
+def _job(**fields):
+    train = {"steps": 6, "batch": 16, "log_every": 1} | fields
+    return miniature.job(train=train, checkpoint={"every": 2, "keep": 9})
+
+
+def _parts(poison=None, system=None) -> stage.Parts:
+    return stage.Parts(system or miniature.system(), {}, Poisoned(poison or {}))
+
+
+def _train(tmp_path, poison=None, **fields) -> None:
+    stage.run(_job(**fields), _parts(poison), tmp_path)
+
+
+@pytest.mark.parametrize(("devices", "microbatches"), [(1, 1), (8, 2)])
+def test_a_record_that_is_not_a_number(tmp_path, devices, microbatches) -> None:
+    fields = {"microbatches": microbatches}
+    poison = {16 * 4 + 11: ("input", np.nan)}
+    _train(tmp_path, poison, **fields)
+    mine = jax.devices()[:devices]
+    found = replay(_job(**fields), _parts(poison), tmp_path, 5, devices=mine)
+    assert 0 < found.start <= 4
+    assert found.deviations == ()
+    assert found.origins["metrics/loss"].startswith(
+        "batch/input, float32[16, 16]: 1 of"
+    )
+    assert found.gradients == ["first/kernel", "second/kernel"]
+    assert found.rows == [11]
+    assert found.records == ["record-75"]
+    assert found.lines()[-1] == "to blame: row 11; records: record-75"
+    kept = json.loads((tmp_path / "replay-5.json").read_text())
+    assert kept["records"] == ["record-75"]
+    assert kept["sentences"] == found.lines()
+
+
+def test_a_record_that_overflows_names_the_operation(tmp_path) -> None:
+    poison = {16 * 2 + 3: ("output", 1e30), 16 * 2 + 9: ("output", -1e25)}
+    _train(tmp_path, poison)
+    found = replay(_job(), _parts(poison), tmp_path, 3)
+    cause = found.origins["metrics/loss"]
+    assert "(tests/train/miniature.py:" in cause
+    assert "is inf" in cause
+    assert found.rows == [3, 9]
+    assert found.records == ["record-35", "record-41"]
+
+
+def test_a_parameter_that_is_not_finite_is_named_and_no_record(tmp_path) -> None:
+    system = miniature.system()
+
+    def broken(key):
+        variables = system.init(key)
+        kernel = variables["params"]["still"]["kernel"]
+        value = kernel.value.at[0, 3].set(jnp.inf)
+        variables["params"]["still"]["kernel"] = kernel.replace(value=value)
+        return variables
+
+    changed = dataclasses.replace(system, init=broken)
+    found = replay(_job(), _parts(system=changed), tmp_path, 1)
+    assert found.start == 0
+    assert found.origins["metrics/loss"].startswith("parameters/still/kernel, float32")
+    assert found.rows == []
+
+
+def test_a_healthy_step_is_called_so(tmp_path) -> None:
+    _train(tmp_path)
+    found = replay(_job(), _parts(), tmp_path, 6)
+    rows = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert found.loss == pytest.approx(json.loads(rows[5])["loss"], rel=1e-6)
+    assert found.lines()[1:] == ["everything in this step is finite"]
+
+
+def test_other_data_than_the_run_had_is_noticed(tmp_path) -> None:
+    _train(tmp_path)
+    found = replay(_job(), _parts({70: ("input", 3.0)}), tmp_path, 5)
+    assert found.deviations[0].startswith("the input of step 5 on process 0 is not")
+    assert found.deviations[1].startswith("the loss of step 5 was")
+
+
+def test_a_step_beyond_the_end_is_refused(tmp_path) -> None:
+    with pytest.raises(UserError, match="has steps 1 to 6"):
+        replay(_job(), _parts(), tmp_path, 7)

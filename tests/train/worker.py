@@ -1,0 +1,55 @@
+"""One process of a run over the miniature network: python worker.py OPTIONS.
+
+OPTIONS is JSON: `coordinator`, `count`, `index`, `devices` of this process, `directory`
+of the stage, `delay` of every batch in seconds, and `fields` of the job.
+"""
+
+import json
+import sys
+import time
+from pathlib import Path
+
+import jax
+import miniature
+import numpy as np
+
+from unitoken_jax.parallel.mesh import make_mesh
+from unitoken_jax.parallel.rows import local_rows
+from unitoken_jax.train import processes, stage
+from unitoken_jax.train.console import log_to_console
+
+
+class Part(miniature.Batches):
+    """This process's rows of every batch."""
+
+    def __init__(self, rows: np.ndarray, delay: float) -> None:
+        super().__init__()
+        self._rows, self._delay = rows, delay
+
+    def __next__(self) -> dict[str, np.ndarray]:
+        time.sleep(self._delay)
+        whole = super().__next__()
+        record = whole.pop("record")
+        return {name: x[self._rows] for name, x in whole.items()} | {"record": record}
+
+
+def train(options: dict) -> None:
+    """Train the stage and print how it ended."""
+    job = miniature.job(**options["fields"])
+    rows = local_rows(job.train.batch, make_mesh(job.mesh))
+    batches = Part(rows, options["delay"])
+    parts = stage.Parts(miniature.system(), {"kind": "noise"}, batches)
+    outcome = stage.run(job, parts, Path(options["directory"]))
+    print(f"ended at {int(outcome.state.step)}: {outcome.preempted}")
+
+
+if __name__ == "__main__":
+    options = json.loads(sys.argv[1])
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_num_cpu_devices", options["devices"])
+    where = (options["coordinator"], options["count"], options["index"])
+    with (
+        processes.joined(*where),
+        log_to_console(warnings_only=not processes.is_first()),
+    ):
+        train(options)

@@ -1,0 +1,263 @@
+"""One step again: what was not finite in it first, and whose records those were.
+
+The nearest checkpoint before the step is restored and the steps between are taken once
+more, each compared with the flight recorder. Then the step's update is evaluated tensor
+by tensor (`nonfinite.py`), and halves of its batch find the rows that are to blame.
+"""
+
+import dataclasses
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from unitoken_jax.config import UserError
+from unitoken_jax.train import checkpoint, environment, flight, nonfinite, stage
+from unitoken_jax.train.job import Job
+from unitoken_jax.train.loop import HostBatch
+from unitoken_jax.train.state import TrainState
+from unitoken_jax.train.step import make_gradient
+
+log = logging.getLogger(__name__)
+
+_NAMED = 8  # rows to blame, before it is the whole batch
+_AGREES = 1e-3  # of a loss, relative: as another mesh or device rounds
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """What a replay found.
+
+    Attributes:
+        step: that was executed again.
+        start: step of the checkpoint it began from; 0 for the beginning.
+        deviations: where the replay differs from what the flight recorder holds.
+        loss: of the step.
+        origins: results of the step that are not finite (`metrics/loss`,
+            `parameters/…`) → the tensor in which that began, in a sentence.
+        gradients: paths of the parameters whose gradient is not finite.
+        rows: of the batch that are not finite by themselves.
+        records: their ids, or those of the whole batch if it is no single row.
+    """
+
+    step: int
+    start: int
+    deviations: Sequence[str]
+    loss: float
+    origins: Mapping[str, str]
+    gradients: Sequence[str]
+    rows: Sequence[int]
+    records: Sequence[str]
+
+    def lines(self) -> list[str]:
+        """Say it in sentences, the most important first."""
+        said = [f"step {self.step} from checkpoint {self.start}: loss {self.loss:.6g}"]
+        said += [f"differs from the record: {text}" for text in self.deviations]
+        if not self.origins:
+            return [*said, "everything in this step is finite"]
+        # What follows from one tensor is told once.
+        causes: dict[str, list[str]] = {}
+        for result, cause in self.origins.items():
+            causes.setdefault(cause, []).append(result)
+        for cause, results in causes.items():
+            shown = ", ".join(results[:3]) + (" …" if len(results) > 3 else "")
+            said.append(f"not finite first: {cause}; from there {shown}")
+        if self.gradients:
+            shown = ", ".join(self.gradients[:3])
+            said.append(
+                f"{len(self.gradients)} gradients are not finite, such as {shown}"
+            )
+        whose = f"row {', '.join(map(str, self.rows))}" if self.rows else "no row alone"
+        ids = ", ".join(self.records[:_NAMED]) or "unknown"
+        return [*said, f"to blame: {whose}; records: {ids}"]
+
+
+def replay(
+    job: Job,
+    parts: stage.Parts,
+    directory: Path,
+    step: int,
+    *,
+    at: str = "config",
+    sources: Mapping[str, tuple[Path, str]] | None = None,
+    devices: Sequence[Any] | None = None,
+) -> Finding:
+    """Execute a step again; nothing but `replay-STEP.json` is written.
+
+    Args:
+        job: the stage's config; its mesh may be another than the run's.
+        parts: what it is made of.
+        directory: of the stage.
+        step: counted from 1, as in the log.
+        at: dotted path of `job` in the config, for messages.
+        sources: see `stage.run`.
+        devices: see `stage.run`.
+
+    Raises:
+        UserError: the stage has no such step, or there are several processes.
+    """
+    if jax.process_count() > 1:
+        raise UserError("--replay runs in one process; its mesh may be another.")
+    if not 1 <= step <= job.train.steps:
+        raise UserError(
+            f"--replay={step}: the stage {job.name!r} has steps 1 to {job.train.steps}."
+        )
+    layout = stage.lay_out(job, parts.system, at, devices)
+    state, start = _restore(directory, layout, step - 1)
+    if state is None:
+        state = stage.start(job, layout, sources or {})
+    log.info("replaying step %d from step %d", step, start)
+    program = stage.compile_step(job, parts, layout, state)
+    recorded = flight.read(directory / "flight", range(start + 1, step + 1))
+    deviations: list[str] = []
+    parts.batches.position = start
+    for number in range(start + 1, step):
+        batch, _ = _next(parts)
+        deviations += _compare_input(number, batch, recorded.get(number, {}))
+        state, metrics = program.step(state, program.place(batch))
+        deviations += _compare_loss(number, metrics, recorded.get(number, {}))
+    batch, record = _next(parts)
+    deviations += _compare_input(step, batch, recorded.get(step, {}))
+    case = _Case(state, batch, record, program.place)
+    with jax.set_mesh(layout.mesh):
+        finding = _look(job, parts, layout, case)
+    deviations += _compare_loss(step, {"loss": finding.loss}, recorded.get(step, {}))
+    finding = dataclasses.replace(
+        finding, step=step, start=start, deviations=tuple(deviations)
+    )
+    environment.write_json(
+        directory / f"replay-{step}.json",
+        {"sentences": finding.lines(), **dataclasses.asdict(finding)},
+    )
+    return finding
+
+
+def _restore(
+    directory: Path, layout: stage.Layout, latest: int
+) -> tuple[TrainState | None, int]:
+    """Return the newest readable checkpoint up to a step; a run may be under way."""
+    folder = directory / "checkpoints"
+    for number in sorted(checkpoint.steps(folder), reverse=True):
+        if number > latest:
+            continue
+        checkpoint.check_shapes(folder / str(number), layout.abstract)
+        try:
+            restored = checkpoint.read(folder / str(number), layout.abstract)
+        except checkpoint.DAMAGE as error:
+            log.warning("checkpoint %d is damaged (%s)", number, error)
+            continue
+        return restored.state, restored.position
+    return None, 0
+
+
+def _next(parts: stage.Parts) -> tuple[HostBatch, np.ndarray | None]:
+    batch = dict(next(parts.batches))
+    return batch, batch.pop("record", None)
+
+
+def _compare_input(
+    step: int, batch: HostBatch, entries: Mapping[int, flight.Entry]
+) -> list[str]:
+    rows = len(next(iter(batch.values())))
+    return [
+        f"the input of step {step} on process {process} is not what it was; data, "
+        "config or code have changed"
+        for process, entry in entries.items()
+        if max(entry.rows, default=0) < rows
+        and flight.digest({k: x[list(entry.rows)] for k, x in batch.items()})
+        != entry.digest
+    ]
+
+
+def _compare_loss(
+    step: int, metrics: Mapping[str, Any], entries: Mapping[int, flight.Entry]
+) -> list[str]:
+    now = float(metrics["loss"])
+    before = [e.metrics["loss"] for e in entries.values() if "loss" in e.metrics][:1]
+    return [
+        f"the loss of step {step} was {loss:.6g}, here it is {now:.6g}"
+        for loss in before
+        if not np.isclose(loss, now, rtol=_AGREES, equal_nan=True)
+    ]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Case:
+    """A step that is about to be taken."""
+
+    state: TrainState
+    batch: HostBatch
+    record: np.ndarray | None
+    place: Callable[[HostBatch], Any]
+
+
+def _look(job: Job, parts: stage.Parts, layout: stage.Layout, case: _Case) -> Finding:
+    """Look into the update of one step."""
+    state, batch, record, place = case.state, case.batch, case.record, case.place
+    update = stage.make_step_update(
+        job, parts.system, layout.optimizer, layout.adversary, parts.companions
+    )
+    key = jax.random.fold_in(state.key, state.step)
+
+    def step(inputs: Mapping[str, Any]) -> dict[str, Any]:
+        params, kept, metrics = update(
+            inputs["parameters"], inputs["optimizer"], inputs["batch"], key, state.step
+        )
+        return {"metrics": metrics, "parameters": params, "optimizer": kept}
+
+    inputs = {"parameters": state.params, "optimizer": state.optimizer}
+    results, found = nonfinite.find(step, {**inputs, "batch": place(batch)})
+    rows: list[int] = []
+    gradients: list[str] = []
+    if found:
+        judge = jax.jit(
+            lambda inputs: [step(inputs)["metrics"][k] for k in ("loss", "grad_norm")]
+        )
+        size = len(next(iter(batch.values())))
+
+        def is_finite(rows: Sequence[int]) -> bool:
+            chosen = {k: x[np.resize(rows, size)] for k, x in batch.items()}
+            values = judge({**inputs, "batch": place(chosen)})
+            return all(bool(jnp.isfinite(value)) for value in values)
+
+        rows = _blame(is_finite, range(size))
+        if layout.adversary is None:
+            loss = stage.loss_of(parts.system, parts.companions)
+            gradient = make_gradient(loss, layout.optimizer, job.train.microbatches)
+            flat, _ = jax.jit(gradient)(state.params, place(batch), key)
+            gradients = [k for k, x in flat.items() if not bool(jnp.isfinite(x).all())]
+    if record is not None and rows and max(rows) < len(record):
+        record = record[rows]
+    return Finding(
+        step=0,
+        start=0,
+        deviations=(),
+        loss=float(results["metrics"]["loss"]),
+        origins={result: origin.sentence() for result, origin in found.items()},
+        gradients=gradients,
+        rows=rows,
+        records=[] if record is None else parts.batches.identify(record),
+    )
+
+
+def _blame(is_finite: Callable[[Sequence[int]], bool], rows: range) -> list[int]:
+    """Return the rows that are not finite by themselves, by halves.
+
+    Too many are no row's fault: then none are named.
+    """
+    to_blame: list[int] = []
+    open_parts = [rows]
+    while open_parts and len(to_blame) <= _NAMED:
+        part = open_parts.pop(0)
+        if is_finite(part):
+            continue
+        if len(part) == 1:
+            to_blame.append(part[0])
+        else:
+            middle = len(part) // 2
+            open_parts += [part[:middle], part[middle:]]
+    return sorted(to_blame) if len(to_blame) <= _NAMED else []
