@@ -1,0 +1,111 @@
+"""Whether an image tower still tells pictures apart, or its features have collapsed.
+
+The effective rank (Roy & Vetterli 2007) of the pictures' features is the exponential of
+the entropy of their singular values: 1 if all differ along one line only, at most the
+number of pictures or dimensions.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Iterable
+from itertools import islice
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from unitoken_jax.evaluate.batches import batches
+from unitoken_jax.evaluate.measure import Evaluation, Measure
+from unitoken_jax.generate.decode import Params
+from unitoken_jax.models.siglip import SiglipVision
+from unitoken_jax.ops import pixels
+
+
+@dataclasses.dataclass(frozen=True)
+class FeaturesConfig:
+    """What to measure.
+
+    Attributes:
+        stage: The training stage whose tower is measured; "" is the last UniToken.
+        pictures: At most how many held-out pictures.
+        batch: Pictures at once.
+    """
+
+    stage: str = ""
+    pictures: int = 256
+    batch: int = 32
+
+
+@functools.partial(jax.jit, static_argnames="model")
+def look(model: SiglipVision, params: Params, tiles: jax.Array) -> jax.Array:
+    """Features of pictures, averaged over their positions.
+
+    Args:
+        model: An image tower.
+        params: Its parameters.
+        tiles: uint8 [B, side, side, 3].
+
+    Returns:
+        float32 [B, D].
+    """
+    seen: Any = model.apply({"params": params}, pixels.normalise(tiles))
+    return seen["tokens"].mean(axis=1).astype(jnp.float32)
+
+
+def effective_rank(features: np.ndarray) -> float:
+    """Effective rank of centred features [N, D], between 1 and min(N - 1, D)."""
+    centred = features.astype(np.float64) - features.mean(axis=0, dtype=np.float64)
+    values = np.linalg.svd(centred, compute_uv=False)
+    total = values.sum()
+    if total == 0:
+        return 1.0
+    shares = values[values > 0] / total
+    return float(np.exp(-(shares * np.log(shares)).sum()))
+
+
+def similarity(features: np.ndarray) -> float:
+    """Mean cosine between the features [N, D] of two different pictures."""
+    norms = np.linalg.norm(features, axis=1, keepdims=True)
+    unit = features / np.maximum(norms, 1e-12)
+    count = len(unit)
+    whole = float(np.square(unit.sum(axis=0)).sum())
+    return (whole - float(np.square(unit).sum())) / (count * (count - 1))
+
+
+def evaluate(
+    model: SiglipVision,
+    params: Params,
+    tiles: Iterable[np.ndarray],
+    config: FeaturesConfig,
+) -> Evaluation:
+    """Measure an image tower on pictures it has not seen.
+
+    Args:
+        model: The tower.
+        params: Its parameters.
+        tiles: The whole view of each picture, uint8 [side, side, 3], at least two.
+        config: See `FeaturesConfig`.
+
+    Returns:
+        Measures `effective_rank` and `similarity`, without samples.
+    """
+    pictures = np.stack(list(islice(tiles, config.pictures)))
+    features = np.concatenate(
+        [
+            np.asarray(look(model, params, batch))[:count]
+            for batch, count in batches(pictures, config.batch)
+        ]
+    )
+    most = min(len(features) - 1, features.shape[1])
+    return Evaluation(
+        {
+            "effective_rank": Measure(
+                effective_rank(features), len(features), unit=f"of {most}"
+            ),
+            "similarity": Measure(
+                similarity(features), len(features), unit="mean cosine"
+            ),
+        },
+        {},
+    )
