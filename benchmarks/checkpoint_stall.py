@@ -1,6 +1,6 @@
 """How long a step waits for a checkpoint, against the bare copy to the host.
 
-python benchmarks/checkpoint_stall.py [--mib=512] [--saves=4]
+python -m benchmarks.checkpoint_stall [--mib=512] [--saves=4]
 
 A state of that size is trained by a step that takes about as long as writing it does
 not; every tenth step is saved. Printed are the median step, the longest step with a

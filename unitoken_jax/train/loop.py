@@ -274,6 +274,7 @@ def _draw(
     step: int,
 ) -> None:
     if program.pictures is not None:
+        batch = processes.of_first(batch)
         recorder.images(step, program.pictures(state.params, batch))
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from unitoken_jax.models.registry import System
 from unitoken_jax.ops import pixels
+from unitoken_jax.train import processes
 from unitoken_jax.train.state import Params
 
 _COLUMNS = 8
@@ -31,7 +32,7 @@ def reconstructions(
 
     def draw(params: Params, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         images = batch["image"][:_COLUMNS]  # uint8 [B, H, W, 3]
-        decoded = np.asarray(reconstruct(params, images))
+        decoded = processes.fetch(reconstruct(params, images))
         rows = [np.concatenate(list(row), axis=1) for row in (images, decoded)]
         return {"reconstructions": np.concatenate(rows, axis=0)}
 

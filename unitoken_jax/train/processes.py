@@ -8,7 +8,7 @@ that it cannot read) is agreed on here. With one process all of this does nothin
 import os
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import NoReturn
 
@@ -119,6 +119,20 @@ def wait_for_all(name: str) -> None:
     """Go on when every process has come here; `name` is the same for all."""
     with others_needed(name):
         multihost_utils.sync_global_devices(name)
+
+
+def of_first(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return the arrays that the first process has, of one shape; all must ask."""
+    if jax.process_count() == 1:
+        return dict(arrays)
+    return multihost_utils.broadcast_one_to_all(dict(arrays))
+
+
+def fetch(array: jax.Array) -> np.ndarray:
+    """Return the whole of an array, wherever its parts live; all must ask."""
+    if array.is_fully_addressable or array.is_fully_replicated:
+        return np.asarray(array)
+    return np.asarray(multihost_utils.process_allgather(array, tiled=True))
 
 
 class Poll:
