@@ -146,7 +146,7 @@ class Attention(nn.Module):
         output = constrain(output, *_GATHERED[0])
         init = self.out_init or self.kernel_init
         out = linear((x.shape[-1],), axes, kernel_init=init, name="out")
-        output = out(output)
+        output = checkpoint_name(out(output), "attention_out")
         return output, KeyValue(key, value)
 
 

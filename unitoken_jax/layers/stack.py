@@ -13,14 +13,17 @@ Remat = Literal["none", "full", "attention", "minimal", "dots", "offload"]
 
 - `none`: everything, nothing is computed twice;
 - `dots`: the results of all matrix products with weights;
-- `minimal`: queries, keys, values, the attention's output and the MLP's inner
-  products, by name: only norms, activations and the output projections run again;
+- `minimal`: queries, keys, values, attention before and after its output projection
+  and the MLP's inner products, by name: only norms and activations run again;
 - `offload`: as `minimal`, kept in host memory;
 - `attention`: the attention's output alone, the rest of the layer runs again;
 - `full`: nothing but the layer's input.
 """
 
-_NAMES = ("query", "key", "value", CONTEXT, "mlp_gate", "mlp_up")
+_NAMES = (
+    *("query", "key", "value", CONTEXT, "attention_out"),
+    *("mlp_gate", "mlp_up"),
+)
 
 
 def remat_policy(remat: Remat) -> Callable[..., Any]:

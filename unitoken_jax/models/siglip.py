@@ -26,6 +26,8 @@ from unitoken_jax.ops.masks import SegmentIds
 from unitoken_jax.ops.positions import resize_grid
 from unitoken_jax.parallel.rules import constrain
 
+_BLOCK = 1024  # of the splash backend: the 729 tokens of 384 pixels are one
+
 
 @dataclass(frozen=True)
 class SiglipVisionConfig:
@@ -353,6 +355,7 @@ def _attention(config: SiglipVisionConfig | SiglipTextConfig, name: str) -> Atte
         head_dim=config.hidden // config.heads,
         use_bias=True,
         backend=config.attention,
+        block=_BLOCK,
         dtype=config.dtype,
         name=name,
     )

@@ -77,7 +77,7 @@ def attention(
             else xla.
         layout: how the arrays are divided over the mesh in force; only splash
             needs it, the other backends are divided by the compiler.
-        block: splash's tile along both lengths, a multiple of 128.
+        block: most that splash's tile is along both lengths, a multiple of 128.
 
     Returns:
         [B, T, N, H] in query's type.
@@ -387,11 +387,15 @@ def _shards(mesh: jax.sharding.AbstractMesh, axes: MeshAxes) -> int:
 
 
 def _tiles(length: int, shards: int, block: int) -> tuple[int, int]:
-    """Block size and padded length of one axis that is divided over shards."""
-    per_shard = _round_up(-(-length // shards), _LANES)
-    if per_shard > block:
-        per_shard = _round_up(per_shard, block)
-    return min(per_shard, block), per_shard * shards
+    """Block size and padded length of one axis that is divided over shards.
+
+    Blocks are as few as `block` allows, and then as small as cover the length: 729
+    positions take two blocks of 384, not two of 512.
+    """
+    per_shard = -(-length // shards)
+    blocks = -(-per_shard // block)
+    tile = _round_up(-(-per_shard // blocks), _LANES)
+    return tile, tile * blocks * shards
 
 
 def _round_up(length: int, multiple: int) -> int:

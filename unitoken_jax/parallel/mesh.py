@@ -83,7 +83,7 @@ def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
     """
     devices = jax.devices() if devices is None else list(devices)
     sizes = config.sizes(len(devices))
-    if not hasattr(devices[0], "slice_index"):  # CPU and GPU: in order
+    if devices[0].platform != "tpu":
         grid = np.asarray(devices).reshape(sizes)
     elif sizes[0] > 1:
         grid = mesh_utils.create_hybrid_device_mesh(

@@ -1,0 +1,1 @@
+"""What a job would take on TPUs that are not there: python -m unitoken_jax.plan."""

@@ -1,0 +1,139 @@
+"""Plan: python -m unitoken_jax.plan --config FILE --topology v5p:4x4x4 [--slices N].
+
+Compiles the step of a stage for TPU chips that are not there, and says whether it fits,
+how long it takes and what bounds it. Any field of the config can be overridden, as in
+training. Needs libtpu: pip install -r requirements-plan.txt.
+"""
+
+import json
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+from absl import flags
+
+from data_pipelines.config import DataConfig
+from data_pipelines.shapes import batch_shapes
+from unitoken_jax import config as configs
+from unitoken_jax.config import ConfigError, UserError
+from unitoken_jax.models import registry
+from unitoken_jax.parallel import topology as topologies
+from unitoken_jax.plan import ahead, model_flops, report, search, selfcheck
+from unitoken_jax.train.console import log_to_console
+from unitoken_jax.train.job import Job, build_chain
+
+log = logging.getLogger("unitoken_jax.plan.main")
+
+_OWN = ("search", "json", "text", "limit", "axes")  # flags that trials do not get
+_LIMIT = 900
+
+
+def plan(job: Job, topology: topologies.Topology, text: Path | None = None) -> Any:
+    """Compile the step of a job and price it; see `report.assemble`.
+
+    Args:
+        job: the stage.
+        topology: to compile for.
+        text: where to keep the compiled program's text.
+
+    Raises:
+        UserError: whatever keeps the step from compiling, in a sentence.
+    """
+    at = f"config.stages.{job.name}"
+    if job.companions:
+        raise UserError(
+            f"{at}.companions: plan compiles no stage that consults frozen networks; "
+            "remove them and the losses that want them to plan the rest."
+        )
+    system = registry.build(job.model, f"{at}.model")
+    data = configs.build(DataConfig, job.data, f"{at}.data")
+    shapes = batch_shapes(data, job.train.batch)
+    compiled = ahead.compile_job(job, system, shapes, topology, at=at)
+    if text is not None:
+        text.write_text(compiled.text, encoding="utf-8")
+    items = {"rows" if data.kind == "sequences" else "pictures": job.train.batch}
+    if data.kind == "sequences":
+        items["tokens"] = job.train.batch * data.row_length
+    flops = model_flops.count(system, compiled.layout.optimizer, compiled.batch)
+    found = report.assemble(
+        compiled, topology, flops=flops, items=items, steps=job.train.steps
+    )
+    return {"name": job.name} | found
+
+
+def _stage(name: str | None) -> Job:
+    chain = build_chain(flags.FLAGS.config)
+    if name is None:
+        name = chain.order[-1]
+        if len(chain.order) > 1:
+            log.info("planning stage %s; --stage chooses another", name)
+    if name not in chain.stages:
+        raise ConfigError(
+            f"--stage={name}: the config has no such stage"
+            f"{configs.nearest(name, chain.stages)}"
+        )
+    return chain.stages[name]
+
+
+def _search(job: Job, topology: topologies.Topology, journal: Path) -> None:
+    arguments = [
+        each for each in sys.argv[1:] if each.lstrip("-").partition("=")[0] not in _OWN
+    ]
+    space = search.axes(job, topology)
+    if flags.FLAGS.axes:
+        space = {name: space[name] for name in _chosen(flags.FLAGS.axes, space)}
+    attempt = search.in_process(arguments, flags.FLAGS.limit)
+    trials = search.search(space, attempt, journal)
+    for trial in sorted(trials, key=lambda each: each.seconds):
+        log.info("%s", search.describe(trial))
+
+
+def _chosen(names: list[str], space: Any) -> list[str]:
+    for name in names:
+        if name not in space:
+            raise ConfigError(f"--axes: {name!r}{configs.nearest(name, space)}")
+    return names
+
+
+def main() -> None:
+    """Plan as the flags say."""
+    given = flags.FLAGS
+    with log_to_console():
+        if given.self_check:
+            for line in selfcheck.lines():
+                log.info("%s", line)
+            return
+        if given.config is None or given.topology is None:
+            raise ConfigError(
+                "plan needs --config=configs/FILE.py and --topology=v5p:4x4x4."
+            )
+        job = _stage(given.stage)
+        topology = topologies.parse(given.topology, given.slices)
+        if given.search:
+            _search(job, topology, Path(given.search))
+            return
+        found = plan(job, topology, Path(given.text) if given.text else None)
+        log.info("%s", report.render(found))
+        if given.json:
+            output = Path(given.json)
+            partial = output.with_name(output.name + ".partial")
+            partial.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+            os.replace(partial, output)
+
+
+if __name__ == "__main__":
+    jax.config.update("jax_platforms", "cpu")
+    configs.define_flag(required=False)
+    flags.DEFINE_string("topology", None, "Chips of a slice, such as v5p:4x4x4.")
+    flags.DEFINE_integer("slices", 1, "Slices that a data-centre network connects.")
+    flags.DEFINE_string("stage", None, "Stage of a chain; its last one by default.")
+    flags.DEFINE_string("json", None, "Write the plan here as well.")
+    flags.DEFINE_string("text", None, "Write the compiled program's text here.")
+    flags.DEFINE_string("search", None, "Search; the journal of its trials is here.")
+    flags.DEFINE_list("axes", None, "Search along these axes only.")
+    flags.DEFINE_float("limit", _LIMIT, "Seconds that a trial of a search may take.")
+    flags.DEFINE_bool("self_check", False, "Price plain matrix products of each chip.")
+    configs.run(main)

@@ -1,0 +1,225 @@
+"""The step that training runs, compiled for chips that are not there."""
+
+import os
+import re
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import NamedSharding
+
+from unitoken_jax.config import UserError
+from unitoken_jax.models.registry import System
+from unitoken_jax.parallel import rules
+from unitoken_jax.parallel.topology import Topology, devices
+from unitoken_jax.train import stage
+from unitoken_jax.train.job import Job
+
+Shapes = Mapping[str, tuple[tuple[int, ...], Any]]
+
+_EXCEEDS = re.compile(r"Used ([\d.]+[KMG]) of ([\d.]+[KMG]) hbm")
+_SIZES = {"K": 2**10, "M": 2**20, "G": 2**30}
+_SPOKEN = re.compile(r"[Ii]nvoluntary full rematerialization.*")
+
+
+class CompileError(UserError):
+    """The compiler refuses the step; the message says why."""
+
+
+class TooLargeError(CompileError):
+    """The step does not fit the memory of a chip.
+
+    Attributes:
+        needed: bytes it would take, None if the compiler does not say.
+    """
+
+    def __init__(self, message: str, needed: float | None) -> None:
+        """Keeps the size."""
+        super().__init__(message)
+        self.needed = needed
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of HBM on one chip.
+
+    Attributes:
+        parameters: masters, trained and frozen.
+        optimizer: moments and the like.
+        batch: the rows of the step.
+        temporary: what the step needs besides: activations, gathered weights.
+        code: the program.
+        peak: the most that is in use at once, of everything; 0 if not known.
+        host: bytes that wait in host memory.
+    """
+
+    parameters: float
+    optimizer: float
+    batch: float
+    temporary: float
+    code: float
+    peak: float
+    host: float
+
+    @property
+    def needed(self) -> float:
+        """What must be there: the peak, with the program."""
+        return self.peak + self.code
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A step, compiled.
+
+    Attributes:
+        text: its scheduled HLO.
+        memory: what it takes.
+        mesh: sizes of the mesh's axes.
+        layout: where everything lives.
+        batch: shapes and shardings of a batch.
+        lower_seconds: to trace and lower it.
+        compile_seconds: to compile it.
+        peak_rss: bytes of host memory that this process has needed so far.
+        warnings: what the compiler said about resharding.
+    """
+
+    text: str
+    memory: Memory
+    mesh: Mapping[str, int]
+    layout: stage.Layout
+    batch: Mapping[str, jax.ShapeDtypeStruct]
+    lower_seconds: float
+    compile_seconds: float
+    peak_rss: float
+    warnings: tuple[str, ...] = field(default=())
+
+
+def compile_job(
+    job: Job,
+    system: System,
+    shapes: Shapes,
+    topology: Topology,
+    *,
+    at: str = "config",
+    companions: Mapping[str, Any] | None = None,
+) -> Compiled:
+    """Compiles the train step of a stage; nothing is computed, no data is needed.
+
+    Args:
+        job: the stage's config; its `tpu_options` are the compiler's.
+        system: its model.
+        shapes: (shape, type) of every array of a batch.
+        topology: to compile for.
+        at: dotted path of the config, for messages.
+        companions: frozen networks with abstract parameters.
+
+    Raises:
+        TooLargeError: the step does not fit the chips.
+        CompileError: the compiler refuses it otherwise.
+        UserError: mesh, batch or axes do not fit.
+    """
+    layout = stage.lay_out(job, system, at, devices(topology))
+    abstract = {
+        name: jax.ShapeDtypeStruct(shape, dtype)
+        for name, (shape, dtype) in shapes.items()
+    }
+    places = rules.batch_shardings(abstract, layout.mesh)
+    batch = {
+        name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=places[name])
+        for name, x in abstract.items()
+    }
+    networks = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=layout.replicated),
+        dict(companions or {}),
+    )
+    step = stage.make_step(job, system, layout)
+    began = time.monotonic()
+    with jax.set_mesh(layout.mesh):
+        lowered = step.lower(layout.abstract, batch, networks)
+        middle = time.monotonic()
+        with _listening() as heard:
+            try:
+                compiled = lowered.compile(
+                    compiler_options=stage.compiler_options(job, layout)
+                )
+            except jax.errors.JaxRuntimeError as error:
+                raise _refusal(str(error), topology) from error
+    done = time.monotonic()
+    return Compiled(
+        text=compiled.as_text() or "",
+        memory=_memory(compiled.memory_analysis(), layout, batch),
+        mesh=dict(layout.mesh.shape),
+        layout=layout,
+        batch=batch,
+        lower_seconds=middle - began,
+        compile_seconds=done - middle,
+        peak_rss=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0,
+        warnings=tuple(dict.fromkeys(_SPOKEN.findall("".join(heard)))),
+    )
+
+
+def shard_bytes(leaf: Any) -> float:
+    """Bytes of one chip's part of an array with a sharding."""
+    if not isinstance(leaf.sharding, NamedSharding):
+        return float(np.prod(leaf.shape)) * _itemsize(leaf.dtype)
+    return float(np.prod(leaf.sharding.shard_shape(leaf.shape))) * _itemsize(leaf.dtype)
+
+
+def _itemsize(dtype: Any) -> int:
+    if jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key):
+        return 8
+    return np.dtype(dtype).itemsize
+
+
+def _memory(analysis: Any, layout: stage.Layout, batch: Mapping[str, Any]) -> Memory:
+    def total(tree: Any) -> float:
+        return sum(map(shard_bytes, jax.tree.leaves(tree)))
+
+    return Memory(
+        parameters=total(layout.abstract.params),
+        optimizer=total(layout.abstract.optimizer),
+        batch=total(batch),
+        temporary=float(analysis.temp_size_in_bytes),
+        code=float(analysis.generated_code_size_in_bytes),
+        peak=float(analysis.peak_memory_in_bytes),
+        host=float(analysis.host_temp_size_in_bytes),
+    )
+
+
+def _refusal(message: str, topology: Topology) -> CompileError:
+    first = message.strip().splitlines()[0]
+    if "RESOURCE_EXHAUSTED" not in message or "hbm" not in message.lower():
+        return CompileError(f"the compiler refuses the step: {first}")
+    match = _EXCEEDS.search(message)
+    needed = float(match[1][:-1]) * _SIZES[match[1][-1]] if match else None
+    size = "" if needed is None else f" of {needed / 2**30:.1f} GiB"
+    return TooLargeError(
+        f"the step{size} does not fit the {topology.chip.memory / 2**30:.0f} GiB of a "
+        f"{topology.chip.name} chip: use more microbatches, another remat policy or "
+        "more shards",
+        needed,
+    )
+
+
+@contextmanager
+def _listening() -> Iterator[list[str]]:
+    """Collect what the compiler writes to the error stream, which it does in C++."""
+    heard: list[str] = []
+    sys.stderr.flush()
+    before = os.dup(2)
+    with tempfile.TemporaryFile() as file:
+        os.dup2(file.fileno(), 2)
+        try:
+            yield heard
+        finally:
+            os.dup2(before, 2)
+            os.close(before)
+            file.seek(0)
+            heard.append(file.read().decode(errors="replace"))

@@ -1,0 +1,198 @@
+"""Communication of a compiled program: kind, bytes, mesh axes, seconds on the wire."""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from unitoken_jax.parallel.topology import Topology
+from unitoken_jax.plan.hlo import Array, Computation, Instruction, Program
+
+KINDS = (
+    "all-gather",
+    "all-reduce",
+    "reduce-scatter",
+    "all-to-all",
+    "ragged-all-to-all",
+    "collective-permute",
+    "collective-broadcast",
+)
+LATENCY = 2e-6  # seconds that a collective takes at least
+
+_COLORS = re.compile(r"colors:(\d+)")
+_MESH = re.compile(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}")
+_IOTA = re.compile(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?")
+_LISTS = re.compile(r"replica_groups=\{((?:\{[\d,]*\},?)*)\}")
+_PAIRS = re.compile(r"source_target_pairs=\{((?:\{\d+,\d+\},?)*)\}")
+
+
+@dataclass(frozen=True)
+class Collective:
+    """One communication between devices.
+
+    Attributes:
+        kind: of `KINDS`.
+        nbytes: of the whole array that is gathered, reduced or sent.
+        wire: bytes that a chip sends.
+        axes: mesh axes that the devices differ in, '' if nobody sends.
+        seconds: on the wire, without waiting.
+        network: whether it goes between slices.
+        dtype: of the largest array.
+    """
+
+    kind: str
+    nbytes: float
+    wire: float
+    axes: str
+    seconds: float
+    network: bool
+    dtype: str
+
+
+def kind_of(instruction: Instruction, program: Program) -> str | None:
+    """The kind of collective that an instruction runs or starts, or None."""
+    opcode = instruction.opcode
+    base = opcode.removesuffix("-start")
+    if base in KINDS:
+        return base
+    inner = inside(instruction, program)
+    return inner[1].opcode.removesuffix("-start") if inner else None
+
+
+def inside(
+    instruction: Instruction, program: Program
+) -> tuple[Computation, Instruction] | None:
+    """The collective that an async-start or a fusion carries, with its computation."""
+    if instruction.opcode not in ("async-start", "fusion"):
+        return None
+    name = instruction.called("calls")
+    computation = program.computations.get(name or "")
+    if computation is None:
+        return None
+    for each in computation.instructions:
+        if each.opcode.removesuffix("-start") in KINDS:
+            return computation, each
+        if each.opcode in ("fusion", "async-start"):
+            found = inside(each, program)
+            if found:
+                return found
+    return None
+
+
+def read(
+    computation: Computation,
+    instruction: Instruction,
+    mesh: Mapping[str, int],
+    topology: Topology,
+) -> Collective:
+    """What a collective moves, and how long.
+
+    Args:
+        computation: where it stands.
+        instruction: one whose opcode is of `KINDS`, or its start.
+        mesh: sizes of the axes, in order.
+        topology: of the slice.
+    """
+    kind = instruction.opcode.removesuffix("-start")
+    operands = [
+        array
+        for name in instruction.operands
+        if name in computation.by_name
+        for array in computation.by_name[name].results
+    ]
+    results = instruction.results
+    if instruction.opcode.endswith("-start"):  # the operands come first
+        results = results[len(operands) :] or results
+    taken, given = (sum(each.nbytes for each in group) for group in (operands, results))
+    members = groups(instruction, math.prod(mesh.values()))
+    size = len(members[0]) if members else 1
+    axes = differing(members, mesh)
+    share = (size - 1) / size if size > 1 else 0.0
+    nbytes = max(taken, given) if kind == "all-gather" else taken
+    wire = {
+        "all-gather": nbytes * share,
+        "reduce-scatter": nbytes * share,
+        "all-reduce": 2 * nbytes * share,
+        "all-to-all": nbytes * share,
+        "ragged-all-to-all": nbytes * share,
+    }.get(kind, nbytes)
+    network = "slice" in axes.split("+")
+    chip = topology.chip
+    if not axes:
+        seconds = 0.0
+    elif network:
+        # Of what crosses, hierarchical algorithms send one share a slice.
+        seconds = wire / max(1, size // topology.slices) / chip.network_bandwidth
+    else:
+        seconds = wire / (links(instruction, topology) * chip.link_bandwidth)
+    return Collective(
+        kind,
+        nbytes,
+        wire,
+        axes,
+        seconds + (LATENCY if axes else 0.0),
+        network,
+        max(operands, key=lambda each: each.nbytes).dtype if operands else "",
+    )
+
+
+def links(instruction: Instruction, topology: Topology) -> int:
+    """Links that libtpu's strategy keeps busy in every chip."""
+    most = 2 * sum(size > 1 for size in topology.shape) or 1
+    if "collective-permute" in instruction.opcode:
+        return 1
+    colors = _COLORS.search(instruction.attributes)
+    if colors is None:
+        return most
+    each = 1 if "UniDirection" in instruction.attributes else 2
+    return max(1, min(most, each * int(colors[1])))
+
+
+def groups(instruction: Instruction, devices: int) -> list[list[int]]:
+    """Numbers of the devices that talk to each other, group by group."""
+    attributes = instruction.attributes
+    if match := _MESH.search(attributes):
+        sizes = [int(part.split("=")[1]) for part in match[1].split(",")]
+        names = [part.split("=")[0].strip().strip("'") for part in match[1].split(",")]
+        inner = [part.strip().strip("'") for part in match[2].split(",")]
+        grid = np.arange(math.prod(sizes)).reshape(sizes)
+        moved = [names.index(name) for name in inner]
+        kept = [axis for axis in range(len(sizes)) if axis not in moved]
+        count = math.prod(sizes[axis] for axis in moved)
+        return grid.transpose(*kept, *moved).reshape(-1, count).tolist()
+    if match := _IOTA.search(attributes):
+        shape, base = (
+            [int(size) for size in match[place].split(",")] for place in (1, 2)
+        )
+        grid = np.arange(math.prod(base)).reshape(base)
+        if match[3]:
+            grid = grid.transpose([int(axis) for axis in match[3].split(",")])
+        return grid.reshape(shape).tolist()
+    if (match := _PAIRS.search(attributes)) or (match := _LISTS.search(attributes)):
+        found = [
+            [int(each) for each in part.split(",")]
+            for part in re.findall(r"\{([\d,]+)\}", match[1])
+        ]
+        if found:
+            return found
+    return [list(range(devices))]
+
+
+def differing(members: Sequence[Sequence[int]], mesh: Mapping[str, int]) -> str:
+    """Names of the mesh axes along which devices of a group differ, '+' between."""
+    sizes = tuple(mesh.values())
+    total = math.prod(sizes)
+    places = np.stack(np.unravel_index(np.arange(total), sizes))  # [axes, devices]
+    differ = np.zeros(len(sizes), bool)
+    for group in members:
+        inside_mesh = [device for device in group if device < total]
+        here = places[:, inside_mesh]
+        differ |= (here != here[:, :1]).any(1)
+    return "+".join(name for name, found in zip(mesh, differ, strict=True) if found)
+
+
+def largest(arrays: Sequence[Array]) -> float:
+    """Bytes of the largest of some arrays."""
+    return max((array.nbytes for array in arrays), default=0.0)

@@ -1,0 +1,232 @@
+"""A plan as plain values, and as a page of text."""
+
+import importlib.metadata
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from unitoken_jax.parallel.topology import Topology
+from unitoken_jax.plan import cost as costs
+from unitoken_jax.plan import hlo, lint, model_flops
+from unitoken_jax.plan.ahead import Compiled
+
+Plan = dict[str, Any]
+GIB = 2**30
+READINGS = {
+    "compiled": "as compiled",
+    "capped": "roofline-capped",
+    "floor": "floor",
+    "calibrated": f"calibrated (±{costs.ERROR:.0%})",
+}
+_TOP = 12
+
+
+def assemble(
+    compiled: Compiled,
+    topology: Topology,
+    *,
+    flops: float,
+    items: Mapping[str, int],
+    steps: int,
+) -> Plan:
+    """Prices a compiled step.
+
+    Args:
+        compiled: the step.
+        topology: what it was compiled for.
+        flops: of the model, of one step on all chips.
+        items: what a step consumes, 'tokens' → how many on all chips.
+        steps: of the whole stage.
+
+    Returns:
+        Values that JSON can hold.
+    """
+    program = hlo.parse(compiled.text)
+    cost = costs.price(program, compiled.mesh, topology)
+    chip = topology.chip
+    seconds = {name: getattr(cost, name) for name in READINGS}
+    per_chip = flops / topology.chips
+    memory = compiled.memory
+    wire = {False: 0.0, True: 0.0}
+    for (_, _, network), traffic in cost.collectives.items():
+        wire[network] += traffic.seconds
+    limits = {
+        "matrix units": cost.flops / chip.peak,
+        "HBM": cost.memory_bytes / chip.memory_bandwidth,
+        "interconnect": wire[False],
+        "network": wire[True],
+    }
+    return {
+        "topology": topology.name,
+        "slices": topology.slices,
+        "chips": topology.chips,
+        "mesh": dict(compiled.mesh),
+        "memory": {
+            "parameters": memory.parameters,
+            "optimizer": memory.optimizer,
+            "batch": memory.batch,
+            "temporary": memory.temporary,
+            "code": memory.code,
+            "peak": memory.peak,
+            "host": memory.host,
+            "capacity": chip.memory,
+            "fits": memory.needed <= chip.memory,
+        },
+        "seconds": seconds,
+        "mfu": {
+            name: per_chip / chip.peak / value if value else 0.0
+            for name, value in seconds.items()
+        },
+        "flops": {"model": per_chip, "executed": cost.flops},
+        "parts": {
+            "matmul": cost.matmul,
+            "kernels": cost.kernels,
+            "vector": cost.vector,
+            "exposed": cost.exposed,
+        },
+        "limits": limits,
+        "bound": max(limits, key=lambda name: limits[name]),
+        "unpriced": dict(cost.unpriced),
+        "collectives": [
+            {
+                "kind": kind,
+                "axes": axes,
+                "network": "DCN" if network else "ICI",
+                "count": traffic.count,
+                "bytes": traffic.nbytes,
+                "wire": traffic.wire,
+                "seconds": traffic.seconds,
+                "exposed": traffic.exposed,
+            }
+            for (kind, axes, network), traffic in sorted(
+                cost.collectives.items(), key=lambda each: -each[1].wire
+            )
+        ],
+        "items": {
+            name: {
+                "step": count,
+                "per_second_and_chip": count / topology.chips / seconds["calibrated"]
+                if seconds["calibrated"]
+                else 0.0,
+            }
+            for name, count in items.items()
+        },
+        "steps": steps,
+        "hours": steps * seconds["calibrated"] / 3600,
+        "chip_hours": steps * seconds["calibrated"] / 3600 * topology.chips,
+        "lint": [
+            {"check": each.check, "message": each.message}
+            for each in lint.check(compiled, program, topology)
+        ],
+        "top": [
+            {"seconds": value, "name": name, "origin": origin}
+            for name, (value, origin) in sorted(
+                cost.top.items(), key=lambda each: -each[1][0]
+            )[:_TOP]
+        ],
+        "compile": {
+            "lower_seconds": compiled.lower_seconds,
+            "compile_seconds": compiled.compile_seconds,
+            "peak_rss": compiled.peak_rss,
+        },
+        "versions": {
+            name: importlib.metadata.version(name)
+            for name in ("jax", "jaxlib", "libtpu", "flax")
+        },
+    }
+
+
+def render(plan: Plan) -> str:
+    """A plan as text."""
+    memory, seconds, mfu = plan["memory"], plan["seconds"], plan["mfu"]
+    mesh = " ".join(f"{k}={v}" for k, v in plan["mesh"].items() if v > 1) or "one chip"
+    slices = f" x {plan['slices']} slices" if plan["slices"] > 1 else ""
+    free = (memory["capacity"] - memory["peak"] - memory["code"]) / GIB
+    lines = [
+        f"{plan.get('name', 'step')} on {plan['topology']}{slices}: "
+        f"{plan['chips']} chips, {mesh}",
+        f"compiled in {plan['compile']['compile_seconds']:.0f} s with "
+        f"{plan['compile']['peak_rss'] / GIB:.1f} GiB of host memory",
+        "",
+        "HBM of a chip, GiB",
+        *_table(
+            [name, f"{memory[name] / GIB:.2f}"]
+            for name in (
+                *("parameters", "optimizer", "batch", "temporary", "code", "peak"),
+                "host",
+            )
+        ),
+        f"  fits: {'yes' if memory['fits'] else 'NO'}, {free:.1f} of "
+        f"{memory['capacity'] / GIB:.0f} GiB free",
+        "",
+        "Step",
+        *_table(
+            [["reading", "seconds", "MFU"]]
+            + [
+                [label, f"{seconds[name]:.3f}", f"{mfu[name]:.1%}"]
+                for name, label in READINGS.items()
+            ]
+        ),
+        f"  {model_flops.FORMULA}",
+        f"  {plan['flops']['model'] / 1e12:.1f} TFLOP of the model a chip, "
+        f"{plan['flops']['executed'] / 1e12:.1f} executed",
+        "  of the capped reading: "
+        + ", ".join(f"{name} {value:.3f} s" for name, value in plan["parts"].items()),
+        "  alone: "
+        + ", ".join(f"{name} {value:.3f} s" for name, value in plan["limits"].items())
+        + f"; {plan['bound']} bound the step",
+    ]
+    for name, count in plan["unpriced"].items():
+        lines.append(f"  NOT PRICED: kernel {name}, {count:.0f} times a step")
+    lines += ["", "Communication of a chip and step"]
+    lines += _table(
+        [["kind", "mesh axes", "over", "count", "GB", "ms", "ms exposed"]]
+        + [
+            [
+                each["kind"],
+                each["axes"] or "-",
+                each["network"],
+                f"{each['count']:.0f}",
+                f"{each['bytes'] / 1e9:.2f}",
+                f"{each['seconds'] * 1e3:.1f}",
+                f"{each['exposed'] * 1e3:.1f}",
+            ]
+            for each in plan["collectives"]
+        ]
+    )
+    lines += ["", "Training (calibrated reading)"]
+    lines += [
+        f"  {each['per_second_and_chip']:.1f} {name}/s/chip"
+        for name, each in plan["items"].items()
+    ]
+    lines += [
+        f"  {plan['steps']} steps: {plan['hours']:.1f} hours, "
+        f"{plan['chip_hours']:.0f} chip-hours",
+        "",
+        "Dearest instructions (capped)",
+        *_table(
+            [f"{each['seconds'] * 1e3:.1f} ms", each["name"], _short(each["origin"])]
+            for each in plan["top"]
+        ),
+        "",
+        f"Lint: {len(plan['lint'])} finding(s)",
+        *(f"  {each['check']}: {each['message']}" for each in plan["lint"]),
+    ]
+    return "\n".join(lines)
+
+
+def _short(origin: str) -> str:
+    parts = [part for part in origin.split("/") if part not in ("while", "body")]
+    return "/".join(parts[-4:])
+
+
+def _table(rows: Iterable[Sequence[str]]) -> list[str]:
+    rows = list(rows)
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  "
+        + "  ".join(
+            cell.ljust(width) if number == 0 else cell.rjust(width)
+            for number, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]

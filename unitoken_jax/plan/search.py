@@ -1,0 +1,192 @@
+"""The fastest setting that fits: one axis after the other, each trial compiled.
+
+Trials run in processes of their own (a compiler that aborts ends one trial) and are
+written down one a line, so that a search that was interrupted goes on where it was.
+"""
+
+import json
+import logging
+import math
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from unitoken_jax.parallel.topology import Topology
+from unitoken_jax.train.job import Job
+
+log = logging.getLogger(__name__)
+
+Setting = Mapping[str, Any]
+"""Field of the job ('train.microbatches') → value."""
+
+REMAT = ("full", "attention", "minimal", "dots")
+BLOCKS = (512, 1024, 2048)
+MICROBATCHES = (1, 2, 4)
+OPTIONS: tuple[Setting, ...] = (
+    {},
+    {"tpu_options.xla_tpu_scoped_vmem_limit_kib": 32768},
+    {"tpu_options.xla_tpu_scoped_vmem_limit_kib": 65536},
+)
+_SHARDS = (1, 2, 4, 8)  # of the tensor or the sequence axis
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One setting, compiled or refused.
+
+    Attributes:
+        setting: what differs from the config.
+        seconds: the capped reading; infinite if it does not fit.
+        peak: bytes of HBM, 0 if not known.
+        fault: why there is no time.
+    """
+
+    setting: Setting
+    seconds: float
+    peak: float = 0.0
+    fault: str = ""
+
+
+def axes(job: Job, topology: Topology) -> dict[str, list[Setting]]:
+    """What a search varies: axis → settings to try."""
+    space: dict[str, list[Setting]] = {"mesh": list(_meshes(job, topology))}
+    for part in ("decoder", "vision"):
+        node = job.model.get(part)
+        if isinstance(node, Mapping):
+            space[f"remat of the {part}"] = [
+                {f"model.{part}.remat": name} for name in REMAT
+            ]
+    space["microbatches"] = [
+        {"train.microbatches": count}
+        for count in MICROBATCHES
+        if job.train.batch % count == 0
+    ]
+    if isinstance(job.model.get("decoder"), Mapping):
+        space["attention block"] = [
+            {"model.decoder.attention_block": block} for block in BLOCKS
+        ]
+    space["compiler options"] = list(OPTIONS)
+    return space
+
+
+def _meshes(job: Job, topology: Topology) -> Iterator[Setting]:
+    chips = topology.chips // topology.slices
+    rows = job.train.batch // job.train.microbatches
+    for axis in ("tensor", "sequence"):
+        for shards in _SHARDS:
+            if axis == "sequence" and shards == 1:
+                continue
+            fsdp = chips // shards
+            if chips % shards or rows % (fsdp * topology.slices):
+                continue
+            sizes = {"slice": topology.slices, "data": 1, "fsdp": fsdp}
+            sizes |= {"tensor": 1, "sequence": 1} | {axis: shards}
+            yield {f"mesh.{name}": size for name, size in sizes.items()}
+
+
+def search(
+    space: Mapping[str, Sequence[Setting]],
+    attempt: Callable[[Setting], Trial],
+    journal: Path,
+) -> list[Trial]:
+    """Tries the settings of one axis after the other, keeping the best of each.
+
+    Args:
+        space: of `axes`.
+        attempt: compiles a setting.
+        journal: JSON lines of the trials so far; read if it exists, then appended to.
+
+    Returns:
+        All trials, in order; the best is that of the least seconds.
+    """
+    done = {_key(trial.setting): trial for trial in read(journal)}
+    trials: list[Trial] = []
+    best: dict[str, Any] = {}
+    for axis, settings in space.items():
+        here: list[Trial] = []
+        for setting in settings:
+            merged = {**best, **setting}
+            if _key(merged) not in done:
+                trial = attempt(merged)
+                done[_key(merged)] = trial
+                journal.parent.mkdir(parents=True, exist_ok=True)
+                with journal.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(_plain(trial)) + "\n")
+            here.append(done[_key(merged)])
+            log.info("%s: %s", axis, describe(here[-1]))
+        fastest = min(here, key=lambda trial: trial.seconds, default=None)
+        if fastest is not None and math.isfinite(fastest.seconds):
+            best = dict(fastest.setting)
+        trials += [trial for trial in here if trial not in trials]
+    return trials
+
+
+def in_process(arguments: Sequence[str], timeout: float) -> Callable[[Setting], Trial]:
+    """Returns what compiles a setting by this program's own command line.
+
+    Args:
+        arguments: of the command, without those of the search.
+        timeout: seconds after which a trial is given up.
+    """
+
+    def attempt(setting: Setting) -> Trial:
+        with tempfile.TemporaryDirectory() as directory:
+            output = Path(directory) / "plan.json"
+            flags = [f"--config.{name}={value}" for name, value in setting.items()]
+            command = [sys.executable, "-m", "unitoken_jax.plan", *arguments]
+            try:
+                ended = subprocess.run(
+                    [*command, *flags, f"--json={output}"],
+                    capture_output=True,
+                    text=True,
+                    timeout=timeout,
+                    check=False,
+                )
+            except subprocess.TimeoutExpired:
+                return Trial(setting, math.inf, fault=f"not within {timeout:.0f} s")
+            if not output.exists():
+                lines = ended.stderr.strip().splitlines() or ["no message"]
+                return Trial(setting, math.inf, fault=lines[-1][:300])
+            plan = json.loads(output.read_text())
+        memory = plan["memory"]
+        if not memory["fits"]:
+            return Trial(setting, math.inf, memory["peak"], "does not fit")
+        return Trial(setting, plan["seconds"]["capped"], memory["peak"])
+
+    return attempt
+
+
+def read(journal: Path) -> list[Trial]:
+    """Reads the trials of an earlier search; none if there is no file."""
+    if not journal.exists():
+        return []
+    trials = []
+    for line in journal.read_text(encoding="utf-8").splitlines():
+        fields = json.loads(line)
+        seconds = math.inf if fields["seconds"] is None else fields["seconds"]
+        trials.append(Trial(**{**fields, "seconds": seconds}))
+    return trials
+
+
+def describe(trial: Trial) -> str:
+    """One line of the table of what was tried."""
+    fields = " ".join(f"{k.rpartition('.')[2]}={v}" for k, v in trial.setting.items())
+    if not math.isfinite(trial.seconds):
+        return f"{fields or 'as configured'}: {trial.fault}"
+    return (
+        f"{fields or 'as configured'}: {trial.seconds:.3f} s, "
+        f"{trial.peak / 2**30:.1f} GiB"
+    )
+
+
+def _plain(trial: Trial) -> dict[str, Any]:
+    seconds = trial.seconds if math.isfinite(trial.seconds) else None
+    return {**vars(trial), "setting": dict(trial.setting), "seconds": seconds}
+
+
+def _key(setting: Setting) -> str:
+    return json.dumps(dict(sorted(setting.items())))
