@@ -23,12 +23,17 @@ class AugmentConfig:
     Attributes:
         flip: probability of mirroring; never done when the text names a side.
         background: probability of a random plain background behind transparency.
+        crop: share of a picture's area, the least that a random crop keeps; it is
+            resized to the square, with sides of 3 : 4 to 4 : 3. 1 fits whole pictures.
     """
 
     flip: float = 0.0
     background: float = 0.0
+    crop: float = 1.0
 
     def __post_init__(self) -> None:
+        if not 0 < self.crop <= 1:
+            raise ValueError(f"crop must be in (0, 1], not {self.crop}")
         _check_probability("flip", self.flip)
         _check_probability("background", self.background)
 

@@ -108,6 +108,45 @@ def fit(
     )
 
 
+def cover(picture: Image.Image, size: int) -> Image.Image:
+    """Scales an RGBA copy down until its shorter side is `size` pixels; never up."""
+    scale = size / min(picture.size)
+    rgba = picture.convert("RGBA")
+    if scale >= 1:
+        return rgba
+    width, height = (max(1, round(side * scale)) for side in picture.size)
+    return rgba.resize((width, height), Image.Resampling.BICUBIC)
+
+
+def random_crop(
+    picture: Image.Image, size: int, least: float, rng: np.random.Generator
+) -> Image.Image:
+    """Cuts out a random part and resizes it to a square, as torchvision does.
+
+    Args:
+        picture: any picture.
+        size: side of the result in pixels.
+        least: share of the area, the least that is kept.
+        rng: gives share, ratio of the sides (3 : 4 to 4 : 3, even in its logarithm)
+            and place.
+    """
+    for _ in range(10):
+        area = picture.width * picture.height * rng.uniform(least, 1.0)
+        ratio = np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3)))
+        width, height = round((area * ratio) ** 0.5), round((area / ratio) ** 0.5)
+        if 0 < width <= picture.width and 0 < height <= picture.height:
+            left = int(rng.integers(picture.width - width + 1))
+            upper = int(rng.integers(picture.height - height + 1))
+            break
+    else:  # a long picture: the middle, with the nearest ratio there is
+        ratio = min(max(picture.width / picture.height, 3 / 4), 4 / 3)
+        width = min(picture.width, round(picture.height * ratio))
+        height = min(picture.height, round(picture.width / ratio))
+        left, upper = (picture.width - width) // 2, (picture.height - height) // 2
+    box = (left, upper, left + width, upper + height)
+    return picture.resize((size, size), Image.Resampling.BICUBIC, box=box)
+
+
 def whiten(picture: Image.Image) -> Image.Image:
     """Blends over white as Chameleon does: in float64, truncated to uint8."""
     if picture.mode == "RGB":

@@ -283,7 +283,7 @@ def _pictures(
 
     def prepare(record: Record) -> pairs.Fitted:
         checked = pairs.require_caption(record) if with_text else record
-        return pairs.fit_record(checked, config.image_size)
+        return pairs.fit_record(checked, config.image_size, config.augment.crop)
 
     gallery = _gallery(split, prepare, config)
     if vocabulary is not None and with_text:

@@ -1,5 +1,6 @@
 """Elements of the kinds 'pictures' and 'pairs': one square picture, maybe a caption."""
 
+import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -34,13 +35,18 @@ class Fitted:
         return 4 * self.picture.width * self.picture.height
 
 
-def fit_record(record: Record, size: int) -> Fitted:
+def fit_record(record: Record, size: int, crop: float = 1.0) -> Fitted:
     """Decodes a record's picture and scales it to fit a square of `size` pixels.
+
+    With a random `crop` to come, that share of its area is to cover the square.
 
     Raises:
         PictureError: its bytes are no usable picture.
     """
     picture = images.decode(record["image"], f"record {record['id']!r}")
+    if crop < 1:
+        enough = math.ceil(size / crop**0.5)
+        return Fitted(images.cover(picture, enough), record["captions"])
     return Fitted(images.fit(picture, size), record["captions"])
 
 
@@ -53,7 +59,10 @@ def place(
     if augment.background and rng.random() < augment.background:
         red, green, blue = rng.integers(0, 256, 3).tolist()
         background = (red, green, blue)
-    image = images.to_square(fitted.picture, config.image_size, background)
+    picture = fitted.picture
+    if augment.crop < 1:
+        picture = images.random_crop(picture, config.image_size, augment.crop, rng)
+    image = images.to_square(picture, config.image_size, background)
     if augment.flip and rng.random() < augment.flip and not _SIDES.search(text):
         image = image[:, ::-1]
     return np.ascontiguousarray(image)

@@ -1,10 +1,12 @@
 """Pictures and pairs: what is drawn, and that augmentation keeps the text true."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import prepared
 import pytest
+from PIL import Image
 
 from data_pipelines import images, pairs
 from data_pipelines.config import AugmentConfig
@@ -75,3 +77,43 @@ def test_pairs_need_captions(record):
     record["captions"] = []
     with pytest.raises(RecordError, match="has no caption to pair it with"):
         pairs.require_caption(record)
+
+
+@pytest.mark.parametrize("shape", [(40, 40), (64, 30), (9, 120)])
+def test_random_crops_keep_their_share_and_fill_the_square(shape):
+    y, x = np.mgrid[: shape[1], : shape[0]]
+    ramp = np.stack([x, y, 0 * x], -1).astype(np.uint8)
+    picture = Image.fromarray(ramp).convert("RGBA")
+    for seed in range(20):
+        cut = np.asarray(images.random_crop(picture, 32, 0.64, rng(seed)))
+        assert cut.shape == (32, 32, 4)
+        spans = [np.ptp(cut[..., i].astype(float)) + 2 for i in (0, 1)]
+        if max(shape) < 2.5 * min(shape):
+            assert np.prod(spans) > 0.5 * np.prod(shape)
+            assert 0.6 < spans[0] / spans[1] < 1.6
+
+
+def test_a_crop_is_cut_from_a_picture_that_is_large_enough(record):
+    config = replace(prepared.PICTURES, augment=AugmentConfig(crop=0.5))
+    fitted = pairs.fit_record(record, 32, 0.5)
+    assert min(fitted.picture.size) >= min(46, *images.decode(record["image"], "").size)
+    placed = {pairs.place(fitted, config, rng(seed)).tobytes() for seed in range(3)}
+    assert len(placed) == 3
+    assert pairs.place(fitted, config, rng()).shape == (32, 32, 3)
+
+
+def test_captions_end_with_the_largest_id(vocabulary):
+    config = replace(prepared.PAIRS, text_length=5, text_end=True)
+    encode = pairs.caption_encoder(vocabulary, config)
+    short, long = encode("a"), encode("a red heart with a long name beside it")
+    assert short.max() == long[-1] == vocabulary.size
+    assert (short[np.argmax(short) + 1 :] == vocabulary.pad).all()
+    assert len(short) == len(long) == 5
+
+
+def test_captions_in_clip_ids():
+    path = Path(__file__).parents[1] / "golden" / "clip_merges.txt.gz"
+    config = replace(prepared.PAIRS, text_length=6, clip_tokenizer=str(path))
+    ids = pairs.caption_encoder(None, config)("a photo of a very long thing")
+    assert len(ids) == 6
+    assert ids[-1] == ids.max()
