@@ -42,14 +42,35 @@ class Stage:
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """A point's stages in order, and a digest of its whole config."""
+    """A point's config.
+
+    Attributes:
+        stages: in order.
+        digest: of the whole config.
+        finish: whether a complete run ends with its evaluation and report page.
+    """
 
     stages: tuple[Stage, ...]
     digest: str
+    finish: bool
 
 
 def read(file: str, fields: Sequence[str]) -> Experiment:
-    """Evaluate a config file with some fields set otherwise.
+    """Find the stages of a config file with some fields set otherwise.
+
+    Args:
+        file: see `evaluate`.
+        fields: likewise.
+
+    Raises:
+        ConfigError: as `evaluate`, or stages start from what does not come before them.
+    """
+    node = evaluate(file, fields)
+    return Experiment(_stages(node), _digest(node), node.get("finish", True))
+
+
+def evaluate(file: str, fields: Sequence[str]) -> dict[str, Any]:
+    """Return a config file's content with some fields set otherwise.
 
     Args:
         file: 'FILE.py' or 'FILE.py:WORD', as for `--config`.
@@ -66,7 +87,7 @@ def read(file: str, fields: Sequence[str]) -> Experiment:
     node = plain(get_config(word) if word else get_config())
     for field in fields:
         _set(node, field)
-    return Experiment(_stages(node), _digest(node))
+    return node
 
 
 def _set(node: dict[str, Any], field: str) -> None:

@@ -19,6 +19,7 @@ from typing import Any
 
 from launch.sweep.config import SweepConfig
 from launch.sweep.tasks import Task
+from launch.worker import PREEMPTED
 from unitoken_jax.config import plain
 
 log = logging.getLogger("launch.sweep")
@@ -207,7 +208,7 @@ class Runner:
         progress.status = "waiting"
         if self._stopping:
             return "stopped; the same command goes on with it"
-        if code == 0 and progress.preemptions < _PREEMPTIONS:
+        if code in (0, PREEMPTED) and progress.preemptions < _PREEMPTIONS:
             progress.preemptions += 1
             return "ended early, which is no failure; it is resumed"
         progress.failures += 1

@@ -31,6 +31,7 @@ class Task:
         links: where → what, relative symbolic links to make before.
         codes: directory of image codes that it makes or needs, or None.
         point: the point that it completes, None if it trains a shared stage.
+        page: whether it ends with a report page.
     """
 
     name: str
@@ -41,13 +42,14 @@ class Task:
     links: Mapping[Path, Path]
     codes: Path | None
     point: Point | None = None
+    page: bool = False
 
     def is_done(self) -> bool:
-        """Say whether its stages are complete, and a point evaluated."""
+        """Say whether its stages are complete, and its page is written."""
         for stage, steps in self.stages.items():
             if _finished_steps(self.workdir / stage) != steps:
                 return False
-        return self.point is None or (self.workdir / "report.html").is_file()
+        return not self.page or (self.workdir / "report.html").is_file()
 
     def prepare(self) -> None:
         """Make its directory and links."""
@@ -192,6 +194,7 @@ def _point_task(
         links=links,
         codes=codes,
         point=point,
+        page=found.finish,
     )
 
 

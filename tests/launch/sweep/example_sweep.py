@@ -64,9 +64,9 @@ def train(words: list[str]) -> None:
         if what == "fail":
             print("error: the loss is not finite.")
             sys.exit(1)
-        if what == "preempt once" and not (workdir / "once").exists():
+        if "preempt once" in str(what) and not (workdir / "once").exists():
             (workdir / "once").touch()
-            return
+            sys.exit(75 if "75" in str(what) else 0)
         folder.mkdir(parents=True)
         (folder / "trained").write_text(str(workdir))
         (folder / "finished.json").write_text(json.dumps({"steps": 3}))

@@ -90,8 +90,9 @@ def test_what_starts_from_a_failed_stage_is_blocked(folder) -> None:
     assert statuses == ["done", "failed", "blocked", "blocked", "blocked", "blocked"]
 
 
-def test_ending_early_is_no_failure(folder) -> None:
-    behave(folder, **{"last:0.1": "preempt once"})
+@pytest.mark.parametrize("end", ["preempt once", "preempt once with 75"])
+def test_ending_early_is_no_failure(folder, end) -> None:
+    behave(folder, **{"last:0.1": end})
     run = runner(folder, retries=0)
     assert run.run()
     progress = run.progress["low_seed1"]

@@ -133,3 +133,13 @@ def test_equal_stages_of_an_earlier_run_are_taken(tmp_path) -> None:
     finish(tmp_path / "two", "base", complete | {"codes": {"stage": "tokenizer"}})
     assert tasks.adopt(plan, chosen, tmp_path / "two") == [plan[1].name]
     assert tasks.adopt(plan, chosen, tmp_path / "two") == []
+
+
+def test_a_run_without_a_page_is_done_when_its_stages_are(tmp_path) -> None:
+    chosen = points(write(tmp_path))
+    quiet = points(write(tmp_path, set=("finish=False",)))
+    for run, done in ((chosen, False), (quiet, True)):
+        task = tasks.plan(run, tmp_path / "s")[-1]
+        for name in task.stages:
+            finish(task.workdir, name, {})
+        assert task.is_done() == done
