@@ -268,13 +268,16 @@ def _curves(
 
 
 def _cell(setting: Setting, name: str) -> tuple[str, str]:
-    """Write the mean over seeds, and their range where there are several."""
-    values = setting.values(name)
-    if not values:
+    """Write the mean over seeds and their range; of one seed, its 95 % interval."""
+    found = [m for a in setting.attempts if (m := a.measure(name)) is not None]
+    if not found:
         return "–", ""
-    measure = next(filter(None, (a.measure(name) for a in setting.attempts)))
-    write = _writer(measure)
-    spread = f"{write(min(values))} to {write(max(values))}" if len(values) > 1 else ""
+    write = _writer(found[0])
+    values = [measure["value"] for measure in found]
+    ends: list[Any] = [min(values), max(values)]
+    if len(found) == 1:
+        ends = [found[0].get("low"), found[0].get("high")]
+    spread = " to ".join(map(write, ends)) if None not in ends else ""
     return write(float(np.mean(values))), spread
 
 
