@@ -9,8 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.models import golden
 from tests.models.random_weights import random_weights
-from unitoken_jax.models.chameleon import Chameleon, ChameleonConfig
+from unitoken_jax.models.chameleon import (
+    CHAMELEON_34B,
+    Chameleon,
+    ChameleonConfig,
+)
 
 SMALL = ChameleonConfig(
     vocab_size=40,
@@ -201,7 +206,7 @@ def test_forward_against_the_formulas(change):
     config = dataclasses.replace(SMALL, **change)
     params = random_weights(abstract(config))
     logits = apply(config, forward)(params, TOKENS, POSITIONS)
-    np.testing.assert_allclose(logits, numpy_decoder(config, params, TOKENS), atol=2e-5)
+    golden.assert_close(logits, numpy_decoder(config, params, TOKENS))
 
 
 def test_dropout_is_residual_and_drawn_per_layer():
@@ -229,8 +234,11 @@ def test_llama_has_no_qk_norm():
     assert set(names) == {"query", "key", "value", "out"}
 
 
-def test_published_size():
-    sizes = [
-        math.prod(leaf.shape) for leaf in jax.tree.leaves(abstract(ChameleonConfig()))
-    ]
-    assert sum(sizes) == 7_013_158_912
+@pytest.mark.parametrize(
+    ("config", "parameters"),
+    [(ChameleonConfig(), 7_013_158_912), (CHAMELEON_34B, 34_293_522_432)],
+    ids=["7b", "34b"],
+)
+def test_published_sizes(config, parameters):
+    sizes = [math.prod(leaf.shape) for leaf in jax.tree.leaves(abstract(config))]
+    assert sum(sizes) == parameters

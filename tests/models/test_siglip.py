@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.models import golden
 from tests.models.random_weights import random_weights
 from unitoken_jax.convert import siglip as tables
 from unitoken_jax.convert.table import export_tensors
@@ -129,14 +130,14 @@ def test_image_tower(small):
     params, weights = small
     output = jax.jit(SiglipVision(VISION).apply)({"params": params["vision"]}, IMAGES)
     tokens, pooled = image_tower(weights)
-    np.testing.assert_allclose(output["tokens"], tokens, atol=1e-5)
-    np.testing.assert_allclose(output["pooled"], pooled, atol=1e-5)
+    golden.assert_close(output["tokens"], tokens)
+    golden.assert_close(output["pooled"], pooled)
 
 
 def test_text_tower_pools_the_last_position_and_sees_padding(small):
     params, weights = small
     output = encode(Siglip(SMALL), params, TEXTS, "encode_text")
-    np.testing.assert_allclose(output, unit(text_tower(weights, TEXTS)), atol=1e-5)
+    golden.assert_close(output, unit(text_tower(weights, TEXTS)))
 
 
 def test_hidden_padding_makes_texts_independent_of_their_length(small):
@@ -146,7 +147,7 @@ def test_hidden_padding_makes_texts_independent_of_their_length(small):
     output = encode(model, params, TEXTS, "encode_text")
     for row, length in zip(range(3), (2, 7, 3), strict=True):
         alone = text_tower(weights, TEXTS[row : row + 1, :length])
-        np.testing.assert_allclose(output[row], unit(alone)[0], atol=1e-5)
+        golden.assert_close(output[row], unit(alone)[0])
 
 
 def test_loss_is_the_papers(small):
@@ -162,7 +163,7 @@ def test_loss_is_the_papers(small):
     similarity = np.asarray(images, np.float64) @ unit(text_tower(weights, TEXTS)).T
     logits = np.exp(weights["logit_scale"]) * similarity + weights["logit_bias"]
     expected = np.logaddexp(0, -(2 * np.eye(3) - 1) * logits).sum() / 3
-    np.testing.assert_allclose(total, expected, rtol=1e-5)
+    golden.assert_close(total, expected)
     own = np.mean(similarity.argmax(1) == np.arange(3))
     assert float(metrics["accuracy"]) == pytest.approx(own)
 

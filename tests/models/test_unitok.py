@@ -18,8 +18,10 @@ from unitoken_jax.convert.table import (
     export_tensors,
     import_tensors,
 )
+from unitoken_jax.models import unitok_objective
 from unitoken_jax.models.clip_text import ClipTextConfig
 from unitoken_jax.models.unitok import UniTok, UniTokConfig
+from unitoken_jax.models.unitok_objective import ObjectiveConfig
 from unitoken_jax.models.vitamin import (
     VITAMIN_BASE,
     VITAMIN_LARGE,
@@ -70,6 +72,8 @@ def config_of(case, **vision):
         num_codebooks=node["num_codebooks"],
         projection="linear" if node["quant_proj"] == "linear" else "attention",
         search_chunk=5,
+        # What the golden gradients are of.
+        objective=ObjectiveConfig(l1=1.0, l2=0.0, perceptual=0.0, contrastive_chunk=2),
     )
 
 
@@ -90,14 +94,6 @@ def apply(config, method, params, *inputs):
     return UniTok(config).apply({"params": params}, *inputs, method=method)
 
 
-def clip_loss(output):
-    logits = output["image_features"] @ output["text_features"].T
-    logits *= output["logit_scale"]
-    own = jnp.diag(logits)
-    rows, columns = (jax.nn.logsumexp(logits, axis) for axis in (1, 0))
-    return jnp.mean(rows - own) / 2 + jnp.mean(columns - own) / 2
-
-
 @pytest.mark.parametrize(("case", "remat"), [(CASES[0], "minimal"), (CASES[1], "none")])
 def test_reproduces_published_activations_and_gradients(case, remat):
     config = config_of(case, remat=remat)
@@ -105,16 +101,17 @@ def test_reproduces_published_activations_and_gradients(case, remat):
     images = golden.channels_last(theirs["image"])
     text = theirs["text"].astype(np.int32)
 
+    # The training's loss takes bytes; these are their values before it scales them.
+    batch = {"image": (images * 0.5 + 0.5) * 255, "text": text}
+
     def objective(params):
-        output = UniTok(config).apply(
-            {"params": params}, images, text, deterministic=False
-        )
-        l1 = jnp.mean(jnp.abs(output["reconstruction"] - images))
-        clip = clip_loss(output)
-        return l1 + output["vq_loss"] + clip, (output, l1, clip)
+        model, key = UniTok(config), jax.random.key(0)
+        loss, metrics = unitok_objective.loss(model, params, batch, key)
+        output = model.apply({"params": params}, images, text, deterministic=False)
+        return loss, (output, metrics)
 
     step = jax.jit(jax.value_and_grad(objective, has_aux=True))
-    (_, (output, l1, clip)), gradients = step(weights(case, config))
+    (loss, (output, metrics)), gradients = step(weights(case, config))
     for ours, name in {
         "latent": "projected",
         "quantized": "quantized",
@@ -127,8 +124,10 @@ def test_reproduces_published_activations_and_gradients(case, remat):
         golden.assert_close(output[ours], theirs[name])
     rebuilt = golden.channels_last(theirs["reconstruction"])
     golden.assert_close(output["reconstruction"], rebuilt)
-    golden.assert_close(l1, theirs["l1_loss"])
-    golden.assert_close(clip, theirs["clip_loss"])
+    golden.assert_close(metrics["l1"], theirs["l1_loss"])
+    golden.assert_close(metrics["contrastive"], theirs["clip_loss"])
+    golden.assert_close(metrics["quantisation"], theirs["vq_loss"])
+    golden.assert_close(loss, metrics["loss"])
     # The published layout has the codebooks before the tokens.
     codes = theirs["codes"].swapaxes(1, 2)
     np.testing.assert_array_equal(output["codes"], codes)
@@ -206,6 +205,29 @@ def test_published_sizes(vision, parameters, keys):
         if not key.endswith(buffers)
     )
     assert (size, len(shapes)) == (parameters, keys)
+
+
+def test_published_sizes_of_the_parts():
+    config = UniTokConfig()
+    shapes = expected_shapes(
+        layout.table(config), abstract(config), layout.counts(config)
+    )
+    sizes: dict[str, int] = {}
+    for key, shape in shapes.items():
+        if not key.endswith(("zero_k_bias", "vocab_usage")):
+            part = key.split(".")[0]
+            sizes[part] = sizes.get(part, 0) + int(np.prod(shape))
+    assert sizes == {
+        "encoder": 332_331_936,
+        "quant_proj": 3_246_784,
+        "quantizer": 262_144,
+        "post_quant_proj": 7_615_744,
+        "decoder": 352_402_531,
+        "text_encoder": 123_650_304,
+        "fc_norm": 2048,
+        "projection": 787_200,
+        "logit_scale": 1,
+    }
 
 
 @pytest.mark.parametrize(

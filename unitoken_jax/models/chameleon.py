@@ -70,6 +70,18 @@ class ChameleonConfig:
     dtype: str = "float32"
 
 
+CHAMELEON_34B = ChameleonConfig(
+    hidden=8192,
+    intermediate=22_016,
+    layers=48,
+    heads=64,
+    kv_heads=8,
+    model_parallel_size=4,
+    swin_norm=True,
+)
+"""Chameleon-34B: 34,293,522,432 parameters, in published configurations also "30b"."""
+
+
 @struct.dataclass
 class Cache:
     """Keys and values of the positions decoded so far.
