@@ -73,6 +73,7 @@ def manifest(
         "image": image,
         "command": list(command),
         "ports": [{"containerPort": port} for port in _PORTS],
+        "securityContext": {"privileged": True},
         "resources": {"limits": {"google.com/tpu": chips_per_host}},
         "volumeMounts": [{"name": "memory", "mountPath": "/dev/shm"}],
     }
@@ -90,6 +91,7 @@ def manifest(
         "hostNetwork": True,
         "dnsPolicy": "ClusterFirstWithHostNet",
         "nodeSelector": selector,
+        "tolerations": [{"key": "google.com/tpu", "operator": "Exists"}],
         "containers": [container],
         "volumes": volumes,
     }
@@ -212,7 +214,8 @@ def _by_xpk(given: Any, command: Sequence[str]) -> str:
     create += [f"--cluster={given.cluster}", f"--workload={given.name}"]
     create += [f"--tpu-type={given.type}", f"--num-slices={given.slices}"]
     create += [f"--docker-image={given.image}", f"--command={script.quote(command)}"]
-    create += [f"--max-restarts={given.retries}", "--restart-on-user-code-failure"]
+    create += [f"--max-restarts={given.retries}"]
+    create += [f"--restart-on-exit-codes=1,{PREEMPTED}"]  # besides 42 and signals
     create += [f"--termination-grace-period-seconds={_GRACE}"]
     create += ["--spot"] if given.spot else []
     create += [f"--env-file={given.env_file}"] if given.env_file else []

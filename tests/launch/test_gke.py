@@ -175,6 +175,7 @@ def test_xpk_gets_one_command(tmp_path) -> None:
     create, wait = cloud.calls
     assert create.startswith("xpk workload create --cluster=c --workload=n --tpu-type")
     assert "--command=python -m launch.worker -- python -m unitoken_jax" in create
+    assert "--restart-on-exit-codes=1,75" in create
     assert wait == (
         "xpk workload list --cluster=c --wait-for-job-completion=n --zone=z"
     )
