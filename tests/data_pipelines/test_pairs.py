@@ -102,7 +102,8 @@ def test_a_crop_is_cut_from_a_picture_that_is_large_enough(record):
     assert pairs.place(fitted, config, rng()).shape == (32, 32, 3)
 
 
-def test_captions_end_with_the_largest_id(vocabulary):
+def test_captions_end_with_the_largest_id(tmp_path):
+    vocabulary = prepared.vocabulary(prepared.make(tmp_path / "set", 1))
     config = replace(prepared.PAIRS, text_length=5, text_end=True)
     encode = pairs.caption_encoder(vocabulary, config)
     short, long = encode("a"), encode("a red heart with a long name beside it")

@@ -109,17 +109,18 @@ def build(node: Any, path: str = "config.model") -> System:
 
 def _with_unitok_parts(system: System) -> System:
     """What UniTok's training has beside a loss."""
+    module: Any = system.module
     objective = system.config.objective
     drawing = Drawing(
-        make=partial(unitok_objective.make, system.module),
+        make=partial(unitok_objective.make, module),
         compare=partial(unitok_objective.compare, objective),
         last=unitok_objective.LAST_LAYER,
-        finish=partial(unitok_objective.finish, system.module),
+        finish=partial(unitok_objective.finish, module),
     )
     return replace(
         system,
         companions=objective.companions,
-        settle=partial(unitok_objective.settle, system.module),
+        settle=partial(unitok_objective.settle, module),
         drawing=drawing if objective.reconstructs else None,
     )
 

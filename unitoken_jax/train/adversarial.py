@@ -184,7 +184,7 @@ def make_adversarial_update(
     config = adversary.config
 
     def update(
-        params: Params, kept: Any, batch: Batch, key: jax.Array, step: jax.Array
+        params: Params, optimizer: Any, batch: Batch, key: jax.Array, step: jax.Array
     ) -> tuple[Params, Any, Metrics]:
         trainable, frozen = rule.split(params)
         keys = jax.random.split(jax.random.fold_in(key, 0), 3)
@@ -204,7 +204,7 @@ def make_adversarial_update(
             return adversary.score(heads, companions, shown, fit_key)
 
         def deceive(made: jax.Array) -> jax.Array:
-            heads = kept["adversary"]["params"]
+            heads = optimizer["adversary"]["params"]
             return -jnp.mean(score(heads, made, fade, keys[1]))
 
         (made, rest), pull, beside = jax.vjp(make, trainable, has_aux=True)
@@ -229,7 +229,7 @@ def make_adversarial_update(
         weight = ramp * config.weight * adaptive
         # Before it begins its slope is exactly 0, whatever the weight.
         (gradients,) = pull((slope + weight * deceit_slope, jnp.ones_like(rest)))
-        moved, model_kept = rule.update(gradients, kept["model"], trainable, step)
+        moved, model_kept = rule.update(gradients, optimizer["model"], trainable, step)
 
         def judge(heads: Flat) -> tuple[jax.Array, Metrics]:
             # Both kinds of pictures, then again without the blur: one program, four
@@ -263,10 +263,10 @@ def make_adversarial_update(
             side = {"params": heads, "optimizer": state}
             return side, judged | {"grad_norm": norm}
 
-        names = jax.eval_shape(learn, kept["adversary"])[1]
+        names = jax.eval_shape(learn, optimizer["adversary"])[1]
         nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), names)
         side, judged = jax.lax.cond(
-            on, learn, lambda side: (side, nothing), kept["adversary"]
+            on, learn, lambda side: (side, nothing), optimizer["adversary"]
         )
         norms = rule.norms(gradients)
         # A gradient that is not finite on either side refuses the step of both.
@@ -286,7 +286,7 @@ def make_adversarial_update(
             | rates
             | norms
         )
-        kept = {"model": model_kept, "adversary": side}
-        return nest({**moved, **frozen}), kept, metrics
+        optimizer = {"model": model_kept, "adversary": side}
+        return nest({**moved, **frozen}), optimizer, metrics
 
     return update

@@ -24,15 +24,15 @@ def averaged(update: Update, decay: float) -> Update:
     """
 
     def follow(
-        params: Params, kept: Any, batch: Batch, key: jax.Array, step: jax.Array
+        params: Params, optimizer: Any, batch: Batch, key: jax.Array, step: jax.Array
     ) -> tuple[Params, Any, Metrics]:
-        params, rest, metrics = update(params, kept["rest"], batch, key, step)
+        params, rest, metrics = update(params, optimizer["rest"], batch, key, step)
         time = step.astype(jnp.float32)
         share = 1.0 - jnp.minimum(decay, (1.0 + time) / (10.0 + time))
         new = flatten(params)
         average = {
             path: old + share * (new[path] - old)
-            for path, old in kept["average"].items()
+            for path, old in optimizer["average"].items()
         }
         return params, {"average": average, "rest": rest}, metrics
 

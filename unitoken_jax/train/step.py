@@ -90,11 +90,11 @@ def settled(update: Update, settle: Settle) -> Update:
     """
 
     def follow(
-        params: Params, kept: Any, batch: Batch, key: jax.Array, step: jax.Array
+        params: Params, optimizer: Any, batch: Batch, key: jax.Array, step: jax.Array
     ) -> tuple[Params, Any, Metrics]:
-        params, kept, metrics = update(params, kept, batch, key, step)
+        params, optimizer, metrics = update(params, optimizer, batch, key, step)
         params, metrics = settle(params, metrics)
-        return params, kept, metrics
+        return params, optimizer, metrics
 
     return follow
 

@@ -1,0 +1,98 @@
+r"""UniTok's tokenizer as published (arXiv 2502.20321, Tables 1 and 2; released code).
+
+What: ViTamin-L encoder and decoder, 8 codebooks of 4,096 codes, CLIP's text tower, all
+from scratch on 1.28 billion pairs of DataComp-1B, one pass in batches of 16,384. Loss
+0.2·L1 + L2 + LPIPS + VQ + CLIP, and from 37.5 % of the steps on a DINOv2 discriminator.
+Numbers are those of the released scripts where the paper gives none. Reported: rFID
+0.41 and 70.8 % zero-shot on ImageNet.
+
+Hardware: 256 chips with 40 GiB or more (published: 256 A100 for about 50 hours), 64
+pictures a chip. Parameters, gradients and both moments of 820 million parameters lie
+divided over the chips. `python -m unitoken_jax.plan` says what a step needs.
+
+LPIPS, DINOv2 (both of FoundationVision/unitok_external) and CLIP's tokenizer are files:
+
+    python -m unitoken_jax.train --config configs/unitok_vitamin_l.py \
+        --workdir gs://BUCKET/unitok_vitamin_l --config.data_dir=DATACOMP \
+        --config.companions.perceptual.path=lpips_with_vgg.pth \
+        --config.companions.backbone.path=dinov2_vits14_pretrain.pth \
+        --config.data.clip_tokenizer=bpe_simple_vocab_16e6.txt.gz
+
+The start from a ViTamin-L CLIP (78.6 %) is the same with, for a checkpoint converted
+from open_clip, `--config.init.encoder=CLIP:encoder --config.init.text=CLIP:text`.
+"""
+
+from ml_collections import ConfigDict
+
+SAMPLES = 1_280_000_000
+BATCH = 16_384
+STEPS = SAMPLES // BATCH + 3  # rounded up to a multiple of the loader's 8 workers
+NO_DECAY = ".*(scale|bias)"
+
+
+def get_config() -> ConfigDict:
+    """Return the one stage."""
+    compute = {"dtype": "bfloat16", "remat": "full"}
+    backbone = {"dtype": "bfloat16"}
+    return ConfigDict(
+        {
+            "name": "unitok_vitamin_l",
+            "seed": 0,
+            "data_dir": "data/prepared/datacomp",
+            "finish": False,
+            "model": {"kind": "unitok", "vision": dict(compute), "text": dict(compute)},
+            "data": {
+                "kind": "pairs",
+                "image_size": 256,
+                "text_length": 77,
+                "clip_tokenizer": "data/clip/bpe_simple_vocab_16e6.txt.gz",
+                "augment": {"crop": 0.9},
+                "threads": 16,
+                "prefetch": 4,
+                "cache_mib": 0,
+                "bad_limit": 1_000_000,
+            },
+            "companions": {
+                "perceptual": {
+                    "format": "lpips",
+                    "path": "data/perceptual/lpips_with_vgg.pth",
+                },
+                "backbone": {
+                    "format": "dinov2",
+                    "path": "data/perceptual/dinov2_vits14_pretrain.pth",
+                },
+            },
+            "optimizer": {
+                "learning_rate": 5e-4,
+                "warmup": STEPS // 100,
+                "end_scale": 0.1,
+                "b1": 0.9,
+                "b2": 0.95,
+                "eps": 1e-6,
+                "weight_decay": 0.02,
+                "no_decay": NO_DECAY,
+                "clip": 10.0,
+                "groups": {
+                    "all": {"pattern": ".*", "exclude": "quantiser/usage"},
+                    "usage": {"pattern": "quantiser/usage", "frozen": True},
+                },
+            },
+            "adversary": {
+                "network": {"backbone": backbone, "dtype": "bfloat16"},
+                "optimizer": {
+                    "learning_rate": 2e-5,
+                    "warmup": STEPS * 3 // 100,
+                    "end_scale": 0.1,
+                    "b1": 0.5,
+                    "b2": 0.9,
+                    "eps": 1e-6,
+                    "weight_decay": 0.2,
+                    "no_decay": NO_DECAY,
+                    "clip": 10.0,
+                },
+            },
+            "train": {"steps": STEPS, "batch": BATCH, "log_every": 50},
+            "checkpoint": {"every": 1000, "keep": 2},
+            "mesh": {"data": 1, "fsdp": -1},
+        }
+    )
