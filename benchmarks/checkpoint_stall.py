@@ -9,6 +9,7 @@ host: an asynchronous save must cost a step no more than that.
 """
 
 import argparse
+import functools
 import statistics
 import tempfile
 import time
@@ -26,6 +27,7 @@ from unitoken_jax.train.state import TrainState
 _ARRAYS = 16  # as many as the parameters of a scanned decoder
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def make_state(mib: int) -> TrainState:
     """Return a state whose parameters hold `mib` MiB."""
     size = mib * 2**20 // 4 // _ARRAYS

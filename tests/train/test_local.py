@@ -85,7 +85,7 @@ def _fast(path: Path) -> Path:
 def test_the_newer_local_checkpoint_is_used(run) -> None:
     path, expected = run
     assert checkpoints.steps(path / "run" / "checkpoints") == [2]
-    assert [p.name for p in _fast(path).iterdir() if p.name.isdigit()] == ["4"]
+    assert checkpoints.steps(_fast(path)) == [3, 4]
     with _open(path) as checkpointer:
         restored = checkpointer.restore(_abstract(_mesh((2, 4))))
     assert (restored.position, restored.meta) == (4, {"name": 4})
@@ -111,7 +111,7 @@ def test_a_damaged_local_one_is_not_used(run, caplog) -> None:
             file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     with _open(path) as checkpointer:
         restored = checkpointer.restore(_abstract(_mesh((2, 4))))
-    assert restored.position == 2
+    assert restored.position == 3
     assert "the checkpoint of step 4 on this host cannot be used" in caplog.text
 
 

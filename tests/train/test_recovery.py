@@ -34,9 +34,9 @@ FIELDS = {
 }
 
 
-def _fields(steps: int, every: int = 10_000, **fields) -> dict:
+def _fields(steps: int, **fields) -> dict:
     train = {"steps": steps, "batch": 16, "log_every": 1}
-    return FIELDS | {"train": train, "checkpoint": {"every": every}} | fields
+    return FIELDS | {"train": train, "checkpoint": {"every": 10_000}} | fields
 
 
 def _free_port() -> int:
@@ -143,7 +143,7 @@ def test_two_processes_train_as_one(alone, tmp_path) -> None:
     assert names == ["process-00000.jsonl", "process-00001.jsonl"]
 
 
-@pytest.mark.parametrize("victim", [0, 1])
+@pytest.mark.parametrize("victim", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_sigterm_to_either_saves_one_step(alone, tmp_path, victim) -> None:
     with Processes(tmp_path, _fields(10_000), delay=0.01) as run:
         run.wait_for_step(3)
@@ -160,12 +160,21 @@ def test_sigterm_to_either_saves_one_step(alone, tmp_path, victim) -> None:
         assert losses[step] == pytest.approx(alone[step], rel=TOLERANCE)
 
 
-@pytest.mark.parametrize("victim", [0, 1])
+@pytest.mark.parametrize(
+    ("victim", "tier"),
+    [pytest.param(0, "shared", marks=pytest.mark.slow), (1, "local")],
+)
 def test_killing_either_ends_the_other_and_a_restart_resumes(
-    alone, tmp_path, victim
+    alone, tmp_path, victim, tier
 ) -> None:
-    with Processes(tmp_path, _fields(10_000, every=5), delay=0.02) as run:
-        run.wait_for_step(16)
+    checkpoints = {"every": 5}
+    if tier == "local":
+        local = {"directory": str(tmp_path / "fast"), "every": 5}
+        checkpoints = {"every": 10_000, "local": local}
+    with Processes(
+        tmp_path, _fields(10_000, checkpoint=checkpoints), delay=0.02
+    ) as run:
+        run.wait_for_step(26)
         run.all[victim].kill()
         code, _, errors = run.end(1 - victim)
     assert code != 0
@@ -173,13 +182,17 @@ def test_killing_either_ends_the_other_and_a_restart_resumes(
     ours = f"error: process {1 - victim}: the computation failed, as another process"
     theirs = "most likely indicates that another task died"
     assert ours in errors or (victim == 0 and theirs in errors), errors
-    saved = checkpoint.steps(tmp_path / "checkpoints")
-    assert saved
-    assert saved[-1] >= 5
+    folders = [tmp_path / "checkpoints"]
+    if tier == "local":
+        folders = list((tmp_path / "fast").glob("unitoken-*/process-*-of-2"))
+        assert len(folders) == 2
+    saved = max(set.intersection(*(set(checkpoint.steps(f)) for f in folders)))
 
-    with Processes(tmp_path, _fields(saved[-1] + 5, every=5)) as run:
+    with Processes(tmp_path, _fields(saved + 5, checkpoint=checkpoints)) as run:
         outputs = run.finish()
-    assert f"resuming at step {saved[-1]} of {saved[-1] + 5}" in outputs[0]
+    assert f"resuming at step {saved} of {saved + 5}" in outputs[0]
+    assert (f"step {saved} is restored from" in outputs[0]) == (tier == "local")
+    assert not (tmp_path / "fast").exists() or not any((tmp_path / "fast").iterdir())
     losses = _losses(tmp_path)
-    for step in range(1, saved[-1] + 6):
+    for step in range(1, saved + 6):
         assert losses[step] == pytest.approx(alone[step], rel=TOLERANCE)

@@ -34,7 +34,9 @@ class LocalConfig:
 
 
 class LocalCheckpoints:
-    """Saves and restores one process's part of a state; only the newest is kept.
+    """Saves and restores one process's part of a state.
+
+    The newest two are kept: when one process ends, others may have written one more.
 
     Attributes:
         directory: of this process.
@@ -47,10 +49,12 @@ class LocalCheckpoints:
         self.directory = self._root / f"process-{process}-of-{count}"
         self.directory.mkdir(parents=True, exist_ok=True)
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=1,
+            preservation_policy=ocp.checkpoint_managers.LatestN(2),
             create=False,
             cleanup_tmp_directories=True,
             enable_async_checkpointing=True,
+            # In the background, processes would take each other's folders for theirs.
+            async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
             multiprocessing_options=ocp.options.MultiprocessingOptions(
                 primary_host=process,
                 active_processes={process},
