@@ -14,6 +14,7 @@ import pytest
 import torch
 from feature_sets import GOLDEN, KID, sets
 
+from unitoken_jax import convert
 from unitoken_jax.convert import inception as layout
 from unitoken_jax.convert.networks import network_of
 from unitoken_jax.convert.table import export_tensors
@@ -49,6 +50,7 @@ with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
+    from torchmetrics.functional.image import lpips as torch_lpips
     from torchmetrics.image.fid import FrechetInceptionDistance, NoTrainInceptionV3
     from torchmetrics.image.inception import InceptionScore
 
@@ -157,3 +159,35 @@ def test_torch_fidelity_reads_our_inception_and_sees_the_same(resize, tmp_path):
     for one, other in zip((ours.rows, ours.logits), theirs, strict=True):
         bound = 1e-4 * float(other.abs().max())
         np.testing.assert_allclose(one, other.numpy(), rtol=0, atol=bound)
+
+
+def test_lpips_is_that_of_torchmetrics(monkeypatch):
+    """With the published heads, on a trunk of VGG16's shape and random weights."""
+    layers, before = [], 3
+    for width, depth in zip((64, 128, 256, 512, 512), (2, 2, 3, 3, 3), strict=True):
+        for _ in range(depth):
+            layers += [torch.nn.Conv2d(before, width, 3, padding=1), torch.nn.ReLU()]
+            before = width
+        layers.append(torch.nn.MaxPool2d(2))
+    trunk = torch.nn.Sequential(*layers)
+    monkeypatch.setattr(torch_lpips, "_get_tv_model_features", lambda *_: trunk)
+    network = torch_lpips._LPIPS(net="vgg", pnet_rand=True)
+    starts = dict(enumerate((0, 4, 9, 16, 23), 1))  # of the slices in the trunk
+
+    def published(key):
+        if not key.startswith("net."):
+            return key
+        _, part, place, leaf = key.split(".")
+        return f"net.{part}.{int(place) - starts[int(part[-1])]}.{leaf}"
+
+    state = {
+        published(key): array.numpy()
+        for key, array in network.state_dict().items()
+        if key.startswith(("net.", "lins."))
+    }
+    module, params = convert.load("lpips", state)
+    first, second = 2 * torch.rand(2, 3, 3, 32, 32) - 1
+    theirs = network(first, second).squeeze().numpy()
+    sides = (x.permute(0, 2, 3, 1).numpy() for x in (first, second))
+    ours = module.apply({"params": params}, *sides)
+    np.testing.assert_allclose(ours, theirs, rtol=1e-4)

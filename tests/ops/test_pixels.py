@@ -21,6 +21,18 @@ def test_bytes_survive_the_round_trip_up_to_truncation():
     assert to_bytes(jnp.array([-3.0, 3.0])).tolist() == [0, 255]
 
 
+def test_bytes_are_rounded_in_the_published_ways():
+    images = jnp.array([-3.0, -1.0, -0.5, 0.0, 0.5, 1.0, 3.0])
+    exact = (np.clip(images, -1, 1) + 1) * 127.5  # 0, 0, 63.75, 127.5, 191.25, 255
+    assert to_bytes(images).tolist() == np.trunc(exact).tolist()
+    assert to_bytes(images, "round").tolist() == np.round(exact).tolist()
+    assert to_bytes(images, "llamagen").tolist() == [0, 0, 64, 128, 191, 255, 255]
+    assert to_bytes(jnp.array([jnp.nan]), "round").tolist() == [128]
+    # Bytes survive being rounded.
+    values = jnp.arange(256, dtype=jnp.uint8)
+    np.testing.assert_array_equal(to_bytes(normalise(values), "round"), values)
+
+
 def test_patches_read_row_by_row_and_drop_the_remainder():
     image = jnp.arange(5 * 7 * 3).reshape(1, 5, 7, 3)
     cut = patches(image, 2)

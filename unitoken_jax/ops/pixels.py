@@ -1,7 +1,13 @@
 """From stored bytes to network pixels and back; images into patches."""
 
+from typing import Literal
+
 import jax
 import jax.numpy as jnp
+
+Rounding = Literal["truncate", "round", "llamagen"]
+"""How [-1, 1] becomes bytes: as Chameleon's decoder and Liquid, as UniTok's inference
+and rFID, or as LlamaGen's sampler."""
 
 
 def normalise(pixels: jax.Array) -> jax.Array:
@@ -17,16 +23,24 @@ def normalise(pixels: jax.Array) -> jax.Array:
     return (pixels.astype(jnp.float32) / 255.0 - 0.5) / 0.5
 
 
-def to_bytes(images: jax.Array) -> jax.Array:
-    """Maps [-1, 1] to bytes by truncation, as Chameleon's decoder does.
+def to_bytes(images: jax.Array, rounding: Rounding = "truncate") -> jax.Array:
+    """Maps [-1, 1] to bytes.
 
     Args:
         images: floats, any shape; values outside [-1, 1] are clipped.
+        rounding: a published way; "round" makes 128 of what is no number.
 
     Returns:
         uint8 of the same shape.
     """
-    unit = (jnp.clip(images.astype(jnp.float32), -1.0, 1.0) + 1.0) / 2.0
+    images = images.astype(jnp.float32)
+    if rounding == "round":
+        scaled = jnp.round((images + 1.0) * 127.5)
+        scaled = jnp.where(jnp.isnan(scaled), 128.0, scaled)
+        return jnp.clip(scaled, 0.0, 255.0).astype(jnp.uint8)
+    if rounding == "llamagen":
+        return jnp.clip(127.5 * images + 128.0, 0.0, 255.0).astype(jnp.uint8)
+    unit = (jnp.clip(images, -1.0, 1.0) + 1.0) / 2.0
     return (unit * 255.0).astype(jnp.uint8)
 
 
