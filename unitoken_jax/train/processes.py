@@ -82,6 +82,11 @@ def _join(coordinator: str, count: int, index: int) -> None:
     try:
         jax.distributed.initialize(**where)  # pyright: ignore[reportArgumentType]
     except (ValueError, RuntimeError) as error:
+        if coordinator == AUTO:
+            raise ConfigError(
+                f"--coordinator=auto: no cluster is found here ({_brief(error)}). Name "
+                "HOST:PORT of process 0, --processes and --process."
+            ) from error
         raise LostError(
             f"process {index} could not join the run at {coordinator} "
             f"({_brief(error)}). Start all processes within five minutes of each "

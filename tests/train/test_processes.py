@@ -1,0 +1,54 @@
+"""What the processes of a run have in common, seen from the only one."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from unitoken_jax.config import ConfigError
+from unitoken_jax.train import processes
+
+
+def test_one_process_needs_nobody() -> None:
+    with processes.joined("", 0, 0):
+        assert processes.is_first()
+    assert processes.gather([3, 4]).tolist() == [[3, 4]]
+    assert (processes.all_say(True), processes.all_say(False)) == (True, False)
+    poll = processes.Poll()
+    assert [poll(0, 1), poll(15, 0)] == [(0, 1), (15, 0)]
+    batch = {"image": np.arange(3)}
+    assert processes.of_first(batch)["image"] is batch["image"]
+    np.testing.assert_array_equal(processes.fetch(jnp.arange(3)), [0, 1, 2])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("", 2, 0), "--processes=2 needs --coordinator=HOST:PORT"),
+        (("localhost:1", 2, 2), "a process from 0 to 1"),
+        (("localhost:1", 0, 0), "a process from 0 to 0"),
+        (("localhost", 2, 0), "expected HOST:PORT"),
+    ],
+)
+def test_numbers_that_do_not_fit_are_refused(arguments, sentence) -> None:
+    with pytest.raises(ConfigError, match=sentence), processes.joined(*arguments):
+        pass
+
+
+def test_only_what_others_cause_is_called_their_loss(monkeypatch) -> None:
+    failure = ValueError("UNKNOWN: Gloo all-reduce failed: Connection reset by peer")
+    with pytest.raises(ValueError, match="Gloo"), processes.others_needed("x"):
+        raise failure
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    with (
+        pytest.raises(processes.LostError, match="step 3 failed, as another process"),
+        processes.others_needed("step 3"),
+    ):
+        raise failure
+    for own in (
+        ValueError("a fault of this process"),
+        jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory"),
+    ):
+        with pytest.raises(type(own)) as caught, processes.others_needed("x"):
+            raise own
+        assert caught.value is own
