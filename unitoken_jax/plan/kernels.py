@@ -129,8 +129,8 @@ def read(instruction: Instruction) -> Kernel | None:
     rows = math.prod(query[:-3])
     shape = (rows, query[-3], query[-2], key[-2], query[-1])
     # A causal mask is computed in the kernel, from one more table of places.
-    dtype, last = shapes[-1]
-    causal = dtype == "s32" and len(last) == len(query) - 2
+    tables = sum(dtype == "s32" and len(dims) > 1 for dtype, dims in shapes)
+    causal = tables > (2 if "segmented" in instruction.name else 0)
     return Kernel(name, shape, (blocks[0], blocks[1]), causal)
 
 

@@ -1,0 +1,119 @@
+"""Prices: the clock, attention kernels, communication."""
+
+from pathlib import Path
+
+import pytest
+from plan.test_hlo import LAYERS, program
+
+from unitoken_jax.parallel import topology
+from unitoken_jax.plan import collectives, cost, hlo, kernels
+
+V5P = topology.parse("v5p:4x4x4")
+MESH = {"slice": 1, "data": 1, "fsdp": 64, "tensor": 1, "sequence": 1}
+SPLASH = (
+    "%splash_mha_{name}_segmented_residuals.1 = bf16[4,32,4096,128]{{3,2,1,0}} "
+    "custom-call(%a), "
+    'custom_call_target="tpu_custom_call", '
+    "operand_layout_constraints={{s8[1,8,8]{{2,1,0}}, "
+    "bf16[4,32,4096,128]{{3,2,1,0}}, bf16[4,32,4096,128]{{3,2,1,0}}, "
+    "s32[4,8,4096]{{2,1,0}}, s32[4,4096,128]{{2,1,0}}{causal}}}, "
+    "frontend_attributes={{}}"
+)
+
+
+def splash(name: str, *, causal: bool) -> kernels.Kernel:
+    text = SPLASH.format(name=name, causal=", s32[4096,128]{1,0}" if causal else "")
+    found = program(f"%a = f32[]{{:T(128)}} parameter(0)\nROOT {text}")
+    kernel = kernels.read(found.computations["main"].root)
+    assert kernel is not None
+    return kernel
+
+
+def test_readings_of_a_compiled_scan():
+    found = cost.price(hlo.parse(LAYERS.read_text()), MESH, V5P)
+    assert found.floor < found.capped < found.compiled
+    assert found.floor > found.flops / V5P.chip.peak
+    assert found.calibrated == pytest.approx(1.22 * found.floor)
+    traffic = {key[0]: value for key, value in found.collectives.items()}
+    assert traffic["all-gather"].count == 8
+    assert traffic["all-reduce"].nbytes == 4 * 2 * 4096**2
+    assert traffic["all-reduce"].wire == 2 * traffic["all-reduce"].nbytes * 63 / 64
+    assert found.exposed == pytest.approx(
+        sum(each.exposed for each in traffic.values())
+    )
+
+
+def test_attention_as_the_bundles_say():
+    """43 % of the peak forward and half of a full mask's blocks, as counted once."""
+    forward = splash("fwd", causal=True)
+    assert forward.shape == (4, 32, 4096, 4096, 128)
+    assert forward.computed == 36
+    seconds = forward.cycles(V5P.chip) / V5P.chip.clock
+    needed = 2 * 2 * 128 * 4 * 32 * 4096**2 / 2
+    assert needed / seconds / V5P.chip.peak == pytest.approx(0.43, abs=0.01)
+    assert splash("fwd", causal=False).computed == 64
+    assert splash("dkv", causal=True).flops == 2 * forward.flops
+
+
+def test_kernels_without_a_price_are_named():
+    found = program(
+        "%a = f32[8]{0} parameter(0)\n"
+        'ROOT %k = f32[8]{0} custom-call(%a), custom_call_target="tpu_custom_call", '
+        'metadata={op_name="jit(f)/my_kernel"}'
+    )
+    priced = cost.price(found, {"fsdp": 64}, V5P)
+    assert dict(priced.unpriced) == {"my_kernel": 1}
+
+
+def test_only_what_is_not_over_is_waited_for():
+    """A gather of 8 ms behind a product of 4 ms leaves 4 ms."""
+    cycles = round(4e-3 * V5P.chip.clock)
+    size = round(8e-3 * 6 * V5P.chip.link_bandwidth / 2 * 64 / 63 / 64) * 64
+    found = program(
+        f"%a = bf16[{size // 64}]{{0}} parameter(0)\n"
+        f"%s = (bf16[{size // 64}]{{0}}, bf16[{size}]{{0}}) all-gather-start(%a), "
+        "replica_groups=[1,64]<=[64], dimensions={0}\n"
+        f"%n = f32[8]{{0}} negate(%a), "
+        f'backend_config={{"estimated_cycles":"{cycles}"}}\n'
+        f"ROOT %d = bf16[{size}]{{0}} all-gather-done(%s)"
+    )
+    priced = cost.price(found, MESH, V5P)
+    assert priced.compiled == pytest.approx(8e-3, rel=1e-3)
+    ((key, traffic),) = priced.collectives.items()
+    assert key == ("all-gather", "fsdp", False)
+    assert traffic.nbytes == 2 * size
+    waits = 8e-3 - priced.compiled + 4e-3
+    assert waits == pytest.approx(4e-3, rel=2e-2)
+
+
+@pytest.mark.parametrize(
+    ("groups", "axes"),
+    [
+        ("replica_groups={{0,1},{2,3},{4,5},{6,7}}", "tensor"),
+        ("replica_groups=[2,4]<=[2,4]", "fsdp+tensor"),
+        ("replica_groups=[4,2]<=[2,4]T(1,0)", "slice"),
+        ("replica_groups=mesh['a'=2,'b'=2,'c'=2] {'b'}", "fsdp"),
+        ("source_target_pairs={{0,1},{1,0},{2,3},{3,2}}", "tensor"),
+        ("replica_groups={}", "slice+fsdp+tensor"),
+    ],
+)
+def test_axes_of_communication(groups: str, axes: str):
+    found = program(f"ROOT %r = f32[8]{{0}} all-reduce(), {groups}, channel_id=1")
+    members = collectives.groups(found.computations["main"].root, 8)
+    assert collectives.differing(members, {"slice": 2, "fsdp": 2, "tensor": 2}) == axes
+
+
+def test_strategies_name_their_links():
+    text = "ROOT %r = f32[8]{{0}} all-reduce(), {}"
+    for strategy, links in (
+        ('"strategy":"UniDirectionNDRingStrategy","debug":"colors:6"', 6),
+        ('"strategy":"UniDirection1DRingStrategy","debug":"colors:2"', 2),
+        ('"strategy":"StrategyND","debug":"colors:3"', 6),
+        ('"strategy":"StrategyRing","debug":"colors:1"', 2),
+    ):
+        found = program(text.format(strategy)).computations["main"].root
+        assert collectives.links(found, V5P) == links
+
+
+def test_the_text_of_a_program_is_small():
+    assert Path(LAYERS).stat().st_size < 64 * 2**10

@@ -1,0 +1,70 @@
+"""A search over settings: greedy, resumable, with faults in its table."""
+
+import math
+
+import pytest
+
+from unitoken_jax.parallel import topology
+from unitoken_jax.plan import search
+from unitoken_jax.plan.search import Trial
+from unitoken_jax.train.job import build_chain
+
+SPACE = {
+    "remat": [{"remat": "full"}, {"remat": "none"}, {"remat": "minimal"}],
+    "block": [{"block": 512}, {"block": 1024}],
+}
+TIMES = {"full": 3.0, "minimal": 2.0}
+
+
+def attempt(setting) -> Trial:
+    if setting["remat"] == "none":
+        return Trial(setting, math.inf, fault="does not fit")
+    seconds = TIMES[setting["remat"]] - setting.get("block", 0) / 1024 / 10
+    return Trial(setting, seconds, peak=2.0**30)
+
+
+def test_keeps_the_best_of_each_axis_and_writes_down_all(tmp_path):
+    trials = search.search(SPACE, attempt, tmp_path / "trials.jsonl")
+    best = min(trials, key=lambda each: each.seconds)
+    assert best.setting == {"remat": "minimal", "block": 1024}
+    assert len(trials) == 5
+    assert search.read(tmp_path / "trials.jsonl") == trials
+    lines = [search.describe(each) for each in trials]
+    assert "remat=none: does not fit" in lines
+    assert "remat=minimal block=1024: 1.900 s, 1.0 GiB" in lines
+
+
+def test_goes_on_where_it_was(tmp_path):
+    journal = tmp_path / "trials.jsonl"
+    calls = []
+
+    def interrupted(setting) -> Trial:
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        calls.append(setting)
+        return attempt(setting)
+
+    with pytest.raises(KeyboardInterrupt):
+        search.search(SPACE, interrupted, journal)
+    again = []
+    trials = search.search(SPACE, lambda s: again.append(s) or attempt(s), journal)
+    assert len(trials) == 5
+    assert len(again) == 3
+
+
+def test_a_command_that_fails_is_a_trial():
+    trial = search.in_process(["--config=/nowhere.py"], timeout=60)({"seed": 1})
+    assert math.isinf(trial.seconds)
+    assert "nowhere" in trial.fault
+
+
+def test_meshes_share_the_rows_equally():
+    from configs import unitoken_7b_anyres_stage2
+
+    (job,) = build_chain(unitoken_7b_anyres_stage2.get_config()).stages.values()
+    space = search.axes(job, topology.parse("v5e:16x16"))
+    meshes = [tuple(each.values()) for each in space["mesh"]]
+    assert (1, 1, 64, 4, 1) in meshes  # 64 rows
+    assert (1, 1, 64, 1, 4) in meshes
+    assert all(64 % (sizes[0] * sizes[2]) == 0 for sizes in meshes)
+    assert {"remat of the decoder", "remat of the vision"} <= space.keys()
