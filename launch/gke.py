@@ -7,6 +7,7 @@ failures count.
 """
 
 import math
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,6 +19,7 @@ from unitoken_jax.config import UserError
 
 _SUMMARY = "Run on TPU slices of a Kubernetes cluster."
 _GRACE = 300  # seconds between being asked to end and being ended
+_LONGEST_NAME = 40
 _PORTS = (8471, 8080, 8431)  # of libtpu: slices, coordinator, metrics
 _NODEPOOL = "cloud.google.com/gke-nodepool"
 
@@ -168,6 +170,7 @@ def render(words: Sequence[str]) -> tuple[str, bool]:
     xpk.add_argument("--project", default="", help="'' is gcloud's")
     xpk.add_argument("--env_file", default="", help="variables and secrets, local")
     given = parser.parse_args(words)
+    given.name = _clean(given.name)
     command = [*script.WORKER, *script.train_command(given.arguments, joined=True)]
     if given.cluster:
         return _by_xpk(given, command), given.dry_run
@@ -187,23 +190,41 @@ def render(words: Sequence[str]) -> tuple[str, bool]:
         claim=given.claim,
     )
     document = script.document(yaml.safe_dump(content, sort_keys=False, width=10_000))
-    text = f"#!/bin/bash\nset -eu\nkubectl apply --filename=- {document}"
+    text = f"{_CLEAR}kubectl apply --filename=- {document}"
     if given.wait:
-        text += _WAIT.replace("@NAME@", script.quote([f"jobset/{given.name}"]))
-    return text, given.dry_run
+        text += _WAIT
+    return text.replace("@NAME@", f"jobset/{given.name}"), given.dry_run
 
 
+# A set that has ended makes room for its successor; one that runs is left alone.
+_CLEAR = """\
+#!/bin/bash
+set -eu
+query='jsonpath={.status.terminalState}'
+state=$(kubectl get @NAME@ --ignore-not-found --output="$query")
+if [ -n "$state" ]; then kubectl delete @NAME@; fi
+"""
 # kubectl can wait for one condition only, and a failed set never completes.
 _WAIT = """\
 while true; do
-  state=$(kubectl get @NAME@ --output='jsonpath={.status.terminalState}')
+  state=$(kubectl get @NAME@ --output="$query")
   case "$state" in
     Completed) exit 0 ;;
-    Failed) echo "the job has failed: kubectl describe" @NAME@ >&2; exit 1 ;;
+    Failed) echo "the job has failed: kubectl describe @NAME@" >&2; exit 1 ;;
   esac
   sleep 30
 done
 """
+
+
+def _clean(name: str) -> str:
+    """Return a name that Kubernetes accepts, with room for suffixes of jobs and pods."""
+    cleaned = re.sub("[^a-z0-9]+", "-", name.lower()).strip("-")
+    if not cleaned[:1].isalpha():
+        cleaned = f"run-{cleaned}".rstrip("-")
+    if len(cleaned) > _LONGEST_NAME:
+        raise UserError(f"--name={name} is longer than {_LONGEST_NAME} characters.")
+    return cleaned
 
 
 def _by_xpk(given: Any, command: Sequence[str]) -> str:

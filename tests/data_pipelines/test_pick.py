@@ -1,15 +1,14 @@
 """A data set of one picture."""
 
 import pytest
-from conftest import data_set
 
 from data_pipelines import pick
 from data_pipelines.shards import Split
 from data_pipelines.vocabulary import Vocabulary
 
 
-def test_one_record_stands_in_both_splits(tmp_path) -> None:
-    source, output = data_set(tmp_path / "all"), tmp_path / "one"
+def test_one_record_stands_in_both_splits(tmp_path, examples) -> None:
+    source, output = examples.data_set(tmp_path / "all"), tmp_path / "one"
     pick.pick(source, output, "picture number 3")
     for name in pick.SPLITS:
         split = Split(output, name)
@@ -25,8 +24,8 @@ def test_one_record_stands_in_both_splits(tmp_path) -> None:
     assert sizes[0] == sizes[1]
 
 
-def test_it_is_made_once_and_replaced_by_another(tmp_path) -> None:
-    source, output = data_set(tmp_path / "all"), tmp_path / "one"
+def test_it_is_made_once_and_replaced_by_another(tmp_path, examples) -> None:
+    source, output = examples.data_set(tmp_path / "all"), tmp_path / "one"
     first = pick.pick(source, output, "picture number 3")
     mark = output / "manifest.json"
     before = mark.stat().st_mtime_ns
@@ -35,8 +34,8 @@ def test_it_is_made_once_and_replaced_by_another(tmp_path) -> None:
     assert pick.pick(source, output, "picture number 4") != first
 
 
-def test_faults_are_sentences(tmp_path, capsys) -> None:
-    source, output = data_set(tmp_path / "all"), tmp_path / "one"
+def test_faults_are_sentences(tmp_path, examples, capsys) -> None:
+    source, output = examples.data_set(tmp_path / "all"), tmp_path / "one"
     with pytest.raises(pick.PickError, match="no training picture of"):
         pick.pick(source, output, "picture number 102")  # is held out
     assert not output.exists()

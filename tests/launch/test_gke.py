@@ -158,14 +158,33 @@ def test_waiting_for_the_end(tmp_path, state, code) -> None:
     cloud.decide(
         "kubectl",
         'if [ "$1" = apply ]; then cat > "$FOLDER/applied"; exit; fi\n'
+        'if [ "$3" = --ignore-not-found ]; then exit; fi\n'
         'if [ -f "$FOLDER/asked" ]; then echo ' + state + "; fi\n"
         'touch "$FOLDER/asked"\n',
     )
     text, _ = gke.render([*WORDS, "--name=n", "--wait", *TRAIN])
     assert cloud.run(text) == code
     validate(yaml.safe_load((tmp_path / "applied").read_text()))
-    get = "kubectl get jobset/n --output=jsonpath={.status.terminalState}"
-    assert cloud.calls == ["kubectl apply --filename=-", get, "sleep 30", get]
+    output = "--output=jsonpath={.status.terminalState}"
+    get, look = (
+        f"kubectl get jobset/n{x} {output}" for x in ("", " --ignore-not-found")
+    )
+    assert cloud.calls == [look, "kubectl apply --filename=-", get, "sleep 30", get]
+
+
+def test_a_set_that_has_ended_is_replaced(tmp_path) -> None:
+    cloud = FakeCloud(tmp_path)
+    cloud.decide("kubectl", 'if [ "$1" = get ]; then echo Failed; fi\n')
+    assert cloud.run(gke.render([*WORDS, "--name=n", *TRAIN])[0]) == 0
+    verbs = [call.split()[1] for call in cloud.calls]
+    assert verbs == ["get", "delete", "apply"]
+
+
+def test_names_become_those_of_kubernetes() -> None:
+    assert manifest("--name=dual_4-1_Seed5")["metadata"]["name"] == "dual-4-1-seed5"
+    assert manifest("--name=1e-4_seed5")["metadata"]["name"] == "run-1e-4-seed5"
+    with pytest.raises(UserError, match="longer than 40"):
+        manifest(f"--name={'a' * 41}")
 
 
 def test_xpk_gets_one_command(tmp_path) -> None:
