@@ -218,7 +218,7 @@ done
 
 
 def _clean(name: str) -> str:
-    """Return a name that Kubernetes accepts, with room for suffixes of jobs and pods."""
+    """Return a name that Kubernetes accepts, with room for the suffixes of pods."""
     cleaned = re.sub("[^a-z0-9]+", "-", name.lower()).strip("-")
     if not cleaned[:1].isalpha():
         cleaned = f"run-{cleaned}".rstrip("-")
