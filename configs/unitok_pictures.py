@@ -4,7 +4,7 @@ What: the published network, losses and trainer on the embedded pictures at 64 p
 one convolutional stage (64 tokens of 8 codes each) and narrow layers. Reconstruction
 and captions supervise together, as in the paper's Table 6; eight codebooks hold 256
 codes each. The perceptual distance is shift-tolerant LPIPS with its real weights, which
-the second command fetches.
+the second command fetches; a quarter of the pictures has it.
 
 `configs/unitok_pictures.py:ablation` is the same at 32 px and shorter, without LPIPS,
 for configs/sweeps/unitok_ablations.py; `:clip` starts it from a tower that captions
@@ -63,7 +63,9 @@ def tokenizer(
             "objective": {
                 "supervision": supervision,
                 "perceptual": perceptual,
+                "perceptual_every": 4,
                 "contrastive": 0.05,
+                "revival": 1.0,
             },
         },
         "data": {
@@ -97,8 +99,8 @@ def get_config(word: str = "") -> ConfigDict:
     """Return the chain; `word` is '', 'ablation' or 'clip'."""
     small = {"image": 32, "steps": 300, "batch": 32, "perceptual": 0.0}
     if word == "":
-        stages = {"tokenizer": tokenizer(image=64, steps=700, batch=32, perceptual=0.1)}
-        stages["tokenizer"]["train"]["image_every"] = 350
+        stages = {"tokenizer": tokenizer(image=64, steps=600, batch=32, perceptual=0.1)}
+        stages["tokenizer"]["train"]["image_every"] = 300
     elif word == "ablation":
         stages = {"tokenizer": tokenizer(**small)}
     elif word == "clip":

@@ -18,8 +18,10 @@ LPIPS, DINOv2 (both of FoundationVision/unitok_external) and CLIP's tokenizer ar
         --config.companions.backbone.path=dinov2_vits14_pretrain.pth \
         --config.data.clip_tokenizer=bpe_simple_vocab_16e6.txt.gz
 
-The start from a ViTamin-L CLIP (78.6 %) is the same with, for a checkpoint converted
-from open_clip, `--config.init.encoder=CLIP:encoder --config.init.text=CLIP:text`.
+The start from a CLIP (reported: 78.6 %) is `--config.init.encoder=RUN:encoder
+--config.init.text=RUN:text`, RUN being a run of this config with
+`--config.model.objective.supervision=contrastive`. A text tower of open_clip is
+converted with `--from clip-text`.
 """
 
 from ml_collections import ConfigDict

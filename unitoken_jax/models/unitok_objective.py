@@ -47,6 +47,7 @@ class ObjectiveConfig:
             latent; not published, for short trainings.
         decode_every: one in so many pictures is decoded and compared; every picture
             has the other terms.
+        perceptual_every: one in so many of these has the perceptual term.
         contrastive_chunk: texts compared with all pictures at once.
         usage_decay: of the moving histogram of codes, by step.
     """
@@ -59,12 +60,14 @@ class ObjectiveConfig:
     contrastive: float = 1.0
     revival: float = 0.0
     decode_every: int = 1
+    perceptual_every: int = 1
     contrastive_chunk: int = 1024
     usage_decay: float = 0.99
 
     def __post_init__(self) -> None:
-        if self.decode_every < 1 or self.contrastive_chunk < 1:
-            raise ValueError("decode_every and contrastive_chunk must be at least 1.")
+        for name in ("decode_every", "perceptual_every", "contrastive_chunk"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1.")
         if not 0 <= self.usage_decay < 1:
             raise ValueError(f"usage_decay must be in [0, 1), not {self.usage_decay}.")
 
@@ -180,7 +183,9 @@ def compare(
     }
     total = config.l1 * l1 + config.l2 * l2
     if config.perceptual:
-        distance = jnp.mean(companions[PERCEPTUAL](real, made))
+        step = config.perceptual_every
+        seen = every(real, step), every(made, step)
+        distance = jnp.mean(companions[PERCEPTUAL](*seen))
         total += config.perceptual * distance
         metrics["perceptual"] = distance
     return total, metrics
@@ -248,7 +253,7 @@ def every(images: jax.Array, step: int) -> jax.Array:
     """Return one in `step` of [B, …], without moving rows between devices."""
     if images.shape[0] % step:
         raise ValueError(
-            f"objective.decode_every={step} does not divide a batch of "
-            f"{images.shape[0]} pictures; choose a divisor"
+            f"one in {step} of a batch of {images.shape[0]} pictures: choose divisors "
+            "of the batch for objective.decode_every and perceptual_every"
         )
     return images.reshape(-1, step, *images.shape[1:])[:, 0]
