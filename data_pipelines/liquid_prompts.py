@@ -1,4 +1,4 @@
-"""Prompts for UniTok's LLM and classes for LlamaGen, as their training data had them."""
+"""Prompts for UniTok's LLM and classes for LlamaGen, as in their training data."""
 
 from collections.abc import Sequence
 

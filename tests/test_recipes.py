@@ -21,7 +21,11 @@ from unitoken_jax.train.paths import flatten
 from unitoken_jax.train.step import make_train_step, make_update
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-NAMES = sorted(path.stem for path in CONFIGS.glob("*_7b_*.py"))
+NAMES = sorted(
+    path.stem
+    for decoder in ("unitoken", "chameleon")
+    for path in CONFIGS.glob(f"{decoder}_7b_*.py")
+)
 VOCABULARY, FIRST, LAST = 64, 4, 19
 ROWS, LENGTH, VIEWS = 2, 24, 2
 IMAGE, FEATURES = 28, 4

@@ -496,6 +496,22 @@ def test_published_arguments_of_llamagen():
     refused("no size 'Q'", FORMATS["llamagen"].read_config, {"gpt_model": "GPT-Q"})
 
 
+@pytest.mark.parametrize("rows", [3, 4])
+@pytest.mark.parametrize("says", [True, False])
+def test_label_rows_of_llamagen_are_counted(rows, says, tmp_path):
+    """1000 and 1001 rows load, whatever the arguments say of the dropout."""
+    config = dataclasses.replace(LLAMAGEN, classes=3, null_class=rows == 4)
+    params = random_params(config)
+    path = tmp_path / "model.safetensors"
+    convert.save("llamagen", module_of(config), params, path)
+    fields = FORMATS["llamagen"].write_config(config, {})
+    fields["class_dropout_prob"] = 0.1 if says else 0.0
+    module, loaded = convert.load("llamagen", path, fields)
+    assert module.config.null_class == (rows == 4)
+    assert module.config.class_dropout == (0.1 if says and rows == 4 else 0.0)
+    assert_equal(loaded, params)
+
+
 def test_image_codes_come_from_the_vocabulary():
     names = {"IMGIMGAAZ": 11, "IMGIMGABZ": 12, "<image>": 3}
     config = FORMATS["unitoken"].read_config({"vocabulary_map": names})

@@ -62,6 +62,26 @@ def test_second_run_does_nothing_and_another_encoder_is_refused(tmp_path, exampl
     assert encoder.calls == 4
 
 
+def test_codes_of_several_codebooks_need_no_names(tmp_path, examples):
+    source = examples.data_set(tmp_path / "set")
+
+    def encode(pixels):
+        return np.stack([Encoder()(pixels), Encoder()(pixels) + 600], -1)
+
+    options = OPTIONS | {"codebook": (2, 700)}
+    manifest = pretokenize(source, tmp_path / "out", encode, **options)
+    assert manifest.provenance["codebook"] == [2, 700]
+    split = Split(tmp_path / "out", "train")
+    codes = records.codes_of(split[1])
+    assert codes.shape == (2, 2, 2)
+    np.testing.assert_array_equal(codes[..., 1] - codes[..., 0], 600)
+    split.close()
+    with pytest.raises(PretokenizeError, match=r"the codebook has 0 … 599$"):
+        pretokenize(source, tmp_path / "x", encode, **OPTIONS, codebook=(2, 600))
+    with pytest.raises(PretokenizeError, match=r"must give \[batch, h, w, codebooks\]"):
+        pretokenize(source, tmp_path / "x", Encoder(), **OPTIONS, codebook=(2, 600))
+
+
 @pytest.mark.parametrize(
     ("fault", "message"),
     [

@@ -77,6 +77,24 @@ def test_codes_must_fill_their_grid(examples):
             records.with_codes(examples.record(), bad)
 
 
+def test_several_codes_a_place_survive(examples):
+    codes = np.arange(12).reshape(2, 3, 2)
+    record = records.with_codes(examples.record(), codes)
+    assert record["grid"] == [2, 3, 2]
+    back = records.decode(records.encode(record))
+    np.testing.assert_array_equal(records.codes_of(back), codes)
+
+
+def test_a_record_of_text_alone_has_no_picture_at_all(examples):
+    nothing = {"image": b"", "width": 0, "height": 0}
+    text = examples.record() | nothing
+    assert records.decode(records.encode(text)) == text
+    for key, value in examples.record().items():
+        if key in nothing:
+            with pytest.raises(records.RecordError, match="must be"):
+                records.validate(text | {key: value})
+
+
 @pytest.mark.parametrize("cut", [0, 1, 50])
 def test_damaged_bytes_are_a_sentence(cut, examples):
     data = records.encode(examples.record())[:cut]

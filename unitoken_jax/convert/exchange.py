@@ -233,10 +233,10 @@ def _open_published(
     else:
         opened = kind.open(Path(source))
     if config is None:
-        config = kind.read_config(opened.config)
+        config = kind.refine(kind.read_config(opened.config), opened)
     elif isinstance(config, Mapping):
         opened.config.update(config)
-        config = kind.read_config(opened.config)
+        config = kind.refine(kind.read_config(opened.config), opened)
     if not isinstance(config, kind.holds):
         raise WeightsError(
             f"{format} holds a {_names(kind.holds)}, and the configuration given is of"

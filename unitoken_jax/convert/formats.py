@@ -92,6 +92,8 @@ class Format:
         read_config: what the source says of its model → configuration; with nothing
             said, the published model's.
         write_config: (configuration, what an earlier source said) → what to say.
+        refine: (configuration read, tensors) → configuration, for what the source does
+            not say but its tensors show.
         prefixes: what may stand before every name of a larger file, of which the rest
             is then left out.
         open: path → tensors.
@@ -104,6 +106,7 @@ class Format:
     table: Callable[[Any], Table]
     read_config: Callable[[Values], Any]
     write_config: Callable[[Any, Values], Values]
+    refine: Callable[[Any, Source], Any] = lambda config, source: config
     prefixes: tuple[str, ...] = ()
     open: Callable[[Path], Source] = open_source
     write: Write = write_weights
@@ -199,6 +202,7 @@ FORMATS: dict[str, Format] = {
         llamagen.table,
         read_llamagen,
         write_llamagen,
+        llamagen.count_classes,
         write=partial(write_weights, wrap=("model",)),
     ),
     "clip-text": Format(

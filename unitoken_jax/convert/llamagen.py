@@ -4,6 +4,7 @@ Query, key and value are packed, and in the trunk the rotary pairs of query and 
 stand side by side. The depth head has no rotation, so its order is of no matter.
 """
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -18,10 +19,12 @@ from unitoken_jax.convert.layouts import (
     rotary_halves,
     split,
 )
+from unitoken_jax.convert.sources import Source
 from unitoken_jax.convert.table import Counts, Rule, Table
 from unitoken_jax.models.llamagen import LlamaGenConfig
 
 _PACKED = ("query", "key", "value")
+_CLASSES = "cls_embedding.embedding_table.weight"
 
 
 def counts(config: LlamaGenConfig) -> Counts:
@@ -43,10 +46,9 @@ def table(config: LlamaGenConfig, prefix: str = "") -> Table:
     """
     trunk = chain(_turned(config.hidden // config.heads), split(HEADS_IN))
     head, depth = "output", f"{prefix}depth"
-    classes = "cls_embedding.embedding_table.weight"
     codes = "tok_embeddings.codebooks.{codebook}.weight"
     return [
-        Rule(classes, f"{prefix}classes/embedding"),
+        Rule(_CLASSES, f"{prefix}classes/embedding"),
         Rule(codes, f"{prefix}codes/embedding"),
         *_blocks("layers.{layer}", f"{prefix}layers", trunk),
         Rule("norm.weight", f"{prefix}norm/scale"),
@@ -56,6 +58,21 @@ def table(config: LlamaGenConfig, prefix: str = "") -> Table:
         Rule(f"{head}.linear_head.weight", f"{depth}/head/kernel", LINEAR),
         Rule(f"{head}.linear_head.bias", f"{depth}/head/bias"),
     ]
+
+
+def count_classes(config: LlamaGenConfig, source: Source) -> LlamaGenConfig:
+    """The configuration with a row for no class if the file's table has one.
+
+    Files trained with and without label dropout have 1001 and 1000 rows; their
+    arguments do not always say which.
+    """
+    if _CLASSES not in source:
+        return config
+    rows = source.spec(_CLASSES).shape[0] - config.classes
+    if rows not in (0, 1):
+        return config  # of another number of classes: the shapes will say so
+    dropout = config.class_dropout if rows else 0.0
+    return dataclasses.replace(config, null_class=bool(rows), class_dropout=dropout)
 
 
 def _blocks(key: str, ours: str, packed: Layout) -> Iterator[Rule]:

@@ -1,6 +1,7 @@
 """Draw and answer: python -m unitoken_jax.generate --config FILE --workdir DIR.
 
     --prompt "a red heart" --output heart.png          draws
+    --prompt animals --output animal.png               draws a class (LlamaGen)
     --image heart.png --prompt "What is this?"         answers
     --input prompts.jsonl --output answers.jsonl       does many at once
 
@@ -23,15 +24,21 @@ from PIL import Image
 from tqdm import tqdm
 
 from data_pipelines import images
+from data_pipelines.classes import class_names
+from data_pipelines.code_files import find_code_files
 from data_pipelines.config import DataConfig
 from data_pipelines.errors import DataError
+from data_pipelines.liquid_prompts import ClassComposer, LiquidComposer
 from data_pipelines.prompts import Composer
+from data_pipelines.text_vocabulary import read_vocabulary
 from data_pipelines.vocabulary import Vocabulary
 from unitoken_jax import config as configs
 from unitoken_jax.config import ConfigError, UserError, nearest
 from unitoken_jax.generate import pictures, requests
-from unitoken_jax.generate.assistant import Assistant, GenerationConfig, View
+from unitoken_jax.generate.artist import Artist
+from unitoken_jax.generate.assistant import Assistant, GenerationConfig, Speaker, View
 from unitoken_jax.generate.decode import Params
+from unitoken_jax.generate.liquid_assistant import LiquidAssistant
 from unitoken_jax.models import registry
 from unitoken_jax.parallel import rules
 from unitoken_jax.parallel.mesh import make_mesh
@@ -42,6 +49,9 @@ from unitoken_jax.train.paths import flatten
 
 log = logging.getLogger("unitoken_jax.generate")
 
+Voice = Assistant | LiquidAssistant | Artist
+SPEAKERS = ("unitoken", "unitok_mllm", "llamagen")
+"""Kinds of model that draw or answer."""
 _CHUNK = 16  # batches whose pictures are held in memory at once
 
 
@@ -54,27 +64,29 @@ class Trained:
     data: DataConfig
 
 
-def find_stage(chain: Chain, name: str, kind: str, at: str) -> str:
+def find_stage(chain: Chain, name: str, kind: str | tuple[str, ...], at: str) -> str:
     """Return the stage `name`, or the last one of a kind of model if it is ''.
 
     Args:
         chain: The experiment.
         name: Of a stage, or ''.
-        kind: Of model, such as 'unitoken'.
+        kind: Of model, such as 'unitoken', or several that will do.
         at: Dotted path of the field that names it, for messages.
 
     Raises:
         ConfigError: There is no such stage, or it trains another kind of model.
     """
+    wanted = (kind,) if isinstance(kind, str) else kind
+    kind = " or ".join(wanted)
     kinds = {key: chain.stages[key].model.get("kind") for key in chain.order}
-    fitting = [key for key, found in kinds.items() if found == kind]
+    fitting = [key for key, found in kinds.items() if found in wanted]
     if not name:
         if not fitting:
             raise ConfigError(f"{at}: no stage of the config trains a {kind}.")
         return fitting[-1]
     if name not in kinds:
         raise ConfigError(f"{at}: there is no stage {name!r}{nearest(name, fitting)}")
-    if kinds[name] != kind:
+    if kinds[name] not in wanted:
         raise ConfigError(
             f"{at}: stage {name!r} trains a {kinds[name]}, but a {kind} is needed"
             f"{nearest(name, fitting)}"
@@ -114,13 +126,15 @@ def restore(chain: Chain, name: str, workdir: Path, mesh: Mesh) -> Trained:
             "Give the config it was trained with."
         )
     places = rules.shardings(registry.logical_axes(system), shapes, mesh)
-    params, step = checkpoint.restore_params(directory, shardings=places)
+    params, step = checkpoint.restore_params(
+        directory, shardings=places, average=bool(job.train.average)
+    )
     log.info("%s: step %d of stage %s", system.kind, step, name)
     return Trained(system, params, data)
 
 
-def load(chain: Chain, workdir: Path, **changes: Any) -> Assistant:
-    """Return a trained UniToken with its tokenizer, ready to draw and answer.
+def load(chain: Chain, workdir: Path, **changes: Any) -> Voice:
+    """Return a trained model with its tokenizer, ready to draw and answer.
 
     Args:
         chain: The experiment; its `generation` group says which stages and how.
@@ -135,28 +149,39 @@ def load(chain: Chain, workdir: Path, **changes: Any) -> Assistant:
     }
     config = configs.build(GenerationConfig, fields, "config.generation")
     mesh = make_mesh(config.mesh)
-    name = find_stage(chain, config.model, "unitoken", "config.generation.model")
+    name = find_stage(chain, config.model, SPEAKERS, "config.generation.model")
     codes = chain.stages[name].codes
     source = config.tokenizer or (codes.stage if codes else "")
-    source = find_stage(chain, source, "vqgan", "config.generation.tokenizer")
+    kind = "vqgan" if chain.stages[name].model["kind"] == "unitoken" else "unitok"
+    source = find_stage(chain, source, kind, "config.generation.tokenizer")
     model, tokenizer = (
         restore(chain, stage, workdir, mesh) for stage in (name, source)
     )
     directory = Path(model.data.directory or chain.data_dir)
+    parts: dict[str, Any] = {
+        "model": model.system.module,
+        "params": model.params,
+        "tokenizer": tokenizer.system.module,
+        "tokenizer_params": tokenizer.params,
+        "config": config,
+        "mesh": mesh,
+    }
     try:
-        vocabulary = Vocabulary.from_file(directory / "tokenizer.json")
-        composer = Composer(vocabulary, model.data)
+        if model.system.kind == "unitoken":
+            vocabulary = Vocabulary.from_file(directory / "tokenizer.json")
+            return Assistant(composer=Composer(vocabulary, model.data), **parts)
+        stride = tokenizer.system.config.vision.factor
+        if model.system.kind == "unitok_mllm":
+            words = read_vocabulary(directory / "tokenizer.json")
+            composer = LiquidComposer(words, model.data, stride)
+            return LiquidAssistant(composer=composer, **parts)
+        numbered = find_code_files(directory) is not None
+        names = None if numbered else class_names(directory)
+        classes = model.system.config.classes
+        composer = ClassComposer(names, classes, model.data, stride)
+        return Artist(composer=composer, **parts)
     except DataError as error:
         raise UserError(f"config.stages.{name}.data: {error}.") from error
-    return Assistant(
-        model=model.system.module,  # pyright: ignore[reportArgumentType]
-        params=model.params,
-        tokenizer=tokenizer.system.module,  # pyright: ignore[reportArgumentType]
-        tokenizer_params=tokenizer.params,
-        composer=composer,
-        config=config,
-        mesh=mesh,
-    )
 
 
 def look(path: Path) -> Image.Image:
@@ -174,7 +199,7 @@ def look(path: Path) -> Image.Image:
 
 
 def draw_grid(
-    assistant: Assistant, prompt: str, output: Path, *, seed: int, count: int
+    assistant: Speaker, prompt: str, output: Path, *, seed: int, count: int
 ) -> None:
     """Draw a prompt `count` times with consecutive seeds into one picture."""
     with tqdm(total=count, desc="drawing", unit="picture", disable=None) as bar:
@@ -185,7 +210,7 @@ def draw_grid(
 
 
 def do_all(
-    assistant: Assistant, asked: Sequence[requests.Request]
+    assistant: Speaker, asked: Sequence[requests.Request]
 ) -> list[dict[str, Any]]:
     """Draw and answer requests, in chunks; what cannot be done says why in `error`.
 
@@ -208,7 +233,7 @@ def _described(request: requests.Request) -> dict[str, Any]:
 
 
 def _answer_all(
-    assistant: Assistant, asked: Sequence[requests.Request], bar: tqdm
+    assistant: Speaker, asked: Sequence[requests.Request], bar: tqdm
 ) -> dict[int, dict[str, Any]]:
     composer = assistant.composer
     done: dict[int, dict[str, Any]] = {}
@@ -232,7 +257,7 @@ def _answer_all(
 
 
 def _draw_all(
-    assistant: Assistant, asked: Sequence[requests.Request], bar: tqdm
+    assistant: Speaker, asked: Sequence[requests.Request], bar: tqdm
 ) -> dict[int, dict[str, Any]]:
     done: dict[int, dict[str, Any]] = {}
     kept = []

@@ -11,15 +11,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from unitoken_jax.generate.decode import Params, Prompts, advance, call, prefill
+from unitoken_jax.models.unitok_mllm import UniTokMllm
 from unitoken_jax.models.unitoken import UniToken
 
 
 @functools.partial(jax.jit, static_argnames=("model", "limit"))
 def answer(
-    model: UniToken,
+    model: UniToken | UniTokMllm,
     params: Params,
     prompts: Prompts,
-    pixels: jax.Array | None,
+    pictures: jax.Array | None,
     *,
     end: int | jax.Array,
     limit: int,
@@ -30,8 +31,9 @@ def answer(
         model: The module.
         params: Its parameters.
         prompts: Prompts padded on the left, ending where the answer begins.
-        pixels: Pictures for the continuous encoder, uint8 [B, I, H, W, 3]; None for
-            prompts without continuous features.
+        pictures: What `prompts.slots` point into: pictures for the continuous encoder,
+            uint8 [B, I, H, W, 3], or for UniTok's LLM their codes, int32 [B, I, S, K].
+            None for prompts without slots.
         end: The token that ends an answer.
         limit: Longest answer in tokens, `end` not counted.
 
@@ -39,8 +41,10 @@ def answer(
         Answers, int32 [B, limit]; −1 from the end token on.
     """
     features = None
-    if pixels is not None:
-        features = call(model, params, "encode_pictures", pixels)
+    if pictures is not None:
+        is_coded = isinstance(model, UniTokMllm)
+        method = "embed_pictures" if is_coded else "encode_pictures"
+        features = call(model, params, method, pictures)
     # The token after the last one of an answer is never fed, hence one less.
     state = prefill(model, params, prompts, features, limit - 1)
     token = jnp.argmax(state.logits, axis=-1).astype(jnp.int32)

@@ -7,7 +7,6 @@ lengths, so that each is compiled once, and returns results in the order they ca
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from typing import Protocol
 
 import jax
@@ -17,13 +16,13 @@ from PIL import Image
 
 from unitoken_jax.config import UserError
 from unitoken_jax.generate import answer, draw
+from unitoken_jax.generate.batches import Progress, alike, run_batched
 from unitoken_jax.generate.decode import Params, Prompts, bucket, call, pad_left
 from unitoken_jax.generate.layout import ImageLayout, Vocabulary, image_layout
 from unitoken_jax.generate.score import log_likelihood
 from unitoken_jax.models.unitoken import UniToken
 from unitoken_jax.models.vqgan import VQGAN
 from unitoken_jax.ops import pixels
-from unitoken_jax.parallel import rules
 from unitoken_jax.parallel.mesh import MeshConfig
 
 
@@ -33,10 +32,12 @@ class GenerationConfig:
 
     Attributes:
         model: The training stage that speaks and draws; "" is the last one that trained
-            a UniToken.
+            a UniToken, a UniTok MLLM or a LlamaGen.
         tokenizer: The training stage of the picture tokenizer; "" is the one whose
             codes the model was trained on.
         guidance: Scale of classifier-free guidance; 1 is none.
+        guidance_interval: Of a LlamaGen: after how many tokens behind the first
+            guidance ends, see `class_conditional.is_guided`; −1 is never.
         top_k: How many codes to draw from, 0 for all.
         top_p: Probability mass to draw from.
         temperature: Of drawing; 0 takes the most likely code.
@@ -52,6 +53,7 @@ class GenerationConfig:
     model: str = ""
     tokenizer: str = ""
     guidance: float = 3.0
+    guidance_interval: int = -1
     top_k: int = 0
     top_p: float = 1.0
     temperature: float = 1.0
@@ -92,22 +94,12 @@ class View(Protocol):
         ...
 
 
-class Composer(Protocol):
-    """The rules of the training data: how prompts and pictures are laid out."""
-
-    @property
-    def vocabulary(self) -> Vocabulary:
-        """Names the special tokens and the codes."""
-        ...
+class Prompter(Protocol):
+    """How prompts and pictures become what a model takes."""
 
     @property
     def grid(self) -> tuple[int, int]:
         """Rows and columns of a drawn picture's codes."""
-        ...
-
-    @property
-    def sizes(self) -> tuple[int, int] | None:
-        """Its height and width in grids of 32 pixels; None without size tokens."""
         ...
 
     def view(self, picture: Image.Image | np.ndarray, /) -> View:
@@ -129,7 +121,57 @@ class Composer(Protocol):
         ...
 
 
-Progress = Callable[[int], object]
+class Composer(Prompter, Protocol):
+    """The rules of UniToken's training data."""
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """Names the special tokens and the codes."""
+        ...
+
+    @property
+    def sizes(self) -> tuple[int, int] | None:
+        """Height and width of a drawn picture in grids of 32 pixels, or None."""
+        ...
+
+
+class Speaker(Protocol):
+    """A trained model that draws and, but for LlamaGen, answers."""
+
+    @property
+    def config(self) -> GenerationConfig:
+        """How it draws and answers."""
+        ...
+
+    @property
+    def composer(self) -> Prompter:
+        """Prepares prompts and pictures."""
+        ...
+
+    def encode(self, pictures: Sequence[np.ndarray], /) -> np.ndarray:
+        """Codes of pictures, uint8 [H, W, 3] each."""
+        ...
+
+    def draw(
+        self, prompts: Sequence[str], seeds: Sequence[int], progress: Progress = ...
+    ) -> np.ndarray:
+        """A picture for each prompt and seed, uint8 [N, H, W, 3]."""
+        ...
+
+    def answer(
+        self,
+        views: Sequence[View],
+        questions: Sequence[str],
+        progress: Progress = ...,
+    ) -> list[str]:
+        """An answer to a question about each picture."""
+        ...
+
+    def score(
+        self, prompts: Sequence[str], codes: np.ndarray, progress: Progress = ...
+    ) -> np.ndarray:
+        """Log-likelihood of pictures' codes given prompts, in nats, [N]."""
+        ...
 
 
 @functools.partial(jax.jit, static_argnames="model")
@@ -241,7 +283,7 @@ class Assistant:
             )
 
         lengths = [self._context_length(row) for row in rows]
-        return self._batched(run, _alike(lengths), progress)
+        return self._batched(run, alike(lengths), progress)
 
     def answer(
         self,
@@ -285,7 +327,7 @@ class Assistant:
             (bucket(len(row[0]), self.config.length_multiple), len(view.tiles))
             for row, view in zip(rows, views, strict=True)
         ]
-        ids = self._batched(run, _alike(kinds), progress)
+        ids = self._batched(run, alike(kinds), progress)
         return [self.composer.text(row) for row in answer.trim(ids)]
 
     def score(
@@ -315,16 +357,7 @@ class Assistant:
             )
 
         lengths = [self._context_length(row) for row in rows]
-        return self._batched(run, _alike(lengths), progress)
-
-    @functools.cached_property
-    def _shards(self) -> int:
-        """Into how many parts the devices divide a batch."""
-        if self.mesh is None:
-            return 1
-        abstract = jax.ShapeDtypeStruct((self.mesh.size,), np.int32)
-        shard = rules.batch_shardings(abstract, self.mesh).shard_shape(abstract.shape)
-        return self.mesh.size // shard[0]
+        return self._batched(run, alike(lengths), progress)
 
     def _context_length(self, row: np.ndarray) -> int:
         """Padded length of a drawing prompt with BOS, end and BOI around it."""
@@ -346,28 +379,5 @@ class Assistant:
         groups: Sequence[Sequence[int]],
         progress: Progress = lambda done: None,
     ) -> np.ndarray:
-        """Run over groups of indices in batches of one size, results in their order.
-
-        A batch that is not full repeats its last index, so that nothing is compiled
-        for it alone.
-        """
-        size = bucket(self.config.batch, self._shards)
-        results: dict[int, np.ndarray] = {}
-        for group in groups:
-            for start in range(0, len(group), size):
-                chosen = np.asarray(group[start : start + size])
-                filled = np.pad(chosen, (0, size - len(chosen)), mode="edge")
-                # Around compiled programs only: eager ones would spread as well.
-                with jax.set_mesh(self.mesh) if self.mesh else nullcontext():
-                    output = np.asarray(run(filled))
-                results |= {int(i): output[n] for n, i in enumerate(chosen)}
-                progress(len(chosen))
-        return np.stack([results[i] for i in sorted(results)])
-
-
-def _alike(kinds: Sequence[object]) -> list[list[int]]:
-    """Group indices whose kind is equal, in the order of first appearance."""
-    groups: dict[object, list[int]] = {}
-    for i, kind in enumerate(kinds):
-        groups.setdefault(kind, []).append(i)
-    return list(groups.values())
+        size, mesh = self.config.batch, self.mesh
+        return run_batched(run, groups, size, mesh, progress)

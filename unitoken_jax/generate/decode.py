@@ -13,6 +13,7 @@ import numpy as np
 from flax import linen as nn
 
 from unitoken_jax.models.chameleon import Cache
+from unitoken_jax.models.unitok_mllm import UniTokMllm
 from unitoken_jax.models.unitoken import UniToken
 
 Params = Mapping[str, Any]
@@ -96,7 +97,7 @@ def positions(valid: jax.Array) -> jax.Array:
 
 
 def prefill(
-    model: UniToken,
+    model: UniToken | UniTokMllm,
     params: Params,
     prompts: Prompts,
     features: jax.Array | None,
@@ -114,7 +115,7 @@ def prefill(
     batch, length = prompts.tokens.shape
     position = positions(prompts.valid)
 
-    def run(module: UniToken) -> tuple[jax.Array, Cache]:
+    def run(module: UniToken | UniTokMllm) -> tuple[jax.Array, Cache]:
         embeddings = module.embed(prompts.tokens, prompts.slots, features)
         cache = module.init_cache(batch, length + room)
         hidden, cache = module.decode(
@@ -126,10 +127,12 @@ def prefill(
     return State(cache, logits, position[:, -1] + 1)
 
 
-def advance(model: UniToken, params: Params, state: State, tokens: jax.Array) -> State:
+def advance(
+    model: UniToken | UniTokMllm, params: Params, state: State, tokens: jax.Array
+) -> State:
     """Append one token to each row, int32 [B], and compute the next logits."""
 
-    def run(module: UniToken) -> tuple[jax.Array, Cache]:
+    def run(module: UniToken | UniTokMllm) -> tuple[jax.Array, Cache]:
         embeddings = module.embed(tokens[:, None])
         hidden, cache = module.decode(
             embeddings,

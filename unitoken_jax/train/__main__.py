@@ -20,17 +20,25 @@ from absl import flags
 
 from data_pipelines.config import DataConfig
 from data_pipelines.errors import DataError
-from data_pipelines.loader import make_loader
+from data_pipelines.loader import CodeFacts, make_loader
 from data_pipelines.manifest import read_manifest
 from data_pipelines.pretokenize import pretokenize
+from data_pipelines.text_vocabulary import TextVocabulary, read_vocabulary
 from data_pipelines.vocabulary import Vocabulary
 from unitoken_jax import config as configs
+from unitoken_jax import convert
 from unitoken_jax.config import ConfigError, UserError
+from unitoken_jax.convert import WeightsError
 from unitoken_jax.evaluate.__main__ import run as evaluate
 from unitoken_jax.evaluate.config import EvaluationConfig
 from unitoken_jax.generate.assistant import GenerationConfig
+from unitoken_jax.generate.unitok import encode_pictures
 from unitoken_jax.models import registry
+from unitoken_jax.models.frozen import FrozenNetwork
+from unitoken_jax.models.llamagen import LlamaGenConfig
 from unitoken_jax.models.siglip import SiglipConfig
+from unitoken_jax.models.unitok import UniTok, UniTokConfig
+from unitoken_jax.models.unitok_mllm import UniTokMllmConfig
 from unitoken_jax.models.unitoken import UniTokenConfig
 from unitoken_jax.ops import pixels
 from unitoken_jax.parallel.mesh import make_mesh
@@ -41,7 +49,7 @@ from unitoken_jax.train import pictures, processes, stage
 from unitoken_jax.train.checkpoint import restore_params
 from unitoken_jax.train.console import log_to_console, log_to_file
 from unitoken_jax.train.environment import use_compile_cache
-from unitoken_jax.train.job import Chain, Job, build_chain
+from unitoken_jax.train.job import Chain, Job, WeightsConfig, build_chain
 from unitoken_jax.train.paths import flatten
 from unitoken_jax.train.replay import Finding
 
@@ -65,10 +73,16 @@ class Workshop:
         system = self.system(job, at)
         data = configs.build(DataConfig, job.data, f"{at}.data")
         directory = Path(data.directory or data_dir)
+        companions = {
+            name: _frozen(weights, f"{at}.companions.{name}")
+            for name, weights in job.companions.items()
+        }
         try:
-            read_manifest(directory)
-            vocabulary = Vocabulary.from_file(directory / "tokenizer.json")
-            _check_vocabulary(system.config, vocabulary, f"{at}.model")
+            vocabulary = None
+            if data.kind != "classes":  # published code files have neither
+                read_manifest(directory)
+                vocabulary = read_vocabulary(directory / "tokenizer.json")
+                _check_vocabulary(system.config, vocabulary, f"{at}.model")
             loader = make_loader(
                 data,
                 directory,
@@ -77,19 +91,22 @@ class Workshop:
                 seed=job.seed,
                 part=local_rows(job.train.batch, make_mesh(job.mesh)).tolist(),
             )
+            _check_codes(system.config, loader.codes, at)
         except DataError as error:
             raise UserError(f"{at}.data: {error}.") from error
         for line in loader.summary.splitlines():
             log.info("%s", line)
-        draw = pictures.reconstructions(system) if system.kind == "vqgan" else None
-        return stage.Parts(system, data, loader, draw)
+        draws = system.kind == "vqgan" or system.drawing is not None
+        draw = pictures.reconstructions(system) if draws else None
+        return stage.Parts(system, data, loader, draw, companions)
 
     def tokenise(self, tokenizer: Job, directory: Path, data_dir: Path) -> Path:
-        """Encode the data set with a trained VQGAN, once."""
+        """Encode the data set with a trained VQGAN or UniTok, once."""
         at = f"config.stages.{tokenizer.name}"
         system = self.system(tokenizer, at)
         data = configs.build(DataConfig, tokenizer.data, f"{at}.data")
-        params, _ = restore_params(directory)
+        averaged = bool(tokenizer.train.average)
+        params, _ = restore_params(directory, average=averaged)
         output = self._codes / tokenizer.name
         if not processes.is_first():
             processes.wait_for_all("the image codes")
@@ -103,6 +120,7 @@ class Workshop:
                 image_size=data.image_size,
                 tokenizer_id=_digest(params),
                 background=data.background,
+                codebook=_codebook(system.config),
                 overwrite=True,
             )
         except DataError as error:
@@ -111,13 +129,25 @@ class Workshop:
         return output
 
 
+def _frozen(weights: WeightsConfig, at: str) -> FrozenNetwork:
+    """Read the weights of a frozen network."""
+    try:
+        module, params = convert.load(weights.format, weights.path)
+    except WeightsError as error:
+        raise UserError(f"{at}: {error}.") from error
+    return FrozenNetwork(module, params)
+
+
 def _encoder(
     system: registry.System, params: registry.Params
 ) -> Callable[[np.ndarray], np.ndarray]:
+    if isinstance(system.module, UniTok):
+        tokenizer = system.module
+        return lambda images: np.asarray(encode_pictures(tokenizer, params, images))
     if system.kind != "vqgan":
         raise ConfigError(
             f"a {system.kind} gives no image codes; `codes.stage` must name a stage "
-            "that trains a vqgan."
+            "that trains a vqgan or a unitok."
         )
 
     @jax.jit
@@ -126,6 +156,13 @@ def _encoder(
         return system.module.apply({"params": params}, images, method="encode")  # pyright: ignore[reportReturnType]
 
     return lambda images: np.asarray(encode(params, images))
+
+
+def _codebook(config: object) -> tuple[int, int] | None:
+    """Return codebooks and codes in each, of a tokenizer whose codes have no names."""
+    if isinstance(config, UniTokConfig):
+        return config.num_codebooks, config.codes
+    return None
 
 
 def _digest(params: registry.Params) -> str:
@@ -137,13 +174,16 @@ def _digest(params: registry.Params) -> str:
     return digest.hexdigest()
 
 
-def _check_vocabulary(config: object, vocabulary: Vocabulary, at: str) -> None:
+def _check_vocabulary(config: object, vocabulary: TextVocabulary, at: str) -> None:
     """Refuse a model that numbers ids otherwise than the data set's tokenizer."""
-    codes = vocabulary.code_ids
     if isinstance(config, SiglipConfig):
         wanted = {"text.vocab_size": vocabulary.size, "text.pad": vocabulary.pad}
         actual = {k: getattr(config.text, k.removeprefix("text.")) for k in wanted}
-    elif isinstance(config, UniTokenConfig):
+    elif isinstance(config, UniTokMllmConfig):
+        wanted = {"decoder.vocab_size": vocabulary.size}
+        actual = {"decoder.vocab_size": config.decoder.vocab_size}
+    elif isinstance(config, UniTokenConfig) and isinstance(vocabulary, Vocabulary):
+        codes = vocabulary.code_ids
         wanted = {
             "decoder.vocab_size": vocabulary.size,
             "first_image_code": int(codes.min()),
@@ -160,6 +200,28 @@ def _check_vocabulary(config: object, vocabulary: Vocabulary, at: str) -> None:
         f"{at}.{name} is {actual[name]}, the data set's tokenizer.json has {value}"
         for name, value in wanted.items()
         if actual[name] != value
+    ]
+    if wrong:
+        raise ConfigError(f"{'; '.join(wrong)}. Set the config to the data set's.")
+
+
+def _check_codes(config: object, codes: CodeFacts | None, at: str) -> None:
+    """Refuse a model of images of other codes than the data set's."""
+    if isinstance(config, UniTokMllmConfig):
+        kind, has_classes = "liquid", False
+    elif isinstance(config, LlamaGenConfig):
+        kind, has_classes = "classes", True
+    else:
+        return
+    if codes is None or (codes.classes is not None) > has_classes:
+        raise ConfigError(f"{at}.data.kind must be {kind!r} for this kind of model.")
+    found = {"codebooks": codes.codebooks, "codes": codes.size}
+    if isinstance(config, LlamaGenConfig):
+        found |= {"tokens": codes.tokens, "classes": codes.classes}
+    wrong = [
+        f"{at}.model.{name} is {getattr(config, name)}, the data set has {value}"
+        for name, value in found.items()
+        if value is not None and getattr(config, name) != value
     ]
     if wrong:
         raise ConfigError(f"{'; '.join(wrong)}. Set the config to the data set's.")

@@ -46,8 +46,9 @@ def count_items(
     counts: dict[str, float] = {}
     if "segment_ids" in batch:
         counts["tokens"] = float(np.count_nonzero(batch["segment_ids"]))
-    if "image" in batch:
-        counts["images"] = float(len(batch["image"]))
+    for name in ("image", "label"):  # pictures, or codes of pictures with a class
+        if name in batch:
+            counts["images"] = float(len(batch[name]))
     fed = len(next(iter(batch.values()), ()))
     share = 1.0 if rows is None or not fed else fed / rows
     return {name: count / share for name, count in counts.items()}

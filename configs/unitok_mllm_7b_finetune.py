@@ -1,0 +1,31 @@
+r"""UniTok's 7B multimodal LLM (arXiv 2502.20321, section 4.1): fine-tuning.
+
+What: 1.5M pictures to draw and 1.5M samples of instruction tuning (Mini-Gemini's), one
+to one, at 2e-5; starts from the pre-training of the same directory.
+
+Whose numbers: see `configs/unitok_mllm_7b_pretrain.py`. Questions follow Vicuna's
+template, with no marker around the picture, as in the released code.
+
+Hardware: a TPU v5p-128 slice (64 chips), parameters and optimiser divided over all of
+them. Estimated, not measured: 3 hours at 40 % of the chips' peak.
+
+    python -m unitoken_jax.train --config configs/unitok_mllm_7b_finetune.py \
+        --workdir runs/unitok_mllm_7b
+"""
+
+from ml_collections import ConfigDict
+
+from configs.unitok_mllm_7b_pretrain import job
+
+
+def get_config() -> ConfigDict:
+    """Return the job."""
+    before = "runs/unitok_mllm_7b/pretrain"
+    return job(
+        "finetune",
+        data_dir="data/prepared/unitok_mllm_finetune",
+        samples=3_000_000,
+        mixture={"draw": 1.0, "question": 1.0, "caption": 0.0, "text": 0.0},
+        learning_rate=2e-5,
+        init={part: f"{before}:{part}" for part in ("decoder", "embedder", "depth")},
+    )

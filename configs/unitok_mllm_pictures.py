@@ -1,0 +1,138 @@
+r"""UniTok's multimodal LLM in miniature (arXiv 2502.20321): it reads and draws codes.
+
+What: on the embedded pictures at 64 px a small UniTok learns to reconstruct (64 tokens
+of 4 codes each), then a small Llama with code embedder and depth head learns to draw
+captions and to answer questions, in Liquid's framework. The modules are those of the
+published sizes. The tokenizer has no captions here; `configs/unitok_pictures.py` does.
+
+Hardware: 2 CPU cores, 4 GiB of memory. Time: about 10 minutes, of which the LLM takes
+half.
+
+    python -m data_pipelines.prepare --input data/pictures.zip \
+        --output data/prepared/pictures
+    python -m unitoken_jax.train --config configs/unitok_mllm_pictures.py \
+        --workdir runs/unitok_mllm_pictures
+"""
+
+from typing import Any
+
+from ml_collections import ConfigDict
+
+IMAGE = 64  # side of a picture, pixels
+BOOKS, CODES, CODE_WIDTH = 4, 256, 8
+WIDTH, HEADS = 128, 4  # of the tokenizer, and of its projection between widths
+VOCABULARY = 2560  # as in data_pipelines.prepare
+NO_DECAY = ".*(scale|bias)"
+
+
+def tokenizer() -> dict[str, Any]:
+    """A UniTok that reconstructs."""
+    vision = {"widths": (16,), "depths": (1,), "hidden": WIDTH, "layers": 2}
+    vision |= {"heads": 4, "mlp": 256, "drop_path": 0.0}
+    text = {"vocab_size": 2, "length": 2, "hidden": 8, "layers": 1, "heads": 1}
+    usage = "quantiser/usage"
+    return {
+        "seed": 1,
+        "model": {
+            "kind": "unitok",
+            "vision": vision,
+            "text": text | {"mlp": 8, "embed": 8},
+            "vocab_size": BOOKS * CODES,
+            "vocab_width": BOOKS * CODE_WIDTH,
+            "num_codebooks": BOOKS,
+            "search_chunk": 0,
+            "objective": {"supervision": "reconstruction", "perceptual": 0.0},
+        },
+        "data": {"kind": "pictures", "image_size": IMAGE, "augment": {"flip": 0.5}},
+        "optimizer": {
+            "learning_rate": 2e-3,
+            "warmup": 30,
+            "end_scale": 0.05,
+            "weight_decay": 0.02,
+            "no_decay": NO_DECAY,
+            "clip": 10.0,
+            "groups": {
+                "all": {"pattern": ".*", "exclude": usage},
+                "usage": {"pattern": usage, "frozen": True},
+            },
+        },
+        "train": {"steps": 300, "batch": 32, "log_every": 20, "image_every": 150},
+        "checkpoint": {"every": 150},
+    }
+
+
+def mllm() -> dict[str, Any]:
+    """Llama, code embedder and depth head; the codes' vectors stay the tokenizer's."""
+    still = "embedder/quantiser/.*"
+    return {
+        "seed": 2,
+        "model": {
+            "kind": "unitok_mllm",
+            "decoder": {
+                "vocab_size": VOCABULARY,
+                "hidden": 192,
+                "intermediate": 512,
+                "layers": 4,
+                "heads": 6,
+                "kv_heads": 6,
+                "head_dim": 32,
+                "qk_norm": False,
+                "remat": "minimal",
+            },
+            "codebooks": BOOKS,
+            "codes": CODES,
+            "code_width": CODE_WIDTH,
+            "projection": WIDTH,
+            "projection_heads": HEADS,
+            "depth_layers": 2,
+            "loss_chunk": 128,
+            "code_chunk": 64,
+        },
+        "codes": {"stage": "tokenizer"},
+        "init": {
+            "embedder/quantiser": "tokenizer:quantiser",
+            "embedder/projection": "tokenizer:widen",
+        },
+        "data": {
+            "kind": "liquid",
+            "image_size": IMAGE,
+            "row_length": 256,
+            "row_views": 3,
+            "liquid": {
+                "request": "draw {caption}",
+                "question": "<|image|>{question}",
+                "markers_in_question": True,
+                "mixture": {"draw": 2.0, "caption": 0.5, "question": 1.0},
+            },
+        },
+        "optimizer": {
+            "learning_rate": 1.5e-3,
+            "warmup": 30,
+            "weight_decay": 0.05,
+            "no_decay": NO_DECAY,
+            "groups": {
+                "still": {"pattern": still, "frozen": True},
+                "rest": {"pattern": ".*", "exclude": still},
+            },
+        },
+        "train": {"steps": 300, "batch": 8, "log_every": 20},
+        "checkpoint": {"every": 150},
+    }
+
+
+def get_config() -> ConfigDict:
+    """Return the chain of two stages."""
+    return ConfigDict(
+        {
+            "name": "unitok_mllm_pictures",
+            "data_dir": "data/prepared/pictures",
+            "order": ("tokenizer", "mllm"),
+            "stages": {"tokenizer": tokenizer(), "mllm": mllm()},
+            "generation": {"guidance": 3.0},
+            "evaluation": {
+                "understanding": {"questions": 24},
+                "generation": {"pictures": 32, "drawings": 32},
+                "perception": None,
+            },
+        }
+    )

@@ -1,0 +1,66 @@
+"""Work in batches of one size, so that little is compiled, results in their order."""
+
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from unitoken_jax.generate.decode import bucket
+from unitoken_jax.parallel import rules
+
+Progress = Callable[[int], object]
+
+
+def run_batched(
+    run: Callable[[np.ndarray], jax.Array | np.ndarray],
+    groups: Sequence[Sequence[int]],
+    size: int,
+    mesh: Mesh | None,
+    progress: Progress = lambda done: None,
+) -> np.ndarray:
+    """Run over groups of indices in batches of one size, results in their order.
+
+    A batch that is not full repeats its last index, so that nothing is compiled for it
+    alone.
+
+    Args:
+        run: Indices [size] → results [size, …].
+        groups: Indices that may share a batch.
+        size: Of a batch; rounded up to what the devices share equally.
+        mesh: The devices to compute on; None is the default one.
+        progress: Called with the number of results since the last call.
+
+    Returns:
+        The results in the order of the indices.
+    """
+    size = bucket(size, _shards(mesh))
+    results: dict[int, np.ndarray] = {}
+    for group in groups:
+        for start in range(0, len(group), size):
+            chosen = np.asarray(group[start : start + size])
+            filled = np.pad(chosen, (0, size - len(chosen)), mode="edge")
+            # Around compiled programs only: eager ones would spread as well.
+            with jax.set_mesh(mesh) if mesh else nullcontext():
+                output = np.asarray(run(filled))
+            results |= {int(i): output[n] for n, i in enumerate(chosen)}
+            progress(len(chosen))
+    return np.stack([results[i] for i in sorted(results)])
+
+
+def alike(kinds: Sequence[object]) -> list[list[int]]:
+    """Group indices whose kind is equal, in the order of first appearance."""
+    groups: dict[object, list[int]] = {}
+    for i, kind in enumerate(kinds):
+        groups.setdefault(kind, []).append(i)
+    return list(groups.values())
+
+
+def _shards(mesh: Mesh | None) -> int:
+    """Into how many parts the devices divide a batch."""
+    if mesh is None:
+        return 1
+    abstract = jax.ShapeDtypeStruct((mesh.size,), np.int32)
+    shard = rules.batch_shardings(abstract, mesh).shard_shape(abstract.shape)
+    return mesh.size // shard[0]

@@ -1,0 +1,184 @@
+"""UniTok's LLM with its tokenizer: pictures from prompts, answers from pictures."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from unitoken_jax.generate import answer, liquid, unitok
+from unitoken_jax.generate.assistant import GenerationConfig, Prompter, View
+from unitoken_jax.generate.batches import Progress, alike, run_batched
+from unitoken_jax.generate.decode import Params, Prompts, bucket, pad_left
+from unitoken_jax.models.unitok import UniTok
+from unitoken_jax.models.unitok_mllm import UniTokMllm
+
+
+class Names(Protocol):
+    """Ids that batches and answers need."""
+
+    @property
+    def pad(self) -> int:
+        """Padding."""
+        ...
+
+    @property
+    def end(self) -> int:
+        """Ends an answer."""
+        ...
+
+
+class LiquidComposer(Prompter, Protocol):
+    """The rules of the training data."""
+
+    @property
+    def vocabulary(self) -> Names:
+        """Names the special tokens."""
+        ...
+
+    @property
+    def unconditional(self) -> np.ndarray:
+        """Ids that stand in a prompt's place for guidance, BOS to BOI."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class LiquidAssistant:
+    """A UniTok MLLM and its tokenizer; its methods are those of `Assistant`.
+
+    Attributes:
+        model: The LLM.
+        params: Its parameters.
+        tokenizer: The picture tokenizer.
+        tokenizer_params: Its parameters.
+        composer: Turns prompts and questions into tokens.
+        config: How to draw and answer.
+        mesh: The devices to compute on; None is the default one.
+    """
+
+    model: UniTokMllm
+    params: Params
+    tokenizer: UniTok
+    tokenizer_params: Params
+    composer: LiquidComposer
+    config: GenerationConfig
+    mesh: Mesh | None = None
+
+    def encode(self, pictures: Sequence[np.ndarray]) -> np.ndarray:
+        """Code pictures, uint8 [H, W, 3] each, to int32 [N, h, w, K]."""
+        return self._batched(
+            lambda chosen: unitok.encode_pictures(
+                self.tokenizer,
+                self.tokenizer_params,
+                np.stack([pictures[i] for i in chosen]),
+            ),
+            [range(len(pictures))],
+        )
+
+    def draw(
+        self,
+        prompts: Sequence[str],
+        seeds: Sequence[int],
+        progress: Progress = lambda done: None,
+    ) -> np.ndarray:
+        """Draw a picture for each prompt, see `Assistant.draw`."""
+        config, grid = self.config, self.composer.grid
+        rows = [self.composer.request(prompt) for prompt in prompts]
+        guided = config.guidance != 1
+
+        def run(chosen: np.ndarray) -> jax.Array:
+            codes = liquid.draw(
+                self.model,
+                self.params,
+                self._context([rows[i] for i in chosen], guided),
+                np.asarray(seeds, np.uint32)[chosen],
+                size=grid[0] * grid[1],
+                guidance=config.guidance if guided else None,
+                top_k=config.top_k,
+                top_p=None if config.top_p == 1 else config.top_p,
+                temperature=config.temperature,
+            )
+            shaped = codes.reshape(len(chosen), *grid, -1)
+            return unitok.decode_pictures(self.tokenizer, self.tokenizer_params, shaped)
+
+        return self._batched(run, alike([self._length(row) for row in rows]), progress)
+
+    def answer(
+        self,
+        views: Sequence[View],
+        questions: Sequence[str],
+        progress: Progress = lambda done: None,
+    ) -> list[str]:
+        """Answer a question about each picture, greedily, see `Assistant.answer`."""
+        codes = self.encode([view.whole for view in views])
+        rows = [
+            self.composer.question(grid, view.size, question)
+            for grid, view, question in zip(codes, views, questions, strict=True)
+        ]
+        flat = codes.reshape(len(codes), 1, -1, codes.shape[-1])  # [N, 1, S, K]
+
+        def run(chosen: np.ndarray) -> jax.Array:
+            length = max(self._length(rows[i][0]) for i in chosen)
+            prompts = pad_left(
+                [rows[i][0] for i in chosen],
+                [rows[i][1] for i in chosen],
+                pad=self.composer.vocabulary.pad,
+                length=length,
+            )
+            return answer.answer(
+                self.model,
+                self.params,
+                prompts,
+                flat[chosen],
+                end=self.composer.vocabulary.end,
+                limit=self.config.answer_limit,
+            )
+
+        lengths = [self._length(tokens) for tokens, _ in rows]
+        ids = self._batched(run, alike(lengths), progress)
+        return [self.composer.text(row) for row in answer.trim(ids)]
+
+    def score(
+        self,
+        prompts: Sequence[str],
+        codes: np.ndarray,
+        progress: Progress = lambda done: None,
+    ) -> np.ndarray:
+        """Log-likelihood of pictures given prompts, in nats, [N].
+
+        Args:
+            prompts: One for each picture.
+            codes: The pictures, int [N, rows, columns, K].
+            progress: See `draw`.
+        """
+        rows = [self.composer.request(prompt) for prompt in prompts]
+        flat = codes.reshape(len(codes), -1, codes.shape[-1])  # [N, S, K]
+
+        def run(chosen: np.ndarray) -> jax.Array:
+            context = self._context([rows[i] for i in chosen], guided=False)
+            return liquid.log_likelihood(self.model, self.params, context, flat[chosen])
+
+        return self._batched(run, alike([self._length(row) for row in rows]), progress)
+
+    def _length(self, row: np.ndarray) -> int:
+        """Padded length of a prompt."""
+        known = max(len(row), len(self.composer.unconditional))
+        return bucket(known, self.config.length_multiple)
+
+    def _context(self, rows: Sequence[np.ndarray], guided: bool) -> Prompts:
+        return liquid.contexts(
+            rows,
+            self.composer.unconditional if guided else None,
+            pad=self.composer.vocabulary.pad,
+            length=max(map(self._length, rows)),
+        )
+
+    def _batched(
+        self,
+        run: Callable[[np.ndarray], jax.Array],
+        groups: Sequence[Sequence[int]],
+        progress: Progress = lambda done: None,
+    ) -> np.ndarray:
+        return run_batched(run, groups, self.config.batch, self.mesh, progress)
