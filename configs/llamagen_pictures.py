@@ -54,8 +54,8 @@ def generator() -> dict[str, Any]:
             "weight_decay": 0.05,
             "no_decay": NO_DECAY,
         },
-        "train": {"steps": 400, "batch": 16, "log_every": 20},
-        "checkpoint": {"every": 200},
+        "train": {"steps": 300, "batch": 16, "log_every": 20},
+        "checkpoint": {"every": 150},
     }
 
 

@@ -56,8 +56,8 @@ def tokenizer() -> dict[str, Any]:
                 "usage": {"pattern": usage, "frozen": True},
             },
         },
-        "train": {"steps": 300, "batch": 32, "log_every": 20, "image_every": 150},
-        "checkpoint": {"every": 150},
+        "train": {"steps": 200, "batch": 32, "log_every": 20, "image_every": 100},
+        "checkpoint": {"every": 100},
     }
 
 
@@ -115,8 +115,8 @@ def mllm() -> dict[str, Any]:
                 "rest": {"pattern": ".*", "exclude": still},
             },
         },
-        "train": {"steps": 300, "batch": 8, "log_every": 20},
-        "checkpoint": {"every": 150},
+        "train": {"steps": 250, "batch": 8, "log_every": 20},
+        "checkpoint": {"every": 100},
     }
 
 
