@@ -21,7 +21,14 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from configs.unitok_mllm_pictures import BOOKS, CODES, IMAGE, NO_DECAY, tokenizer
+from configs.unitok_mllm_pictures import (
+    BOOKS,
+    CODES,
+    IMAGE,
+    NO_DECAY,
+    STRIDE,
+    tokenizer,
+)
 
 
 def generator() -> dict[str, Any]:
@@ -39,7 +46,7 @@ def generator() -> dict[str, Any]:
             "class_dropout": 0.1,
             "codebooks": BOOKS,
             "codes": CODES,
-            "side": IMAGE // 8,
+            "side": IMAGE // STRIDE,
             "depth_layers": 2,
             "token_dropout": 0.0,
             "dropout": 0.0,
@@ -47,7 +54,11 @@ def generator() -> dict[str, Any]:
             "remat": "minimal",
         },
         "codes": {"stage": "tokenizer"},
-        "data": {"kind": "classes", "image_size": IMAGE},
+        "data": {
+            "kind": "classes",
+            "image_size": IMAGE,
+            "layout": {"code_stride": STRIDE},
+        },
         "optimizer": {
             "learning_rate": 1.5e-3,
             "warmup": 30,

@@ -19,6 +19,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 IMAGE = 64  # side of a picture, pixels
+STRIDE = 8  # pixels along one side of an image token
 BOOKS, CODES, CODE_WIDTH = 4, 256, 8
 WIDTH, HEADS = 128, 4  # of the tokenizer, and of its projection between widths
 VOCABULARY = 2560  # as in data_pipelines.prepare
@@ -98,6 +99,7 @@ def mllm() -> dict[str, Any]:
             "image_size": IMAGE,
             "row_length": 256,
             "row_views": 3,
+            "layout": {"code_stride": STRIDE},
             "liquid": {
                 "request": "draw {caption}",
                 "question": "<|image|>{question}",
