@@ -8,9 +8,11 @@ import jax.numpy as jnp
 import miniature
 import numpy as np
 import pytest
+import tiny_unitoken
 
 from unitoken_jax.config import UserError
-from unitoken_jax.train import stage
+from unitoken_jax.models import registry
+from unitoken_jax.train import nonfinite, stage
 from unitoken_jax.train.replay import replay
 
 
@@ -113,3 +115,60 @@ def test_other_data_than_the_run_had_is_noticed(tmp_path) -> None:
 def test_a_step_beyond_the_end_is_refused(tmp_path) -> None:
     with pytest.raises(UserError, match="has steps 1 to 6"):
         replay(_job(), _parts(), tmp_path, 7)
+
+
+class Pictures(miniature.Batches):
+    """Rows for a tiny UniToken; one record has a picture that is not finite.
+
+    Row r of batch b is the record 8 b + r.
+    """
+
+    def __next__(self) -> dict[str, np.ndarray]:
+        first, rows = 8 * self.position, tiny_unitoken.batch(self.position)
+        self.position += 1
+        rows["pixels"] = rows["pixels"].astype(np.float32) / 255
+        if first == 16:
+            rows["pixels"][5, 0, 2, 3, 1] = np.nan
+        return rows | {"record": np.arange(first, first + 8, dtype=np.int32)[:, None]}
+
+
+def _unitoken() -> tuple:
+    model = tiny_unitoken.MODEL
+    train = {"steps": 4, "batch": 8, "log_every": 1}
+    groups = {"all": {"pattern": ".*"}}
+    optimizer = {"learning_rate": 1e-3, "groups": groups}
+    job = miniature.job(model=model, train=train, optimizer=optimizer)
+    return job, stage.Parts(registry.build(model), {}, Pictures())
+
+
+@pytest.mark.slow
+def test_a_poisoned_picture_of_unitoken(tmp_path) -> None:
+    """Its pixels are named, and the record; the step of the run was skipped."""
+    stage.run(*_unitoken(), tmp_path)
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["skipped"] for line in lines] == [0, 0, 1, 1]
+    found = replay(*_unitoken(), tmp_path, 3)
+    assert found.deviations == ()
+    cause = "batch/pixels, float32[8, 1, 8, 8, 3]: 1 of 1,536 elements are not finite"
+    assert found.origins["metrics/loss"].startswith(cause)
+    assert found.records == ["record-21"]
+
+
+@pytest.mark.slow
+def test_the_layer_of_a_stack_is_named() -> None:
+    """A kernel that is finite, but overflows in the second layer."""
+    _, parts = _unitoken()
+    params = jax.jit(parts.system.init_params)(jax.random.key(0))
+    mlp = params["decoder"]["layers"]["mlp"]["down"]
+    mlp["kernel"] = mlp["kernel"].at[1].set(3e38)
+    batch = {k: x for k, x in next(parts.batches).items() if k != "record"}
+
+    def loss(inputs):
+        key = jax.random.key(1)
+        return parts.system.loss(inputs["parameters"], inputs["batch"], key)[0]
+
+    _, found = nonfinite.find(loss, {"parameters": params, "batch": batch})
+    (origin,) = found.values()
+    assert "[1]/" in origin.name
+    assert origin.name.endswith("mlp/down: dot_general")
+    assert origin.line.startswith("unitoken_jax/layers/linear.py:")

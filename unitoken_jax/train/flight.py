@@ -60,11 +60,11 @@ class Entry:
 
 def digest(batch: Mapping[str, np.ndarray]) -> str:
     """Return 16 hexadecimal digits for names, types, shapes and bytes of arrays."""
-    content = hashlib.blake2b(digest_size=8)
+    content = hashlib.sha256()  # the fastest there is in the standard library
     for name, array in sorted(batch.items()):
         content.update(f"{name} {array.dtype} {array.shape} ".encode())
         content.update(np.ascontiguousarray(array).data)
-    return content.hexdigest()
+    return content.hexdigest()[:16]
 
 
 class FlightRecorder:
