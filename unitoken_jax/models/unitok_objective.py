@@ -6,7 +6,7 @@ what the tokenizer makes of a batch, and how far a picture is from the original.
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -16,9 +16,6 @@ from unitoken_jax.ops import pixels, quantisation
 from unitoken_jax.ops.contrastive import contrastive_loss
 from unitoken_jax.ops.convolution import convolve
 from unitoken_jax.ops.fidelity import psnr
-
-if TYPE_CHECKING:
-    from unitoken_jax.models.unitok import UniTok
 
 PERCEPTUAL = "perceptual"
 """Name of the frozen network that measures the perceptual distance."""
@@ -107,11 +104,11 @@ class Made:
     metrics: Metrics
 
 
-def make(model: "UniTok", params: Params, batch: Any, rng: jax.Array) -> Made:
+def make(model: Any, params: Params, batch: Any, rng: jax.Array) -> Made:
     """Code and decode a batch of pairs.
 
     Args:
-        model: the network.
+        model: a `UniTok`.
         params: its parameters.
         batch: `image` uint8 [B, H, W, 3] and, unless supervision is "reconstruction",
             `text` int32 [B, X].
@@ -162,7 +159,7 @@ def make(model: "UniTok", params: Params, batch: Any, rng: jax.Array) -> Made:
     return Made(output["reconstruction"], real, before, rest, metrics)
 
 
-def finish(model: "UniTok", kernel: jax.Array, before: jax.Array) -> jax.Array:
+def finish(model: Any, kernel: jax.Array, before: jax.Array) -> jax.Array:
     """Return the decoder's last product, without its bias, by the kernel alone."""
     dtype = model.config.vision.dtype
     margin = ((1, 1), (1, 1))
@@ -192,7 +189,7 @@ def compare(
 
 
 def loss(
-    model: "UniTok",
+    model: Any,
     params: Params,
     batch: Any,
     rng: jax.Array,
@@ -201,7 +198,7 @@ def loss(
     """Everything but the adversarial term.
 
     Args:
-        model: the network.
+        model: a `UniTok`.
         params: its parameters.
         batch: see `make`.
         rng: key of the dropped paths.
@@ -221,7 +218,7 @@ def loss(
     return total, {"loss": total} | metrics
 
 
-def settle(model: "UniTok", params: Params, metrics: Metrics) -> tuple[Params, Metrics]:
+def settle(model: Any, params: Params, metrics: Metrics) -> tuple[Params, Metrics]:
     """What is set after a step: the logit scale's bounds and the codes' statistics.
 
     Returns:
