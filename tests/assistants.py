@@ -227,6 +227,8 @@ def run_node(data_dir, vocabulary):
             "retrieval": {"pairs": 8, "batch": 4, "examples": 1, "ranks": (1, 5)},
             "understanding": {"questions": 5, "examples": 2},
             "generation": {"pictures": 4, "captions": 2, "drawings": 3},
+            "zero_shot": {"pictures": 6, "batch": 4, "examples": 1},
+            "perception": {"alexnet": ""},
         },
     }
 

@@ -248,7 +248,7 @@ def _make_room(config: ConfigDict, path: Sequence[str]) -> None:
         del node[path[-1]]
 
 
-def define_flag(name: str = "config") -> flags.FlagHolder:
+def define_flag(name: str = "config", *, required: bool = True) -> flags.FlagHolder:
     """Define `--config FILE` with `--config.path.to.field=value` overrides."""
     holder = config_flags.DEFINE_config_file(
         name,
@@ -258,7 +258,9 @@ def define_flag(name: str = "config") -> flags.FlagHolder:
     )
     flags.FLAGS[name].parser = _FileParser(name, flags.FLAGS[name].parser)
     flags.register_validator(
-        name, lambda value: value is not None, f"name a file: --{name}=configs/FILE.py."
+        name,
+        lambda value: value is not None or not required,
+        f"name a file: --{name}=configs/FILE.py.",
     )
     return holder
 

@@ -138,6 +138,34 @@ def test_understanding_counts_right_answers_beside_the_majority(views):
     np.testing.assert_array_equal(right["image"], views[0].whole)
 
 
+def test_accuracies_tell_new_compositions_from_new_concepts(views):
+    truth = {"q1": "red", "q2": "blue", "q3": "green", "q4": "cat"}
+    asked = [
+        Question(views[0], "color", "q1", "red", "new concepts"),
+        Question(views[1], "color", "q2", "red", "new concepts"),
+        Question(views[2], "color", "q3", "green", "new compositions"),
+        Question(views[3], "name", "q4", "dog", "new concepts"),
+    ]
+    found = understanding.evaluate(
+        echo(truth), asked, {"color": "green"}, UnderstandingConfig()
+    )
+    parts = {
+        name: (m.value, m.count, m.baseline)
+        for name, m in found.measures.items()
+        if name.startswith("accuracy_")
+    }
+    # Names are asked for new concepts only, so that `accuracy/name` says it all.
+    assert parts == {
+        "accuracy_new_compositions/all": (1, 1, 1),
+        "accuracy_new_compositions/color": (1, 1, 1),
+        "accuracy_new_concepts/all": (1 / 3, 3, 0),
+        "accuracy_new_concepts/color": (1 / 2, 2, 0),
+    }
+    alike = [q._replace(novelty="new concepts") for q in asked]
+    found = understanding.evaluate(echo(truth), alike, {}, UnderstandingConfig())
+    assert not any(name.startswith("accuracy_") for name in found.measures)
+
+
 @pytest.fixture
 def captioned(views):
     questions = [("color", "what color?", "red"), ("other", "why?", "because")]
@@ -152,9 +180,14 @@ def test_generation_measures_ranks_and_cycles(assistant, captioned):
     config = GenerationTestConfig(
         pictures=6, captions=3, drawings=2, kinds=("color",), examples=2
     )
-    done = []
+    done, drawn = [], []
+    novelties = ["new concepts", "new compositions"] * 3
+    captioned = [
+        item._replace(novelty=novelty)
+        for item, novelty in zip(captioned, novelties, strict=True)
+    ]
     found = generation.evaluate(
-        assistant, captioned, {"color": "red"}, config, done.append
+        assistant, captioned, {"color": "red"}, config, done.append, keep=drawn.extend
     )
     assert sum(done) == generation.amount(captioned, config) == 6 * 3 + 2 + 2 * 2
     rank = found.measures["caption_rank"]
@@ -162,6 +195,11 @@ def test_generation_measures_ranks_and_cycles(assistant, captioned):
     assert found.measures["cycle/color"].count == 2
     assert found.measures["cycle_real/color"].baseline == 1.0
     assert "cycle/other" not in found.measures
+    assert found.measures["cycle_new_concepts/all"].count == 1
+    assert found.measures["cycle_real_new_compositions/all"].count == 1
+    places = ("caption_rank_new_concepts", "caption_rank_new_compositions")
+    assert [found.measures[name].count for name in places] == [3, 3]
+    assert drawn[0].shape == (16, 16, 3)
     one, two = found.samples["drawings"]
     assert (one["prompt"], one["seed"], two["seed"]) == ("a red heart", 0, 1)
     assert one["image"].shape == one["real"].shape == (16, 16, 3)

@@ -1,14 +1,38 @@
 """Evaluating a whole run directory, and what stands in its way."""
 
 import json
+import subprocess
+import sys
+from types import SimpleNamespace
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
 
+from unitoken_jax import convert
 from unitoken_jax.config import ConfigError, UserError
-from unitoken_jax.evaluate.__main__ import run
+from unitoken_jax.evaluate.__main__ import compare_folders, run
+from unitoken_jax.models import registry
+from unitoken_jax.models.stlpips import StLpips, StLpipsConfig
 from unitoken_jax.train.job import build_chain
+
+EVALUATORS = (
+    *("reconstruction", "retrieval", "zero_shot"),
+    *("understanding", "generation", "perception"),
+)
+
+
+@pytest.fixture(scope="module")
+def alexnet(tmp_path_factory):
+    """Weights of a tiny AlexNet in the published layout."""
+    module = StLpips(StLpipsConfig(widths=(4, 4, 8, 8, 8)))
+    picture = jnp.zeros((1, 16, 16, 3))
+    params = module.init(jax.random.key(0), picture, picture)["params"]
+    path = tmp_path_factory.mktemp("weights") / "alexnet"
+    convert.save("stlpips", module, registry.unboxed(params), path)
+    return path
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +43,7 @@ def evaluated(run_node, workdir):
 def test_every_evaluator_leaves_numbers_and_pictures(evaluated, workdir):
     stored = json.loads((workdir / "evaluation.json").read_text())
     assert stored == json.loads(json.dumps(evaluated))
-    names = ["reconstruction", "retrieval", "understanding", "generation"]
+    names = ["reconstruction", "retrieval", "zero_shot", "understanding", "generation"]
     assert list(stored)[1:] == names
     for name in names:
         for measure in stored[name]["measures"].values():
@@ -46,8 +70,7 @@ def test_a_second_run_replaces_the_first_and_finds_the_same(
     evaluated, run_node, workdir
 ):
     part = {"reconstruction": run_node["evaluation"]["reconstruction"]}
-    others = dict.fromkeys(("retrieval", "understanding", "generation"))
-    node = run_node | {"evaluation": part | others}
+    node = run_node | {"evaluation": dict.fromkeys(EVALUATORS) | part}
     again = run(build_chain(node), workdir)
     assert again["reconstruction"] == evaluated["reconstruction"]
     left = sorted(p.name for p in (workdir / "evaluation").iterdir())
@@ -59,12 +82,89 @@ def test_a_second_run_replaces_the_first_and_finds_the_same(
 def test_evaluators_without_their_model_are_left_out(run_node, workdir, tmp_path):
     stages = {"tokenizer": run_node["stages"]["tokenizer"]}
     config = {"reconstruction": {"pictures": 2, "batch": 4, "examples": 1}}
+    config |= {"perception": {"alexnet": ""}}
     node = run_node | {"stages": stages, "order": ("tokenizer",), "evaluation": config}
     (tmp_path / "tokenizer").symlink_to(workdir / "tokenizer")
     assert list(run(build_chain(node), tmp_path)) == ["seconds", "reconstruction"]
     node |= {"evaluation": config | {"retrieval": {"pairs": 2}}}
     with pytest.raises(ConfigError, match="trains a siglip"):
         run(build_chain(node), tmp_path)
+
+
+def test_reconstructions_and_drawings_are_shown_to_another_network(
+    run_node, workdir, alexnet
+):
+    parts = {
+        "generation": run_node["evaluation"]["generation"],
+        "perception": {
+            "alexnet": str(alexnet),
+            "pictures": 8,
+            "distribution": {"batch": 4, "neighbours": 1, "resamples": 4},
+        },
+    }
+    node = run_node | {"evaluation": dict.fromkeys(EVALUATORS) | parts}
+    found = run(build_chain(node), workdir)["perception"]["measures"]
+    counts = {key: measure["count"] for key, measure in found.items()}
+    names = [f"{name}_alexnet" for name in ("frechet", "kernel", "precision", "recall")]
+    assert counts == (
+        {"reconstructions/stlpips_alexnet": 8}
+        | {f"reconstructions/{name}": 8 for name in names}
+        # Recall counts the real pictures, of which there are more than drawings.
+        | {f"drawings/{name}": 8 if "recall" in name else 3 for name in names}
+    )
+
+
+def test_two_folders_are_compared(tmp_path, alexnet, capsys):
+    rng = np.random.default_rng(0)
+    for side in ("real", "generated"):
+        (tmp_path / side).mkdir()
+        for i in range(5):
+            pixels = rng.integers(0, 256, (20, 18 + i, 3), np.uint8)
+            Image.fromarray(pixels).save(tmp_path / side / f"{i}.png")
+    given = SimpleNamespace(
+        real=str(tmp_path / "real"),
+        generated=str(tmp_path / "generated"),
+        alexnet=str(alexnet),
+        inception="",
+        lpips="",
+        preprocess="centre_crop",
+        size=16,
+        batch=4,
+        keep=True,
+        output=str(tmp_path / "found.json"),
+    )
+    found = compare_folders(given)
+    assert list(found) == [
+        *("frechet_alexnet", "kernel_alexnet", "precision_alexnet", "recall_alexnet"),
+        "stlpips_alexnet",
+    ]
+    stored = json.loads((tmp_path / "found.json").read_text())
+    assert stored["frechet_alexnet"]["value"] == found["frechet_alexnet"].value
+    assert "frechet_alexnet" in capsys.readouterr().out
+    given.generated = given.real
+    same = compare_folders(given)
+    assert same["frechet_alexnet"].value < 1e-6
+    assert same["stlpips_alexnet"].value < 1e-6
+    given.preprocess = "none"
+    with pytest.raises(UserError, match="choose a preprocessing"):
+        compare_folders(given)
+    given.alexnet = ""
+    with pytest.raises(UserError, match="needs a network's weights"):
+        compare_folders(given)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "nothing to do"),
+        (["--real=a", "--generated=b"], "a is not a directory"),
+    ],
+)
+def test_the_command_says_what_it_needs(arguments, message):
+    command = [sys.executable, "-m", "unitoken_jax.evaluate", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert message in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -75,10 +175,13 @@ def test_evaluators_without_their_model_are_left_out(run_node, workdir, tmp_path
         ({"evaluation": {"split": "test"}}, "no split 'test'"),
         ({"evaluation": {"understanding": {"kinds": ("size",)}}}, "no questions"),
         ({"evaluation": {"retrieval": {"without": ("",)}}}, "has no captioned"),
+        ({"evaluation": {"zero_shot": {"without": ("",)}}}, "has no classes"),
+        ({"evaluation": {"zero_shot": {"templates": ("a cat",)}}}, r"have \{\} once"),
+        ({"evaluation": {"perception": {"inception": "none.pth"}}}, "does not exist"),
     ],
 )
 def test_faults_are_sentences(run_node, workdir, changes, message):
-    none = dict.fromkeys(("reconstruction", "retrieval", "understanding", "generation"))
+    none = dict.fromkeys(EVALUATORS)
     node = run_node | {"evaluation": none} | changes
     with pytest.raises(UserError, match=message):
         run(build_chain(node | {"evaluation": none | node["evaluation"]}), workdir)

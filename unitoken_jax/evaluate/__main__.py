@@ -1,8 +1,12 @@
 """Evaluate a run: python -m unitoken_jax.evaluate --config FILE --workdir DIR.
 
 Prints a table and writes WORKDIR/evaluation.json, with examples as pictures in
-WORKDIR/evaluation/. This module wires data pipelines and trained stages to the
-evaluators; training calls `run` when it is done.
+WORKDIR/evaluation/. Or compare two folders of pictures:
+
+    --real DIR --generated DIR --inception WEIGHTS
+
+This module wires data pipelines and trained stages to the evaluators; training calls
+`run` when it is done.
 """
 
 import dataclasses
@@ -19,24 +23,41 @@ from absl import flags
 from tqdm import tqdm
 
 from data_pipelines import images
+from data_pipelines.classes import class_names
+from data_pipelines.config import DataConfig
 from data_pipelines.directory import atomic_directory, write_file
 from data_pipelines.errors import DataError
+from data_pipelines.pairs import caption_encoder
+from data_pipelines.prepare.scenes import NEW_COMPOSITION
 from data_pipelines.records import Record
 from data_pipelines.shards import Split
 from data_pipelines.vocabulary import Vocabulary
 from unitoken_jax import config as configs
-from unitoken_jax.config import UserError
+from unitoken_jax import convert
+from unitoken_jax.config import ConfigError, UserError
 from unitoken_jax.evaluate import (
+    classes,
+    features,
+    folders,
     generation,
+    networks,
+    perception,
+    preprocessing,
     reconstruction,
+    reproduction,
     retrieval,
     understanding,
+    zero_shot,
 )
+from unitoken_jax.evaluate.batches import batches
 from unitoken_jax.evaluate.config import EvaluationConfig
-from unitoken_jax.evaluate.measure import Evaluation, table
-from unitoken_jax.generate.__main__ import find_stage, load, restore
-from unitoken_jax.generate.assistant import Assistant, GenerationConfig
+from unitoken_jax.evaluate.distribution import DistributionConfig
+from unitoken_jax.evaluate.measure import Evaluation, Measure, table
+from unitoken_jax.evaluate.zero_shot import ZeroShotConfig
+from unitoken_jax.generate.__main__ import Trained, find_stage, load, restore
+from unitoken_jax.generate.assistant import GenerationConfig, Speaker, View
 from unitoken_jax.generate.pictures import save
+from unitoken_jax.models.siglip import SiglipVision
 from unitoken_jax.parallel.mesh import make_mesh
 from unitoken_jax.train.console import log_to_console
 from unitoken_jax.train.environment import use_compile_cache
@@ -45,6 +66,21 @@ from unitoken_jax.train.job import Chain, build_chain
 log = logging.getLogger("unitoken_jax.evaluate")
 
 T = TypeVar("T")
+
+_TOKENIZERS = ("vqgan", "unitok")
+_ALIGNED = ("siglip", "unitok")
+# What each evaluator needs a stage to train, one of them.
+_NEEDS = {
+    "reconstruction": _TOKENIZERS,
+    "retrieval": _ALIGNED,
+    "zero_shot": _ALIGNED,
+    "understanding": ("unitoken", "unitok_mllm"),
+    "generation": ("unitoken", "unitok_mllm"),
+    "classes": ("llamagen",),
+    "perception": _TOKENIZERS,
+    "features": ("unitoken",),
+    "reproduction": ("unitoken",),
+}
 
 
 class Bench:
@@ -64,12 +100,13 @@ class Bench:
             raise DataError(f"split {config.split!r} of {chain.data_dir} is empty")
         sampler = configs.build(GenerationConfig, chain.generation, "config.generation")
         self._mesh = make_mesh(sampler.mesh)
-        self._assistant: Assistant | None = None
+        self._assistant: Speaker | None = None
         self._majorities: Mapping[str, str] | None = None
+        self._drawings: list[np.ndarray] = []
 
     @property
-    def assistant(self) -> Assistant:
-        """The trained UniToken, loaded when it is first asked for."""
+    def assistant(self) -> Speaker:
+        """The model that draws and answers, loaded when it is first asked for."""
         if self._assistant is None:
             self._assistant = load(self._chain, self._workdir)
         return self._assistant
@@ -93,40 +130,61 @@ class Bench:
 
     def reconstruction(self, config: reconstruction.ReconstructionConfig) -> Evaluation:
         """Measure the tokenizer."""
-        at = "config.evaluation.reconstruction.stage"
-        name = find_stage(self._chain, config.stage, "vqgan", at)
-        trained = restore(self._chain, name, self._workdir, self._mesh)
-        size, background = trained.data.image_size, trained.data.background
-        pictures = (
-            images.to_square(picture, size, background)
-            for _, picture in self._pictures()
-        )
+        trained = self._restore("reconstruction", config.stage)
         module: Any = trained.system.module
-        some = self._some(pictures, "pictures")
+        some = self._some(self._squares(trained), "pictures")
         return reconstruction.evaluate(module, trained.params, some, config)
 
     def retrieval(self, config: retrieval.RetrievalConfig) -> Evaluation:
-        """Measure SigLIP."""
-        at = "config.evaluation.retrieval.stage"
-        name = find_stage(self._chain, config.stage, "siglip", at)
-        trained = restore(self._chain, name, self._workdir, self._mesh)
+        """Measure how pictures and captions find each other."""
+        trained = self._restore("retrieval", config.stage)
         data = trained.data
         vocabulary = Vocabulary.from_file(self._split.directory / "tokenizer.json")
+        encode = caption_encoder(vocabulary, data)
 
         def pairs() -> Iterator[retrieval.Pair]:
             for record, picture in self._pictures():
                 if not record["captions"] or record["category"] in config.without:
                     continue
                 caption = record["captions"][0]
-                text = np.full(data.text_length, vocabulary.pad, np.int32)
-                ids = vocabulary.encode(caption)[: data.text_length]
-                text[: len(ids)] = ids
                 image = images.to_square(picture, data.image_size, data.background)
-                yield retrieval.Pair(image, caption, text)
+                yield retrieval.Pair(image, caption, encode(caption))
 
         module: Any = trained.system.module
         some = self._some(pairs(), "captioned pictures")
         return retrieval.evaluate(module, trained.params, some, config)
+
+    def zero_shot(self, config: zero_shot.ZeroShotConfig) -> Evaluation:
+        """Measure whether pictures are known by the names of their classes."""
+        trained = self._restore("zero_shot", config.stage)
+        data = trained.data
+        if config.folder:
+            found, names = zero_shot.read_folder(config, data.image_size)
+        else:
+            labelled = self._some(self._labelled(trained, config), "classes")
+            chosen = list(itertools.islice(labelled, config.pictures))
+            names = sorted({name for _, name in chosen})
+            found = [zero_shot.Labelled(x, names.index(name)) for x, name in chosen]
+        vocabulary = Vocabulary.from_file(self._split.directory / "tokenizer.json")
+        return zero_shot.evaluate(
+            trained.system.module,
+            trained.params,
+            found,
+            names,
+            encode=caption_encoder(vocabulary, data),
+            config=zero_shot.with_templates(config),
+        )
+
+    def _labelled(
+        self, trained: Trained, config: ZeroShotConfig
+    ) -> Iterator[tuple[np.ndarray, str]]:
+        """Yield held-out pictures with the names of their classes."""
+        data = trained.data
+        for record, picture in self._pictures():
+            label = record[config.classes]
+            if label and record["category"] not in config.without:
+                image = images.to_square(picture, data.image_size, data.background)
+                yield image, label.replace("_", " ")
 
     def understanding(self, config: understanding.UnderstandingConfig) -> Evaluation:
         """Ask questions, taken in random order so that no picture prevails."""
@@ -149,6 +207,7 @@ class Bench:
                     question["kind"],
                     question["question"],
                     question["answer"],
+                    self._novelty(record),
                 )
             )
         if not questions:
@@ -177,6 +236,7 @@ class Bench:
                             (q["kind"], q["question"], q["answer"])
                             for q in record["questions"]
                         ],
+                        self._novelty(record),
                     )
         chosen = list(items.values())
         if len(chosen) < 2:
@@ -185,8 +245,113 @@ class Bench:
             )
         with _bar("drawing", generation.amount(chosen, config)) as bar:
             return generation.evaluate(
-                assistant, chosen, self.majorities, config, bar.update
+                assistant,
+                chosen,
+                self.majorities,
+                config,
+                bar.update,
+                keep=self._drawings.extend,
             )
+
+    def perception(self, config: perception.PerceptionConfig) -> Evaluation:
+        """Show reconstructions, and drawings if there are any, to other networks."""
+        judges = _judges(config)
+        if not judges.features and not judges.pairs:
+            log.info(
+                "perception: left out, it has no weights; get some by "
+                "python -m unitoken_jax.convert.perceptual"
+            )
+            return Evaluation({}, {})
+        trained = self._restore("perception", config.stage)
+        some = self._some(self._squares(trained), "pictures")
+        real = np.stack(list(itertools.islice(some, config.pictures)))
+        module: Any = trained.system.module
+        coded = []
+        for batch, count in batches(real, config.distribution.batch):
+            _, decoded, *_ = reconstruction.reconstruct(
+                module, trained.params, batch, config.rounding
+            )
+            coded.append(np.asarray(decoded)[:count])
+        drawn = {"drawings": np.stack(self._drawings)} if self._drawings else {}
+        return perception.evaluate(judges, real, np.concatenate(coded), drawn, config)
+
+    def _restore(self, evaluator: str, stage: str) -> Trained:
+        """Read the stage that an evaluator names, or the last of a kind it needs."""
+        at = f"config.evaluation.{evaluator}.stage"
+        name = find_stage(self._chain, stage, _NEEDS[evaluator], at)
+        return restore(self._chain, name, self._workdir, self._mesh)
+
+    def _squares(self, trained: Trained) -> Iterator[np.ndarray]:
+        """Yield held-out pictures as a stage is trained on them."""
+        data = trained.data
+        for _, picture in self._pictures():
+            yield images.to_square(picture, data.image_size, data.background)
+
+    def _novelty(self, record: Record) -> str:
+        """Say what training has not shown of a held-out record.
+
+        Scenes of known things in a new composition say so; all else that is held out
+        shows concepts that training never does.
+        """
+        if self._config.split == self._config.train_split:
+            return ""
+        if NEW_COMPOSITION in record["keywords"][:1]:
+            return "new compositions"
+        return "new concepts"
+
+    def classes(self, config: classes.ClassTestConfig) -> Evaluation:
+        """Tell held-out pictures of classes apart, and draw some of each."""
+        artist = self.assistant
+        names = class_names(self._chain.data_dir)
+        items: list[classes.Classified] = []
+        for record, picture in self._pictures():
+            name = record["category"]
+            if name in names and name not in config.without:
+                view = artist.composer.view(picture)
+                items.append(classes.Classified(view.whole, name))
+            if len(items) == config.pictures:
+                break
+        if not items:
+            raise DataError(
+                f"split {self._config.split!r} has no picture of a known class"
+            )
+        with _bar("drawing", classes.amount(items, names, config)) as bar:
+            return classes.evaluate(artist, items, names, config, bar.update)
+
+    def features(self, config: features.FeaturesConfig) -> Evaluation:
+        """Measure whether the image tower of a UniToken tells pictures apart."""
+        trained = self._restore("features", config.stage)
+        vision = trained.system.config.vision
+        if vision is None:
+            raise ConfigError(
+                "config.evaluation.features: the UniToken has no image tower; "
+                "leave it out."
+            )
+        views = (view.tiles[0] for view in self._views())
+        some = self._some(views, "pictures")
+        params = trained.params["vision"]
+        return features.evaluate(SiglipVision(vision), params, some, config)
+
+    def reproduction(self, config: reproduction.ReproductionConfig) -> Evaluation:
+        """Caption and draw what was learnt by heart."""
+        wanted = self._chain.generation.get("model", "")
+        needed = _NEEDS["reproduction"]
+        name = find_stage(self._chain, wanted, needed, "config.generation.model")
+        job = self._chain.stages[name]
+        data = configs.build(DataConfig, job.data, f"config.stages.{name}.data")
+        question = data.layout.caption_question
+        pairs = (
+            reproduction.Pair(self.assistant.composer.view(picture), question, caption)
+            for record, picture in self._pictures()
+            for caption in record["captions"][:1]
+        )
+        some = self._some(pairs, "captioned pictures")
+        chosen = list(itertools.islice(some, config.pairs))
+        return reproduction.evaluate(self.assistant, chosen, config)
+
+    def _views(self) -> Iterator[View]:
+        for _, picture in self._pictures():
+            yield self.assistant.composer.view(picture)
 
     def _some(self, items: Iterator[T], what: str) -> Iterator[T]:
         """Return the items, or refuse if there are none."""
@@ -229,7 +394,9 @@ def run(chain: Chain, workdir: Path) -> dict[str, Any]:
         try:
             for name, evaluate in _evaluators(chain, config, bench):
                 start = time.perf_counter()
-                found[name] = evaluate()
+                evaluation = evaluate()
+                if evaluation.measures:
+                    found[name] = evaluation
                 log.info("%s: %.0f s", name, time.perf_counter() - start)
         finally:
             bench.close()
@@ -242,6 +409,8 @@ def run(chain: Chain, workdir: Path) -> dict[str, Any]:
         for key, measure in evaluation.measures.items()
     }
     log.info("%s\n%s", table(rows), workdir / "evaluation.json")
+    if config.reproduction is not None and "reproduction" in found:
+        log.info("%s", reproduction.verdict(found["reproduction"], config.reproduction))
     return content
 
 
@@ -250,19 +419,74 @@ def _evaluators(
 ) -> Iterator[tuple[str, Any]]:
     """Yield the name and the call of each evaluator that applies."""
     trained = {job.model.get("kind") for job in chain.stages.values()}
-    for name, kind in (
-        ("reconstruction", "vqgan"),
-        ("retrieval", "siglip"),
-        ("understanding", "unitoken"),
-        ("generation", "unitoken"),
-    ):
+    for name, kinds in _NEEDS.items():
         part = getattr(config, name)
         if part is None:
             continue
-        if kind not in trained and name not in chain.evaluation:
-            log.info("%s: left out, the config trains no %s", name, kind)
+        if trained.isdisjoint(kinds) and name not in chain.evaluation:
+            log.info("%s: left out, the config trains no %s", name, " or ".join(kinds))
             continue
         yield name, lambda name=name, part=part: getattr(bench, name)(part)
+
+
+def _judges(config: perception.PerceptionConfig) -> networks.Judges:
+    """Open the networks whose weights are there."""
+    features, pairs = [], []
+    if config.alexnet and Path(config.alexnet).exists():
+        module, params = _weights("stlpips", config.alexnet)
+        features.append(networks.alexnet(module, params))
+        pairs.append(networks.PairNetwork("stlpips_alexnet", module, params))
+    if config.inception:
+        features.append(networks.inception(*_weights("inception", config.inception)))
+    if config.lpips:
+        pairs.append(networks.PairNetwork("lpips", *_weights("lpips", config.lpips)))
+    return networks.Judges(features, pairs)
+
+
+def _weights(kind: str, path: str) -> tuple[Any, Any]:
+    """Read weights, published or converted, in float32."""
+    converted = (Path(path) / "checkpoints").is_dir()
+    return convert.load("jax" if converted else kind, path, dtype=np.float32)
+
+
+def compare_folders(given: Any) -> dict[str, Measure]:
+    """Compare the folders of pictures that the flags name.
+
+    Args:
+        given: The parsed flags.
+
+    Raises:
+        UserError: A folder or weights are missing, damaged or do not fit.
+    """
+    config = perception.PerceptionConfig(
+        alexnet=given.alexnet, inception=given.inception, lpips=given.lpips
+    )
+    real, generated = (
+        folders.Folder(folders.find(Path(path)), given.preprocess, given.size)
+        for path in (given.real, given.generated)
+    )
+    judges = _judges(config)
+    if not judges.features:
+        raise UserError(
+            "comparing folders needs a network's weights: --inception FILE for the "
+            "FID, or --alexnet FILE, which python -m unitoken_jax.convert.perceptual "
+            "fetches."
+        )
+    total = len(judges.features) * (len(real.files) + len(generated.files))
+    with _bar("looking", total) as bar:
+        found = folders.measure(
+            real,
+            generated,
+            judges,
+            DistributionConfig(batch=given.batch, keep=given.keep),
+            bar.update,
+        )
+    print(table(found))
+    if given.output:
+        content = {key: dataclasses.asdict(value) for key, value in found.items()}
+        text = json.dumps(content, indent=1, ensure_ascii=False)
+        write_file(Path(given.output), (text + "\n").encode())
+    return found
 
 
 def _write(
@@ -312,16 +536,48 @@ def _bar(what: str, total: int) -> tqdm:
 
 
 def main() -> None:
-    """Evaluate the run that the flags name."""
-    use_compile_cache(flags.FLAGS.compile_cache)
+    """Evaluate the run, or compare the folders, that the flags name."""
+    given = flags.FLAGS
+    use_compile_cache(given.compile_cache)
+    if given.real or given.generated:
+        if not (given.real and given.generated):
+            raise UserError("give both folders: --real DIR --generated DIR.")
+        if given.config or given.workdir:
+            raise UserError("--real and --generated go without --config and --workdir.")
+        compare_folders(given)
+        return
+    if not (given.config and given.workdir):
+        raise UserError(
+            "nothing to do: give --config FILE --workdir DIR to evaluate a run, or "
+            "--real DIR --generated DIR to compare two folders of pictures."
+        )
     with log_to_console():
-        run(build_chain(flags.FLAGS.config), Path(flags.FLAGS.workdir))
+        run(build_chain(given.config), Path(given.workdir))
 
 
-if __name__ == "__main__":
-    configs.define_flag()
-    flags.DEFINE_string("workdir", None, "Directory of the run.", required=True)
+def _define_flags() -> None:
+    """Define the flags; only where this is the program: training imports `run`."""
+    configs.define_flag(required=False)
+    flags.DEFINE_string("workdir", None, "Directory of the run.")
+    flags.DEFINE_string("real", None, "Folder of real pictures.")
+    flags.DEFINE_string("generated", None, "Folder of pictures to judge.")
+    default = perception.PerceptionConfig()
+    flags.DEFINE_string("inception", "", "Weights of the FID's Inception, or none.")
+    flags.DEFINE_string("alexnet", default.alexnet, "Weights of AlexNet, if there.")
+    flags.DEFINE_string("lpips", "", "Weights of LPIPS, for folders of equal names.")
+    names = list(preprocessing.VARIANTS)
+    flags.DEFINE_enum("preprocess", "none", names, "How pictures get their size.")
+    flags.DEFINE_integer("size", 256, "Side after --preprocess, in pixels.", 16)
+    flags.DEFINE_integer("batch", 32, "Pictures in a network at once.", 1)
+    flags.DEFINE_boolean(
+        "keep", True, "Hold features in memory, for more than the Fréchet distance."
+    )
+    flags.DEFINE_string("output", None, "JSON file for the numbers of two folders.")
     flags.DEFINE_string(
         "compile_cache", "~/.cache/unitoken_jax/xla", "Compiled programs; '': none."
     )
+
+
+if __name__ == "__main__":
+    _define_flags()
     configs.run(main)

@@ -5,23 +5,33 @@ and does the model recognise in its own drawing what it was asked to draw (a cyc
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from unitoken_jax.evaluate.batches import spread
 from unitoken_jax.evaluate.measure import Evaluation, Measure, share, summarise
-from unitoken_jax.evaluate.understanding import accuracies, normalise
-from unitoken_jax.generate.assistant import Assistant, Progress, View
+from unitoken_jax.evaluate.understanding import (
+    accuracies,
+    by_novelty,
+    normalise,
+    novel_accuracies,
+)
+from unitoken_jax.generate.assistant import Speaker, View
+from unitoken_jax.generate.batches import Progress
 
 
 class Captioned(NamedTuple):
-    """A held-out picture, its caption and (kind, question, answer) about it."""
+    """A held-out picture, its caption and (kind, question, answer) about it.
+
+    `novelty` names what is new in the picture; "" where that is not known.
+    """
 
     view: View
     caption: str
     questions: Sequence[tuple[str, str, str]]
+    novelty: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,11 +65,13 @@ class GenerationTestConfig:
 
 
 def evaluate(
-    assistant: Assistant,
+    assistant: Speaker,
     items: Sequence[Captioned],
     majorities: Mapping[str, str],
     config: GenerationTestConfig,
     progress: Progress = lambda done: None,
+    *,
+    keep: Callable[[Iterable[np.ndarray]], object] = lambda drawings: None,
 ) -> Evaluation:
     """Measure how drawing follows the prompt.
 
@@ -70,18 +82,20 @@ def evaluate(
         majorities: The most frequent training answer of each kind of question.
         config: See `GenerationTestConfig`.
         progress: Called with how much of `amount` is done since the last call.
+        keep: Called with the drawings, for whoever looks at them again.
 
     Returns:
         Measures `caption_rank` (share of pictures that are most likely under their own
         caption, beside chance), `bits_per_code`, `cycle/{kind}` (answers about own
         drawings) and `cycle_real/{kind}` (the same questions about the real pictures,
-        which bounds the former); samples `drawings` of {prompt, image, real, seed,
-        answers}.
+        which bounds the former), each also by novelty, as `caption_rank_{novelty}` and
+        `cycle_{novelty}/…`; samples `drawings` of {prompt, image, real, seed, answers}.
     """
     measures = _rank(assistant, items[: config.pictures], config, progress)
     drawn = items[: config.drawings]
     seeds = [config.seed + i for i in range(len(drawn))]
     images = assistant.draw([item.caption for item in drawn], seeds, progress)
+    keep(images)
     asked = _asked(drawn, config)
     said: list[str] = []
     if asked:
@@ -94,6 +108,14 @@ def evaluate(
             said = said or answers
             found = accuracies(kinds, truths, answers, majorities)
             measures |= {f"{name}/{kind}": value for kind, value in found.items()}
+            columns = kinds, truths, answers
+            novelties = [drawn[q[0]].novelty for q in asked]
+            novel = novel_accuracies(found, novelties, columns, majorities)
+            measures |= {
+                f"{name}_{key}": value
+                for key, value in novel.items()
+                if key.endswith("/all")  # of each kind there are few
+            }
     about: list[list[str]] = [[] for _ in drawn]
     for (i, _, question, truth), answer in zip(asked, said, strict=True):
         mark = "✓" if normalise(answer) == normalise(truth) else "✗"
@@ -136,7 +158,7 @@ def _asked(
 
 
 def _rank(
-    assistant: Assistant,
+    assistant: Speaker,
     items: Sequence[Captioned],
     config: GenerationTestConfig,
     progress: Progress,
@@ -160,7 +182,8 @@ def _rank(
     # A tie counts against the model: it has not told the captions apart.
     best = scores[:, 0] > scores[:, 1:].max(axis=1)
     per_code = -scores[:, 0] / (np.log(2) * codes[0].size)
-    return {
-        "caption_rank": share(int(best.sum()), len(items), 1 / captions, "chance"),
-        "bits_per_code": summarise(per_code, unit="bits"),
-    }
+    found = {"caption_rank": share(int(best.sum()), len(items), 1 / captions, "chance")}
+    for name, places in by_novelty([item.novelty for item in items]).items():
+        hits = int(best[places].sum())
+        found[f"caption_rank_{name}"] = share(hits, len(places), 1 / captions, "chance")
+    return found | {"bits_per_code": summarise(per_code, unit="bits")}

@@ -12,6 +12,7 @@ import numpy as np
 from unitoken_jax.evaluate.batches import batches, spread
 from unitoken_jax.evaluate.measure import Evaluation, Measure, summarise
 from unitoken_jax.generate.decode import Params, call
+from unitoken_jax.models.unitok import UniTok
 from unitoken_jax.models.vqgan import VQGAN
 from unitoken_jax.ops import fidelity, pixels, quantisation
 
@@ -24,38 +25,45 @@ class ReconstructionConfig:
         stage: The training stage whose tokenizer is measured; "" is the last of them.
         pictures: At most how many held-out pictures.
         batch: Pictures at once.
+        rounding: How pixels become bytes where pictures are shown.
         examples: How many pairs to show.
     """
 
     stage: str = ""
     pictures: int = 256
     batch: int = 32
+    rounding: pixels.Rounding = "truncate"
     examples: int = 16
 
 
-@functools.partial(jax.jit, static_argnames="model")
+@functools.partial(jax.jit, static_argnames=("model", "rounding"))
 def reconstruct(
-    model: VQGAN, params: Params, pictures: jax.Array
+    model: VQGAN | UniTok,
+    params: Params,
+    pictures: jax.Array,
+    rounding: pixels.Rounding = "truncate",
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
     """Code and decode pictures, uint8 [B, H, W, 3].
 
     Returns:
-        Codes [B, h, w], reconstructions uint8 [B, H, W, 3], and of each its PSNR in dB
-        and SSIM, [B].
+        Codes [B, T, C] of C codebooks, reconstructions uint8 [B, H, W, 3], and of each
+        its PSNR in dB and SSIM, [B].
     """
     images = pixels.normalise(pictures)
     codes = call(model, params, "encode", images)
     decoded = jnp.clip(call(model, params, "decode", codes), -1, 1)
+    if isinstance(model, VQGAN):
+        codes = codes.reshape(codes.shape[0], -1, 1)
     return (
         codes,
-        pixels.to_bytes(decoded),
+        pixels.to_bytes(decoded, rounding),
         fidelity.psnr(images, decoded),
         fidelity.ssim(images, decoded),
     )
 
 
 def evaluate(
-    model: VQGAN,
+    model: VQGAN | UniTok,
     params: Params,
     pictures: Iterable[np.ndarray],
     config: ReconstructionConfig,
@@ -71,30 +79,43 @@ def evaluate(
     Returns:
         Measures `psnr` and `ssim` (means over pictures), `code_usage` (share of the
         codes that occur at all) and `code_perplexity` (number of equally likely codes
-        of the same entropy); samples `pairs` of {original, reconstruction, psnr}.
+        of the same entropy), both means over codebooks, and with several of them
+        `code_usage/k` of each; samples `pairs` of {original, reconstruction, psnr}.
     """
     originals = np.stack(list(islice(pictures, config.pictures)))
     outputs = [
-        [np.asarray(part)[:count] for part in reconstruct(model, params, batch)]
+        [
+            np.asarray(part)[:count]
+            for part in reconstruct(model, params, batch, config.rounding)
+        ]
         for batch, count in batches(originals, config.batch)
     ]
     codes, decoded, psnr, ssim = (
         np.concatenate(part) for part in zip(*outputs, strict=True)
     )
-    every = jnp.asarray(codes)[..., None]  # one codebook
-    counts = quantisation.count_codes(every, model.config.n_embed)
+    size = model.config.n_embed if isinstance(model, VQGAN) else model.config.codes
+    counts = quantisation.count_codes(jnp.asarray(codes), size)
+    usage = [float(share) for share in quantisation.usage(counts)]
     shown = spread(len(originals), config.examples)
     return Evaluation(
         measures={
             "psnr": summarise(psnr, unit="dB"),
             "ssim": summarise(ssim, unit="of 1"),
-            "code_usage": Measure(float(quantisation.usage(counts)[0]), len(originals)),
+            "code_usage": Measure(float(np.mean(usage)), len(originals)),
             "code_perplexity": Measure(
-                float(quantisation.perplexity(counts)[0]),
+                float(quantisation.perplexity(counts).mean()),
                 len(originals),
                 unit="codes",
             ),
-        },
+        }
+        | (
+            {
+                f"code_usage/{k}": Measure(share, len(originals))
+                for k, share in enumerate(usage)
+            }
+            if len(usage) > 1
+            else {}
+        ),
         samples={
             "pairs": [
                 {

@@ -8,6 +8,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 
 from unitoken_jax.config import UserError
@@ -61,10 +62,11 @@ def evaluate(
         [pair.view for pair in pairs], [pair.question for pair in pairs]
     )
     drawings = assistant.draw([pair.caption for pair in pairs], [0] * len(pairs))
-    originals = np.stack([pair.view.whole for pair in pairs])
-    psnr = np.asarray(
-        fidelity.psnr(pixels.normalise(originals), pixels.normalise(drawings))
+    originals, drawn = (
+        pixels.normalise(jnp.asarray(pictures))
+        for pictures in ([pair.view.whole for pair in pairs], drawings)
     )
+    psnr = np.asarray(fidelity.psnr(originals, drawn))
     said = [
         normalise(answer) == normalise(pair.caption)
         for answer, pair in zip(answers, pairs, strict=True)

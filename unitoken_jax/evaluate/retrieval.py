@@ -12,6 +12,7 @@ from unitoken_jax.evaluate.batches import batches, spread
 from unitoken_jax.evaluate.measure import Evaluation, Measure, share, summarise
 from unitoken_jax.generate.decode import Params, call
 from unitoken_jax.models.siglip import Siglip
+from unitoken_jax.models.unitok import UniTok
 from unitoken_jax.ops import pixels
 
 _SHOWN = 5  # answers shown with a query
@@ -49,7 +50,7 @@ class RetrievalConfig:
 
 @functools.partial(jax.jit, static_argnames="model")
 def embed(
-    model: Siglip, params: Params, images: jax.Array, text: jax.Array
+    model: Siglip | UniTok, params: Params, images: jax.Array, text: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """Embed pictures uint8 [B, H, W, 3] and texts int32 [B, X], both to [B, E]."""
     seen = pixels.normalise(images)
@@ -74,7 +75,10 @@ def rank(similarity: np.ndarray) -> np.ndarray:
 
 
 def evaluate(
-    model: Siglip, params: Params, pairs: Iterable[Pair], config: RetrievalConfig
+    model: Siglip | UniTok,
+    params: Params,
+    pairs: Iterable[Pair],
+    config: RetrievalConfig,
 ) -> Evaluation:
     """Measure retrieval in both directions.
 
@@ -82,7 +86,7 @@ def evaluate(
     caption are both right answers.
 
     Args:
-        model: SigLIP.
+        model: SigLIP or UniTok's tokenizer.
         params: Its parameters.
         pairs: Held-out pairs of one picture size and text length, at least one.
         config: See `RetrievalConfig`.

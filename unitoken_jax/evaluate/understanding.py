@@ -1,4 +1,4 @@
-"""Answers to questions about held-out pictures, by kind of question."""
+"""Answers to questions about held-out pictures, by kind of question and of novelty."""
 
 import dataclasses
 import re
@@ -9,18 +9,23 @@ from typing import NamedTuple
 
 from unitoken_jax.evaluate.batches import spread
 from unitoken_jax.evaluate.measure import Evaluation, Measure, share
-from unitoken_jax.generate.assistant import Assistant, Progress, View
+from unitoken_jax.generate.assistant import Speaker, View
+from unitoken_jax.generate.batches import Progress
 
 BASELINE = "most frequent training answer"
 
 
 class Question(NamedTuple):
-    """A question about a picture, with its right answer."""
+    """A question about a picture, with its right answer.
+
+    `novelty` names what is new in the picture; "" where that is not known.
+    """
 
     view: View
     kind: str
     question: str
     answer: str
+    novelty: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,8 +94,57 @@ def accuracies(
     return {"all": measure(rows), **by_kind}
 
 
+def by_novelty(novelties: Sequence[str]) -> dict[str, list[int]]:
+    """Group samples by what is new in them.
+
+    Args:
+        novelties: What is new in each sample; "" where that is not known.
+
+    Returns:
+        The places of the samples by the novelty's name, words joined by "_"; nothing
+        if all samples are alike, for then there is nothing to tell apart.
+    """
+    names = sorted(set(novelties))
+    if len(names) < 2:
+        return {}
+    return {
+        name.replace(" ", "_"): [i for i, n in enumerate(novelties) if n == name]
+        for name in names
+        if name
+    }
+
+
+def novel_accuracies(
+    measured: Mapping[str, Measure],
+    novelties: Sequence[str],
+    columns: tuple[Sequence[str], Sequence[str], Sequence[str]],
+    majorities: Mapping[str, str],
+) -> dict[str, Measure]:
+    """Measure accuracies again for each novelty on its own.
+
+    Args:
+        measured: Of all samples together, from `accuracies`.
+        novelties: What is new in each sample, see `by_novelty`.
+        columns: Kinds, truths and answers, as `accuracies` takes them.
+        majorities: From `majority`.
+
+    Returns:
+        `NOVELTY/all`, and `NOVELTY/KIND` of the kinds that are not all of one novelty.
+    """
+    found: dict[str, Measure] = {}
+    for name, places in by_novelty(novelties).items():
+        kinds, truths, answers = ([c[i] for i in places] for c in columns)
+        part = accuracies(kinds, truths, answers, majorities)
+        found |= {
+            f"{name}/{kind}": value
+            for kind, value in part.items()
+            if kind == "all" or value.count < measured[kind].count
+        }
+    return found
+
+
 def evaluate(
-    assistant: Assistant,
+    assistant: Speaker,
     questions: Sequence[Question],
     majorities: Mapping[str, str],
     config: UnderstandingConfig,
@@ -106,15 +160,17 @@ def evaluate(
         progress: Called with the number of questions answered since the last call.
 
     Returns:
-        Measures `accuracy/all` and `accuracy/{kind}` beside the baseline; samples
-        `right` and `wrong` of {image, kind, question, answer, expected, correct}.
+        Measures `accuracy/all` and `accuracy/{kind}` beside the baseline, and the
+        same for each novelty as `accuracy_{novelty}/…`; samples `right` and `wrong` of
+        {image, kind, question, answer, expected, correct}.
     """
     answers = assistant.answer(
         [q.view for q in questions], [q.question for q in questions], progress
     )
-    measures = accuracies(
-        [q.kind for q in questions], [q.answer for q in questions], answers, majorities
-    )
+    kinds, truths = [q.kind for q in questions], [q.answer for q in questions]
+    measures = accuracies(kinds, truths, answers, majorities)
+    novelties = [q.novelty for q in questions]
+    novel = novel_accuracies(measures, novelties, (kinds, truths, answers), majorities)
     samples = [
         {
             "image": q.view.whole,
@@ -129,7 +185,8 @@ def evaluate(
     right = [sample for sample in samples if sample["correct"]]
     wrong = [sample for sample in samples if not sample["correct"]]
     return Evaluation(
-        {f"accuracy/{name}": measure for name, measure in measures.items()},
+        {f"accuracy/{name}": measure for name, measure in measures.items()}
+        | {f"accuracy_{name}": measure for name, measure in novel.items()},
         {
             name: [group[i] for i in spread(len(group), config.examples)]
             for name, group in (("right", right), ("wrong", wrong))

@@ -41,28 +41,44 @@ class StLpips(nn.Module):
 
     config: StLpipsConfig
 
-    @nn.compact
-    def __call__(self, first: jax.Array, second: jax.Array) -> jax.Array:
-        """Distance float32 [B] of two batches of images [B, H, W, 3] in [-1, 1]."""
+    def setup(self) -> None:
+        """Make the convolutions and the weights of their differences."""
         config = self.config
-        both = jnp.concatenate([first, second]).astype(jnp.float32)
-        x = ((both - SHIFT) / SCALE).astype(config.dtype)
-        total = jnp.zeros(first.shape[0])
+        convs, weights = [], []
         layers = zip(config.widths, config.sizes, strict=True)
         for i, (width, size) in enumerate(layers):
-            if i in (1, 2):
-                x = _halve(_max_pool(x))
             # The first one's margin is that of its size 5, as published.
             margin = 2 if i == 0 else (size - 1) // 2
             padding = ((margin, margin), (margin, margin))
-            conv = Conv(
-                width, size, padding=padding, dtype=config.dtype, name=f"conv_{i}"
-            )
-            x = conv(x)
-            x = nn.relu(_halve(x) if i == 0 else x)
+            convs.append(Conv(width, size, padding=padding, dtype=config.dtype))
             init = initializers.constant(1 / width)
             weight = parameter(self, f"weight_{i}", init, ("norm",), (width,))
-            one, other = jnp.split(_unit(x.astype(jnp.float32)), 2)
+            weights.append(weight)
+        self.conv, self.weights = convs, weights
+
+    def activations(self, images: jax.Array) -> list[jax.Array]:
+        """What each convolution makes of images [B, H, W, 3] in [-1, 1].
+
+        Returns:
+            After ReLU, float32 [B, h, w, C] for each.
+        """
+        x = (images.astype(jnp.float32) - SHIFT) / SCALE
+        x = x.astype(self.config.dtype)
+        found = []
+        for i, conv in enumerate(self.conv):
+            if i in (1, 2):
+                x = _halve(_max_pool(x))
+            x = conv(x)
+            x = nn.relu(_halve(x) if i == 0 else x)
+            found.append(x.astype(jnp.float32))
+        return found
+
+    def __call__(self, first: jax.Array, second: jax.Array) -> jax.Array:
+        """Distance float32 [B] of two batches of images [B, H, W, 3] in [-1, 1]."""
+        total = jnp.zeros(first.shape[0])
+        layers = self.activations(jnp.concatenate([first, second]))
+        for x, weight in zip(layers, self.weights, strict=True):
+            one, other = jnp.split(_unit(x), 2)
             total += jnp.mean(jnp.square(one - other) @ weight, (1, 2))
         return total
 

@@ -1,0 +1,252 @@
+"""Classification without training: the class whose description is nearest wins.
+
+arXiv 2103.00020, section 3.1: every class name is put into every template, the text
+embeddings of a class are averaged and scaled to length one.
+"""
+
+import dataclasses
+import functools
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import jax
+import numpy as np
+from flax import linen as nn
+
+from unitoken_jax.config import ConfigError, nearest
+from unitoken_jax.evaluate import folders, preprocessing
+from unitoken_jax.evaluate.batches import batches, spread
+from unitoken_jax.evaluate.measure import Evaluation, share
+from unitoken_jax.generate.decode import Params, call
+from unitoken_jax.ops import pixels
+
+_SHOWN = 5  # classes shown with a picture
+
+Encode = Callable[[str], np.ndarray]
+"""A text to its ids, int32 [X]."""
+
+
+class Labelled(NamedTuple):
+    """A picture, uint8 [H, W, 3], and which class it is of."""
+
+    image: np.ndarray
+    label: int
+
+
+@dataclasses.dataclass(frozen=True)
+class ZeroShotConfig:
+    """What to measure.
+
+    Attributes:
+        stage: The training stage whose model is measured; "" is the last that has an
+            image and a text tower.
+        classes: The field of the held-out records that names the classes.
+        folder: A directory with one folder of pictures a class, instead of records.
+        names: A text file with the classes' names, one a line in the order of the
+            sorted folders; "" takes the folders' own names.
+        preprocess: How pictures of `folder` get their size, a name of
+            `preprocessing.VARIANTS`; records' pictures are fitted as in training.
+        templates: Texts with {} in the place of the class's name.
+        templates_file: A text file with one template a line, instead.
+        pictures: At most how many pictures.
+        batch: Pictures, or texts, embedded at once.
+        ranks: The k of top k.
+        without: Categories of records that are left out.
+        examples: How many pictures to show.
+    """
+
+    stage: str = ""
+    classes: Literal["concept", "category", "subcategory"] = "concept"
+    folder: str = ""
+    names: str = ""
+    preprocess: str = "short_side"
+    templates: tuple[str, ...] = ("{}", "a picture of {}", "a drawing of {}")
+    templates_file: str = ""
+    pictures: int = 512
+    batch: int = 64
+    ranks: tuple[int, ...] = (1, 5)
+    without: tuple[str, ...] = ("scene",)
+    examples: int = 8
+
+    def __post_init__(self) -> None:
+        for template in self.templates:
+            if template.count("{}") != 1:
+                raise ValueError(
+                    f"templates: {template!r} must have {{}} once, where the name of "
+                    "the class goes"
+                )
+
+
+def with_templates(config: ZeroShotConfig) -> ZeroShotConfig:
+    """Return the config with the templates of its file, if it names one.
+
+    Raises:
+        ConfigError: There are none, or one of them does not have {} once.
+    """
+    if not config.templates_file:
+        return config
+    templates = tuple(_lines(Path(config.templates_file), "templates"))
+    try:
+        return dataclasses.replace(config, templates=templates, templates_file="")
+    except ValueError as error:
+        raise ConfigError(f"{config.templates_file}: {error}.") from error
+
+
+def read_folder(
+    config: ZeroShotConfig, size: int
+) -> tuple[list[Labelled], Sequence[str]]:
+    """Read the pictures of `config.folder`, one folder a class; of many, some of each.
+
+    Args:
+        config: See `ZeroShotConfig`.
+        size: Side of the squares they become, in pixels.
+
+    Returns:
+        Pictures with their classes; the names of the classes.
+
+    Raises:
+        UserError: A file is missing or damaged, or names are too many or too few.
+    """
+    if config.preprocess not in preprocessing.VARIANTS:
+        raise ConfigError(
+            f"config.evaluation.zero_shot.preprocess is {config.preprocess!r}"
+            f"{nearest(config.preprocess, preprocessing.VARIANTS)}"
+        )
+    names = _lines(Path(config.names), "names of classes") if config.names else []
+    every, names = folders.labelled(Path(config.folder), names)
+    chosen = [every[i] for i in spread(len(every), config.pictures)]
+    files = folders.Folder([path for path, _ in chosen], config.preprocess, size)
+    labels = (label for _, label in chosen)
+    return [Labelled(*found) for found in zip(files, labels, strict=True)], names
+
+
+def _lines(path: Path, what: str) -> list[str]:
+    lines = [line.strip() for line in path.read_text("utf-8").splitlines()]
+    if not (found := [line for line in lines if line]):
+        raise ConfigError(f"{path} is empty: give {what}, one a line.")
+    return found
+
+
+@functools.partial(jax.jit, static_argnames=("model", "method"))
+def _embed(model: nn.Module, params: Any, inputs: jax.Array, method: str) -> jax.Array:
+    if method == "encode_image":
+        inputs = pixels.normalise(inputs)
+    return call(model, params, method, inputs)
+
+
+def _embeddings(
+    model: nn.Module, params: Params, inputs: np.ndarray, method: str, size: int
+) -> np.ndarray:
+    """Unit vectors float64 [N, E] of pictures or texts."""
+    parts = [
+        np.asarray(_embed(model, params, batch, method), np.float64)[:count]
+        for batch, count in batches(inputs, size)
+    ]
+    return _unit(np.concatenate(parts))
+
+
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    length = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    return vectors / np.maximum(length, 1e-12)
+
+
+def classifier(
+    model: nn.Module,
+    params: Params,
+    names: Sequence[str],
+    templates: Sequence[str],
+    *,
+    encode: Encode,
+    batch: int,
+) -> np.ndarray:
+    """Embed classes by their names.
+
+    Args:
+        model: Has a method `encode_text` from int32 [B, X] to [B, E].
+        params: Its parameters.
+        names: Of the classes.
+        templates: Texts with {} once.
+        encode: A text to its ids.
+        batch: Texts at once; classes are embedded as many at a time as fit into it.
+
+    Returns:
+        Unit vectors float64 [classes, E].
+    """
+    chunk = max(1, batch // len(templates))
+    rows = []
+    for start in range(0, len(names), chunk):
+        some = names[start : start + chunk]
+        texts = [t.replace("{}", name) for name in some for t in templates]
+        ids = np.stack([encode(text) for text in texts])
+        vectors = _embeddings(model, params, ids, "encode_text", batch)
+        rows.append(_unit(vectors.reshape(len(some), len(templates), -1).mean(1)))
+    return np.concatenate(rows)
+
+
+def evaluate(
+    model: nn.Module,
+    params: Params,
+    pictures: Iterable[Labelled],
+    names: Sequence[str],
+    *,
+    encode: Encode,
+    config: ZeroShotConfig,
+) -> Evaluation:
+    """Classify pictures by the names of their classes.
+
+    Args:
+        model: Has methods `encode_image`, from [B, H, W, 3] in [-1, 1], and
+            `encode_text`, from int32 [B, X], both to [B, E].
+        params: Its parameters.
+        pictures: With the places of their classes in `names`; at least one, all of
+            one size.
+        names: Of all classes that can be answered.
+        encode: A text to its ids.
+        config: See `ZeroShotConfig`.
+
+    Returns:
+        Measures `top@k` beside the most frequent k classes; samples `classified` of
+        {image, caption, rank, found}, where found are the best classes, {caption,
+        right}.
+    """
+    shown = list(pictures)
+    labels = np.array([picture.label for picture in shown])
+    classes = classifier(
+        model, params, names, config.templates, encode=encode, batch=config.batch
+    )
+    images = np.stack([picture.image for picture in shown])
+    seen = _embeddings(model, params, images, "encode_image", config.batch)
+    similarity = seen @ classes.T  # [pictures, classes]
+    # Of classes that tie the first one is answered: two may have the same name.
+    order = np.argsort(-similarity, axis=1, kind="stable")
+    ranks = (order == labels[:, None]).argmax(1)
+    frequent = sorted(Counter(labels.tolist()).values(), reverse=True)
+    return Evaluation(
+        {
+            f"top@{k}": share(
+                int((ranks < k).sum()),
+                len(shown),
+                sum(frequent[:k]) / len(shown),
+                f"most frequent of {len(names)} classes"
+                if k == 1
+                else f"{k} most frequent of {len(names)} classes",
+            )
+            for k in config.ranks
+        },
+        {
+            "classified": [
+                {
+                    "image": images[i],
+                    "caption": names[labels[i]],
+                    "rank": int(ranks[i]) + 1,
+                    "found": [
+                        {"caption": names[j], "right": bool(j == labels[i])}
+                        for j in order[i, :_SHOWN]
+                    ],
+                }
+                for i in spread(len(shown), config.examples)
+            ]
+        },
+    )
