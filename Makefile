@@ -4,7 +4,7 @@
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help train report test test-slow test-torch lint format clean clean-data
+.PHONY: help train overfit report test test-slow test-torch lint format clean clean-data
 
 # The first Python that is new enough; choose another with `make PYTHON=/path/to/python3`.
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3 python; do \
@@ -31,6 +31,12 @@ help: ## List the targets
 
 train: .venv/run.stamp $(PREPARED) ## Prepare the embedded pictures, train, evaluate, report
 	@$(BIN) -m unitoken_jax.train --config "$(CONFIG)" --workdir "$(WORKDIR)" $(ARGS)
+
+overfit: .venv/run.stamp $(PREPARED) ## Learn one picture by heart, to try new hardware
+	@$(BIN) -m data_pipelines.pick --input data/prepared/pictures \
+	  --output data/prepared/one
+	@$(BIN) -m unitoken_jax.train --config configs/overfit_one.py \
+	  --workdir runs/overfit_one $(ARGS)
 
 report: .venv/run.stamp ## Rebuild the report page of WORKDIR
 	@$(BIN) -m unitoken_jax.report --workdir "$(WORKDIR)"

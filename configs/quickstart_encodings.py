@@ -18,20 +18,21 @@ from configs import quickstart
 
 def get_config(encoding: str = "dual") -> ConfigDict:
     """Return the chain for 'dual', 'discrete' or 'decoupled'."""
-    config = quickstart.get_config()
-    config.name = f"quickstart_{encoding}"
-    stages = config.stages
+    config = quickstart.get_config().to_dict()
+    config["name"] = f"quickstart_{encoding}"
+    stages = config["stages"]
     if encoding == "discrete":
-        config.order = ("tokenizer", "base", "stage2")
-        del stages.siglip, stages.stage1
-        stages.stage2.model = stages.base.model
-        stages.stage2.init = {"decoder": "base:decoder"}
-        stages.stage2.data.layout = stages.base.data.layout
-        del stages.stage2.optimizer.groups
+        config["order"] = ("tokenizer", "base", "stage2")
+        del stages["siglip"], stages["stage1"]
+        base, last = stages["base"], stages["stage2"]
+        last["model"] = base["model"]
+        last["init"] = {"decoder": "base:decoder"}
+        last["data"]["layout"] = base["data"]["layout"]
+        del last["optimizer"]["groups"]
     elif encoding == "decoupled":
         for name in ("stage1", "stage2"):
-            layout = stages[name].data.layout.to_dict()
-            stages[name].data.layout = layout | {"encoding": "continuous"}
+            data = stages[name]["data"]
+            data["layout"] = data["layout"] | {"encoding": "continuous"}
     elif encoding != "dual":
         raise ValueError(f"{encoding!r} is not 'dual', 'discrete' or 'decoupled'.")
-    return config
+    return ConfigDict(config)

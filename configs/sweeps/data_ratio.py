@@ -45,6 +45,8 @@ def get_config() -> ConfigDict:
                 # What stage II does not change is not measured.
                 "evaluation.reconstruction=None",
                 "evaluation.retrieval=None",
+                "evaluation.zero_shot=None",
+                "evaluation.perception=None",
                 "evaluation.understanding.kinds=('color', 'count', 'kind', 'yes_no')",
                 "evaluation.understanding.questions=100",
                 "evaluation.generation.pictures=96",

@@ -1,0 +1,102 @@
+"""Every sweep in configs/sweeps/: its points are experiments that can be trained."""
+
+import importlib
+from pathlib import Path
+
+import pytest
+
+from data_pipelines.config import DataConfig
+from launch.sweep import tasks
+from launch.sweep.config import Point, SweepConfig, points
+from launch.sweep.experiment import evaluate
+from unitoken_jax.config import build, render
+from unitoken_jax.evaluate.config import EvaluationConfig
+from unitoken_jax.models import registry
+from unitoken_jax.train import chain as chains
+from unitoken_jax.train.job import Chain, Job, build_chain
+
+FOLDER = Path(__file__).parents[1] / "configs" / "sweeps"
+NAMES = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "__init__")
+
+
+class Models:
+    """The part of a workshop that a check needs."""
+
+    def system(self, job: Job, at: str) -> registry.System:
+        return registry.build(job.model, f"{at}.model")
+
+
+def sweep(name: str) -> SweepConfig:
+    module = importlib.import_module(f"configs.sweeps.{name}")
+    return build(SweepConfig, module.get_config())
+
+
+def along_each_axis(found: SweepConfig) -> list[Point]:
+    """Points that differ from the first in one value at most."""
+    everything = points(found)
+    first = everything[0]
+    return [
+        point
+        for point in everything
+        if point.seed == first.seed
+        and sum(point.labels[a] != first.labels[a] for a in first.labels) <= 1
+    ]
+
+
+def structure(chain: Chain) -> str:
+    """What decides whether stages fit together: not steps, rates or mixtures."""
+    return render(
+        {
+            name: {
+                "model": job.model,
+                "init": job.init,
+                "groups": [g.pattern for g in job.optimizer.groups.values()],
+            }
+            for name, job in chain.stages.items()
+        }
+    )
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_points_can_be_trained(name: str) -> None:
+    checked = set()
+    for point in along_each_axis(sweep(name)):
+        chain = build_chain(evaluate(point.config, point.set))
+        if (key := structure(chain)) not in checked:
+            chains.check(chain, Models())
+            checked.add(key)
+        for stage, job in chain.stages.items():
+            build(DataConfig, job.data, f"{point.name}.{stage}.data")
+        build(EvaluationConfig, chain.evaluation, point.name)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_pages_show_what_stages_train(name: str) -> None:
+    found = sweep(name)
+    first = points(found)[0]
+    stages = build_chain(evaluate(first.config, first.set)).stages
+    assert {curve.partition("/")[0] for curve in found.page.curves} <= stages.keys()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_says_how_to_run_it(name: str) -> None:
+    text = importlib.import_module(f"configs.sweeps.{name}").__doc__ or ""
+    assert f"python -m launch.sweep --config configs/sweeps/{name}.py" in text
+
+
+def test_the_ratios_share_their_first_stages(tmp_path) -> None:
+    everything = points(sweep("data_ratio"))
+    assert len(everything) == 3 * 2 * 6 * 2
+    plan = tasks.plan(everything, tmp_path)
+    shared = sorted(task.name.rpartition("-")[0] for task in plan if not task.point)
+    # One tokenizer, SigLIP and base; a stage I for the dual and the decoupled one.
+    assert shared == ["base", "siglip", "stage1", "stage1", "tokenizer"]
+
+
+def test_rates_of_the_tower_are_those_of_the_labels() -> None:
+    for point in points(sweep("vit_learning_rate")):
+        node = evaluate(point.config, point.set)
+        job = build_chain(node).stages["stage1"]
+        rate = job.optimizer.learning_rate * job.optimizer.groups["vision"].lr_scale
+        assert rate == pytest.approx(float(point.labels["rate"]))
+        assert job.optimizer.groups["decoder"].frozen
