@@ -11,6 +11,7 @@ from typing import Protocol
 
 from tokenizers import Tokenizer
 
+from data_pipelines.sentencepiece_vocabulary import SentencePieceVocabulary
 from data_pipelines.vocabulary import Vocabulary, VocabularyError, read_tokenizer
 
 _BOI, _EOI = "<0x00>", "<0x01>"
@@ -99,11 +100,13 @@ class LiquidVocabulary:
 
 
 def read_vocabulary(path: str | Path) -> TextVocabulary:
-    """Reads a tokenizer.json of Chameleon's layout or of Llama's.
+    """Reads a tokenizer.json of Chameleon's layout or Llama's, or a tokenizer.model.
 
     Raises:
-        VocabularyError: The file is missing, damaged or neither.
+        VocabularyError: The file is missing, damaged or none of these.
     """
+    if Path(path).suffix == ".model":
+        return SentencePieceVocabulary.from_file(path)
     tokenizer = read_tokenizer(path)
     if tokenizer.token_to_id(_BOI) is not None:
         return LiquidVocabulary(tokenizer, str(path))

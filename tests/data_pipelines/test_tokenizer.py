@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import coded
 import pytest
 import test_sentencepiece_vocabulary
 
@@ -12,13 +13,15 @@ from data_pipelines.vocabulary import VocabularyError, train_vocabulary
 MERGES = Path(__file__).parents[1] / "golden" / "clip_merges.txt.gz"
 
 
-@pytest.fixture(scope="module", params=["json", "model", "gz"])
+@pytest.fixture(scope="module", params=["json", "llama.json", "model", "gz"])
 def path(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("tokenizer")
     if request.param == "gz":
         return MERGES
     file = folder / f"tokenizer.{request.param}"
-    if request.param == "json":
+    if request.param == "llama.json":
+        file.write_text(coded.llama_tokenizer())
+    elif request.param == "json":
         file.write_text(train_vocabulary(["a red heart"], 8, 256, 1))
     else:
         file.write_bytes(test_sentencepiece_vocabulary.model())
