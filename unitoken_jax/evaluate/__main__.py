@@ -316,7 +316,9 @@ class Bench:
                 f"split {self._config.split!r} has no picture of a known class"
             )
         with _bar("drawing", classes.amount(items, names, config)) as bar:
-            return classes.evaluate(artist, items, names, config, bar.update)
+            return classes.evaluate(
+                artist, items, names, config, bar.update, keep=self._drawings.extend
+            )
 
     def features(self, config: features.FeaturesConfig) -> Evaluation:
         """Measure whether the image tower of a UniToken tells pictures apart."""

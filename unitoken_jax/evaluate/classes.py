@@ -1,12 +1,12 @@
 """Whether a class-conditional generator knows its classes, and what it draws of them.
 
 The first is judged by its own likelihood: is a held-out picture most likely under its
-own class? Published evaluations compare drawings with real pictures by FID instead,
-which needs tens of thousands of them.
+own class? Published evaluations compare tens of thousands of drawings with real
+pictures by FID instead, see `evaluate.distribution`.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -49,6 +49,8 @@ def evaluate(
     names: Sequence[str],
     config: ClassTestConfig,
     progress: Progress = lambda done: None,
+    *,
+    keep: Callable[[Iterable[np.ndarray]], object] = lambda drawings: None,
 ) -> Evaluation:
     """Measure how the classes are told apart, and draw some of each.
 
@@ -58,6 +60,7 @@ def evaluate(
         names: Of all classes.
         config: See `ClassTestConfig`.
         progress: Called with how much of `amount` is done since the last call.
+        keep: Called with the drawings, for whoever looks at them again.
 
     Returns:
         Measures `class_rank` (share of pictures that are most likely under their own
@@ -77,6 +80,7 @@ def evaluate(
     prompts = [names[i % len(names)] for i in range(config.drawings)]
     seeds = [config.seed + i for i in range(config.drawings)]
     images = artist.draw(prompts, seeds, progress)
+    keep(images)
     return Evaluation(
         {
             "class_rank": share(
