@@ -67,4 +67,4 @@ def test_meshes_share_the_rows_equally():
     assert (1, 1, 64, 4, 1) in meshes  # 64 rows
     assert (1, 1, 64, 1, 4) in meshes
     assert all(64 % (sizes[0] * sizes[2]) == 0 for sizes in meshes)
-    assert {"remat of the decoder", "remat of the vision"} <= space.keys()
+    assert {"decoder_remat", "vision_remat", "block", "options"} <= space.keys()

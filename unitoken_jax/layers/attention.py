@@ -108,6 +108,8 @@ class Attention(nn.Module):
         source = x if source is None else source
         query, key = queries(name="query")(x), keys(name="key")(source)
         if self.norm_rows:
+            query = checkpoint_name(query, "query_before_norm")
+            key = checkpoint_name(key, "key_before_norm")
             query = HeadNorm(self.norm_rows, name="query_norm")(query)
             key = HeadNorm(self.norm_rows, name="key_norm")(key)
         if angles is not None:

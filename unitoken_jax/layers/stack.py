@@ -13,14 +13,16 @@ Remat = Literal["none", "full", "attention", "minimal", "dots", "offload"]
 
 - `none`: everything, nothing is computed twice;
 - `dots`: the results of all matrix products with weights;
-- `minimal`: queries, keys, values, attention before and after its output projection
-  and the MLP's inner products, by name: only norms and activations run again;
+- `minimal`: queries and keys before and after their norm, values, attention before
+  and after its output projection and the MLP's inner products, by name: only norms and
+  activations run again;
 - `offload`: as `minimal`, kept in host memory;
 - `attention`: the attention's output alone, the rest of the layer runs again;
 - `full`: nothing but the layer's input.
 """
 
 _NAMES = (
+    *("query_before_norm", "key_before_norm"),
     *("query", "key", "value", CONTEXT, "attention_out"),
     *("mlp_gate", "mlp_up"),
 )

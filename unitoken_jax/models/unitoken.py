@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.nn import initializers
 
+from unitoken_jax.layers.head import division
 from unitoken_jax.layers.mlp import MLP
 from unitoken_jax.models.chameleon import Cache, Chameleon, ChameleonConfig
 from unitoken_jax.models.siglip import SiglipVision, SiglipVisionConfig
@@ -214,6 +215,7 @@ def loss(
         targets,
         chunk=config.loss_chunk,
         excluded=config.hidden_logits(),
+        division=division(*targets.shape),
     )
     image = config.is_image_code(targets)
     text = (targets >= 0) & ~image

@@ -4,6 +4,7 @@ Neither holds its full matrix of logits: both walk over chunks and compute a chu
 logits again for the gradient.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -26,6 +27,24 @@ class TokenScores(NamedTuple):
     correct: jax.Array
 
 
+class Division(NamedTuple):
+    """How the head's inputs are divided over devices.
+
+    Attributes:
+        rows: parts that B is divided into.
+        positions: parts that T is divided into.
+        place_kernel: places the kernel [D, V] for all chunks at once, so that none
+            gathers it anew.
+        place_sum: places the kernel's gradient while it is summed, [rows, positions,
+            D, V]: each part sums its own, and they meet once.
+    """
+
+    rows: int
+    positions: int
+    place_kernel: Callable[[jax.Array], jax.Array]
+    place_sum: Callable[[jax.Array], jax.Array]
+
+
 class TokenSums(NamedTuple):
     """`TokenScores` summed over the positions that carry loss; scalars, float32."""
 
@@ -42,6 +61,7 @@ def score_tokens(
     *,
     chunk: int = 512,
     excluded: jax.Array | None = None,
+    division: Division | None = None,
 ) -> TokenScores:
     """Scores targets under softmax(hidden @ kernel) without all logits at once.
 
@@ -55,6 +75,7 @@ def score_tokens(
         chunk: positions of every row whose logits are held at once.
         excluded: bool [V], True for entries whose logit counts as the lowest
             float, as `mask_image_logits` of the published code does.
+        division: over devices; None for one.
 
     Returns:
         Scores of every position, differentiable by hidden and kernel.
@@ -65,7 +86,11 @@ def score_tokens(
     hidden = jnp.pad(hidden, ((0, 0), (0, padding), (0, 0)))
     targets = jnp.pad(targets, ((0, 0), (0, padding)), constant_values=-1)
     scores = _score(
-        _interleave(hidden, chunks), kernel, _interleave(targets, chunks), excluded
+        _interleave(hidden, chunks),
+        kernel,
+        _interleave(targets, chunks),
+        excluded,
+        division,
     )
     return jax.tree.map(lambda score: _restore(score)[:, :length], scores)
 
@@ -167,22 +192,21 @@ def _logits(
     hidden: jax.Array, kernel: jax.Array, excluded: jax.Array | None
 ) -> jax.Array:
     logits = jnp.einsum(
-        "btd,dv->btv",
-        hidden,
-        kernel.astype(hidden.dtype),
-        preferred_element_type=jnp.float32,
+        "btd,dv->btv", hidden, kernel, preferred_element_type=jnp.float32
     )
     return logits if excluded is None else jnp.where(excluded, _MASKED, logits)
 
 
-@jax.custom_vjp
+@partial(jax.custom_vjp, nondiff_argnums=(4,))
 def _score(
     hidden: jax.Array,
     kernel: jax.Array,
     targets: jax.Array,
     excluded: jax.Array | None,
+    division: Division | None,
 ) -> TokenScores:
     """Scores chunks [n, B, c, D] one after the other; its gradient does the same."""
+    kernel = _cast(kernel, hidden, division)
 
     def step(_: None, part: tuple[jax.Array, jax.Array]) -> tuple[None, TokenScores]:
         hidden, target = part
@@ -199,6 +223,11 @@ def _score(
     return jax.lax.scan(step, None, (hidden, targets))[1]
 
 
+def _cast(kernel: jax.Array, hidden: jax.Array, division: Division | None) -> jax.Array:
+    kernel = kernel.astype(hidden.dtype)
+    return kernel if division is None else division.place_kernel(kernel)
+
+
 def _is(target: jax.Array, logits: jax.Array) -> jax.Array:
     # Comparing ids instead of gathering keeps a vocabulary divided over devices so.
     ids = jax.lax.broadcasted_iota(target.dtype, logits.shape, logits.ndim - 1)
@@ -210,19 +239,24 @@ def _score_forward(
     kernel: jax.Array,
     targets: jax.Array,
     excluded: jax.Array | None,
+    division: Division | None,
 ) -> tuple:
-    scores = _score(hidden, kernel, targets, excluded)
+    scores = _score(hidden, kernel, targets, excluded, division)
     return scores, (hidden, kernel, targets, excluded, scores.log_partition)
 
 
-def _score_backward(saved: tuple, gradients: TokenScores) -> tuple:
+def _score_backward(
+    division: Division | None, saved: tuple, gradients: TokenScores
+) -> tuple:
     hidden, kernel, targets, excluded, log_partition = saved
+    cast = _cast(kernel, hidden, division)
+    rows, positions = _parts(hidden, division)
     on_chosen = jnp.where(targets >= 0, gradients.cross_entropy, 0.0)
     on_partition = on_chosen + gradients.log_partition
 
     def step(total: jax.Array, part: tuple) -> tuple[jax.Array, jax.Array]:
         hidden, target, log_partition, on_chosen, on_partition = part
-        logits = _logits(hidden, kernel, excluded)
+        logits = _logits(hidden, cast, excluded)
         probability = jnp.exp(logits - log_partition[..., None])
         slope = probability * on_partition[..., None]
         slope -= jnp.where(_is(target, logits), on_chosen[..., None], 0.0)
@@ -231,16 +265,38 @@ def _score_backward(saved: tuple, gradients: TokenScores) -> tuple:
         # Half-precision products, float32 sums: as in the forward direction.
         slope = slope.astype(hidden.dtype)
         product = partial(jnp.einsum, preferred_element_type=jnp.float32)
-        total += product("btd,btv->dv", hidden, slope)
-        back = product("btv,dv->btd", slope, kernel.astype(hidden.dtype))
-        return total, back.astype(hidden.dtype)
+        inputs, slopes = (_split(each, rows, positions) for each in (hidden, slope))
+        total += product("pbqtd,pbqtv->pqdv", inputs, slopes)
+        back = product("btv,dv->btd", slope, cast)
+        return place(total), back.astype(hidden.dtype)
+
+    def place(total: jax.Array) -> jax.Array:
+        return total if division is None else division.place_sum(total)
 
     total, backs = jax.lax.scan(
         step,
-        jnp.zeros(kernel.shape, jnp.float32),
+        place(jnp.zeros((rows, positions, *kernel.shape), jnp.float32)),
         (hidden, targets, log_partition, on_chosen, on_partition),
     )
-    return backs, total.astype(kernel.dtype), None, None
+    return backs, jnp.sum(total, (0, 1)).astype(kernel.dtype), None, None
+
+
+def _parts(hidden: jax.Array, division: Division | None) -> tuple[int, int]:
+    """Parts of B and of a chunk whose sums are kept apart."""
+    if division is None:
+        return 1, 1
+    _, batch, length, _ = hidden.shape
+    rows, positions = division.rows, division.positions
+    return (
+        rows if batch % rows == 0 else 1,
+        positions if length % positions == 0 else 1,
+    )
+
+
+def _split(array: jax.Array, rows: int, positions: int) -> jax.Array:
+    """[B, c, D] to [rows, B / rows, positions, c / positions, D]."""
+    batch, length, width = array.shape
+    return array.reshape(rows, batch // rows, positions, length // positions, width)
 
 
 _score.defvjp(_score_forward, _score_backward)

@@ -159,6 +159,20 @@ def constrain(array: jax.Array, *names: str | None) -> jax.Array:
     return jax.lax.with_sharding_constraint(array, spec)
 
 
+def parts(name: str, size: int) -> int:
+    """Into how many parts the mesh in force divides an axis; 1 without a mesh.
+
+    Args:
+        name: of the logical axis.
+        size: its size.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return 1
+    (axes,) = partition((name,), (size,), mesh, "an activation")
+    return _count(mesh, (axes,) if isinstance(axes, str) else axes or ())
+
+
 def _rule(name: str | None, what: str) -> Rule:
     if name is None:
         return Rule()

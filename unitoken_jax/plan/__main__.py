@@ -50,12 +50,14 @@ def plan(job: Job, topology: topologies.Topology, text: Path | None = None) -> A
         )
     system = registry.build(job.model, f"{at}.model")
     data = configs.build(DataConfig, job.data, f"{at}.data")
-    shapes = batch_shapes(data, job.train.batch)
+    codebooks = getattr(system.config, "codebooks", 1)
+    shapes = batch_shapes(data, job.train.batch, codebooks)
     compiled = ahead.compile_job(job, system, shapes, topology, at=at)
     if text is not None:
         text.write_text(compiled.text, encoding="utf-8")
-    items = {"rows" if data.kind == "sequences" else "pictures": job.train.batch}
-    if data.kind == "sequences":
+    packed = data.kind in ("sequences", "liquid")
+    items = {"rows" if packed else "pictures": job.train.batch}
+    if packed:
         items["tokens"] = job.train.batch * data.row_length
     flops = model_flops.count(system, compiled.layout.optimizer, compiled.batch)
     found = report.assemble(
@@ -79,16 +81,26 @@ def _stage(name: str | None) -> Job:
 
 
 def _search(job: Job, topology: topologies.Topology, journal: Path) -> None:
-    arguments = [
-        each for each in sys.argv[1:] if each.lstrip("-").partition("=")[0] not in _OWN
-    ]
     space = search.axes(job, topology)
     if flags.FLAGS.axes:
         space = {name: space[name] for name in _chosen(flags.FLAGS.axes, space)}
-    attempt = search.in_process(arguments, flags.FLAGS.limit)
+    attempt = search.in_process(_for_trials(sys.argv[1:]), flags.FLAGS.limit)
     trials = search.search(space, attempt, journal)
     for trial in sorted(trials, key=lambda each: each.seconds):
         log.info("%s", search.describe(trial))
+
+
+def _for_trials(arguments: list[str]) -> list[str]:
+    """The command line of a trial: this one's, without what belongs to a search."""
+    kept = []
+    rest = iter(arguments)
+    for each in rest:
+        name, _, value = each.lstrip("-").partition("=")
+        if name not in _OWN:
+            kept.append(each)
+        elif not value:
+            next(rest, None)  # the value stands apart
+    return kept
 
 
 def _chosen(names: list[str], space: Any) -> list[str]:

@@ -13,7 +13,13 @@ import jax
 from unitoken_jax.parallel.topology import Topology
 from unitoken_jax.plan import collectives, kernels
 from unitoken_jax.plan.ahead import Compiled, shard_bytes
-from unitoken_jax.plan.hlo import MATMULS, Computation, Program, matmul_flops
+from unitoken_jax.plan.hlo import (
+    MATMULS,
+    Computation,
+    Instruction,
+    Program,
+    matmul_flops,
+)
 from unitoken_jax.train.paths import flatten
 
 REPLICATED = 64 * 2**20  # bytes of one parameter that every chip may hold whole
@@ -90,7 +96,13 @@ def _float32_products(
     elif each.opcode in MATMULS:
         sides = [computation.by_name[operand] for operand in each.operands[:2]]
         if all(side.results[0].dtype == "f32" for side in sides):
-            yield each.op_name or each.name, matmul_flops(computation, each)
+            yield _origin(each), matmul_flops(computation, each)
+
+
+def _origin(each: Instruction) -> str:
+    """Which part of the model an instruction comes from, as short as it is clear."""
+    parts = each.op_name.split("/")
+    return "/".join(parts[-4:]) if each.op_name else each.name
 
 
 def _not_aliased(compiled: Compiled, program: Program) -> Iterator[Finding]:
@@ -118,7 +130,7 @@ def _host_calls(program: Program) -> Iterator[Finding]:
         if match or transfers or each.opcode in ("outfeed", "infeed"):
             yield Finding(
                 "host callback",
-                f"{each.op_name or each.name} calls the host {times:.0f} times a step; "
+                f"{_origin(each)} calls the host {times:.0f} times a step; "
                 "take it out of the step",
             )
 
@@ -143,7 +155,7 @@ def _all_reduced(
             gathered += found.nbytes * times
         else:
             reduced += found.nbytes * times
-            where = where or each.op_name
+            where = where or _origin(each)
     if gathered:
         yield Finding(
             "all-reduce for all-gather",

@@ -57,19 +57,15 @@ def axes(job: Job, topology: Topology) -> dict[str, list[Setting]]:
     for part in ("decoder", "vision"):
         node = job.model.get(part)
         if isinstance(node, Mapping):
-            space[f"remat of the {part}"] = [
-                {f"model.{part}.remat": name} for name in REMAT
-            ]
+            space[f"{part}_remat"] = [{f"model.{part}.remat": name} for name in REMAT]
     space["microbatches"] = [
         {"train.microbatches": count}
         for count in MICROBATCHES
         if job.train.batch % count == 0
     ]
     if isinstance(job.model.get("decoder"), Mapping):
-        space["attention block"] = [
-            {"model.decoder.attention_block": block} for block in BLOCKS
-        ]
-    space["compiler options"] = list(OPTIONS)
+        space["block"] = [{"model.decoder.attention_block": block} for block in BLOCKS]
+    space["options"] = list(OPTIONS)
     return space
 
 

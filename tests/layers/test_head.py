@@ -1,0 +1,50 @@
+"""The divided head: the same loss and gradients as on one device."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from unitoken_jax.layers.head import division
+from unitoken_jax.ops import losses
+from unitoken_jax.parallel.mesh import MeshConfig, make_mesh
+
+ROWS, LENGTH, WIDTH, VOCABULARY = 4, 10, 8, 12
+
+
+@pytest.fixture(scope="module")
+def arrays():
+    random = np.random.default_rng(0)
+    return (
+        jnp.asarray(random.normal(size=(ROWS, LENGTH, WIDTH)), jnp.float32),
+        jnp.asarray(random.normal(size=(WIDTH, VOCABULARY)), jnp.float32),
+        jnp.asarray(random.integers(-1, VOCABULARY, (ROWS, LENGTH)), jnp.int32),
+    )
+
+
+def gradients(hidden, kernel, targets):
+    def loss(hidden, kernel):
+        parts = division(ROWS, LENGTH)
+        scores = losses.score_tokens(hidden, kernel, targets, chunk=4, division=parts)
+        return jnp.mean(scores.cross_entropy + 0.1 * scores.log_partition**2)
+
+    return jax.jit(jax.value_and_grad(loss, (0, 1)))(hidden, kernel)
+
+
+def test_nothing_is_divided_without_a_mesh():
+    assert division(ROWS, LENGTH) is None
+
+
+@pytest.mark.parametrize(
+    "sizes", [{"fsdp": 2, "sequence": 2}, {"fsdp": 4, "tensor": 2}]
+)
+def test_equals_one_device(arrays, sizes):
+    whole = gradients(*arrays)
+    count = int(np.prod(list(sizes.values())))
+    mesh = make_mesh(MeshConfig(data=1, **sizes), jax.devices()[:count])
+    with jax.set_mesh(mesh):
+        divided = gradients(*arrays)
+    for one, other in zip(
+        jax.tree.leaves(whole), jax.tree.leaves(divided), strict=True
+    ):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
