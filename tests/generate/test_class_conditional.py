@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.models.random_weights import random_system
 from unitoken_jax.generate.class_conditional import draw, is_guided, log_likelihood
 from unitoken_jax.models import llamagen, registry
 from unitoken_jax.ops import sampling
@@ -27,19 +28,6 @@ NODE = {
 }
 LABELS, SEEDS = np.array([2, 0], np.int32), np.array([5, 6], np.uint32)
 CHOICES = {"top_k": 7, "top_p": 0.9, "temperature": 1.7}
-
-
-def random_system(node, seed=0):
-    """A module and parameters large enough that logits differ clearly."""
-    system = registry.build(node)
-    rng = np.random.default_rng(seed)
-
-    def leaf(path, shape):
-        centre = 1.0 if path[-1].key == "scale" else 0.0
-        return rng.normal(centre, 0.4, shape.shape).astype(np.float32)
-
-    shapes = registry.abstract_params(system)
-    return system.module, jax.device_put(jax.tree_util.tree_map_with_path(leaf, shapes))
 
 
 @pytest.fixture(scope="module")

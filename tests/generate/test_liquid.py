@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_class_conditional import random_system
 
+from tests.models.random_weights import random_system
 from unitoken_jax.generate import answer as answers
 from unitoken_jax.generate.decode import pad_left
 from unitoken_jax.generate.liquid import contexts, draw, log_likelihood
