@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PACKAGES = ("unitoken_jax", "data_pipelines", "configs")
+PACKAGES = ("unitoken_jax", "data_pipelines", "configs", "launch")
 
 _BELOW_TRAIN = {"models", "layers", "ops", "parallel", "config"}
 
@@ -31,6 +31,7 @@ ALLOWED = {
     "report": {"config"},
     "data_pipelines": {"config"},
     "configs": set(),
+    "launch": {"config", "configs"},
 }
 # What a package may import besides our own and the standard library; packages that
 # are not named may use any requirement.
@@ -43,6 +44,7 @@ OUTSIDE = {
         *("PIL", "sentencepiece", "tokenizers", "tqdm"),
     },
     "configs": {"ml_collections"},
+    "launch": {"yaml"},
 }
 
 
