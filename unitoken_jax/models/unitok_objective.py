@@ -84,6 +84,7 @@ class ObjectiveConfig:
         return (PERCEPTUAL,) if self.reconstructs and self.perceptual else ()
 
 
+@jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Made:
     """What the tokenizer makes of a batch.

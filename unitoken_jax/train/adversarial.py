@@ -102,18 +102,31 @@ class Adversary:
         state = self.optimizer.transform.init(trainable)
         return {"params": trainable, "optimizer": state}
 
-    def score(
+    def judge(
         self,
         trainable: Flat,
         companions: Companions,
         images: jax.Array,
         key: jax.Array,
     ) -> jax.Array:
-        """Scores float32 [B, …] of images [B, H, W, 3]."""
+        """Scores float32 [B, S] of images [B, H, W, 3]."""
         params = nest(trainable)
         if self.config.frozen:
             params = params | {BACKBONE: companions[BACKBONE].params}
         return self.module.apply({"params": params}, images, key)  # pyright: ignore[reportReturnType]
+
+    def score(
+        self,
+        trainable: Flat,
+        companions: Companions,
+        images: jax.Array,
+        fade: jax.Array,
+        key: jax.Array,
+    ) -> jax.Array:
+        """Scores [B, S] of images [B, H, W, 3], blurred by `fade` and augmented."""
+        augment_key, fit_key = jax.random.split(key)
+        shown = augment(augment_key, blur(images, fade))
+        return self.judge(trainable, companions, shown, fit_key)
 
     def ramp(self, step: jax.Array) -> jax.Array:
         """How much of its weight it has at a step; 0 is off."""
@@ -189,35 +202,27 @@ def make_adversarial_update(
         trainable, frozen = rule.split(params)
         keys = jax.random.split(jax.random.fold_in(key, 0), 3)
         ramp, fade = adversary.ramp(step), adversary.fade(step)
-        on = ramp > 0
+        side = optimizer["adversary"]
 
         def make(trainable: Flat) -> tuple[tuple, tuple]:
             result = drawing.make(nest({**trainable, **frozen}), batch, keys[0])
             beside = (result.real, result.before, result.metrics)
             return (result.made, result.rest), beside
 
-        def score(
-            heads: Flat, images: jax.Array, fade: jax.Array, key: jax.Array
-        ) -> jax.Array:
-            augment_key, fit_key = jax.random.split(key)
-            shown = augment(augment_key, blur(images, fade))
-            return adversary.score(heads, companions, shown, fit_key)
-
         def deceive(made: jax.Array) -> jax.Array:
-            heads = optimizer["adversary"]["params"]
-            return -jnp.mean(score(heads, made, fade, keys[1]))
+            scores = adversary.score(side["params"], companions, made, fade, keys[1])
+            return -jnp.mean(scores)
 
         (made, rest), pull, beside = jax.vjp(make, trainable, has_aux=True)
         real, before, metrics = beside
         compare = jax.value_and_grad(drawing.compare, has_aux=True)
         (distance, compared), slope = compare(made, real, companions)
         deceit, deceit_slope = jax.lax.cond(
-            on,
+            ramp > 0,
             jax.value_and_grad(deceive),
             lambda made: (jnp.float32(0), jnp.zeros_like(made)),
             made,
         )
-
         last = {**trainable, **frozen}[drawing.last]
         _, pull_last = jax.vjp(lambda kernel: drawing.finish(kernel, before), last)
         adaptive = adversarial.balance(
@@ -226,67 +231,84 @@ def make_adversarial_update(
             config.least,
             config.most,
         )
-        weight = ramp * config.weight * adaptive
         # Before it begins its slope is exactly 0, whatever the weight.
+        weight = ramp * config.weight * adaptive
         (gradients,) = pull((slope + weight * deceit_slope, jnp.ones_like(rest)))
-        moved, model_kept = rule.update(gradients, optimizer["model"], trainable, step)
-
-        def judge(heads: Flat) -> tuple[jax.Array, Metrics]:
-            # Both kinds of pictures, then again without the blur: one program, four
-            # times, each with its own chances.
-            both = jnp.stack([real, made])
-            fades = jnp.stack([fade, jnp.zeros_like(fade)]).repeat(2)
-
-            def one(item: tuple) -> jax.Array:
-                number, fade, key = item
-                return score(heads, both[number % 2], fade, key)
-
-            items = (jnp.arange(4), fades, jax.random.split(keys[2], 4))
-            on_real, on_made, *again = jax.lax.map(one, items)
-            steady = adversarial.consistency(on_real, again[0])
-            steady += adversarial.consistency(on_made, again[1])
-            loss = adversarial.hinge(on_real, on_made)
-            return loss + config.consistency * steady, {
-                "hinge": loss,
-                "consistency": steady,
-                "real": jnp.mean((on_real > 0).astype(jnp.float32)),
-                "made": jnp.mean((on_made < 0).astype(jnp.float32)),
-            }
-
-        def learn(side: dict[str, Any]) -> tuple[dict[str, Any], Metrics]:
-            heads = side["params"]
-            slopes, judged = jax.grad(judge, has_aux=True)(heads)
-            norm = adversary.optimizer.norms(slopes)["grad_norm"]
-            heads, state = adversary.optimizer.update(
-                slopes, side["optimizer"], heads, step - adversary.begin
-            )
-            side = {"params": heads, "optimizer": state}
-            return side, judged | {"grad_norm": norm}
-
-        names = jax.eval_shape(learn, optimizer["adversary"])[1]
-        nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), names)
-        side, judged = jax.lax.cond(
-            on, learn, lambda side: (side, nothing), optimizer["adversary"]
-        )
+        moved, kept = rule.update(gradients, optimizer["model"], trainable, step)
+        both = jnp.stack([real, made])
+        side, judged = _learn(adversary, companions, side, both, key=keys[2], step=step)
         norms = rule.norms(gradients)
         # A gradient that is not finite on either side refuses the step of both.
-        norms["grad_norm"] += jnp.where(jnp.isfinite(judged["grad_norm"]), 0, jnp.nan)
-        rates = {
-            "learning_rate": rule.schedule(step),
-            "adversary/learning_rate": jnp.where(
-                on, adversary.optimizer.schedule(step - adversary.begin), 0.0
-            ),
-        }
+        finite = jnp.isfinite(judged["adversary/grad_norm"])
+        norms["grad_norm"] += jnp.where(finite, 0, jnp.nan)
         metrics = (
             {"loss": rest + distance}
             | metrics
             | compared
             | {"deceit": deceit, "adaptive_weight": adaptive, "adversary/ramp": ramp}
-            | {f"adversary/{name}": value for name, value in judged.items()}
-            | rates
+            | judged
+            | {"learning_rate": rule.schedule(step)}
             | norms
         )
-        optimizer = {"model": model_kept, "adversary": side}
+        optimizer = {"model": kept, "adversary": side}
         return nest({**moved, **frozen}), optimizer, metrics
 
     return update
+
+
+def _learn(
+    adversary: Adversary,
+    companions: Companions,
+    side: dict[str, Any],
+    both: jax.Array,
+    *,
+    key: jax.Array,
+    step: jax.Array,
+) -> tuple[dict[str, Any], Metrics]:
+    """Return the adversary after its own step, if it has begun, and its metrics.
+
+    Args:
+        adversary: the discriminator.
+        companions: frozen networks.
+        side: its parameters and the state of its optimiser.
+        both: real pictures and made ones, [2, B, H, W, 3].
+        key: random key.
+        step: of the stage.
+    """
+    rule, time = adversary.optimizer, step - adversary.begin
+
+    def judge(heads: Flat) -> tuple[jax.Array, Metrics]:
+        # Both kinds of pictures, then again without the blur: one program, four times,
+        # each with its own chances.
+        fade = adversary.fade(step)
+        fades = jnp.stack([fade, fade, jnp.zeros_like(fade), jnp.zeros_like(fade)])
+
+        def one(item: tuple) -> jax.Array:
+            number, fade, key = item
+            return adversary.score(heads, companions, both[number % 2], fade, key)
+
+        items = (jnp.arange(4), fades, jax.random.split(key, 4))
+        on_real, on_made, *again = jax.lax.map(one, items)
+        steady = adversarial.consistency(on_real, again[0])
+        steady += adversarial.consistency(on_made, again[1])
+        hinge = adversarial.hinge(on_real, on_made)
+        return hinge + adversary.config.consistency * steady, {
+            "adversary/hinge": hinge,
+            "adversary/consistency": steady,
+            "adversary/real": jnp.mean((on_real > 0).astype(jnp.float32)),
+            "adversary/made": jnp.mean((on_made < 0).astype(jnp.float32)),
+        }
+
+    def learn(side: dict[str, Any]) -> tuple[dict[str, Any], Metrics]:
+        slopes, metrics = jax.grad(judge, has_aux=True)(side["params"])
+        heads, state = rule.update(slopes, side["optimizer"], side["params"], time)
+        metrics["adversary/grad_norm"] = rule.norms(slopes)["grad_norm"]
+        metrics["adversary/learning_rate"] = rule.schedule(time)
+        return {"params": heads, "optimizer": state}, metrics
+
+    zeros = jax.tree.map(
+        lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(learn, side)[1]
+    )
+    return jax.lax.cond(
+        adversary.ramp(step) > 0, learn, lambda side: (side, zeros), side
+    )

@@ -1,0 +1,171 @@
+"""UniTok's published recipe: its numbers, what decays, two steps of a small copy."""
+
+import importlib
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.models.random_weights import random_weights
+from unitoken_jax.config import build
+from unitoken_jax.convert import unitok as layout
+from unitoken_jax.convert.table import Constant, expected_shapes, export_tensors
+from unitoken_jax.models import registry
+from unitoken_jax.models.frozen import FrozenNetwork
+from unitoken_jax.models.lpips import Lpips, LpipsConfig
+from unitoken_jax.train import stage
+from unitoken_jax.train import state as states
+from unitoken_jax.train.adversarial import make_adversary
+from unitoken_jax.train.job import Job, build_chain
+from unitoken_jax.train.optimizer import make_optimizer
+from unitoken_jax.train.paths import flatten, nest
+from unitoken_jax.train.step import make_train_step
+
+SIDE, ROWS, LENGTH = 32, 4, 6
+BACKBONE = {"hidden": 32, "mlp": 32, "layers": 2, "heads": 2, "grid": 2}
+
+
+def published() -> Job:
+    config = importlib.import_module("configs.unitok_vitamin_l").get_config()
+    (job,) = build_chain(config).stages.values()
+    return job
+
+
+def shrunk() -> Job:
+    config = importlib.import_module("configs.unitok_vitamin_l").get_config()
+    config.model.vision.update(
+        {"widths": (8, 8), "depths": (1, 1), "hidden": 16, "layers": 2, "heads": 2}
+    )
+    config.model.vision.mlp = 16
+    text = {"vocab_size": 20, "length": LENGTH, "hidden": 8, "layers": 1, "heads": 2}
+    config.model.text.update(text | {"mlp": 16, "embed": 8})
+    config.model.update({"vocab_size": 32, "vocab_width": 8, "num_codebooks": 2})
+    config.adversary.network.backbone.update(BACKBONE)
+    config.adversary.network.update({"taps": (0, 1), "groups": 4})
+    config.adversary.start = 0.0
+    config.adversary.optimizer.warmup = 0
+    config.optimizer.warmup = 1
+    config.train.update({"steps": 2, "batch": ROWS})
+    (job,) = build_chain(config).stages.values()
+    return job
+
+
+def batch(seed: int) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    text = rng.integers(0, 19, (ROWS, LENGTH)).astype(np.int32)
+    text[:, -1] = 19
+    image = rng.integers(0, 256, (ROWS, SIDE, SIDE, 3), np.uint8)
+    return {"image": image, "text": text}
+
+
+@pytest.mark.slow
+def test_two_steps_move_both_sides():
+    job = shrunk()
+    system = registry.build(job.model)
+    shapes = registry.abstract_params(system)
+    rule = make_optimizer(job.optimizer, flatten(shapes), 2)
+    adversary = make_adversary(job.adversary, 2, "config.adversary")
+    whole = jax.eval_shape(adversary.fresh, jax.random.key(0))
+    config = LpipsConfig(widths=(4, 6), depths=(1, 1))
+    image = jax.ShapeDtypeStruct((1, SIDE, SIDE, 3), jnp.float32)
+    lpips = jax.eval_shape(Lpips(config).init, jax.random.key(0), image, image)
+    distance = jax.tree.map(np.abs, random_weights(registry.unboxed(lpips["params"])))
+    companions = {
+        "perceptual": FrozenNetwork(Lpips(config), distance),
+        "backbone": FrozenNetwork(adversary.module, random_weights(whole["backbone"])),
+    }
+
+    def run(state, batch, companions):
+        update = stage.make_step_update(job, system, rule, adversary, companions)
+        return make_train_step(update, job.guard)(state, batch)
+
+    step = jax.jit(run, compiler_options={"xla_backend_optimization_level": 0})
+    start = random_weights(shapes)
+    state = states.create(
+        lambda _: start,
+        lambda params: {"model": rule.init(params), "adversary": adversary.init()},
+        jax.random.key(job.seed),
+    )
+    heads = state.optimizer["adversary"]["params"]
+    assert not any(path.startswith("backbone") for path in heads)
+    rates = []
+    for number in range(2):
+        state, metrics = step(state, batch(number), companions)
+        rates.append(float(metrics["learning_rate"]))
+        assert np.isfinite(float(metrics["loss"]))
+    assert rates == [0.0, pytest.approx(5e-4)]
+    assert float(metrics["adversary/ramp"]) == 1
+    assert not state.guard.skipped
+    after = flatten(state.params)
+    for path, value in flatten(start).items():
+        assert (after[path] != value).any(), path
+    moved = state.optimizer["adversary"]["params"]
+    for path, value in heads.items():
+        # Of a sequence of scores no bias under a norm is seen.
+        assert (moved[path] != value).any() or path.endswith("bias"), path
+
+
+def test_numbers_of_the_scripts():
+    job = published()
+    assert (job.train.steps, job.train.batch) == (78_128, 16_384)
+    ours, theirs = job.optimizer, job.adversary.optimizer
+    assert (ours.learning_rate, ours.b1, ours.b2, ours.eps) == (5e-4, 0.9, 0.95, 1e-6)
+    assert (theirs.learning_rate, theirs.b1, theirs.b2) == (2e-5, 0.5, 0.9)
+    assert (ours.weight_decay, theirs.weight_decay) == (0.02, 0.2)
+    assert (ours.clip, theirs.clip) == (10.0, 10.0)
+    assert (ours.end_scale, theirs.end_scale) == (0.1, 0.1)
+    assert (ours.warmup, theirs.warmup) == (781, 2343)
+    adversary = make_adversary(job.adversary, job.train.steps, "config.adversary")
+    assert adversary.begin == 29_298
+    assert float(adversary.ramp(jnp.int32(29_298))) == 0
+    assert float(adversary.ramp(jnp.int32(29_298 + 1172))) == pytest.approx(0.5, 1e-3)
+    assert float(adversary.fade(jnp.int32(29_298 + 2344))) == pytest.approx(0.5, 1e-3)
+    assert (job.adversary.weight, job.adversary.consistency) == (0.4, 4.0)
+    objective = registry.build(job.model).config.objective
+    assert (objective.l1, objective.l2, objective.perceptual) == (0.2, 1.0, 1.0)
+
+
+def test_decay_falls_on_the_same_tensors_as_in_the_scripts():
+    """All of two or more dimensions, under their published names and shapes."""
+    job = published()
+    # As deep as published, so that the tensors are as many, but narrow.
+    vision = {"widths": (8, 16), "hidden": 32, "heads": 2, "mlp": 32}
+    text = {"vocab_size": 50, "length": 8, "hidden": 16, "heads": 2, "mlp": 32}
+    model = {"vision": vision, "text": text, "vocab_size": 64, "vocab_width": 16}
+    system = registry.build({"kind": "unitok", **model})
+    shapes = registry.abstract_params(system)
+    no_decay = re.compile(job.optimizer.no_decay)
+    # One number for each layer and tensor says whether it decays.
+    marks = nest(
+        {
+            path: np.broadcast_to(np.float32(not no_decay.fullmatch(path)), leaf.shape)
+            for path, leaf in flatten(shapes).items()
+        }
+    )
+    table, counts = layout.table(system.config), layout.counts(system.config)
+    constants = {rule.key for rule in table if isinstance(rule, Constant)}
+    published_shapes = expected_shapes(table, shapes, counts)
+    decayed = 0
+    for key, mark in export_tensors(table, marks, counts).items():
+        if key in constants or key.endswith(("vocab_usage", "zero_k_bias")):
+            continue
+        expected = len(published_shapes[key]) >= 2
+        assert bool(mark.flat[0]) == expected, key
+        decayed += expected
+    assert decayed == 429
+
+
+def test_a_discriminators_norms_and_biases_do_not_decay():
+    config = published().adversary
+    adversary = make_adversary(config, published().train.steps, "config.adversary")
+    shapes = jax.eval_shape(adversary.fresh, jax.random.key(0))["heads"]
+    no_decay = re.compile(config.optimizer.no_decay)
+    spared = {path for path in flatten(shapes) if no_decay.fullmatch(path)}
+    assert {path.rpartition("/")[2] for path in spared} == {"scale", "bias"}
+
+
+def test_job_is_strict():
+    with pytest.raises(ValueError, match="adversary"):
+        build(Job, {"name": "x", "adversary": {"wieght": 1}})

@@ -1,0 +1,355 @@
+"""Two networks, two optimisers, one step: UniTok's training in miniature."""
+
+import dataclasses
+import functools
+import json
+import math
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import tokenizer
+
+from tests.models import golden
+from unitoken_jax.config import ConfigError
+from unitoken_jax.convert import dinov2
+from unitoken_jax.convert.table import import_tensors
+from unitoken_jax.models import registry, unitok_objective
+from unitoken_jax.models.dinov2 import Dinov2, Dinov2Config
+from unitoken_jax.models.discriminator import DiscriminatorConfig
+from unitoken_jax.models.frozen import FrozenNetwork
+from unitoken_jax.ops import adversarial
+from unitoken_jax.train import checkpoint, stage
+from unitoken_jax.train.adversarial import (
+    AdversaryConfig,
+    make_adversarial_update,
+    make_adversary,
+)
+from unitoken_jax.train.optimizer import OptimizerConfig, make_optimizer
+from unitoken_jax.train.paths import flatten, nest
+
+COMPANIONS = {"perceptual": tokenizer.lpips()}
+LAST = unitok_objective.LAST_LAYER
+
+
+def train(directory: Path, batches=None, devices=None, **fields):
+    job = tokenizer.job(**fields)
+    system = registry.build(job.model)
+    companions = COMPANIONS if system.companions else {}
+    parts = stage.Parts(
+        system, {}, batches or tokenizer.Batches(), companions=companions
+    )
+    return stage.run(job, parts, directory, devices=devices)
+
+
+def rows(directory: Path) -> list[dict]:
+    lines = (directory / "metrics.jsonl").read_text().splitlines()
+    clocks = ("time", "second", "wait", "memory", "goodput", "mfu")
+    return [
+        {k: v for k, v in json.loads(line).items() if not any(c in k for c in clocks)}
+        for line in lines
+    ]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_once(tmp_path_factory):
+    """Runs of one program share it; it is not optimised, which takes far longer."""
+    options = {
+        "jax_disable_most_optimizations": True,
+        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("programs")),
+        "jax_persistent_cache_min_compile_time_secs": 0,
+    }
+    before = {name: jax.config.values[name] for name in options}
+    for name, value in options.items():
+        jax.config.update(name, value)
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """Four steps at once on eight devices."""
+    directory = tmp_path_factory.mktemp("whole")
+    train(directory)
+    return directory
+
+
+@pytest.mark.slow
+def test_every_term_is_a_metric_and_the_adversary_begins_in_time(whole):
+    found = rows(whole)
+    terms = {"l1", "l2", "perceptual", "quantisation", "contrastive", "deceit"}
+    terms |= {"adversary/hinge", "adversary/consistency", "adaptive_weight"}
+    terms |= {"usage/0", "usage/1", "dead/0", "perplexity/1", "psnr", "accuracy"}
+    assert terms <= found[0].keys()
+    assert "histogram" not in found[0]
+    assert [row["adversary/ramp"] for row in found] == [0, 0, 1, 1]
+    assert [bool(row["adversary/hinge"]) for row in found] == [0, 0, 1, 1]
+    assert [bool(row["deceit"]) for row in found] == [0, 0, 1, 1]
+    config = tokenizer.job().model | {}
+    objective = registry.build(config).config.objective
+    last = found[-1]
+    total = sum(
+        getattr(objective, name) * last[name]
+        for name in ("l1", "l2", "perceptual", "quantisation", "contrastive")
+    )
+    assert last["loss"] == pytest.approx(total, rel=1e-5)
+
+
+@pytest.mark.slow
+def test_one_device_gives_the_same_losses_and_parameters(whole, tmp_path):
+    train(tmp_path, devices=jax.devices()[:1])
+    first, *later = zip(rows(tmp_path), rows(whole), strict=True)
+    assert first[0] == pytest.approx(first[1], rel=1e-4, abs=1e-6)
+    for one, eight in later:  # Adam makes a step of any gradient's sign
+        assert one == pytest.approx(eight, rel=2e-2, abs=1e-4)
+    left, _ = checkpoint.restore_params(tmp_path)
+    right, _ = checkpoint.restore_params(whole)
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, rtol=0, atol=5e-3), left, right
+    )
+
+
+@pytest.mark.slow
+def test_stopped_and_resumed_it_is_bit_equal(whole, tmp_path):
+    stop = 3  # batch 0 is drawn twice, to compile and to train
+    outcome = train(tmp_path, tokenizer.Batches(stop=stop))
+    assert outcome.preempted == "SIGTERM"
+    assert checkpoint.steps(tmp_path / "checkpoints") == [3]
+    resumed = train(tmp_path)
+    assert rows(tmp_path) == rows(whole)
+    ours = flatten(checkpoint.restore_params(tmp_path)[0])
+    theirs = flatten(checkpoint.restore_params(whole)[0])
+    for path, value in theirs.items():
+        np.testing.assert_array_equal(ours[path], value, err_msg=path)
+    kept = resumed.state.optimizer
+    assert kept["rest"]["adversary"]["params"].keys()
+    assert kept["average"].keys() == ours.keys()
+
+
+@pytest.mark.slow
+def test_the_average_lags_behind_and_can_be_restored(whole):
+    params = flatten(checkpoint.restore_params(whole)[0])
+    average = flatten(checkpoint.restore_params(whole, average=True)[0])
+    assert average.keys() == params.keys()
+    assert not np.array_equal(average[LAST], params[LAST])
+    # At steps 0 … 3 its own weight is (1 + n) / (10 + n).
+    assert 0 < np.abs(average[LAST] - params[LAST]).max() < 0.05
+
+
+@pytest.fixture(scope="module")
+def parts():
+    """System, plain gradient descent, adversary and parameters."""
+    job = tokenizer.job()
+    node = {**job.model, "vision": {**job.model["vision"], "drop_path": 0.0}}
+    system = registry.build(node)
+    shapes = registry.abstract_params(system)
+    config = dataclasses.replace(job.optimizer, schedule="constant", learning_rate=1.0)
+    rule = make_optimizer(config, flatten(shapes), 4)
+    rule = dataclasses.replace(rule, transform=optax.scale(-1.0))
+    adversary = make_adversary(job.adversary, 4, "config.adversary")
+    return system, rule, adversary, jax.jit(system.init_params)(jax.random.key(1))
+
+
+@pytest.fixture(scope="module")
+def update(parts):
+    system, rule, adversary, params = parts
+    kept = {
+        "model": rule.transform.init(rule.split(params)[0]),
+        "adversary": adversary.init(),
+    }
+    step = jax.jit(make_adversarial_update(system.drawing, rule, adversary, COMPANIONS))
+    return kept, step
+
+
+@pytest.mark.slow
+def test_gradient_is_that_of_the_weighted_sum(parts, update):
+    system, _, adversary, params = parts
+    kept, step = update
+    batch, key = tokenizer.batch(0), jax.random.key(3)
+    moved, _, metrics = step(params, kept, batch, key, jnp.int32(3))
+    ours = jax.tree.map(jnp.subtract, params, moved)
+
+    def objective(params, weight):
+        # As the update draws its keys.
+        keys = jax.random.split(jax.random.fold_in(key, 0), 3)
+        result = system.drawing.make(params, batch, keys[0])
+        distance, _ = system.drawing.compare(result.made, result.real, COMPANIONS)
+        heads, fade = kept["adversary"]["params"], adversary.fade(jnp.int32(3))
+        deceit = -jnp.mean(adversary.score(heads, {}, result.made, fade, keys[1]))
+        return result.rest + distance + weight * deceit, (distance, deceit)
+
+    weight = adversary.config.weight * metrics["adaptive_weight"]
+    expected = jax.jit(jax.grad(objective, has_aux=True))(params, weight)[0]
+    theirs = flatten(expected)
+    for path, value in flatten(ours).items():
+        if path.endswith("usage"):
+            continue
+        scale = np.abs(theirs[path]).max() + 1e-6
+        np.testing.assert_allclose(value, theirs[path], atol=2e-3 * scale, err_msg=path)
+
+    def part(which):
+        def value(last):
+            flat = flatten(params) | {LAST: last}
+            return objective(nest(flat), 1.0)[1][which]
+
+        return jax.jit(jax.grad(value))(flatten(params)[LAST])
+
+    ratio = np.linalg.norm(part(0)) / (np.linalg.norm(part(1)) + 1e-6)
+    assert float(metrics["adaptive_weight"]) == pytest.approx(ratio, rel=1e-3)
+
+
+@pytest.mark.slow
+def test_before_it_begins_nothing_of_it_counts(parts, update):
+    _, _, _, params = parts
+    kept, step = update
+    batch, key = tokenizer.batch(0), jax.random.key(3)
+    _, after, metrics = step(params, kept, batch, key, jnp.int32(1))
+    jax.tree.map(np.testing.assert_array_equal, after["adversary"], kept["adversary"])
+    assert float(metrics["deceit"]) == 0
+    _, after, _ = step(params, kept, batch, key, jnp.int32(3))
+    before = kept["adversary"]["params"]
+    moved = [
+        k for k, v in after["adversary"]["params"].items() if (v != before[k]).any()
+    ]
+    assert any(path.startswith("heads/") for path in moved)
+
+
+@pytest.mark.slow
+def test_a_fault_on_the_other_side_refuses_the_step_of_both(tmp_path):
+    broken = dict(COMPANIONS)
+    network = broken["perceptual"]
+    spoilt = jax.tree.map(lambda x: x * np.float32(np.nan), network.params)
+    broken["perceptual"] = dataclasses.replace(network, params=spoilt)
+    job = tokenizer.job()
+    parts = stage.Parts(
+        registry.build(job.model), {}, tokenizer.Batches(), companions=broken
+    )
+    stage.run(job, parts, tmp_path)
+    assert [row["skipped"] for row in rows(tmp_path)] == [1, 2, 3, 4]
+    log = (tmp_path / "log.txt").read_text()
+    assert "step 1: perceptual is nan" in log
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("supervision", ["reconstruction", "contrastive"])
+def test_supervision_is_one_field(tmp_path, supervision):
+    model = {**tokenizer.MODEL, "objective": {"supervision": supervision}}
+    fields = {"adversary": None, "train": {"steps": 2, "batch": 8, "log_every": 1}}
+    if supervision == "contrastive":
+        fields["companions"] = {}
+    train(tmp_path, model=model, **fields)
+    found = rows(tmp_path)[-1]
+    assert ("contrastive" in found) == (supervision == "contrastive")
+    assert ("l2" in found) == (supervision == "reconstruction")
+    assert math.isfinite(found["loss"])
+
+
+def test_one_in_so_many_pictures_is_decoded():
+    model = {**tokenizer.MODEL, "objective": {"decode_every": 2, "revival": 1.0}}
+    system = registry.build(model)
+    params = registry.abstract_params(system)
+    batch = tokenizer.batch(0)
+    made = jax.eval_shape(system.drawing.make, params, batch, jax.random.key(0))
+    assert made.made.shape == (4, 16, 16, 3)
+    with pytest.raises(ValueError, match="one in 2 of a batch of 3 pictures"):
+        jax.eval_shape(
+            system.drawing.make, params, tokenizer.batch(0, 3), jax.random.key(0)
+        )
+
+
+def test_scale_is_clipped_and_usage_follows():
+    system = registry.build(tokenizer.MODEL)
+    params = {
+        "logit_scale": jnp.float32(9),
+        "quantiser": {"usage": jnp.zeros((2, 16))},
+    }
+    shares = np.zeros((2, 16), np.float32)
+    shares[0], shares[1, 3] = 1 / 16, 1
+    settled, metrics = system.settle(params, {"histogram": shares})
+    assert float(settled["logit_scale"]) == pytest.approx(math.log(100))
+    np.testing.assert_allclose(settled["quantiser"]["usage"], shares)
+    assert float(metrics["usage/0"]) == 1
+    assert float(metrics["usage/1"]) == 1 / 16
+    assert float(metrics["dead/1"]) == 15
+    assert float(metrics["perplexity/0"]) == pytest.approx(16)
+    later, _ = system.settle(settled, {"histogram": shares[::-1]})
+    decay = system.config.objective.usage_decay
+    assert float(later["quantiser"]["usage"][1, 3]) == pytest.approx(
+        decay + (1 - decay) / 16
+    )
+
+
+def test_terms_of_the_adversary():
+    real, made = np.float32([2, 0.5]), np.float32([-3, 0.5])
+    assert float(adversarial.hinge(real, made)) == pytest.approx(0.25 + 0.75)
+    assert float(adversarial.consistency(real, made)) == pytest.approx(12.5)
+    weigh = functools.partial(adversarial.balance, least=0.015, most=1e4)
+    assert float(weigh(np.float32([3, 4]), np.float32([0, 2]))) == pytest.approx(2.5)
+    assert float(weigh(np.zeros(2, "f"), np.ones(2, "f"))) == pytest.approx(0.015)
+    assert float(weigh(np.ones(2, "f"), np.zeros(2, "f"))) == 1e4
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({"companions": {}}, "consults a frozen network 'perceptual'"),
+        (
+            {"companions": {"perceptul": {"format": "lpips", "path": ""}}},
+            "consults a frozen network 'perceptual'",
+        ),
+        (
+            {"adversary": {**tokenizer.ADVERSARY, "frozen": True}},
+            "consults a frozen network 'backbone'",
+        ),
+        (
+            {"train": {"steps": 4, "batch": 16, "microbatches": 2}},
+            "the adversary's weight is that of the whole batch",
+        ),
+        (
+            {"adversary": {**tokenizer.ADVERSARY, "start": 0.99}},
+            r"config\.adversary\.start: 0.99 of 4 steps leaves none",
+        ),
+        (
+            {
+                "model": tokenizer.MODEL
+                | {"objective": {"supervision": "contrastive"}},
+                "companions": {},
+            },
+            "draws nothing that could be judged",
+        ),
+    ],
+)
+def test_faults_are_sentences(tmp_path, fields, sentence):
+    with pytest.raises(ConfigError, match=sentence):
+        train(tmp_path, **fields)
+
+
+def test_published_scores_through_the_adversary():
+    """The golden discriminator as the trainer holds it: heads here, backbone there."""
+    network = DiscriminatorConfig(backbone=Dinov2Config(hidden=64, mlp=256, heads=2))
+    config = AdversaryConfig(OptimizerConfig(1e-3), network)
+    adversary = make_adversary(config, 100, "config.adversary")
+    shapes = jax.eval_shape(adversary.fresh, jax.random.key(0))
+    table = [
+        *dinov2.table(network.backbone, "backbone/", "dino."),
+        *dinov2.heads_table(network),
+    ]
+    source = golden.tensors("dino_discriminator", "weights")
+    params = import_tensors(table, source, shapes, dinov2.counts(network))
+    trainable, _ = adversary.optimizer.split(params)
+    backbone = FrozenNetwork(Dinov2(network.backbone), params["backbone"])
+    theirs = golden.tensors("dino_discriminator", "activations")
+    images = golden.channels_last(theirs["image"])
+    judge = jax.jit(adversary.judge)
+    scores = judge(trainable, {"backbone": backbone}, images, jax.random.key(0))
+    golden.assert_close(scores, theirs["logits"])
+    with np.load(golden.DIRECTORY / "losses_hashinit.npz") as losses:
+        scores = losses["disc_256_area"]
+        nothing = np.full_like(scores, 9)
+        real, made = losses["hinge_real"], losses["hinge_fake"]
+    golden.assert_close(adversarial.hinge(scores, -nothing), real)
+    golden.assert_close(adversarial.hinge(nothing, scores), made)
