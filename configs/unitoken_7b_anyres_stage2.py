@@ -8,8 +8,9 @@ samples to read, the released lists about 8.1M, and the released script of this 
 names the data of stage I by mistake.
 
 Hardware: a TPU v5p-128 slice (64 chips), parameters and optimiser divided over all of
-them: 1.7 GiB of them on a chip. Estimated, not measured: 108 hours at 40 % of the
-chips' peak. On 8 GPUs of 80 GB as in the scripts: `--config.train.microbatches=8`.
+them: 1.3 GiB of them on a chip, 28 GiB with everything. Predicted, not measured
+(docs/plan.md): 1.42 s a step, 62 hours, ±10 %. On 8 GPUs of 80 GB as in the scripts:
+`--config.train.microbatches=8`.
 
     python -m unitoken_jax.train --config configs/unitoken_7b_anyres_stage2.py \
         --workdir runs/unitoken_7b_anyres
