@@ -129,7 +129,7 @@ class Pictures(miniature.Batches):
         rows["pixels"] = rows["pixels"].astype(np.float32) / 255
         if first == 16:
             rows["pixels"][5, 0, 2, 3, 1] = np.nan
-        return rows | {"record": np.arange(first, first + 8, dtype=np.int32)[:, None]}
+        return rows | {"record": np.arange(first, first + 8, dtype=np.int32)}
 
 
 def _unitoken() -> tuple:
@@ -159,8 +159,8 @@ def test_the_layer_of_a_stack_is_named() -> None:
     """A kernel that is finite, but overflows in the second layer."""
     _, parts = _unitoken()
     params = jax.jit(parts.system.init_params)(jax.random.key(0))
-    mlp = params["decoder"]["layers"]["mlp"]["down"]
-    mlp["kernel"] = mlp["kernel"].at[1].set(3e38)
+    gate = params["decoder"]["layers"]["mlp"]["gate"]
+    gate["kernel"] = gate["kernel"].at[1].set(3e38)
     batch = {k: x for k, x in next(parts.batches).items() if k != "record"}
 
     def loss(inputs):
@@ -170,5 +170,5 @@ def test_the_layer_of_a_stack_is_named() -> None:
     _, found = nonfinite.find(loss, {"parameters": params, "batch": batch})
     (origin,) = found.values()
     assert "[1]/" in origin.name
-    assert origin.name.endswith("mlp/down: dot_general")
+    assert origin.name.endswith("mlp/gate: dot_general")
     assert origin.line.startswith("unitoken_jax/layers/linear.py:")
