@@ -34,6 +34,7 @@ from unitoken_jax.models.siglip import (
     SiglipTextConfig,
     SiglipVisionConfig,
 )
+from unitoken_jax.models.stlpips import StLpipsConfig
 from unitoken_jax.models.unitok import UniTokConfig
 from unitoken_jax.models.unitok_mllm import UniTokMllmConfig
 from unitoken_jax.models.unitoken import UniTokenConfig
@@ -132,6 +133,7 @@ TINY = {
     "unitok-mllm": MLLM,
     "dinov2": dataclasses.replace(DINO, layers=2, grid=4),
     "lpips": LpipsConfig(widths=(4, 6), depths=(2, 1)),
+    "stlpips": StLpipsConfig(widths=(4, 6), sizes=(11, 5)),
     "llamagen": LLAMAGEN,
 }
 GOLDEN_CASES = {
@@ -184,6 +186,7 @@ def assert_equal(left, right):
         ("unitok-mllm", UniTokMllmConfig(), 372, 7_508_685_056),
         ("dinov2", Dinov2Config(), 175, 22_056_576),
         ("lpips", LpipsConfig(), 31, 14_714_688 + 1472),
+        ("stlpips", StLpipsConfig(), 15, 2_469_696 + 1152),
         ("inception", InceptionConfig(), 472, 23_885_392),
         ("llamagen", published("B"), 132, 164_376_064),
         ("llamagen", published("XXL"), 384, 1_574_566_912),

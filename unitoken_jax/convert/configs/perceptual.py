@@ -67,12 +67,12 @@ def write_inception(config: InceptionConfig, source: Values) -> dict[str, Any]:
 
 
 def read_stlpips(values: Values) -> StLpipsConfig:
-    """The published one; its files say nothing."""
-    del values
-    return StLpipsConfig()
+    """As published unless the values say otherwise; its own files say nothing."""
+    known = {k: tuple(values[k]) for k in ("widths", "sizes") if k in values}
+    return StLpipsConfig(**known)
 
 
 def write_stlpips(config: StLpipsConfig, source: Values) -> dict[str, Any]:
-    """Widths of the convolutions."""
+    """Widths and sizes of the convolutions."""
     del source
-    return {"widths": list(config.widths)}
+    return {"widths": list(config.widths), "sizes": list(config.sizes)}
