@@ -18,6 +18,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+import absl.logging
 import numpy as np
 from absl import flags
 from tqdm import tqdm
@@ -546,6 +547,8 @@ def main() -> None:
             raise UserError("give both folders: --real DIR --generated DIR.")
         if given.config or given.workdir:
             raise UserError("--real and --generated go without --config and --workdir.")
+        # The table is all that is printed; of the libraries only warnings.
+        absl.logging.set_verbosity(absl.logging.WARNING)
         compare_folders(given)
         return
     if not (given.config and given.workdir):
