@@ -32,7 +32,8 @@ def test_named_files_exist(page):
 
 def test_commands_name_modules_and_flags_that_exist(page):
     text = page.read_text("utf-8").replace("\\\n", " ")
-    for module, arguments in MODULE.findall(text):
+    for module, rest in MODULE.findall(text):
+        arguments = rest
         program = ROOT.joinpath(*module.split("."), "__main__.py")
         if not program.is_file():
             program = ROOT.joinpath(*module.split(".")).with_suffix(".py")

@@ -93,7 +93,7 @@ ENVIRONMENT = os.environ | {
 def command(node, tmp_path):
     """Starts a process that trains in `tmp_path / "run"`; `stages` narrows the chain."""
 
-    def start(*arguments: str, stages: tuple[str, ...] = ()) -> subprocess.Popen:
+    def start(*flags: str, stages: tuple[str, ...] = ()) -> subprocess.Popen:
         config = plain(node)
         if stages:
             config["order"] = stages
@@ -104,7 +104,7 @@ def command(node, tmp_path):
             [
                 *(sys.executable, "-m", "unitoken_jax.train", "--compile_cache="),
                 *(f"--config={tmp_path / 'tiny.py'}", f"--workdir={tmp_path / 'run'}"),
-                *arguments,
+                *flags,
             ],
             env=ENVIRONMENT,
             stdout=subprocess.PIPE,
