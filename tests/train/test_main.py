@@ -91,7 +91,7 @@ ENVIRONMENT = os.environ | {
 
 @pytest.fixture
 def command(node, tmp_path):
-    """Starts a process that trains in `tmp_path / "run"`; `stages` narrows the chain."""
+    """Starts a process that trains in tmp_path / "run"; `stages` narrows the chain."""
 
     def start(*flags: str, stages: tuple[str, ...] = ()) -> subprocess.Popen:
         config = plain(node)
