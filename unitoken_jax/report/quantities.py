@@ -57,6 +57,7 @@ _TITLES = {
     "tokens_per_second": "Tokens/s",
     "usage": "Code usage",
     "top@1": "Right class first",
+    "top@5": "Right class among the first five",
     "z_loss": "z-loss",
     "zero_shot": "Zero-shot classification",
 }
