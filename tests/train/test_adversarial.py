@@ -115,8 +115,7 @@ def test_one_device_gives_the_same_losses_and_parameters(whole, tmp_path):
 
 @pytest.mark.slow
 def test_stopped_and_resumed_it_is_bit_equal(whole, tmp_path):
-    stop = 3  # batch 0 is drawn twice, to compile and to train
-    outcome = train(tmp_path, tokenizer.Batches(stop=stop))
+    outcome = train(tmp_path, tokenizer.Batches(stop=2))
     assert outcome.preempted == "SIGTERM"
     assert checkpoint.steps(tmp_path / "checkpoints") == [3]
     resumed = train(tmp_path)
@@ -188,8 +187,10 @@ def test_gradient_is_that_of_the_weighted_sum(parts, update):
     for path, value in flatten(ours).items():
         if path.endswith("usage"):
             continue
-        scale = np.abs(theirs[path]).max() + 1e-6
-        np.testing.assert_allclose(value, theirs[path], atol=2e-3 * scale, err_msg=path)
+        scale = np.abs(theirs[path]).max()
+        # The last bits of a parameter of size 1 are lost in its difference.
+        bound = 2e-3 * scale + 5e-7
+        np.testing.assert_allclose(value, theirs[path], atol=bound, err_msg=path)
 
     def part(which):
         def value(last):
