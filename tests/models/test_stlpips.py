@@ -1,5 +1,6 @@
 """Shift-tolerant LPIPS against its own code, with hashed weights."""
 
+import golden
 import jax
 import numpy as np
 from hash_weights import hash_images, hash_weight
@@ -14,25 +15,33 @@ FLIPPED = [0.2118060141801834, 0.2118060141801834]
 DIMMED = [0.007562927436083555, 0.007365591358393431]
 
 
-def params():
+def abstract():
     image = jax.ShapeDtypeStruct((1, 16, 16, 3), np.float32)
     init = StLpips(CONFIG).init
-    abstract = jax.eval_shape(init, jax.random.key(0), image, image)["params"]
+    return jax.eval_shape(init, jax.random.key(0), image, image)["params"]
+
+
+def params():
     table = layout.table(CONFIG)
     source = {
         key: hash_weight(f"stlpips.{key}", shape)
-        for key, shape in expected_shapes(table, abstract, {}).items()
+        for key, shape in expected_shapes(table, abstract(), {}).items()
     }
     source |= {key: np.abs(w) for key, w in source.items() if key.startswith("lin")}
-    return import_tensors(table, source, abstract, {})
+    return import_tensors(table, source, abstract(), {})
+
+
+def test_published_size():
+    shapes = expected_shapes(layout.table(CONFIG), abstract(), {})
+    assert sum(int(np.prod(shape)) for shape in shapes.values()) == 2_469_696 + 1152
 
 
 def test_reproduces_its_own_codes_distances():
     images, weights = hash_images()[:, 96:160, 96:160], params()
     distance = jax.jit(lambda a, b: StLpips(CONFIG).apply({"params": weights}, a, b))
     flipped = distance(images, images[::-1])
-    np.testing.assert_allclose(flipped, FLIPPED, rtol=1e-4)
+    golden.assert_close(flipped, FLIPPED)
     dimmed = distance(images, 0.9 * images + 0.05)
-    np.testing.assert_allclose(dimmed, DIMMED, rtol=1e-3)
+    golden.assert_close(dimmed, DIMMED)
     slope = jax.jit(jax.grad(lambda a: distance(a, 0 * images).sum()))
     assert np.isfinite(slope(np.ones_like(images))).all()  # plain pictures
