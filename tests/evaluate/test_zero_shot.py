@@ -29,7 +29,7 @@ class Tower(nn.Module):
         return 2 * self.embed(text[:, 0])
 
     def embed(self, number):
-        return jnp.asarray(DIRECTIONS, jnp.float32)[number * (not self.collapsed)]
+        return jnp.asarray(DIRECTIONS, jnp.float32)[number * (0 if self.collapsed else 1)]
 
 
 def encode(text):

@@ -170,7 +170,7 @@ def test_a_missing_checkpoint_names_the_command(flags, tmp_path):
     ("generation", "message"),
     [
         ({"model": "modle"}, "no stage 'modle'; did you mean 'model'"),
-        ({"model": "siglip"}, "trains a siglip, but a unitoken is needed"),
+        ({"model": "siglip"}, "trains a siglip, but a unitoken, .* is needed"),
         ({"guidence": 2.0}, "did you mean 'guidance'"),
         ({"top_p": 0.0}, "top_p must lie in"),
         ({"unconditional": "none"}, "not among the choices"),

@@ -77,7 +77,8 @@ def find_stage(chain: Chain, name: str, kind: str | tuple[str, ...], at: str) ->
         ConfigError: There is no such stage, or it trains another kind of model.
     """
     wanted = (kind,) if isinstance(kind, str) else kind
-    kind = " or ".join(wanted)
+    *others, last = wanted
+    kind = f"{', '.join(others)} or {last}" if others else last
     kinds = {key: chain.stages[key].model.get("kind") for key in chain.order}
     fitting = [key for key, found in kinds.items() if found in wanted]
     if not name:
