@@ -6,16 +6,23 @@ or when one host is replaced, the run goes back to the newest common checkpoint.
 """
 
 import dataclasses
+import json
 import shutil
 from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-import orbax.checkpoint as ocp
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
 
 from unitoken_jax.train.state import TrainState
+
+_FILE = "shards.safetensors"
+_KEPT = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +43,8 @@ class LocalConfig:
 class LocalCheckpoints:
     """Saves and restores one process's part of a state.
 
-    The newest two are kept: when one process ends, others may have written one more.
+    A checkpoint is a folder named by its step, written beside and then renamed. The
+    newest two are kept: when one process ends, others may have written one more.
 
     Attributes:
         directory: of this process.
@@ -48,29 +56,19 @@ class LocalCheckpoints:
         self._root = Path(config.directory).absolute() / f"unitoken-{identity}"
         self.directory = self._root / f"process-{process}-of-{count}"
         self.directory.mkdir(parents=True, exist_ok=True)
-        options = ocp.CheckpointManagerOptions(
-            preservation_policy=ocp.checkpoint_managers.LatestN(2),
-            create=False,
-            cleanup_tmp_directories=True,
-            enable_async_checkpointing=True,
-            # In the background, processes would take each other's folders for theirs.
-            async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
-            multiprocessing_options=ocp.options.MultiprocessingOptions(
-                primary_host=process,
-                active_processes={process},
-                barrier_sync_key_prefix=f"local-{process}",
-            ),
-        )
-        self._manager = ocp.CheckpointManager(self.directory, options=options)
+        for partial in self.directory.glob("*.partial"):
+            shutil.rmtree(partial, ignore_errors=True)
+        self._writer = ThreadPoolExecutor(1, "local-checkpoint")
+        self._writing: Future[None] | None = None
 
     @property
     def is_busy(self) -> bool:
         """Whether the one before is still being written."""
-        return self._manager.is_saving_in_progress()
+        return self._writing is not None and not self._writing.done()
 
     def steps(self) -> list[int]:
         """Return the steps of the complete checkpoints."""
-        return list(self._manager.all_steps())
+        return sorted(int(p.name) for p in self.directory.iterdir() if p.name.isdigit())
 
     def save(self, state: TrainState, notes: Mapping[str, Any]) -> None:
         """Start saving; returns when the shards are copied to the host.
@@ -78,20 +76,35 @@ class LocalCheckpoints:
         Args:
             state: arrays on the devices.
             notes: what else to keep, as JSON.
+
+        Raises:
+            OSError: the one before could not be written.
         """
+        self.wait()
         step = int(state.step)
-        if step in self._manager.all_steps():
+        if step in self.steps():
             return
         leaves = jax.tree.leaves(state)
         for leaf in leaves:
             for shard in _plain(leaf).addressable_shards:
                 shard.data.copy_to_host_async()
-        shards = {_number(i): _copy(leaf) for i, leaf in enumerate(leaves)}
-        items = ocp.args.Composite(
-            shards=ocp.args.PyTreeSave(shards),  # pyright: ignore[reportCallIssue]
-            notes=ocp.args.JsonSave(dict(notes)),  # pyright: ignore[reportCallIssue]
-        )
-        self._manager.save(step, args=items, force=True)
+        shards = {
+            f"{_number(i)}.{place}": array
+            for i, leaf in enumerate(leaves)
+            for place, array in _copy(leaf).items()
+        }
+        header = {"leaves": str(len(leaves)), "notes": json.dumps(dict(notes))}
+        self._writing = self._writer.submit(self._write, step, shards, header)
+
+    def _write(
+        self, step: int, shards: dict[str, np.ndarray], header: dict[str, str]
+    ) -> None:
+        partial = self.directory / f"{step}.partial"
+        partial.mkdir(exist_ok=True)
+        save_file(shards, partial / _FILE, header)
+        partial.rename(self.directory / str(step))
+        for old in self.steps()[:-_KEPT]:
+            shutil.rmtree(self.directory / str(old), ignore_errors=True)
 
     def restore(
         self, step: int, abstract: TrainState
@@ -106,31 +119,39 @@ class LocalCheckpoints:
             OSError, ValueError, LookupError, TypeError: it is damaged, or of another
                 mesh.
         """
-        items = self._manager.restore(
-            step,
-            args=ocp.args.Composite(
-                shards=ocp.args.PyTreeRestore(),  # pyright: ignore[reportCallIssue]
-                notes=ocp.args.JsonRestore(),
-            ),
-        )
-        shards = items["shards"]
         leaves, tree = jax.tree.flatten(abstract)
-        if len(shards) != len(leaves):
-            raise ValueError(f"{len(shards)} arrays where {len(leaves)} are needed")
-        restored = [_assemble(a, shards[_number(i)]) for i, a in enumerate(leaves)]
-        return jax.tree.unflatten(tree, restored), items["notes"]
+        shards: list[dict[str, np.ndarray]] = [{} for _ in leaves]
+        try:
+            with safe_open(self.directory / str(step) / _FILE, "numpy") as file:
+                header = file.metadata()
+                if int(header["leaves"]) != len(leaves):
+                    raise ValueError(
+                        f"{header['leaves']} arrays where {len(leaves)} are needed"
+                    )
+                for name in file.keys():  # noqa: SIM118, it is no mapping
+                    number, place = name.split(".")
+                    shards[int(number)][place] = file.get_tensor(name)
+        except SafetensorError as error:
+            raise ValueError(str(error)) from error
+        restored = [_assemble(a, s) for a, s in zip(leaves, shards, strict=True)]
+        return jax.tree.unflatten(tree, restored), json.loads(header["notes"])
 
     def wait(self) -> None:
         """Block until everything is written."""
-        self._manager.wait_until_finished()
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
 
     def close(self) -> None:
         """Finish writing."""
-        self._manager.close()
+        try:
+            self.wait()
+        finally:
+            self._writer.shutdown()
 
     def discard(self) -> None:
         """Remove this process's checkpoints."""
-        self._manager.wait_until_finished()
+        self.wait()
         shutil.rmtree(self.directory, ignore_errors=True)
         try:
             self._root.rmdir()
@@ -144,7 +165,7 @@ def _number(index: int) -> str:
 
 def _plain(leaf: jax.Array) -> jax.Array:
     """Return an array of numbers; typed random keys are not."""
-    if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         return jax.random.key_data(leaf)
     return leaf
 
@@ -161,13 +182,13 @@ def _copy(leaf: jax.Array) -> dict[str, np.ndarray]:
 
 
 def _assemble(abstract: Any, shards: Mapping[str, np.ndarray]) -> jax.Array:
-    is_key = jax.dtypes.issubdtype(abstract.dtype, jax.dtypes.prng_key)
+    is_key = jnp.issubdtype(abstract.dtype, jax.dtypes.prng_key)
     shape, dtype = abstract.shape, abstract.dtype
     if is_key:
         data = jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0)))
         shape, dtype = (*shape, *data.shape), data.dtype
 
-    def part(index: tuple[slice, ...]) -> np.ndarray:
+    def part(index: Any) -> np.ndarray:
         name = _place(index, shape)
         if name not in shards:
             raise ValueError(f"it was saved on another mesh: part {name} is not there")
