@@ -40,8 +40,9 @@ def get_config() -> ConfigDict:
         groups=common.CHAMELEON_GROUPS,
         init={},
     )
-    config.model.z_loss = 0.0
-    config.data.row_length = 4096
-    config.train.batch = 256
-    config.tpu_options.update(OPTIONS)
-    return config
+    fields = config.to_dict()
+    fields["model"]["z_loss"] = 0.0
+    fields["data"]["row_length"] = 4096
+    fields["train"]["batch"] = 256
+    fields["tpu_options"] |= OPTIONS
+    return ConfigDict(fields)

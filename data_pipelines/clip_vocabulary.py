@@ -83,7 +83,9 @@ class ClipVocabulary:
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of `ids`, lower case with a space between words, marks apart."""
-        pieces = [self._tokenizer.id_to_token(int(i)) for i in ids if i < self.bos]
+        pieces = [
+            self._tokenizer.id_to_token(int(i)) or "" for i in ids if i < self.bos
+        ]
         return self._decoder.decode(pieces).replace(_END_OF_WORD, " ").strip()
 
     def frame(self, text: str, length: int = 77) -> np.ndarray:

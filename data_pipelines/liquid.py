@@ -57,7 +57,9 @@ class LiquidMixture:
     @property
     def ratios(self) -> dict[LiquidTask, float]:
         """The tasks that take part, with their relative numbers of samples."""
-        ratios = {task: float(getattr(self, task)) for task in LIQUID_TASKS}
+        ratios: dict[LiquidTask, float] = {
+            task: float(getattr(self, task)) for task in LIQUID_TASKS
+        }
         return {task: ratio for task, ratio in ratios.items() if ratio}
 
 

@@ -402,9 +402,9 @@ def _check_codes(split: Split, config: DataConfig) -> None:
         ("image_size", config.image_size, side),
         ("background", list(config.background), made["background"]),
     ]
-    if config.kind == "sequences":
-        rows_of_codes = split[0]["grid"][0]
-        compared.append(("layout.code_stride", stride, side // rows_of_codes))
+    grid = split[0]["grid"]
+    if config.kind == "sequences" and grid is not None:
+        compared.append(("layout.code_stride", stride, side // grid[0]))
     for name, ours, theirs in compared:
         if ours != theirs:
             raise LoaderError(

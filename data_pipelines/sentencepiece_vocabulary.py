@@ -12,7 +12,7 @@ import sentencepiece
 from data_pipelines.vocabulary import VocabularyError
 
 _BOI, _EOI = 0, 1  # bytes
-_MARKERS = dict.fromkeys((_BOI, _EOI))  # deleted from texts
+_MARKERS: dict[int, None] = dict.fromkeys((_BOI, _EOI))  # deleted from texts
 
 
 class SentencePieceVocabulary:

@@ -24,20 +24,21 @@ def batch_shapes(
     views = config.row_views
     pictures: dict[str, Shape] = {"image": ((batch, side, side, 3), np.uint8)}
     row: Shape = ((batch, config.row_length), np.int32)
-    rows = dict.fromkeys(_ROW_ARRAYS, row)
+    rows: dict[str, Shape] = dict.fromkeys(_ROW_ARRAYS, row)
     match config.kind:
         case "pictures":
             return pictures
         case "pairs":
-            return pictures | {"text": ((batch, config.text_length), np.int32)}
+            pictures["text"] = ((batch, config.text_length), np.int32)
+            return pictures
         case "sequences":
             side, shown = config.views.size, views if config.shows_views else 0
-            return rows | {"pixels": ((batch, shown, side, side, 3), np.uint8)}
+            rows["pixels"] = ((batch, shown, side, side, 3), np.uint8)
+            return rows
         case "liquid":
-            return rows | {
-                "codes": ((batch, views, tokens, codebooks), np.int32),
-                "draws": ((batch, views * tokens), np.int32),
-            }
+            rows["codes"] = ((batch, views, tokens, codebooks), np.int32)
+            rows["draws"] = ((batch, views * tokens), np.int32)
+            return rows
         case "classes":
             return {
                 "codes": ((batch, tokens, codebooks), np.int32),

@@ -15,7 +15,7 @@ from data_pipelines.sentencepiece_vocabulary import SentencePieceVocabulary
 from data_pipelines.vocabulary import Vocabulary, VocabularyError, read_tokenizer
 
 _BOI, _EOI = "<0x00>", "<0x01>"
-_MARKERS = dict.fromkeys((0, 1))  # the characters that these bytes are
+_MARKERS: dict[int, None] = dict.fromkeys((0, 1))  # the characters that these bytes are
 
 
 class TextVocabulary(Protocol):

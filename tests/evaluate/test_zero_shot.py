@@ -29,7 +29,8 @@ class Tower(nn.Module):
         return 2 * self.embed(text[:, 0])
 
     def embed(self, number):
-        return jnp.asarray(DIRECTIONS, jnp.float32)[number * (0 if self.collapsed else 1)]
+        factor = 0 if self.collapsed else 1
+        return jnp.asarray(DIRECTIONS, jnp.float32)[factor * number]
 
 
 def encode(text):

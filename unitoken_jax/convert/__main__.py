@@ -63,10 +63,11 @@ def _read_config(path: str | None) -> dict[str, Any] | None:
 def main() -> None:
     """Convert what the flags say."""
     values = flags.FLAGS
+    named = values.flag_values_dict()  # "from" is a keyword, so no attribute
     logging.set_verbosity(logging.WARNING)
     started = time.monotonic()
     convert(
-        values["from"].value,  # a keyword, so no attribute
+        named["from"],
         values.to,
         values.input,
         values.output,

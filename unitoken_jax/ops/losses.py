@@ -241,7 +241,7 @@ def _score_forward(
     excluded: jax.Array | None,
     division: Division | None,
 ) -> tuple:
-    scores = _score(hidden, kernel, targets, excluded, division)
+    scores: TokenScores = _score(hidden, kernel, targets, excluded, division)
     return scores, (hidden, kernel, targets, excluded, scores.log_partition)
 
 

@@ -1,6 +1,7 @@
 """Which rows of a global batch each process feeds, and putting them on its devices."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import numpy as np
@@ -20,7 +21,8 @@ def local_rows(size: int, mesh: Mesh) -> np.ndarray:
     """
     sharding = NamedSharding(mesh, rules.partition(("batch",), (size,), mesh, "rows"))
     places = sharding.addressable_devices_indices_map((size,)).values()
-    rows = {row for index in places for row in range(*index[0].indices(size))}
+    slices = [index[0] for index in places if index is not None]
+    rows = {row for part in slices for row in range(*part.indices(size))}
     return np.asarray(sorted(rows))
 
 
@@ -47,7 +49,7 @@ def place(
     def put(name: str) -> jax.Array:
         array, shape = batch[name], shapes[name].shape
 
-        def part(index: tuple[slice, ...]) -> np.ndarray:
+        def part(index: Any) -> np.ndarray:
             start, stop, _ = index[0].indices(size)
             first = int(np.searchsorted(rows, start))
             return array[first : first + stop - start]

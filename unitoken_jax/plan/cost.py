@@ -78,7 +78,7 @@ class Cost:
         for key, traffic in other.collectives.items():
             self.collectives.setdefault(key, Traffic()).add(traffic, times)
         for name, count in other.unpriced.items():
-            self.unpriced[name] += count * times
+            self.unpriced[name] += round(count * times)
         for name, (seconds, origin) in other.top.items():
             self.top[name] = (times * seconds, origin)
 

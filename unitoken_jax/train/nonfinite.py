@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, jaxpr_as_fun
 
 _OWN = str(Path(__file__).parents[2])  # where our packages lie
 _CALLS = ("jaxpr", "call_jaxpr", "fun_jaxpr")  # what equations call their function
@@ -107,7 +107,9 @@ def _run(
         results = _evaluate(equation, inputs, scope)
         values |= dict(zip(equation.outvars, results, strict=True))
         for atom in equation.invars:
-            if not _fixed(atom) and last[atom] == number and atom not in kept:
+            if isinstance(atom, Literal):
+                continue
+            if last[atom] == number and atom not in kept:
                 values.pop(atom, None)
     return [read(atom) for atom in jaxpr.outvars]
 
@@ -213,9 +215,7 @@ def _look_into_while(
 
 
 def _as_function(closed: ClosedJaxpr) -> Callable[..., list[Any]]:
-    return lambda *arguments: jax.core.eval_jaxpr(
-        closed.jaxpr, closed.consts, *arguments
-    )
+    return jaxpr_as_fun(closed)
 
 
 def _is_finite(array: Any) -> bool:

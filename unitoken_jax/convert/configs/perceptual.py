@@ -68,7 +68,9 @@ def write_inception(config: InceptionConfig, source: Values) -> dict[str, Any]:
 
 def read_stlpips(values: Values) -> StLpipsConfig:
     """As published unless the values say otherwise; its own files say nothing."""
-    known = {k: tuple(values[k]) for k in ("widths", "sizes") if k in values}
+    known: dict[str, Any] = {
+        k: tuple(values[k]) for k in ("widths", "sizes") if k in values
+    }
     return StLpipsConfig(**known)
 
 
