@@ -136,6 +136,7 @@ def workdir(node, tmp_path_factory):
     return directory
 
 
+@pytest.mark.slow
 def test_stages_learn_and_the_page_shows_drawings(node, workdir):
     lines = {}
     for name in node["order"]:
@@ -155,6 +156,7 @@ def test_stages_learn_and_the_page_shows_drawings(node, workdir):
     assert "Drawn from the prompt alone" in (workdir / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_classes_are_told_apart_and_drawn(node, workdir):
     chosen = {"classes": {"pictures": 3, "drawings": 2}}
     generation = node["generation"] | {"model": "llamagen"}
@@ -183,6 +185,7 @@ def flags(node, workdir):
     return given
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "prompt"),
     [("mllm", "a red square"), ("llamagen", "squares"), ("llamagen", "0")],
@@ -196,6 +199,7 @@ def test_the_command_draws(flags, tmp_path, model, prompt):
     np.testing.assert_array_equal(*pictures)
 
 
+@pytest.mark.slow
 def test_the_command_answers_and_refuses(flags, tmp_path, capsys):
     path = tmp_path / "grey.png"
     Image.new("RGB", (9, 5), "grey").save(path)
@@ -211,6 +215,7 @@ def test_the_command_answers_and_refuses(flags, tmp_path, capsys):
         generate.main(flags("mllm", prompt="square " * 99, output=output))
 
 
+@pytest.mark.slow
 def test_many_at_once_name_what_failed(flags, tmp_path):
     source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
     source.write_text('{"prompt": "squares"}\n{"prompt": "circles"}\n{"prompt": "0"}')
@@ -220,6 +225,7 @@ def test_many_at_once_name_what_failed(flags, tmp_path):
     assert ["error" in answer for answer in answers] == [False, True, False]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("path", "value", "sentence"),
     [

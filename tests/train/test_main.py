@@ -122,6 +122,7 @@ def _finish(process: subprocess.Popen) -> str:
     return output
 
 
+@pytest.mark.slow
 def test_five_stages_evaluation_and_report(node, command, tmp_path) -> None:
     run = tmp_path / "run"
     output = _finish(command())
