@@ -60,7 +60,9 @@ class Row:
 _TORCH = "tests_torch/test_transformers.py::"
 _UNITOKEN = "tests/models/test_unitoken.py::"
 _UNITOK = "tests/models/test_unitok.py::test_reproduces"
+_FULL = "tests/models/test_unitok_full_size.py::"
 _DISCRIMINATOR = "tests/models/test_discriminator.py::"
+_PERCEPTUAL = "tests_torch/test_perceptual.py::"
 _CODES = "tests/models/test_unitok.py::test_codes"
 
 ROWS = (
@@ -129,13 +131,25 @@ ROWS = (
         (_UNITOK, _CODES),
     ),
     Row(
-        "CLIP's text tower",
+        "ViTamin-L encoder, full size",
+        (),
+        "vitamin",
+        "timm",
+        ("unitok",),
+        {"in UniTok": 332_331_936},
+        (
+            f"{_FULL}test_encoder",
+            "tests/models/test_unitok.py::test_published_sizes_of",
+        ),
+    ),
+    Row(
+        "CLIP's text tower, small and full size",
         ("clip_text",),
         "clip_text",
         "open_clip",
         ("clip-text",),
         {"": 123_650_304},
-        (_UNITOK, _CODES),
+        (_UNITOK, _CODES, f"{_FULL}test_encoder"),
     ),
     Row(
         "DINOv2 ViT-S/14, small and full size",
@@ -144,7 +158,7 @@ ROWS = (
         "dinov2_vits14_pretrain.pth",
         ("dinov2",),
         {"": 22_056_576},
-        (_DISCRIMINATOR,),
+        (_DISCRIMINATOR, f"{_PERCEPTUAL}test_discriminator"),
     ),
     Row(
         "UniTok's discriminator, small and full size",
@@ -153,28 +167,19 @@ ROWS = (
         "FoundationVision/UniTok",
         (),
         {"beside its backbone": 7_386_245},
-        (_DISCRIMINATOR,),
+        (_DISCRIMINATOR, f"{_PERCEPTUAL}test_discriminator"),
     ),
     Row(
-        "LPIPS-VGG16, full size",
+        "LPIPS-VGG16, small and full size",
         ("lpips",),
         "lpips",
         "lpips_with_vgg.pth of UniTok",
         ("lpips",),
         {"VGG16": 14_714_688, "maps": 1472},
-        ("tests/models/test_lpips.py::",),
+        ("tests/models/test_lpips.py::", f"{_PERCEPTUAL}test_lpips"),
     ),
     Row(
         "Shift-tolerant LPIPS (AlexNet), full size",
-        ("stlpips",),
-        "stlpips",
-        "stlpips-pytorch",
-        ("stlpips",),
-        {"AlexNet": 2_469_696, "maps": 1152},
-        ("tests/models/test_stlpips.py::",),
-    ),
-    Row(
-        "Shift-tolerant LPIPS-AlexNet, full size",
         ("stlpips",),
         "stlpips",
         "stlpips-pytorch",

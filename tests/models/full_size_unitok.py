@@ -2,8 +2,8 @@
 
     python tests/models/full_size_unitok.py OUT.npz
 
-Runs codes and pictures of two images and the whole training forward; writes what a test
-compares, and this process's peak memory in bytes.
+Runs the encoder on two images, the text tower, codes and pictures, and the whole
+training forward; writes what a test compares, and this process's peak memory in bytes.
 """
 
 import math
@@ -22,6 +22,7 @@ from unitoken_jax.convert.sources import Source
 from unitoken_jax.convert.table import Spec, expected_shapes, import_tensors
 from unitoken_jax.models.unitok import UniTok, UniTokConfig
 
+GOLDEN = Path(__file__).parents[1] / "golden" / "unitok_hashinit.npz"
 CONFIG = UniTokConfig()
 
 
@@ -67,14 +68,16 @@ def main() -> None:
     """Run and write."""
     params, model = parameters(), UniTok(CONFIG)
     images = hash_images()
-    text = np.zeros((2, CONFIG.text.length), np.int32)
-    text[:, :9] = [49406, 320, 1125, 539, 320, 2368, 269, 49407, 0]  # a photo of a cat.
+    with np.load(GOLDEN) as golden:
+        text = golden["ids"]
 
     def run(method, *inputs):
         apply = jax.jit(lambda params, *x: model.apply(params, *x, method=method))
         return jax.device_get(apply({"params": params}, *inputs))
 
-    result = {"codes": run(UniTok.encode, images)}
+    result = {"tokens": run(lambda module, x: module.encoder(x), images)}
+    result["text"] = run(lambda module, x: module.text(x), text)
+    result["codes"] = run(UniTok.encode, images)
     result["decoded"] = run(UniTok.decode, result["codes"])
     forward = run(UniTok.__call__, images, text)
     for name in ("codes", "reconstruction", "image_features", "text_features"):

@@ -1,10 +1,15 @@
-"""The published ViTamin-L with hashed weights: memory, and the whole is its parts."""
+"""The published ViTamin-L with hashed weights: memory, and the numbers of its towers.
+
+The encoder was run by timm 1.0.8 (with the tanh GELU that UniTok puts into its gated
+MLPs), the text tower by open_clip 3.3.0.
+"""
 
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import golden
 import numpy as np
 import pytest
 
@@ -26,6 +31,13 @@ def found(tmp_path_factory):
 def test_fits_into_eight_gibibytes(found):
     print(f"peak {found['peak'] / 2**30:.2f} GiB")
     assert found["peak"] < BAR_BYTES
+
+
+@pytest.mark.slow
+def test_encoder_is_timms_and_text_tower_open_clips(found):
+    with np.load(golden.DIRECTORY / "unitok_hashinit.npz") as theirs:
+        golden.assert_close(found["tokens"][:, ::8, ::16], theirs["tokens"])
+        golden.assert_close(found["text"], theirs["text"])
 
 
 @pytest.mark.slow
