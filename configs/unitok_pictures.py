@@ -10,7 +10,9 @@ the second command fetches; a quarter of the pictures has it.
 for configs/sweeps/unitok_ablations.py; `:clip` starts it from a tower that captions
 alone have trained.
 
-Hardware: 2 CPU cores, 4 GiB of memory. Time: about 15 minutes.
+Hardware: 2 CPU cores, 4 GiB of memory. Time: about 12 minutes of training. Result on
+held-out pictures: 21.6 dB PSNR, every code of every codebook in use, recall@5 of 13 %
+from image to text and 11 % back among 256 (chance 2 %).
 
     python -m data_pipelines.prepare --input data/pictures.zip \
         --output data/prepared/pictures
