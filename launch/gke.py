@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from launch import script
-from launch.worker import PREEMPTED
+from launch.signals import PREEMPTED
 from unitoken_jax.config import UserError
 
 _SUMMARY = "Run on TPU slices of a Kubernetes cluster."

@@ -17,8 +17,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import IO
 
-from launch import script
-from launch.worker import PREEMPTED
+from launch import script, signals
 from unitoken_jax.config import UserError
 
 _GRACE = 60.0  # seconds between being asked to end and being ended
@@ -139,16 +138,14 @@ def run(words: Sequence[str]) -> int:
 
 def _supervise(given: argparse.Namespace, env: Mapping[str, str]) -> int:
     """Run the processes, again if they fail; return the exit code."""
-    asked: list[int] = []
     group: list[Group] = []
 
-    def note(number: int, _: object) -> None:
-        asked.append(number)
+    def send(number: int) -> None:
         for running in group:
             running.send(number)
 
-    handlers = {n: signal.signal(n, note) for n in (signal.SIGTERM, signal.SIGINT)}
-    try:
+    code = 0
+    with signals.passed_on(send) as asked:
         for attempt in range(given.retries + 1):
             port = given.port or _free_port()
             group[:] = [Group(commands(given.arguments, given.processes, port), env)]
@@ -157,12 +154,7 @@ def _supervise(given: argparse.Namespace, env: Mapping[str, str]) -> int:
                 break
             again = "starting again" if attempt < given.retries else "giving up"
             print(f"launch.local: a process ended with {code}; {again}", flush=True)
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-    if code == 0 and asked:
-        return PREEMPTED
-    return code if code >= 0 else 128 - code
+    return signals.exit_code(code, asked)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ node are queued again by SLURM.
 from collections.abc import Sequence
 
 from launch import script
-from launch.worker import PREEMPTED
+from launch.signals import PREEMPTED
 
 _SUMMARY = "Submit a SLURM job of one process a node."
 

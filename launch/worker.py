@@ -7,40 +7,32 @@ command again") if the command then ended well. Any other code is the command's 
 128 + N for signal N.
 """
 
-import signal
 import subprocess
 import sys
 from collections.abc import Sequence
 
-PREEMPTED = 75
+from launch import signals
 
 
 def run(command: Sequence[str]) -> int:
     """Run a command to its end and return the code that says how it ended."""
-    asked: list[int] = []
     children: list[subprocess.Popen[bytes]] = []
 
-    def note(number: int, _: object) -> None:
-        asked.append(number)
+    def send(number: int) -> None:
         for child in children:
             child.send_signal(number)
 
-    handlers = {n: signal.signal(n, note) for n in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        # A session of its own: a Ctrl-C reaches it once, through `note`.
-        children.append(subprocess.Popen(command, start_new_session=True))
-        if asked:  # before there was a child to tell
-            children[0].send_signal(asked[-1])
-        code = children[0].wait()
-    except OSError as error:
-        print(f"error: {command[0]}: {error.strerror}.", file=sys.stderr)
-        return 127
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-    if code == 0 and asked:
-        return PREEMPTED
-    return code if code >= 0 else 128 - code
+    with signals.passed_on(send) as asked:
+        try:
+            # A session of its own: a Ctrl-C reaches it once, through `send`.
+            children.append(subprocess.Popen(command, start_new_session=True))
+            if asked:  # before there was a child to tell
+                children[0].send_signal(asked[-1])
+            code = children[0].wait()
+        except OSError as error:
+            print(f"error: {command[0]}: {error.strerror}.", file=sys.stderr)
+            return 127
+    return signals.exit_code(code, asked)
 
 
 if __name__ == "__main__":

@@ -17,9 +17,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from launch.signals import PREEMPTED
 from launch.sweep.config import SweepConfig
 from launch.sweep.tasks import Task
-from launch.worker import PREEMPTED
 from unitoken_jax.config import plain
 
 log = logging.getLogger("launch.sweep")

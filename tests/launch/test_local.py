@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from launch import local
-from launch.worker import PREEMPTED
+from launch.signals import PREEMPTED
 from unitoken_jax.config import UserError
 
 ROOT = Path(__file__).parents[2]

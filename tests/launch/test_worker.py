@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from launch.worker import PREEMPTED
+from launch.signals import PREEMPTED
 
 ROOT = Path(__file__).parents[2]
 SAVES = """

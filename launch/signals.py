@@ -1,0 +1,48 @@
+"""Signals that ask a run to end, and the code that says that it did.
+
+Training that is asked to end saves and exits with 0, as one that is complete; for what
+restarts it these are different things.
+"""
+
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+PREEMPTED = 75
+"""`EX_TEMPFAIL`: run the same command again."""
+
+
+@contextmanager
+def passed_on(send: Callable[[int], None]) -> Iterator[list[int]]:
+    """Pass SIGTERM and SIGINT on while the context lasts.
+
+    Args:
+        send: is called with the number of each.
+
+    Yields:
+        The numbers so far.
+    """
+    asked: list[int] = []
+
+    def note(number: int, _: object) -> None:
+        asked.append(number)
+        send(number)
+
+    handlers = {n: signal.signal(n, note) for n in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield asked
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+def exit_code(code: int, asked: list[int]) -> int:
+    """Return PREEMPTED for a run that was asked to end and ended well.
+
+    Args:
+        code: of the process, negative if a signal ended it (then 128 + its number).
+        asked: the signals that were passed on.
+    """
+    if code == 0 and asked:
+        return PREEMPTED
+    return code if code >= 0 else 128 - code
