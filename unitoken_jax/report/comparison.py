@@ -7,20 +7,16 @@ that are missing, failed or collapsed are named. Read `build` first.
 import dataclasses
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
-import markupsafe
 import numpy as np
 
-from unitoken_jax.report import chart, plot, quantities, run
+from unitoken_jax.report import chart, plot, quantities, run, template
 from unitoken_jax.report.run import Run
 
 STATE = "sweep.json"
-_HERE = Path(__file__).parent
 # Circle, square, triangle and diamond around the origin, as paths.
 _SHAPES = (
     "M-4 0a4 4 0 1 0 8 0a4 4 0 1 0 -8 0",
@@ -76,15 +72,7 @@ def build(folder: Path | str) -> Path:
         run.RunError: FOLDER is not that of a sweep, or cannot be written to.
     """
     folder = Path(folder)
-    page = compose(folder)
-    path, partial = folder / "report.html", folder / ".report.html.partial"
-    try:
-        partial.write_text(page, encoding="utf-8")
-        os.replace(partial, path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise run.RunError(f"{path} cannot be written: {error.strerror}.") from error
-    return path
+    return template.write(folder, compose(folder))
 
 
 def compose(folder: Path) -> str:
@@ -110,14 +98,9 @@ def compose(folder: Path) -> str:
     facets = _facets(settings, view["facet"])
     measures = [m for m in (view["x"], view["y"], *view["measures"]) if m]
     collapsed = _collapsed(settings, view)
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_HERE),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-    )
-    environment.filters |= {"words": quantities.title, "time": quantities.duration}
-    return environment.get_template("comparison.html").render(
+    return template.render(
+        "comparison.html",
+        {"time": quantities.duration},
         title=state["title"],
         lead=_lead(attempts, settings, state),
         axes=axes,
@@ -158,7 +141,6 @@ def compose(folder: Path) -> str:
         attempts=attempts,
         canvas=chart,
         shapes=_SHAPES,
-        style=markupsafe.Markup((_HERE / "style.css").read_text(encoding="utf-8")),
     )
 
 

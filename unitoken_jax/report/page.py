@@ -6,20 +6,15 @@ The page is one HTML file that needs nothing else: style, charts (SVG) and pictu
 
 import datetime
 import math
-import os
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
-import markupsafe
-
-from unitoken_jax.report import chart, quantities, results, run, stages
+from unitoken_jax.report import chart, quantities, results, run, stages, template
 from unitoken_jax.report.results import Example, Group
 from unitoken_jax.report.run import Run, Stage
 
-_HERE = Path(__file__).parent
 _EXAMPLES = 24  # of one kind
 _HEADLINES = (
     "psnr",
@@ -48,15 +43,7 @@ def build(workdir: Path | str) -> Path:
         run.RunError: if WORKDIR is not a directory or cannot be written to.
     """
     workdir = Path(workdir)
-    page = compose(run.read(workdir))
-    path, partial = workdir / "report.html", workdir / ".report.html.partial"
-    try:
-        partial.write_text(page, encoding="utf-8")
-        os.replace(partial, path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise run.RunError(f"{path} cannot be written: {error.strerror}.") from error
-    return path
+    return template.write(workdir, compose(run.read(workdir)))
 
 
 def compose(source: Run) -> str:
@@ -70,23 +57,20 @@ def compose(source: Run) -> str:
                 examples[_kind(item)].append(item)
     folder = shlex.quote(str(source.folder))
     columns, rows = stages.speed_table(source.stages)
-    return (
-        _templates()
-        .get_template("page.html")
-        .render(
-            run=source,
-            title=source.folder.resolve().name,
-            lead=_lead(source, seconds),
-            headlines=_headlines(groups),
-            groups=groups,
-            stages=[stages.view(stage, seconds) for stage in source.stages],
-            speed={"columns": columns, "rows": rows},
-            environments=_environments(source.stages),
-            command=f"python -m unitoken_jax.report --workdir {folder}",
-            canvas=chart,
-            style=markupsafe.Markup((_HERE / "style.css").read_text(encoding="utf-8")),
-            **examples,
-        )
+    return template.render(
+        "page.html",
+        {"number": quantities.number, "facts": _facts},
+        run=source,
+        title=source.folder.resolve().name,
+        lead=_lead(source, seconds),
+        headlines=_headlines(groups),
+        groups=groups,
+        stages=[stages.view(stage, seconds) for stage in source.stages],
+        speed={"columns": columns, "rows": rows},
+        environments=_environments(source.stages),
+        command=f"python -m unitoken_jax.report --workdir {folder}",
+        canvas=chart,
+        **examples,
     )
 
 
@@ -99,21 +83,6 @@ def _kind(example: Example) -> str:
         ):
             return kind
     return "others"
-
-
-def _templates() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_HERE),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-    )
-    environment.filters |= {
-        "words": quantities.title,
-        "number": quantities.number,
-        "facts": _facts,
-    }
-    return environment
 
 
 def _lead(source: Run, seconds: float) -> str:
