@@ -434,6 +434,16 @@ def _select(tree: Mapping[str, Any], subtree: str, folder: Path) -> dict[str, An
     return dict(node)
 
 
+def _restore_part(folder: Path, item: Any, how: Any) -> Any:
+    """Restore those arrays of a state that `item` names."""
+    handler: Any = ocp.PyTreeCheckpointHandler()
+    arguments = ocp.args.PyTreeRestore(item, restore_args=how, partial_restore=True)  # pyright: ignore[reportCallIssue]
+    try:
+        return handler.restore(folder / "state", args=arguments)
+    finally:
+        handler.close()
+
+
 def _restore_average(folder: Path) -> dict[str, Any]:
     kept = _metadata(folder)["optimizer"]
     if not isinstance(kept, Mapping) or "average" not in kept:
@@ -446,12 +456,7 @@ def _restore_average(folder: Path) -> dict[str, Any]:
     }
     item: Any = {"optimizer": {"average": shapes}}
     how = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item)
-    handler: Any = ocp.PyTreeCheckpointHandler()
-    arguments = ocp.args.PyTreeRestore(item, restore_args=how, partial_restore=True)  # pyright: ignore[reportCallIssue]
-    try:
-        restored = handler.restore(folder / "state", args=arguments)
-    finally:
-        handler.close()
+    restored = _restore_part(folder, item, how)
     return nest(restored["optimizer"]["average"])
 
 
@@ -471,10 +476,5 @@ def _restore_params(
     names = ["params", *filter(None, subtree.split("/"))]
     for name in reversed(names):
         item, how = {name: item}, {name: how}
-    handler: Any = ocp.PyTreeCheckpointHandler()
-    arguments = ocp.args.PyTreeRestore(item, restore_args=how, partial_restore=True)  # pyright: ignore[reportCallIssue]
-    try:
-        restored = handler.restore(folder / "state", args=arguments)
-    finally:
-        handler.close()
+    restored = _restore_part(folder, item, how)
     return _select(restored, "/".join(names), folder)
