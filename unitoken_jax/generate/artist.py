@@ -1,53 +1,24 @@
 """LlamaGen with its tokenizer: pictures of classes."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
 
 from unitoken_jax.config import UserError
-from unitoken_jax.generate import class_conditional, unitok
-from unitoken_jax.generate.assistant import GenerationConfig, Prompter, View
-from unitoken_jax.generate.batches import Progress, run_batched
-from unitoken_jax.generate.decode import Params
+from unitoken_jax.generate import class_conditional
+from unitoken_jax.generate.assistant import CodeModel, View
+from unitoken_jax.generate.batches import Progress
+from unitoken_jax.generate.tokenizer import decode_pictures
 from unitoken_jax.models.llamagen import LlamaGen
-from unitoken_jax.models.unitok import UniTok
 
 
 @dataclasses.dataclass(frozen=True)
-class Artist:
-    """A LlamaGen and its tokenizer; its methods are those of `Assistant`.
-
-    Attributes:
-        model: The generator.
-        params: Its parameters.
-        tokenizer: The picture tokenizer.
-        tokenizer_params: Its parameters.
-        composer: Finds classes by name or number.
-        config: How to draw.
-        mesh: The devices to compute on; None is the default one.
-    """
+class Artist(CodeModel):
+    """A LlamaGen and its tokenizer; its methods are those of `Assistant`."""
 
     model: LlamaGen
-    params: Params
-    tokenizer: UniTok
-    tokenizer_params: Params
-    composer: Prompter
-    config: GenerationConfig
-    mesh: Mesh | None = None
-
-    def encode(self, pictures: Sequence[np.ndarray]) -> np.ndarray:
-        """Code pictures, uint8 [H, W, 3] each, to int32 [N, h, w, K]."""
-        return self._batched(
-            lambda chosen: unitok.encode_pictures(
-                self.tokenizer,
-                self.tokenizer_params,
-                np.stack([pictures[i] for i in chosen]),
-            ),
-            len(pictures),
-        )
 
     def draw(
         self,
@@ -90,9 +61,9 @@ class Artist:
                 temperature=config.temperature,
             )
             shaped = codes.reshape(len(chosen), *grid, -1)
-            return unitok.decode_pictures(self.tokenizer, self.tokenizer_params, shaped)
+            return decode_pictures(self.tokenizer, self.tokenizer_params, shaped)
 
-        return self._batched(run, len(prompts), progress)
+        return self.batched(run, [range(len(prompts))], progress)
 
     def answer(
         self,
@@ -128,16 +99,7 @@ class Artist:
                 self.model, self.params, labels[chosen], flat[chosen]
             )
 
-        return self._batched(run, len(prompts), progress)
+        return self.batched(run, [range(len(prompts))], progress)
 
     def _labels(self, prompts: Sequence[str]) -> np.ndarray:
         return np.concatenate([self.composer.request(prompt) for prompt in prompts])
-
-    def _batched(
-        self,
-        run: Callable[[np.ndarray], jax.Array],
-        count: int,
-        progress: Progress = lambda done: None,
-    ) -> np.ndarray:
-        size, mesh = self.config.batch, self.mesh
-        return run_batched(run, [range(count)], size, mesh, progress)

@@ -11,18 +11,18 @@ from typing import Protocol
 
 import jax
 import numpy as np
+from flax import linen as nn
 from jax.sharding import Mesh
 from PIL import Image
 
 from unitoken_jax.config import UserError
 from unitoken_jax.generate import answer, draw
 from unitoken_jax.generate.batches import Progress, alike, run_batched
-from unitoken_jax.generate.decode import Params, Prompts, bucket, call, pad_left
+from unitoken_jax.generate.decode import Params, Prompts, bucket, pad_left
 from unitoken_jax.generate.layout import ImageLayout, Vocabulary, image_layout
 from unitoken_jax.generate.score import log_likelihood
+from unitoken_jax.generate.tokenizer import Tokenizer, decode_pictures, encode_pictures
 from unitoken_jax.models.unitoken import UniToken
-from unitoken_jax.models.vqgan import VQGAN
-from unitoken_jax.ops import pixels
 from unitoken_jax.parallel.mesh import MeshConfig
 
 
@@ -174,50 +174,31 @@ class Speaker(Protocol):
         ...
 
 
-@functools.partial(jax.jit, static_argnames="model")
-def encode_pictures(model: VQGAN, params: Params, pictures: jax.Array) -> jax.Array:
-    """Code pictures, uint8 [B, H, W, 3], to int32 [B, h, w]."""
-    images = pixels.normalise(pictures)
-    return call(model, params, "encode", images)
-
-
-@functools.partial(jax.jit, static_argnames="model")
-def decode_pictures(model: VQGAN, params: Params, codes: jax.Array) -> jax.Array:
-    """Decode codes, int32 [B, h, w], to uint8 [B, H, W, 3]."""
-    return pixels.to_bytes(call(model, params, "decode", codes))
-
-
 @dataclasses.dataclass(frozen=True)
-class Assistant:
-    """A UniToken and its tokenizer with everything that drawing and answering takes.
+class CodeModel:
+    """A model of picture codes and the tokenizer that they are of.
 
     Attributes:
-        model: The UniToken.
+        model: The model that speaks or draws.
         params: Its parameters.
         tokenizer: The picture tokenizer.
         tokenizer_params: Its parameters.
-        composer: Turns prompts and questions into tokens.
+        composer: Turns prompts and questions into what the model takes.
         config: How to draw and answer.
         mesh: The devices to compute on; None is the default one.
     """
 
-    model: UniToken
+    model: nn.Module
     params: Params
-    tokenizer: VQGAN
+    tokenizer: Tokenizer
     tokenizer_params: Params
-    composer: Composer
+    composer: Prompter
     config: GenerationConfig
     mesh: Mesh | None = None
 
-    @functools.cached_property
-    def layout(self) -> ImageLayout:
-        """The tokens of a drawn picture."""
-        composer = self.composer
-        return image_layout(composer.vocabulary, *composer.grid, composer.sizes)
-
     def encode(self, pictures: Sequence[np.ndarray]) -> np.ndarray:
-        """Code pictures, uint8 [H, W, 3] each, to int32 [N, h, w]."""
-        return self._batched(
+        """Code pictures, uint8 [H, W, 3] each, to int32 [N, h, w] or [N, h, w, K]."""
+        return self.batched(
             lambda chosen: encode_pictures(
                 self.tokenizer,
                 self.tokenizer_params,
@@ -226,9 +207,32 @@ class Assistant:
             [range(len(pictures))],
         )
 
+    def batched(
+        self,
+        run: Callable[[np.ndarray], jax.Array | np.ndarray],
+        groups: Sequence[Sequence[int]],
+        progress: Progress = lambda done: None,
+    ) -> np.ndarray:
+        """Run over groups of indices, see `run_batched`."""
+        return run_batched(run, groups, self.config.batch, self.mesh, progress)
+
+
+@dataclasses.dataclass(frozen=True)
+class Assistant(CodeModel):
+    """A UniToken and its tokenizer with everything that drawing and answering takes."""
+
+    model: UniToken
+    composer: Composer
+
+    @functools.cached_property
+    def layout(self) -> ImageLayout:
+        """The tokens of a drawn picture."""
+        composer = self.composer
+        return image_layout(composer.vocabulary, *composer.grid, composer.sizes)
+
     def decode(self, codes: np.ndarray) -> np.ndarray:
         """Decode codes, int [N, h, w], to pictures, uint8 [N, H, W, 3]."""
-        return self._batched(
+        return self.batched(
             lambda chosen: decode_pictures(
                 self.tokenizer, self.tokenizer_params, codes[chosen]
             ),
@@ -283,7 +287,7 @@ class Assistant:
             )
 
         lengths = [self._context_length(row) for row in rows]
-        return self._batched(run, alike(lengths), progress)
+        return self.batched(run, alike(lengths), progress)
 
     def answer(
         self,
@@ -327,7 +331,7 @@ class Assistant:
             (bucket(len(row[0]), self.config.length_multiple), len(view.tiles))
             for row, view in zip(rows, views, strict=True)
         ]
-        ids = self._batched(run, alike(kinds), progress)
+        ids = self.batched(run, alike(kinds), progress)
         return [self.composer.text(row) for row in answer.trim(ids)]
 
     def score(
@@ -357,7 +361,7 @@ class Assistant:
             )
 
         lengths = [self._context_length(row) for row in rows]
-        return self._batched(run, alike(lengths), progress)
+        return self.batched(run, alike(lengths), progress)
 
     def _context_length(self, row: np.ndarray) -> int:
         """Padded length of a drawing prompt with BOS, end and BOI around it."""
@@ -372,12 +376,3 @@ class Assistant:
             unconditional=self.config.unconditional if guided else None,
             lead=self.config.lead,
         )
-
-    def _batched(
-        self,
-        run: Callable[[np.ndarray], jax.Array | np.ndarray],
-        groups: Sequence[Sequence[int]],
-        progress: Progress = lambda done: None,
-    ) -> np.ndarray:
-        size, mesh = self.config.batch, self.mesh
-        return run_batched(run, groups, size, mesh, progress)

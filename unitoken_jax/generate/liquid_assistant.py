@@ -1,18 +1,17 @@
 """UniTok's LLM with its tokenizer: pictures from prompts, answers from pictures."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
 
-from unitoken_jax.generate import answer, liquid, unitok
-from unitoken_jax.generate.assistant import GenerationConfig, Prompter, View
-from unitoken_jax.generate.batches import Progress, alike, run_batched
-from unitoken_jax.generate.decode import Params, Prompts, bucket, pad_left
-from unitoken_jax.models.unitok import UniTok
+from unitoken_jax.generate import answer, liquid
+from unitoken_jax.generate.assistant import CodeModel, Prompter, View
+from unitoken_jax.generate.batches import Progress, alike
+from unitoken_jax.generate.decode import Prompts, bucket, pad_left
+from unitoken_jax.generate.tokenizer import decode_pictures
 from unitoken_jax.models.unitok_mllm import UniTokMllm
 
 
@@ -45,37 +44,11 @@ class LiquidComposer(Prompter, Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
-class LiquidAssistant:
-    """A UniTok MLLM and its tokenizer; its methods are those of `Assistant`.
-
-    Attributes:
-        model: The LLM.
-        params: Its parameters.
-        tokenizer: The picture tokenizer.
-        tokenizer_params: Its parameters.
-        composer: Turns prompts and questions into tokens.
-        config: How to draw and answer.
-        mesh: The devices to compute on; None is the default one.
-    """
+class LiquidAssistant(CodeModel):
+    """A UniTok MLLM and its tokenizer; its methods are those of `Assistant`."""
 
     model: UniTokMllm
-    params: Params
-    tokenizer: UniTok
-    tokenizer_params: Params
     composer: LiquidComposer
-    config: GenerationConfig
-    mesh: Mesh | None = None
-
-    def encode(self, pictures: Sequence[np.ndarray]) -> np.ndarray:
-        """Code pictures, uint8 [H, W, 3] each, to int32 [N, h, w, K]."""
-        return self._batched(
-            lambda chosen: unitok.encode_pictures(
-                self.tokenizer,
-                self.tokenizer_params,
-                np.stack([pictures[i] for i in chosen]),
-            ),
-            [range(len(pictures))],
-        )
 
     def draw(
         self,
@@ -101,9 +74,9 @@ class LiquidAssistant:
                 temperature=config.temperature,
             )
             shaped = codes.reshape(len(chosen), *grid, -1)
-            return unitok.decode_pictures(self.tokenizer, self.tokenizer_params, shaped)
+            return decode_pictures(self.tokenizer, self.tokenizer_params, shaped)
 
-        return self._batched(run, alike([self._length(row) for row in rows]), progress)
+        return self.batched(run, alike([self._length(row) for row in rows]), progress)
 
     def answer(
         self,
@@ -137,7 +110,7 @@ class LiquidAssistant:
             )
 
         lengths = [self._length(tokens) for tokens, _ in rows]
-        ids = self._batched(run, alike(lengths), progress)
+        ids = self.batched(run, alike(lengths), progress)
         return [self.composer.text(row) for row in answer.trim(ids)]
 
     def score(
@@ -160,7 +133,7 @@ class LiquidAssistant:
             context = self._context([rows[i] for i in chosen], guided=False)
             return liquid.log_likelihood(self.model, self.params, context, flat[chosen])
 
-        return self._batched(run, alike([self._length(row) for row in rows]), progress)
+        return self.batched(run, alike([self._length(row) for row in rows]), progress)
 
     def _length(self, row: np.ndarray) -> int:
         """Padded length of a prompt."""
@@ -174,11 +147,3 @@ class LiquidAssistant:
             pad=self.composer.vocabulary.pad,
             length=max(map(self._length, rows)),
         )
-
-    def _batched(
-        self,
-        run: Callable[[np.ndarray], jax.Array],
-        groups: Sequence[Sequence[int]],
-        progress: Progress = lambda done: None,
-    ) -> np.ndarray:
-        return run_batched(run, groups, self.config.batch, self.mesh, progress)

@@ -14,7 +14,6 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-import jax
 import numpy as np
 from absl import flags
 
@@ -32,15 +31,14 @@ from unitoken_jax.convert import WeightsError
 from unitoken_jax.evaluate.__main__ import run as evaluate
 from unitoken_jax.evaluate.config import EvaluationConfig
 from unitoken_jax.generate.assistant import GenerationConfig
-from unitoken_jax.generate.unitok import encode_pictures
+from unitoken_jax.generate.tokenizer import Tokenizer, encode_pictures
 from unitoken_jax.models import registry
 from unitoken_jax.models.frozen import FrozenNetwork
 from unitoken_jax.models.llamagen import LlamaGenConfig
 from unitoken_jax.models.siglip import SiglipConfig
-from unitoken_jax.models.unitok import UniTok, UniTokConfig
+from unitoken_jax.models.unitok import UniTokConfig
 from unitoken_jax.models.unitok_mllm import UniTokMllmConfig
 from unitoken_jax.models.unitoken import UniTokenConfig
-from unitoken_jax.ops import pixels
 from unitoken_jax.parallel.mesh import make_mesh
 from unitoken_jax.parallel.rows import local_rows
 from unitoken_jax.report import page
@@ -141,21 +139,13 @@ def _frozen(weights: WeightsConfig, at: str) -> FrozenNetwork:
 def _encoder(
     system: registry.System, params: registry.Params
 ) -> Callable[[np.ndarray], np.ndarray]:
-    if isinstance(system.module, UniTok):
-        tokenizer = system.module
-        return lambda images: np.asarray(encode_pictures(tokenizer, params, images))
-    if system.kind != "vqgan":
+    tokenizer = system.module
+    if not isinstance(tokenizer, Tokenizer):
         raise ConfigError(
             f"a {system.kind} gives no image codes; `codes.stage` must name a stage "
             "that trains a vqgan or a unitok."
         )
-
-    @jax.jit
-    def encode(params: registry.Params, images: jax.Array) -> jax.Array:
-        images = pixels.normalise(images)
-        return system.module.apply({"params": params}, images, method="encode")  # pyright: ignore[reportReturnType]
-
-    return lambda images: np.asarray(encode(params, images))
+    return lambda images: np.asarray(encode_pictures(tokenizer, params, images))
 
 
 def _codebook(config: object) -> tuple[int, int] | None:
