@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from unitoken_jax.evaluate import frechet, inception_score, kernel, neighbours
 from unitoken_jax.evaluate.distribution import DistributionConfig, compare, extract
-from unitoken_jax.evaluate.networks import FeatureNetwork
+from unitoken_jax.evaluate.networks import FeatureNetwork, Judges, PairNetwork
 
 
 def test_golden_numbers():
@@ -175,3 +175,11 @@ def test_only_the_published_network_gives_the_published_names():
         assert measure.low <= measure.value <= measure.high
     few = extract(COLOURS, pictures(3, 2), config)
     assert list(compare(real, few, "inception", config)) == ["fid", "kid"]
+
+
+def test_pictures_too_small_for_a_network_are_not_shown_to_it():
+    large = FeatureNetwork("large", nn.Module(), {}, dict, smallest=13)
+    small = PairNetwork("small", nn.Module(), {})
+    judges = Judges([large], [small])
+    assert judges.of_side(13) == judges
+    assert judges.of_side(12) == ([], [small])

@@ -3,11 +3,12 @@
 import golden
 import jax
 import numpy as np
+import pytest
 from hash_weights import hash_images, hash_weight
 
 from unitoken_jax.convert import stlpips as layout
 from unitoken_jax.convert.table import expected_shapes, import_tensors
-from unitoken_jax.models.stlpips import StLpips, StLpipsConfig
+from unitoken_jax.models.stlpips import SMALLEST, StLpips, StLpipsConfig
 
 CONFIG = StLpipsConfig()
 # Of stlpips-pytorch 0.0.2 with PyTorch 2.13 on the same pictures.
@@ -34,6 +35,16 @@ def params():
 def test_published_size():
     shapes = expected_shapes(layout.table(CONFIG), abstract(), {})
     assert sum(int(np.prod(shape)) for shape in shapes.values()) == 2_469_696 + 1152
+
+
+def test_the_smallest_picture_is_just_large_enough():
+    def look(side):
+        image = jax.ShapeDtypeStruct((1, side, side, 3), np.float32)
+        jax.eval_shape(StLpips(CONFIG).init, jax.random.key(0), image, image)
+
+    look(SMALLEST)
+    with pytest.raises(ValueError, match="empty axis"):
+        look(SMALLEST - 1)
 
 
 def test_reproduces_its_own_codes_distances():

@@ -266,6 +266,11 @@ class Bench:
         trained = self._restore("perception", config.stage)
         some = self._some(self._squares(trained), "pictures")
         real = np.stack(list(itertools.islice(some, config.pictures)))
+        side = min(real.shape[1:3])
+        judges = judges.of_side(side)
+        if not judges.features and not judges.pairs:
+            log.info("perception: left out, %d pixels are too few to be seen", side)
+            return Evaluation({}, {})
         module: Any = trained.system.module
         coded = []
         for batch, count in batches(real, config.distribution.batch):
@@ -438,7 +443,7 @@ def _judges(config: perception.PerceptionConfig) -> networks.Judges:
     if config.alexnet and Path(config.alexnet).exists():
         module, params = _weights("stlpips", config.alexnet)
         features.append(networks.alexnet(module, params))
-        pairs.append(networks.PairNetwork("stlpips_alexnet", module, params))
+        pairs.append(networks.alexnet_distance(module, params))
     if config.inception:
         features.append(networks.inception(*_weights("inception", config.inception)))
     if config.lpips:

@@ -14,6 +14,7 @@ import jax
 import numpy as np
 from flax import linen as nn
 
+from unitoken_jax.models import stlpips
 from unitoken_jax.ops import pixels
 
 Found = Mapping[str, jax.Array]
@@ -29,12 +30,14 @@ class FeatureNetwork:
         params: Its parameters.
         look: (module, params, pictures uint8 [B, H, W, 3]) → `features` [B, D] and, of
             a classifier, `logits` [B, C].
+        smallest: Least side of a picture in pixels.
     """
 
     name: str
     module: nn.Module
     params: Any
     look: Callable[[nn.Module, Any, jax.Array], Found]
+    smallest: int = 1
 
 
 @dataclass(frozen=True)
@@ -45,11 +48,13 @@ class PairNetwork:
         name: Of its distance.
         module: From two batches [B, H, W, 3] in [-1, 1] to distances [B].
         params: Its parameters.
+        smallest: Least side of a picture in pixels.
     """
 
     name: str
     module: nn.Module
     params: Any
+    smallest: int = 1
 
 
 class Judges(NamedTuple):
@@ -57,6 +62,13 @@ class Judges(NamedTuple):
 
     features: Sequence[FeatureNetwork]
     pairs: Sequence[PairNetwork]
+
+    def of_side(self, side: int) -> "Judges":
+        """Those that can see pictures of a side in pixels."""
+        return Judges(
+            [network for network in self.features if network.smallest <= side],
+            [network for network in self.pairs if network.smallest <= side],
+        )
 
 
 def inception(module: nn.Module, params: Any) -> FeatureNetwork:
@@ -66,7 +78,14 @@ def inception(module: nn.Module, params: Any) -> FeatureNetwork:
 
 def alexnet(module: nn.Module, params: Any) -> FeatureNetwork:
     """The last activations of `models.stlpips.StLpips`, averaged over the picture."""
-    return FeatureNetwork("alexnet", module, params, _last_activations)
+    return FeatureNetwork(
+        "alexnet", module, params, _last_activations, stlpips.SMALLEST
+    )
+
+
+def alexnet_distance(module: nn.Module, params: Any) -> PairNetwork:
+    """The distance of `models.stlpips.StLpips`."""
+    return PairNetwork("stlpips_alexnet", module, params, stlpips.SMALLEST)
 
 
 def _call(module: nn.Module, params: Any, pictures: jax.Array) -> Found:

@@ -21,6 +21,10 @@ from unitoken_jax.ops.convolution import depthwise
 _BLUR = np.outer([1, 2, 1], [1, 2, 1]).astype(np.float32) / 16
 
 
+SMALLEST = 13
+"""Least side of a picture in pixels; of a smaller one nothing is left to blur."""
+
+
 @dataclass(frozen=True)
 class StLpipsConfig:
     """Shape of the network; the defaults are AlexNet's convolutions.
