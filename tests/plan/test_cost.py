@@ -86,6 +86,42 @@ def test_only_what_is_not_over_is_waited_for():
     assert waits == pytest.approx(4e-3, rel=2e-2)
 
 
+def test_a_gather_that_goes_on_over_several_fusions_is_counted_once():
+    """8 ms on the wire, begun with the first of three fusions of 2 ms."""
+    cycles = round(2e-3 * V5P.chip.clock)
+    size = round(8e-3 * 6 * V5P.chip.link_bandwidth / 2 * 64 / 63 / 64) * 64
+    shard, whole = f"bf16[{size // 64}]{{0}}", f"bf16[{size}]{{0}}"
+    gather = (
+        "all-gather(%p), channel_id=7, replica_groups=[1,64]<=[64], dimensions={0}, "
+        'frontend_attributes={chain_id="3"}'
+    )
+    steps = [
+        f"%step_{number} (p: {shard}) -> {whole} {{\n"
+        f"  %p = {shard} parameter(0)\n"
+        f"  ROOT %g = {whole} {gather}\n}}"
+        for number in range(3)
+    ]
+    found = program(
+        f"%a = {shard} parameter(0)\n"
+        + "\n".join(
+            f"{'ROOT ' if number == 2 else ''}%f{number} = {whole} fusion(%a), "
+            f"kind=kOutput, calls=%step_{number}, "
+            f'backend_config={{"estimated_cycles":"{cycles}"}}'
+            for number in range(3)
+        ),
+        *steps,
+    )
+    priced = cost.price(found, MESH, V5P)
+    ((key, traffic),) = priced.collectives.items()
+    assert key == ("all-gather", "fsdp", False)
+    assert (traffic.count, traffic.nbytes) == (1, 2 * size)
+    # It began when the first fusion had computed.
+    assert priced.compiled == pytest.approx(2e-3 + 8e-3, rel=1e-3)
+    # Two more computed while it was on its way.
+    hidden = priced.vector * 2 / 3
+    assert traffic.exposed == pytest.approx(8e-3 - hidden, rel=1e-3)
+
+
 @pytest.mark.parametrize(
     ("groups", "axes"),
     [

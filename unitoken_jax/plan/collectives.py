@@ -21,6 +21,7 @@ KINDS = (
 )
 LATENCY = 2e-6  # seconds that a collective takes at least
 
+_CHAIN = re.compile(r'chain_id="(\d+)"')
 _COLORS = re.compile(r"colors:(\d+)")
 _MESH = re.compile(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}")
 _IOTA = re.compile(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?")
@@ -40,6 +41,8 @@ class Collective:
         seconds: on the wire, without waiting.
         network: whether it goes between slices.
         dtype: of the largest array.
+        chain: what libtpu calls a collective that goes on over several fusions, each
+            of which names it again; '' for all others.
     """
 
     kind: str
@@ -49,6 +52,7 @@ class Collective:
     seconds: float
     network: bool
     dtype: str
+    chain: str = ""
 
 
 def kind_of(instruction: Instruction, program: Program) -> str | None:
@@ -135,7 +139,17 @@ def read(
         seconds + (LATENCY if axes else 0.0),
         network,
         max(operands, key=lambda each: each.nbytes).dtype if operands else "",
+        _chain(instruction),
     )
+
+
+def _chain(instruction: Instruction) -> str:
+    match = _CHAIN.search(instruction.attributes)
+    if match is None:
+        return ""
+    # Numbers of chains begin anew in every loop; channels do not.
+    channel = instruction.attribute("channel_id")
+    return f"{match[1]}.{channel}"
 
 
 def links(instruction: Instruction, topology: Topology) -> int:
