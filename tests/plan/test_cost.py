@@ -129,6 +129,14 @@ def test_a_gather_that_goes_on_over_several_fusions_is_counted_once():
         ("replica_groups=[2,4]<=[2,4]", "fsdp+tensor"),
         ("replica_groups=[4,2]<=[2,4]T(1,0)", "slice"),
         ("replica_groups=mesh['a'=2,'b'=2,'c'=2] {'b'}", "fsdp"),
+        (
+            "replica_groups=mesh['a'=4,'b'=2], device_ids=([2,4]T(1,0)) {'a'}",
+            "fsdp+tensor",
+        ),
+        (
+            "replica_groups=mesh['a'=4,'b'=2], device_ids=([2,4]T(1,0)) {'b'}",
+            "slice",
+        ),
         ("source_target_pairs={{0,1},{1,0},{2,3},{3,2}}", "tensor"),
         ("replica_groups={}", "slice+fsdp+tensor"),
     ],
@@ -137,6 +145,24 @@ def test_axes_of_communication(groups: str, axes: str):
     found = program(f"ROOT %r = f32[8]{{0}} all-reduce(), {groups}, channel_id=1")
     members = collectives.groups(found.computations["main"].root, 8)
     assert collectives.differing(members, {"slice": 2, "fsdp": 2, "tensor": 2}) == axes
+
+
+def test_a_sum_that_keeps_one_shard_is_a_reduce_scatter():
+    """Libtpu writes it as a fusion of an all-reduce and a slice."""
+    sizes = "bf16[64,4096]{1,0}", "bf16[1,4096]{1,0}"
+    found = program(
+        f"%a = {sizes[0]} parameter(0)\n"
+        f"ROOT %f = {sizes[1]} fusion(%a), kind=kCustom, calls=%all-reduce-scatter.1",
+        f"%all-reduce-scatter.1 (p: {sizes[0]}) -> {sizes[1]} {{\n"
+        f"  %p = {sizes[0]} parameter(0)\n"
+        f"  %r = {sizes[0]} all-reduce(%p), replica_groups=[1,64]<=[64]\n"
+        "  %z = s32[] constant(0)\n"
+        f"  ROOT %s = {sizes[1]} dynamic-slice(%r, %z, %z), "
+        "dynamic_slice_sizes={1,4096}\n}",
+    )
+    ((key, traffic),) = cost.price(found, MESH, V5P).collectives.items()
+    assert key == ("reduce-scatter", "fsdp", False)
+    assert traffic.wire == 2 * 4096 * 63
 
 
 def test_strategies_name_their_links():
