@@ -312,3 +312,24 @@ def test_eight_devices_give_the_same():
         found,
         expected,
     )
+
+
+@pytest.mark.parametrize("images", [1, 3, 4, 5])
+def test_pictures_of_a_row_are_shared_by_its_shards(images: int):
+    """Whatever their number, all shards have equally many, of their own rows."""
+    mesh = make_mesh(MeshConfig(data=1, fsdp=2, sequence=4))
+    pictures = np.arange(4 * images * 12, dtype=np.float32).reshape(4, images, 2, 2, 3)
+
+    @jax.jit
+    def there_and_back(pictures: jax.Array) -> tuple[jax.Array, jax.Array]:
+        spread = unitoken._spread(pictures)
+        return spread, unitoken._gather(spread, len(pictures))[:, :images]
+
+    with jax.set_mesh(mesh):
+        spread, back = there_and_back(pictures)
+    np.testing.assert_array_equal(back, pictures)
+    each = 2 * -(-images // 4)  # of two rows
+    assert {shard.data.shape[0] for shard in spread.addressable_shards} == {each}
+    for shard in spread.addressable_shards:
+        row = shard.data.reshape(each, -1)[0, 0] // (images * 12)
+        assert row in ((0, 1) if shard.device.id < 4 else (0, 2, 3))  # 0: made up

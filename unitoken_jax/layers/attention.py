@@ -15,19 +15,10 @@ from unitoken_jax.ops.masks import SegmentIds
 from unitoken_jax.ops.rotary import Rotation, rotate
 from unitoken_jax.parallel.rules import constrain, partition
 
-# How attention is divided if rows are: every shard of a row gathers all keys, or
-_GATHERED = (
-    ("batch", "length", "heads", "head_dim"),
-    ("batch", None, "kv_heads", "head_dim"),
-)
-# exchanges its positions of all heads for all positions of its heads (all-to-all, as
-# DeepSpeed-Ulysses, arXiv 2309.14509): less to send, and causal work is even.
-_EXCHANGED = (
-    ("batch", None, "row_heads", "head_dim"),
-    ("batch", None, "row_heads", "head_dim"),
-)
-
 Axes = tuple[str | None, ...]
+
+ROWS = ("batch", "length")
+"""Logical names of the first two axes of what most layers see."""
 
 
 class KeyValue(NamedTuple):
@@ -52,6 +43,7 @@ class Attention(nn.Module):
         block: see `ops.attention`.
         kernel_init: initialiser of the kernels; normal, variance 1 / fan-in, if None.
         out_init: initialiser of the output's kernel where it differs.
+        rows: logical names of the first two axes of the input.
         dtype: type of the computation.
     """
 
@@ -64,6 +56,7 @@ class Attention(nn.Module):
     block: int = 512
     kernel_init: Initializer | None = None
     out_init: Initializer | None = None
+    rows: Axes = ROWS
     dtype: str = "float32"
 
     @nn.compact
@@ -114,7 +107,7 @@ class Attention(nn.Module):
             key = HeadNorm(self.norm_rows, name="key_norm")(key)
         if angles is not None:
             query, key = rotate(query, angles), rotate(key, angles)
-        of_queries, of_keys = _division(self.heads, self.kv_heads)
+        of_queries, of_keys = _division(self.heads, self.kv_heads, self.rows)
         query, key, value = (
             checkpoint_name(constrain(array.astype(self.dtype), *axes), name)
             for array, axes, name in (
@@ -145,20 +138,29 @@ class Attention(nn.Module):
                 cached_valid=valid[1],
             )
         axes = ("heads", "head_dim", "embed")
-        output = constrain(output, *_GATHERED[0])
+        output = constrain(output, *self.rows, "heads", "head_dim")
         init = self.out_init or self.kernel_init
         out = linear((x.shape[-1],), axes, kernel_init=init, name="out")
         output = checkpoint_name(out(output), "attention_out")
         return output, KeyValue(key, value)
 
 
-def _division(heads: int, kv_heads: int) -> tuple[Axes, Axes]:
-    """Names of the axes of queries and of keys while they attend."""
+def _division(heads: int, kv_heads: int, names: Axes) -> tuple[Axes, Axes]:
+    """Names of the axes of queries and of keys while they attend.
+
+    If rows are divided, every shard of a row gathers all keys, or exchanges its
+    positions of all heads for all positions of its heads (all-to-all, as
+    DeepSpeed-Ulysses, arXiv 2309.14509): less to send, and causal work is even.
+    """
+    first, positions = names
     mesh = jax.sharding.get_abstract_mesh()
-    rows = mesh.shape.get("sequence", 1)
+    rows = 1 if positions is None else mesh.shape.get("sequence", 1)
     shards = rows * mesh.shape.get("tensor", 1)
-    exchanges = rows > 1 and not (heads % shards or kv_heads % shards)
-    return _EXCHANGED if exchanges else _GATHERED
+    if rows > 1 and not (heads % shards or kv_heads % shards):
+        exchanged = (first, None, "row_heads", "head_dim")
+        return exchanged, exchanged
+    queries = (first, positions, "heads", "head_dim")
+    return queries, (first, None, "kv_heads", "head_dim")
 
 
 def _layout(shape: tuple[int, ...], axes: Axes) -> ops.Layout:

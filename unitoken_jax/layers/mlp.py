@@ -51,6 +51,7 @@ class MLP(nn.Module):
         activation: which GELU, exact (erf) or its tanh approximation.
         output: width of the result; the input's when None.
         kernel_init: initialiser of the kernels; normal, variance 1 / fan-in, if None.
+        rows: logical names of the first two axes of the input.
         dtype: type of the computation.
     """
 
@@ -58,6 +59,7 @@ class MLP(nn.Module):
     activation: Activation
     output: int | None = None
     kernel_init: Initializer | None = None
+    rows: tuple[str | None, ...] = ("batch", "length")
     dtype: str = "float32"
 
     @nn.compact
@@ -68,6 +70,6 @@ class MLP(nn.Module):
         )
         inner = linear((self.features,), ("embed", "mlp"), name="up")(x)
         inner = ACTIVATIONS[self.activation](checkpoint_name(inner, "mlp_up"))
-        inner = constrain(inner, "batch", "length", "mlp")
+        inner = constrain(inner, *self.rows, "mlp")
         output = x.shape[-1] if self.output is None else self.output
         return linear((output,), ("mlp", "embed"), name="down")(inner)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.nn import initializers
 
-from unitoken_jax.layers.attention import Attention
+from unitoken_jax.layers.attention import ROWS, Attention
 from unitoken_jax.layers.linear import Embedding, Linear
 from unitoken_jax.layers.mlp import MLP
 from unitoken_jax.layers.norms import LayerNorm
@@ -26,6 +26,7 @@ from unitoken_jax.ops.masks import SegmentIds
 from unitoken_jax.ops.positions import resize_grid
 from unitoken_jax.parallel.rules import constrain
 
+_PICTURES = ("pictures", None)  # axes of what the image tower sees
 _BLOCK = 1024  # of the splash backend: the 729 tokens of 384 pixels are one
 
 
@@ -131,9 +132,15 @@ class SiglipConfig:
 
 
 class EncoderBlock(nn.Module):
-    """Pre-norm attention and MLP of either tower."""
+    """Pre-norm attention and MLP of either tower.
+
+    Attributes:
+        config: of the tower.
+        rows: logical names of the first two axes of its input.
+    """
 
     config: SiglipVisionConfig | SiglipTextConfig
+    rows: tuple[str | None, ...] = ROWS
 
     @nn.compact
     def __call__(
@@ -142,14 +149,16 @@ class EncoderBlock(nn.Module):
         """Transforms [B, S, D]."""
         config = self.config
         norm = partial(LayerNorm, config.norm_eps)
-        attention = _attention(config, name="attention")
+        attention = _attention(config, self.rows, name="attention")
         change, _kept = attention(
             norm(name="attention_norm")(x), segment_ids=segment_ids
         )
         x = x + change
-        mlp = MLP(config.mlp, "gelu_tanh", dtype=config.dtype, name="mlp")
+        mlp = MLP(
+            config.mlp, "gelu_tanh", rows=self.rows, dtype=config.dtype, name="mlp"
+        )
         x = x + mlp(norm(name="mlp_norm")(x))
-        return constrain(x, "batch", "length", "width"), None
+        return constrain(x, *self.rows, "width"), None
 
 
 class PoolingHead(nn.Module):
@@ -167,8 +176,10 @@ class PoolingHead(nn.Module):
         probe = jnp.broadcast_to(
             probe.astype(tokens.dtype), (tokens.shape[0], 1, config.hidden)
         )
-        x, _ = _attention(config, name="attention")(probe, source=tokens)
-        mlp = MLP(config.mlp, "gelu_tanh", dtype=config.dtype, name="mlp")
+        x, _ = _attention(config, _PICTURES, name="attention")(probe, source=tokens)
+        mlp = MLP(
+            config.mlp, "gelu_tanh", rows=_PICTURES, dtype=config.dtype, name="mlp"
+        )
         x = x + mlp(LayerNorm(config.norm_eps, name="norm")(x))
         return x[:, 0]
 
@@ -210,9 +221,9 @@ class SiglipVision(nn.Module):
         )
         grid = tuple(side // config.patch for side in images.shape[1:3])
         table = resize_grid(table, (config.grid, config.grid), (grid[0], grid[1]))
-        x = constrain(x + table.astype(config.dtype), "batch", "length", "width")
+        x = constrain(x + table.astype(config.dtype), *_PICTURES, "width")
         blocks = stacked(EncoderBlock, config.layers, config.remat, shared=1)
-        x, _ = blocks(config, name="layers")(x, None, None)
+        x, _ = blocks(config, _PICTURES, name="layers")(x, None, None)
         x = LayerNorm(config.norm_eps, name="norm")(x)
         output = {"tokens": x}
         if config.head:
@@ -348,7 +359,11 @@ def loss(
     }
 
 
-def _attention(config: SiglipVisionConfig | SiglipTextConfig, name: str) -> Attention:
+def _attention(
+    config: SiglipVisionConfig | SiglipTextConfig,
+    rows: tuple[str | None, ...],
+    name: str,
+) -> Attention:
     return Attention(
         heads=config.heads,
         kv_heads=config.heads,
@@ -356,6 +371,7 @@ def _attention(config: SiglipVisionConfig | SiglipTextConfig, name: str) -> Atte
         use_bias=True,
         backend=config.attention,
         block=_BLOCK,
+        rows=rows,
         dtype=config.dtype,
         name=name,
     )

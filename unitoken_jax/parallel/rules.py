@@ -49,6 +49,8 @@ RULES: dict[str, Rule] = {
     # activations
     "batch": Rule(("slice", "data", "fsdp"), whole=True),
     "length": Rule(("sequence",), whole=True),
+    # Pictures stand for themselves, so those of a row are shared among its shards.
+    "pictures": Rule(("slice", "data", "fsdp", "sequence"), whole=True),
     "row_heads": Rule(("tensor", "sequence")),  # of whole rows, while they attend
     "width": Rule(),
 }
@@ -171,6 +173,15 @@ def parts(name: str, size: int) -> int:
         return 1
     (axes,) = partition((name,), (size,), mesh, "an activation")
     return _count(mesh, (axes,) if isinstance(axes, str) else axes or ())
+
+
+def shards(name: str) -> int:
+    """Into how many parts the mesh in force divides an axis whose size allows it.
+
+    Args:
+        name: of the logical axis.
+    """
+    return parts(name, 0)
 
 
 def _rule(name: str | None, what: str) -> Rule:
