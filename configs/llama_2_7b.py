@@ -19,6 +19,7 @@ OPTIONS = {  # MaxText's llama2_7b.sh has these two beside those of all recipes
     "xla_tpu_enable_data_parallel_all_reduce_opt": True,
     "xla_tpu_data_parallel_opt_different_sized_ops": True,
 }
+ROWS = 256  # of a step
 SHAPE = {
     "vocab_size": 32_000,
     "qk_norm": False,
@@ -28,21 +29,23 @@ SHAPE = {
 }
 
 
-def get_config() -> ConfigDict:
-    """Return the job."""
+def get_config(hardware: str = "v5p_128") -> ConfigDict:
+    """Return the job for v5p_128, v5e_256, v6e_256 or any."""
     config = common.job(
         "llama",
         data_dir="data/prepared/text",
         samples=1_000_000,
-        model={"decoder": SHAPE, "vision": None},
+        model={"decoder": SHAPE, "vision": None, "loss_chunk": 2048},
         data=common.discrete_rows(caption=1.0),
         learning_rate=3e-4,
         groups=common.CHAMELEON_GROUPS,
         init={},
+        hardware=hardware,
     )
     fields = config.to_dict()
     fields["model"]["z_loss"] = 0.0
     fields["data"]["row_length"] = 4096
-    fields["train"]["batch"] = 256
-    fields["tpu_options"] |= OPTIONS
+    fields["train"]["batch"] = ROWS
+    fields |= common.spread(hardware, ROWS)
+    fields["tpu_options"] = fields["tpu_options"] | OPTIONS
     return ConfigDict(fields)
