@@ -286,6 +286,34 @@ def test_image_codes_must_lie_in_the_vocabulary():
         UniTokenConfig(decoder=SMALL.decoder)
 
 
+def test_devices_share_the_images_of_rows_whatever_their_number():
+    """Three images in each of four rows: with one blank image each, two a device."""
+    model, params = small()
+    system = registry.build(kind(SMALL))
+    rng = np.random.default_rng(0)
+    pictures = rng.integers(0, 256, (4, 3, 8, 8, 3), np.uint8)
+    encode = jax.jit(partial(model.apply, method="encode_pictures"))
+
+    def run(mesh):
+        placed = rules.shardings(
+            registry.logical_axes(system), registry.abstract_params(system), mesh
+        )
+        arguments = (
+            {"params": jax.device_put(params, placed)},
+            jax.device_put(pictures, rules.batch_shardings(pictures, mesh)),
+        )
+        with jax.set_mesh(mesh):
+            compiled = encode.lower(*arguments).compile()
+            features = np.asarray(compiled(*arguments))
+        return features, compiled.cost_analysis()["flops"] * mesh.size
+
+    expected, work = run(make_mesh(MeshConfig(), jax.devices()[:1]))
+    assert expected.shape == (4, 3 * 4, 16)
+    found, shared = run(make_mesh(MeshConfig(fsdp=2, sequence=4)))
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+    assert shared == pytest.approx(4 / 3 * work, rel=0.05)
+
+
 @pytest.mark.slow
 def test_eight_devices_give_the_same():
     """Rows over fsdp, heads and vocabulary over tensor, positions over sequence."""

@@ -10,21 +10,23 @@ from jax.ad_checkpoint import checkpoint_name
 from unitoken_jax.layers.linear import Linear
 from unitoken_jax.layers.norms import HeadNorm
 from unitoken_jax.layers.parameter import Initializer
+from unitoken_jax.layers.products import Products
 from unitoken_jax.ops import attention as ops
 from unitoken_jax.ops.masks import SegmentIds
 from unitoken_jax.ops.rotary import Rotation, rotate
 from unitoken_jax.parallel.rules import constrain, partition
 
-# How attention is divided if rows are: every shard of a row gathers all keys, or
+# How attention is divided if rows are, behind the axis of the rows: every shard of one
+# gathers all keys, or
 _GATHERED = (
-    ("batch", "length", "heads", "head_dim"),
-    ("batch", None, "kv_heads", "head_dim"),
+    ("length", "heads", "head_dim"),
+    (None, "kv_heads", "head_dim"),
 )
 # exchanges its positions of all heads for all positions of its heads (all-to-all, as
 # DeepSpeed-Ulysses, arXiv 2309.14509): less to send, and causal work is even.
 _EXCHANGED = (
-    ("batch", None, "row_heads", "head_dim"),
-    ("batch", None, "row_heads", "head_dim"),
+    (None, "row_heads", "head_dim"),
+    (None, "row_heads", "head_dim"),
 )
 
 Axes = tuple[str | None, ...]
@@ -52,6 +54,8 @@ class Attention(nn.Module):
         block: see `ops.attention`.
         kernel_init: initialiser of the kernels; normal, variance 1 / fan-in, if None.
         out_init: initialiser of the output's kernel where it differs.
+        rows: logical name of the axis B.
+        products: in what the four maps multiply, see `layers.products`.
         dtype: type of the computation.
     """
 
@@ -64,6 +68,8 @@ class Attention(nn.Module):
     block: int = 512
     kernel_init: Initializer | None = None
     out_init: Initializer | None = None
+    rows: str = "batch"
+    products: Products = "full"
     dtype: str = "float32"
 
     @nn.compact
@@ -97,6 +103,7 @@ class Attention(nn.Module):
             Linear,
             use_bias=self.use_bias,
             kernel_init=self.kernel_init,
+            products=self.products,
             dtype=self.dtype,
         )
         keys = partial(
@@ -114,7 +121,9 @@ class Attention(nn.Module):
             key = HeadNorm(self.norm_rows, name="key_norm")(key)
         if angles is not None:
             query, key = rotate(query, angles), rotate(key, angles)
-        of_queries, of_keys = _division(self.heads, self.kv_heads)
+        of_queries, of_keys = (
+            (self.rows, *axes) for axes in _division(self.heads, self.kv_heads)
+        )
         query, key, value = (
             checkpoint_name(constrain(array.astype(self.dtype), *axes), name)
             for array, axes, name in (
@@ -145,7 +154,7 @@ class Attention(nn.Module):
                 cached_valid=valid[1],
             )
         axes = ("heads", "head_dim", "embed")
-        output = constrain(output, *_GATHERED[0])
+        output = constrain(output, self.rows, *_GATHERED[0])
         init = self.out_init or self.kernel_init
         out = linear((x.shape[-1],), axes, kernel_init=init, name="out")
         output = checkpoint_name(out(output), "attention_out")
@@ -153,7 +162,7 @@ class Attention(nn.Module):
 
 
 def _division(heads: int, kv_heads: int) -> tuple[Axes, Axes]:
-    """Names of the axes of queries and of keys while they attend."""
+    """Names of the axes of queries and of keys, behind the first, while they attend."""
     mesh = jax.sharding.get_abstract_mesh()
     rows = mesh.shape.get("sequence", 1)
     shards = rows * mesh.shape.get("tensor", 1)

@@ -131,9 +131,10 @@ class SiglipConfig:
 
 
 class EncoderBlock(nn.Module):
-    """Pre-norm attention and MLP of either tower."""
+    """Pre-norm attention and MLP of either tower; `rows` names the axis B."""
 
     config: SiglipVisionConfig | SiglipTextConfig
+    rows: str
 
     @nn.compact
     def __call__(
@@ -142,14 +143,16 @@ class EncoderBlock(nn.Module):
         """Transforms [B, S, D]."""
         config = self.config
         norm = partial(LayerNorm, config.norm_eps)
-        attention = _attention(config, name="attention")
+        attention = _attention(config, self.rows, name="attention")
         change, _kept = attention(
             norm(name="attention_norm")(x), segment_ids=segment_ids
         )
         x = x + change
-        mlp = MLP(config.mlp, "gelu_tanh", dtype=config.dtype, name="mlp")
+        mlp = MLP(
+            config.mlp, "gelu_tanh", rows=self.rows, dtype=config.dtype, name="mlp"
+        )
         x = x + mlp(norm(name="mlp_norm")(x))
-        return constrain(x, "batch", "length", "width"), None
+        return constrain(x, self.rows, "length", "width"), None
 
 
 class PoolingHead(nn.Module):
@@ -167,8 +170,8 @@ class PoolingHead(nn.Module):
         probe = jnp.broadcast_to(
             probe.astype(tokens.dtype), (tokens.shape[0], 1, config.hidden)
         )
-        x, _ = _attention(config, name="attention")(probe, source=tokens)
-        mlp = MLP(config.mlp, "gelu_tanh", dtype=config.dtype, name="mlp")
+        x, _ = _attention(config, "views", name="attention")(probe, source=tokens)
+        mlp = MLP(config.mlp, "gelu_tanh", rows="views", dtype=config.dtype, name="mlp")
         x = x + mlp(LayerNorm(config.norm_eps, name="norm")(x))
         return x[:, 0]
 
@@ -210,9 +213,9 @@ class SiglipVision(nn.Module):
         )
         grid = tuple(side // config.patch for side in images.shape[1:3])
         table = resize_grid(table, (config.grid, config.grid), (grid[0], grid[1]))
-        x = constrain(x + table.astype(config.dtype), "batch", "length", "width")
+        x = constrain(x + table.astype(config.dtype), "views", "length", "width")
         blocks = stacked(EncoderBlock, config.layers, config.remat, shared=1)
-        x, _ = blocks(config, name="layers")(x, None, None)
+        x, _ = blocks(config, "views", name="layers")(x, None, None)
         x = LayerNorm(config.norm_eps, name="norm")(x)
         output = {"tokens": x}
         if config.head:
@@ -264,7 +267,7 @@ class SiglipText(nn.Module):
             segments = (real, real)
             last = jnp.maximum(jnp.sum(real, axis=1) - 1, 0)
         blocks = stacked(EncoderBlock, config.layers, config.remat, shared=1)
-        x, _ = blocks(config, name="layers")(x, None, segments)
+        x, _ = blocks(config, "batch", name="layers")(x, None, segments)
         x = LayerNorm(config.norm_eps, name="norm")(x)
         pooled = jnp.take_along_axis(x, last[:, None, None], axis=1)[:, 0]
         head = Linear(
@@ -348,7 +351,9 @@ def loss(
     }
 
 
-def _attention(config: SiglipVisionConfig | SiglipTextConfig, name: str) -> Attention:
+def _attention(
+    config: SiglipVisionConfig | SiglipTextConfig, rows: str, name: str
+) -> Attention:
     return Attention(
         heads=config.heads,
         kv_heads=config.heads,
@@ -356,6 +361,7 @@ def _attention(config: SiglipVisionConfig | SiglipTextConfig, name: str) -> Atte
         use_bias=True,
         backend=config.attention,
         block=_BLOCK,
+        rows=rows,
         dtype=config.dtype,
         name=name,
     )

@@ -5,6 +5,7 @@ decoder reads them among the embeddings of text and image codes. Without an imag
 it is the discrete-only baseline.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,6 +20,7 @@ from unitoken_jax.layers.mlp import MLP
 from unitoken_jax.models.chameleon import Cache, Chameleon, ChameleonConfig
 from unitoken_jax.models.siglip import SiglipVision, SiglipVisionConfig
 from unitoken_jax.ops import losses, pixels
+from unitoken_jax.parallel.rules import constrain, parts
 
 Batch = Mapping[str, jax.Array]
 
@@ -83,6 +85,7 @@ class UniToken(nn.Module):
                 "gelu_erf",
                 output=config.decoder.hidden,
                 kernel_init=initializers.normal(config.decoder.init_scale),
+                rows="views",
                 dtype=config.decoder.dtype,
             )
 
@@ -109,8 +112,15 @@ class UniToken(nn.Module):
             [B, I * S, D], which `slots` index.
         """
         rows, images, *size = pictures.shape
-        features = self.encode_image(pictures.reshape(rows * images, *size))
-        return features.reshape(rows, -1, features.shape[-1])
+        # As many as the devices that share a row can share equally, blank ones added.
+        shards = jax.sharding.get_abstract_mesh().shape.get("sequence", 1)
+        shards //= math.gcd(rows // parts("batch", rows), shards)
+        extra = [(0, 0), (0, -images % shards), *((0, 0) for _ in size)]
+        padded = jnp.pad(pictures, extra)
+        features = self.encode_image(padded.reshape(-1, *size))
+        _, tokens, width = features.shape
+        features = features.reshape(rows, -1, width)[:, : images * tokens]
+        return constrain(features, "batch", None, "width")
 
     def embed(
         self,
