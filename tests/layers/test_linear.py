@@ -1,10 +1,16 @@
 """Linear maps over several axes, embeddings, and the names of their axes."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from unitoken_jax.layers.linear import Embedding, Linear
+from unitoken_jax.models.depth_head import CodeEmbeddings
+from unitoken_jax.parallel import rules
+from unitoken_jax.parallel.mesh import MeshConfig, make_mesh
 
 
 def test_several_axes_go_in_and_out():
@@ -40,3 +46,41 @@ def test_embedding_looks_up_and_its_gradient_adds():
     np.testing.assert_array_equal(
         gradient["params"]["embedding"], np.repeat(counts[:, None], 4, axis=1)
     )
+
+
+@pytest.mark.parametrize(
+    ("layer", "ids"), [(Embedding(56, 24), (4, 6)), (CodeEmbeddings(3, 56, 24), (4, 3))]
+)
+def test_no_device_holds_a_whole_table(layer, ids):
+    """Neither the table nor its gradient; rows that are elsewhere come summed."""
+    mesh = make_mesh(MeshConfig(fsdp=2, tensor=2, sequence=2))
+    shapes = jax.eval_shape(layer.init, jax.random.key(0), jnp.zeros(ids, jnp.int32))
+    boxed = shapes["params"]["embedding"]
+    place = jax.NamedSharding(
+        mesh, rules.partition(boxed.names, boxed.value.shape, mesh)
+    )
+    table = jax.device_put(
+        jax.random.normal(jax.random.key(1), boxed.value.shape), place
+    )
+    rows = jax.device_put(
+        jax.random.randint(jax.random.key(2), ids, 0, 56),
+        rules.batch_shardings(jnp.zeros(ids), mesh),
+    )
+
+    @jax.jit
+    def step(table, rows):
+        def loss(table):
+            return jnp.sum(layer.apply({"params": {"embedding": table}}, rows) ** 3)
+
+        value, gradient = jax.value_and_grad(loss)(table)
+        return value, jax.lax.with_sharding_constraint(gradient, place)
+
+    expected = step(*(np.asarray(x) for x in (table, rows)))
+    with jax.set_mesh(mesh):
+        compiled = step.lower(table, rows).compile()
+        found = compiled(table, rows)
+    for ours, plain in zip(found, expected, strict=True):
+        np.testing.assert_allclose(ours, plain, rtol=1e-5, atol=1e-5)
+    program = compiled.as_text()
+    assert re.search(r"\b28,(12|24)\]", program)
+    assert not re.search(r"[\[,]56,", program)

@@ -53,6 +53,25 @@ def test_a_remainder_is_an_error_unless_the_rule_allows_it(mesh, caplog):
     ]
 
 
+def test_a_remainder_leaves_the_last_of_several_axes_out(mesh, caplog):
+    rules._report.cache_clear()
+    with caplog.at_level(logging.WARNING):
+        spec = partition(("batch", "length"), (6, 4), mesh)
+    assert spec == PartitionSpec("data", None)
+    (message,) = caplog.messages
+    assert message.endswith(
+        "shards of mesh axes data, fsdp; it is divided over data only"
+    )
+
+
+def test_views_take_the_devices_of_a_row_from_its_length():
+    mesh = make_mesh(MeshConfig(fsdp=2, sequence=4))
+    names = ("views", "length", "width")
+    shared = partition(names, (8, 4, 2), mesh)
+    assert shared == PartitionSpec(("fsdp", "sequence"), None, None)
+    assert partition(names, (6, 4, 2), mesh) == PartitionSpec("fsdp", "sequence", None)
+
+
 def test_shardings_of_a_tree_name_the_parameter(mesh):
     axes = {"up": {"kernel": ("embed", "mlp")}}
     shapes = {"up": {"kernel": jax.ShapeDtypeStruct((4, 8), jnp.float32)}}

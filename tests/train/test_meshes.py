@@ -3,6 +3,7 @@
 import itertools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from tiny_unitoken import MODEL, ROWS, batch
@@ -10,16 +11,18 @@ from tiny_unitoken import MODEL, ROWS, batch
 from unitoken_jax.config import build
 from unitoken_jax.models import registry
 from unitoken_jax.parallel import rows
+from unitoken_jax.parallel.mesh import AXES
 from unitoken_jax.train import stage
 from unitoken_jax.train.job import Job
 
-AXES = ("data", "fsdp", "tensor", "sequence")
-SHAPES = [s for s in itertools.product((1, 2, 4, 8), repeat=4) if np.prod(s) == 8]
-FAST = [(1, 2, 2, 2)]
+SHAPES = [
+    s for s in itertools.product((1, 2, 4, 8), repeat=len(AXES)) if np.prod(s) == 8
+]
+FAST = [(1, 1, 2, 2, 2)]
 STEPS = 3
 
 
-def _losses(mesh: dict[str, int], devices: int) -> list[float]:
+def _lay_out(mesh: dict[str, int], devices: int) -> tuple:
     node = {
         "name": "run",
         "seed": 0,
@@ -31,7 +34,10 @@ def _losses(mesh: dict[str, int], devices: int) -> list[float]:
     }
     job, system = build(Job, node), registry.build(MODEL)
     layout = stage.lay_out(job, system, "config", jax.devices()[:devices])
-    state = stage.start(job, layout, {})
+    return job, system, layout
+
+
+def _losses(job, system, layout, state) -> list[float]:
     held = rows.local_rows(ROWS, layout.mesh)
     batches = [rows.place(batch(i), ROWS, held, layout.mesh) for i in range(STEPS)]
     with jax.set_mesh(layout.mesh):
@@ -46,10 +52,13 @@ def _losses(mesh: dict[str, int], devices: int) -> list[float]:
 
 
 @pytest.fixture(scope="module")
-def one_device() -> list[float]:
-    losses = _losses({}, 1)
+def one_device() -> tuple:
+    """The state that all start from (`test_registry.py` makes it on a mesh), losses."""
+    parts = _lay_out({}, 1)
+    state = stage.start(parts[0], parts[2], {})
+    losses = _losses(*parts, jax.tree.map(jnp.copy, state))
     assert losses[-1] < losses[0]
-    return losses
+    return state, losses
 
 
 @pytest.mark.parametrize(
@@ -58,5 +67,7 @@ def one_device() -> list[float]:
     ids=lambda shape: "x".join(map(str, shape)),
 )
 def test_eight_devices_give_the_losses_of_one(one_device, shape) -> None:
-    losses = _losses(dict(zip(AXES, shape, strict=True)), 8)
-    np.testing.assert_allclose(losses, one_device, rtol=1e-5)
+    parts = _lay_out(dict(zip(AXES, shape, strict=True)), 8)
+    state, expected = one_device
+    state = jax.device_put(jax.tree.map(jnp.copy, state), parts[2].shardings)
+    np.testing.assert_allclose(_losses(*parts, state), expected, rtol=1e-5)

@@ -10,15 +10,26 @@ from jax.ad_checkpoint import checkpoint_name
 from unitoken_jax.layers.linear import Linear
 from unitoken_jax.layers.norms import HeadNorm
 from unitoken_jax.layers.parameter import Initializer
+from unitoken_jax.layers.products import Products
 from unitoken_jax.ops import attention as ops
 from unitoken_jax.ops.masks import SegmentIds
 from unitoken_jax.ops.rotary import Rotation, rotate
 from unitoken_jax.parallel.rules import constrain, partition
 
-Axes = tuple[str | None, ...]
+# How attention is divided if rows are, behind the axis of the rows: every shard of one
+# gathers all keys, or
+_GATHERED = (
+    ("length", "heads", "head_dim"),
+    (None, "kv_heads", "head_dim"),
+)
+# exchanges its positions of all heads for all positions of its heads (all-to-all, as
+# DeepSpeed-Ulysses, arXiv 2309.14509): less to send, and causal work is even.
+_EXCHANGED = (
+    (None, "row_heads", "head_dim"),
+    (None, "row_heads", "head_dim"),
+)
 
-ROWS = ("batch", "length")
-"""Logical names of the first two axes of what most layers see."""
+Axes = tuple[str | None, ...]
 
 
 class KeyValue(NamedTuple):
@@ -43,7 +54,8 @@ class Attention(nn.Module):
         block: see `ops.attention`.
         kernel_init: initialiser of the kernels; normal, variance 1 / fan-in, if None.
         out_init: initialiser of the output's kernel where it differs.
-        rows: logical names of the first two axes of the input.
+        rows: logical name of the axis B.
+        products: in what the four maps multiply, see `layers.products`.
         dtype: type of the computation.
     """
 
@@ -56,7 +68,8 @@ class Attention(nn.Module):
     block: int = 512
     kernel_init: Initializer | None = None
     out_init: Initializer | None = None
-    rows: Axes = ROWS
+    rows: str = "batch"
+    products: Products = "full"
     dtype: str = "float32"
 
     @nn.compact
@@ -90,6 +103,7 @@ class Attention(nn.Module):
             Linear,
             use_bias=self.use_bias,
             kernel_init=self.kernel_init,
+            products=self.products,
             dtype=self.dtype,
         )
         keys = partial(
@@ -107,7 +121,9 @@ class Attention(nn.Module):
             key = HeadNorm(self.norm_rows, name="key_norm")(key)
         if angles is not None:
             query, key = rotate(query, angles), rotate(key, angles)
-        of_queries, of_keys = _division(self.heads, self.kv_heads, self.rows)
+        of_queries, of_keys = (
+            (self.rows, *axes) for axes in _division(self.heads, self.kv_heads)
+        )
         query, key, value = (
             checkpoint_name(constrain(array.astype(self.dtype), *axes), name)
             for array, axes, name in (
@@ -138,29 +154,20 @@ class Attention(nn.Module):
                 cached_valid=valid[1],
             )
         axes = ("heads", "head_dim", "embed")
-        output = constrain(output, *self.rows, "heads", "head_dim")
+        output = constrain(output, self.rows, *_GATHERED[0])
         init = self.out_init or self.kernel_init
         out = linear((x.shape[-1],), axes, kernel_init=init, name="out")
         output = checkpoint_name(out(output), "attention_out")
         return output, KeyValue(key, value)
 
 
-def _division(heads: int, kv_heads: int, names: Axes) -> tuple[Axes, Axes]:
-    """Names of the axes of queries and of keys while they attend.
-
-    If rows are divided, every shard of a row gathers all keys, or exchanges its
-    positions of all heads for all positions of its heads (all-to-all, as
-    DeepSpeed-Ulysses, arXiv 2309.14509): less to send, and causal work is even.
-    """
-    first, positions = names
+def _division(heads: int, kv_heads: int) -> tuple[Axes, Axes]:
+    """Names of the axes of queries and of keys, behind the first, while they attend."""
     mesh = jax.sharding.get_abstract_mesh()
-    rows = 1 if positions is None else mesh.shape.get("sequence", 1)
+    rows = mesh.shape.get("sequence", 1)
     shards = rows * mesh.shape.get("tensor", 1)
-    if rows > 1 and not (heads % shards or kv_heads % shards):
-        exchanged = (first, None, "row_heads", "head_dim")
-        return exchanged, exchanged
-    queries = (first, positions, "heads", "head_dim")
-    return queries, (first, None, "kv_heads", "head_dim")
+    exchanges = rows > 1 and not (heads % shards or kv_heads % shards)
+    return _EXCHANGED if exchanges else _GATHERED
 
 
 def _layout(shape: tuple[int, ...], axes: Axes) -> ops.Layout:

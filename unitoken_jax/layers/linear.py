@@ -8,6 +8,7 @@ from flax import linen as nn
 from jax.nn import initializers
 
 from unitoken_jax.layers.parameter import Initializer, parameter
+from unitoken_jax.layers.products import Products, multiply
 from unitoken_jax.ops.embedding import lookup
 from unitoken_jax.parallel.rules import constrain
 
@@ -34,6 +35,7 @@ class Linear(nn.Module):
         axes: logical names of the kernel's axes, inputs first.
         use_bias: whether a bias of shape `features` is added.
         kernel_init: initialiser of the kernel; normal, variance 1 / fan-in, if None.
+        products: in what it multiplies, see `layers.products`.
         dtype: type of the computation.
     """
 
@@ -41,6 +43,7 @@ class Linear(nn.Module):
     axes: tuple[str | None, ...]
     use_bias: bool = False
     kernel_init: Initializer | None = None
+    products: Products = "full"
     dtype: str = "float32"
 
     @nn.compact
@@ -51,7 +54,7 @@ class Linear(nn.Module):
         init = self.kernel_init or fan_in_normal(inputs)
         kernel = parameter(self, "kernel", init, self.axes, shape)
         contracted = (tuple(range(x.ndim - inputs, x.ndim)), tuple(range(inputs)))
-        output = jax.lax.dot_general(
+        output = multiply(self.products)(
             x.astype(self.dtype), kernel.astype(self.dtype), (contracted, ((), ()))
         )
         if self.use_bias:

@@ -9,6 +9,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from unitoken_jax.layers.linear import Linear
 from unitoken_jax.layers.parameter import Initializer
+from unitoken_jax.layers.products import Products
 from unitoken_jax.parallel.rules import constrain
 
 Activation = Literal["gelu_tanh", "gelu_erf"]
@@ -25,17 +26,24 @@ class GatedMLP(nn.Module):
     Attributes:
         features: inner width F.
         kernel_init: initialiser of the kernels.
+        products: in what the maps multiply, see `layers.products`.
         dtype: type of the computation.
     """
 
     features: int
     kernel_init: Initializer
+    products: Products = "full"
     dtype: str = "float32"
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Transforms [B, T, D]."""
-        linear = partial(Linear, kernel_init=self.kernel_init, dtype=self.dtype)
+        linear = partial(
+            Linear,
+            kernel_init=self.kernel_init,
+            products=self.products,
+            dtype=self.dtype,
+        )
         into = partial(linear, (self.features,), ("embed", "mlp"))
         gate = checkpoint_name(into(name="gate")(x), "mlp_gate")
         up = checkpoint_name(into(name="up")(x), "mlp_up")
@@ -51,7 +59,7 @@ class MLP(nn.Module):
         activation: which GELU, exact (erf) or its tanh approximation.
         output: width of the result; the input's when None.
         kernel_init: initialiser of the kernels; normal, variance 1 / fan-in, if None.
-        rows: logical names of the first two axes of the input.
+        rows: logical name of the axis B.
         dtype: type of the computation.
     """
 
@@ -59,7 +67,7 @@ class MLP(nn.Module):
     activation: Activation
     output: int | None = None
     kernel_init: Initializer | None = None
-    rows: tuple[str | None, ...] = ("batch", "length")
+    rows: str = "batch"
     dtype: str = "float32"
 
     @nn.compact
@@ -70,6 +78,6 @@ class MLP(nn.Module):
         )
         inner = linear((self.features,), ("embed", "mlp"), name="up")(x)
         inner = ACTIVATIONS[self.activation](checkpoint_name(inner, "mlp_up"))
-        inner = constrain(inner, *self.rows, "mlp")
+        inner = constrain(inner, self.rows, "length", "mlp")
         output = x.shape[-1] if self.output is None else self.output
         return linear((output,), ("mlp", "embed"), name="down")(inner)

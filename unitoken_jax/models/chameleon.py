@@ -19,6 +19,7 @@ from unitoken_jax.layers.dropout import Dropout
 from unitoken_jax.layers.linear import Embedding, Linear
 from unitoken_jax.layers.mlp import GatedMLP
 from unitoken_jax.layers.norms import RMSNorm
+from unitoken_jax.layers.products import Products
 from unitoken_jax.layers.stack import Remat, stacked
 from unitoken_jax.ops.attention import Backend
 from unitoken_jax.ops.masks import SegmentIds
@@ -48,6 +49,7 @@ class ChameleonConfig:
         attention: backend of the attention, see `ops.attention`.
         attention_block: tile of the splash backend.
         remat: what a block keeps for its gradient, see `layers.stack.Remat`.
+        products: in what the blocks' linear maps multiply, see `layers.products`.
         dtype: type of the computation; parameters are float32.
     """
 
@@ -68,6 +70,7 @@ class ChameleonConfig:
     attention: Backend = "auto"
     attention_block: int = 512
     remat: Remat = "none"
+    products: Products = "full"
     dtype: str = "float32"
 
 
@@ -139,10 +142,13 @@ class Block(nn.Module):
             backend=config.attention,
             block=config.attention_block,
             kernel_init=init,
+            products=config.products,
             dtype=config.dtype,
             name="attention",
         )
-        mlp = GatedMLP(config.intermediate, init, config.dtype, name="mlp")
+        mlp = GatedMLP(
+            config.intermediate, init, config.products, config.dtype, name="mlp"
+        )
         attention_norm = RMSNorm(config.norm_eps, name="attention_norm")
         mlp_norm = RMSNorm(config.norm_eps, name="mlp_norm")
         dropout = partial(Dropout(config.dropout), deterministic=deterministic)

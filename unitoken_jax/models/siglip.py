@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.nn import initializers
 
-from unitoken_jax.layers.attention import ROWS, Attention
+from unitoken_jax.layers.attention import Attention
 from unitoken_jax.layers.linear import Embedding, Linear
 from unitoken_jax.layers.mlp import MLP
 from unitoken_jax.layers.norms import LayerNorm
@@ -26,7 +26,6 @@ from unitoken_jax.ops.masks import SegmentIds
 from unitoken_jax.ops.positions import resize_grid
 from unitoken_jax.parallel.rules import constrain
 
-_PICTURES = ("pictures", None)  # axes of what the image tower sees
 _BLOCK = 1024  # of the splash backend: the 729 tokens of 384 pixels are one
 
 
@@ -132,15 +131,10 @@ class SiglipConfig:
 
 
 class EncoderBlock(nn.Module):
-    """Pre-norm attention and MLP of either tower.
-
-    Attributes:
-        config: of the tower.
-        rows: logical names of the first two axes of its input.
-    """
+    """Pre-norm attention and MLP of either tower; `rows` names the axis B."""
 
     config: SiglipVisionConfig | SiglipTextConfig
-    rows: tuple[str | None, ...] = ROWS
+    rows: str
 
     @nn.compact
     def __call__(
@@ -158,7 +152,7 @@ class EncoderBlock(nn.Module):
             config.mlp, "gelu_tanh", rows=self.rows, dtype=config.dtype, name="mlp"
         )
         x = x + mlp(norm(name="mlp_norm")(x))
-        return constrain(x, *self.rows, "width"), None
+        return constrain(x, self.rows, "length", "width"), None
 
 
 class PoolingHead(nn.Module):
@@ -176,10 +170,8 @@ class PoolingHead(nn.Module):
         probe = jnp.broadcast_to(
             probe.astype(tokens.dtype), (tokens.shape[0], 1, config.hidden)
         )
-        x, _ = _attention(config, _PICTURES, name="attention")(probe, source=tokens)
-        mlp = MLP(
-            config.mlp, "gelu_tanh", rows=_PICTURES, dtype=config.dtype, name="mlp"
-        )
+        x, _ = _attention(config, "views", name="attention")(probe, source=tokens)
+        mlp = MLP(config.mlp, "gelu_tanh", rows="views", dtype=config.dtype, name="mlp")
         x = x + mlp(LayerNorm(config.norm_eps, name="norm")(x))
         return x[:, 0]
 
@@ -221,9 +213,9 @@ class SiglipVision(nn.Module):
         )
         grid = tuple(side // config.patch for side in images.shape[1:3])
         table = resize_grid(table, (config.grid, config.grid), (grid[0], grid[1]))
-        x = constrain(x + table.astype(config.dtype), *_PICTURES, "width")
+        x = constrain(x + table.astype(config.dtype), "views", "length", "width")
         blocks = stacked(EncoderBlock, config.layers, config.remat, shared=1)
-        x, _ = blocks(config, _PICTURES, name="layers")(x, None, None)
+        x, _ = blocks(config, "views", name="layers")(x, None, None)
         x = LayerNorm(config.norm_eps, name="norm")(x)
         output = {"tokens": x}
         if config.head:
@@ -275,7 +267,7 @@ class SiglipText(nn.Module):
             segments = (real, real)
             last = jnp.maximum(jnp.sum(real, axis=1) - 1, 0)
         blocks = stacked(EncoderBlock, config.layers, config.remat, shared=1)
-        x, _ = blocks(config, name="layers")(x, None, segments)
+        x, _ = blocks(config, "batch", name="layers")(x, None, segments)
         x = LayerNorm(config.norm_eps, name="norm")(x)
         pooled = jnp.take_along_axis(x, last[:, None, None], axis=1)[:, 0]
         head = Linear(
@@ -360,9 +352,7 @@ def loss(
 
 
 def _attention(
-    config: SiglipVisionConfig | SiglipTextConfig,
-    rows: tuple[str | None, ...],
-    name: str,
+    config: SiglipVisionConfig | SiglipTextConfig, rows: str, name: str
 ) -> Attention:
     return Attention(
         heads=config.heads,

@@ -5,6 +5,7 @@ decoder reads them among the embeddings of text and image codes. Without an imag
 it is the discrete-only baseline.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,7 +20,7 @@ from unitoken_jax.layers.mlp import MLP
 from unitoken_jax.models.chameleon import Cache, Chameleon, ChameleonConfig
 from unitoken_jax.models.siglip import SiglipVision, SiglipVisionConfig
 from unitoken_jax.ops import losses, pixels
-from unitoken_jax.parallel.rules import constrain, parts, shards
+from unitoken_jax.parallel.rules import constrain, parts
 
 Batch = Mapping[str, jax.Array]
 
@@ -84,7 +85,7 @@ class UniToken(nn.Module):
                 "gelu_erf",
                 output=config.decoder.hidden,
                 kernel_init=initializers.normal(config.decoder.init_scale),
-                rows=("pictures", None),
+                rows="views",
                 dtype=config.decoder.dtype,
             )
 
@@ -110,10 +111,15 @@ class UniToken(nn.Module):
         Returns:
             [B, I * S, D], which `slots` index.
         """
-        rows, images = pictures.shape[:2]
-        features = self.encode_image(_spread(pictures))  # [B * I', S, D]
-        features = _gather(features, rows)[:, :images]  # [B, I, S, D]
-        features = features.reshape(rows, -1, features.shape[-1])
+        rows, images, *size = pictures.shape
+        # As many as the devices that share a row can share equally, blank ones added.
+        shards = jax.sharding.get_abstract_mesh().shape.get("sequence", 1)
+        shards //= math.gcd(rows // parts("batch", rows), shards)
+        extra = [(0, 0), (0, -images % shards), *((0, 0) for _ in size)]
+        padded = jnp.pad(pictures, extra)
+        features = self.encode_image(padded.reshape(-1, *size))
+        _, tokens, width = features.shape
+        features = features.reshape(rows, -1, width)[:, : images * tokens]
         return constrain(features, "batch", None, "width")
 
     def embed(
@@ -190,42 +196,6 @@ class UniToken(nn.Module):
     ) -> tuple[jax.Array, Cache]:
         """Appends positions to a cache, see `Chameleon.decode`."""
         return self.decoder.decode(embeddings, positions, valid, cache, fresh)
-
-
-def _spread(pictures: jax.Array) -> jax.Array:
-    """Lays out the pictures of all rows so that every device has equally many.
-
-    The shards of a row share its pictures, of which there are made as many as they can
-    share evenly; a device's pictures come from its own rows, so that none moves.
-
-    Args:
-        pictures: [B, I, H, W, 3].
-
-    Returns:
-        [B * I', H, W, 3], to be undone by `_gather`.
-    """
-    rows, images, *size = pictures.shape
-    groups, sharers = _grid(rows)
-    padding = -images % sharers
-    pictures = jnp.pad(pictures, ((0, 0), (0, padding), *((0, 0),) * len(size)))
-    pictures = pictures.reshape(
-        groups, rows // groups, sharers, (images + padding) // sharers, *size
-    )
-    pictures = pictures.swapaxes(1, 2).reshape(-1, *size)
-    return constrain(pictures, "pictures", *(None,) * len(size))
-
-
-def _gather(features: jax.Array, rows: int) -> jax.Array:
-    """Features [B, I', ...] of every row, from [B * I', ...] as `_spread` laid out."""
-    groups, sharers = _grid(rows)
-    size = features.shape[1:]
-    features = features.reshape(groups, sharers, rows // groups, -1, *size)
-    return features.swapaxes(1, 2).reshape(rows, -1, *size)
-
-
-def _grid(rows: int) -> tuple[int, int]:
-    """Into how many parts the mesh divides the rows, and each of them once more."""
-    return parts("batch", rows), shards("length")
 
 
 def loss(

@@ -2,7 +2,8 @@
 
 Parameters and activations name their axes; this file says which mesh axes divide them.
 Unknown names are errors. An axis that its mesh axes do not divide evenly is an error
-too, unless its rule allows to leave it whole, which is reported once.
+too, unless its rule allows to leave it whole, or to fewer of them; this is reported
+once.
 """
 
 import functools
@@ -25,7 +26,10 @@ class ShardingError(UserError, ValueError):
 
 
 class Rule(NamedTuple):
-    """Mesh axes of one logical axis; `whole` allows sizes that they do not divide."""
+    """Mesh axes of one logical axis; `whole` allows sizes that they do not divide.
+
+    Such a size is divided over as many of the first of them as divide it.
+    """
 
     mesh: tuple[str, ...] = ()
     whole: bool = False
@@ -49,8 +53,9 @@ RULES: dict[str, Rule] = {
     # activations
     "batch": Rule(("slice", "data", "fsdp"), whole=True),
     "length": Rule(("sequence",), whole=True),
-    # Pictures stand for themselves, so those of a row are shared among its shards.
-    "pictures": Rule(("slice", "data", "fsdp", "sequence"), whole=True),
+    # Images of packed rows. Their own rows are short and of odd lengths (729), so the
+    # devices that share a row's length share its images instead.
+    "views": Rule(("slice", "data", "fsdp", "sequence"), whole=True),
     "row_heads": Rule(("tensor", "sequence")),  # of whole rows, while they attend
     "width": Rule(),
 }
@@ -99,8 +104,10 @@ def partition(
                 raise ShardingError(
                     f"{message}; choose a mesh whose {axes[-1]} divides it"
                 )
-            _report(f"{message}; it stays whole")
-            axes = ()
+            while size % _count(mesh, axes):
+                axes = axes[:-1]
+            left = f"is divided over {', '.join(axes)} only" if axes else "stays whole"
+            _report(f"{message}; it {left}")
         taken.update(axes)
         entries.append(axes[0] if len(axes) == 1 else axes or None)
     return PartitionSpec(*entries)
@@ -173,15 +180,6 @@ def parts(name: str, size: int) -> int:
         return 1
     (axes,) = partition((name,), (size,), mesh, "an activation")
     return _count(mesh, (axes,) if isinstance(axes, str) else axes or ())
-
-
-def shards(name: str) -> int:
-    """Into how many parts the mesh in force divides an axis whose size allows it.
-
-    Args:
-        name: of the logical axis.
-    """
-    return parts(name, 0)
 
 
 def _rule(name: str | None, what: str) -> Rule:

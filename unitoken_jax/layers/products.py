@@ -1,0 +1,65 @@
+"""Matrix products in the type of the computation or, through qwix, in eight bits."""
+
+import functools
+import warnings
+from collections.abc import Callable
+from typing import Any, Literal
+
+import jax
+
+Products = Literal["full", "int8", "fp8"]
+"""In what a linear map multiplies; parameters and results keep their types.
+
+- `full`: the type of the computation;
+- `int8`: inputs, kernels and the gradients of results are rounded to 8-bit integers,
+  with one scale for every row and column (its largest absolute value); the gradient of
+  a kernel, which sums over all tokens, is multiplied in the type of the computation;
+- `fp8`: likewise in float8 (e4m3, gradients e5m2), that of a kernel too.
+"""
+
+Multiply = Callable[[jax.Array, jax.Array, Any], jax.Array]
+
+
+def multiply(products: Products) -> Multiply:
+    """Return what multiplies as `jax.lax.dot_general`, to call inside a Flax module.
+
+    Raises:
+        ValueError: an unknown name.
+    """
+    if products == "full":
+        return jax.lax.dot_general
+    return _quantised(products)
+
+
+@functools.cache
+def _quantised(products: str) -> Multiply:
+    import qwix  # noqa: PLC0415, most runs need not wait for it
+
+    # qwix's second factor is the kernel; what is not named follows the rule.
+    rules = {
+        "int8": qwix.QtRule(
+            weight_qtype="int8",
+            act_qtype="int8",
+            bwd_qtype="int8",
+            additional_qt_config={"drhs_grad_qtype": None},
+        ),
+        "fp8": qwix.QtRule(
+            weight_qtype="float8_e4m3fn",
+            act_qtype="float8_e4m3fn",
+            bwd_qtype="float8_e5m2",
+        ),
+    }
+    if products not in rules:
+        raise ValueError(
+            f"products {products!r} are not known; choose one of "
+            f"full, {', '.join(rules)}"
+        )
+    provider = qwix.QtProvider([rules[products]])
+
+    def multiply(x: jax.Array, kernel: jax.Array, dimensions: Any) -> jax.Array:
+        with warnings.catch_warnings():
+            # qwix 0.1.8 names a class that Flax has renamed.
+            warnings.filterwarnings("ignore", "'VariableState' was removed")
+            return provider.dot_general(x, kernel, dimensions)
+
+    return multiply
