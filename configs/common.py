@@ -30,8 +30,8 @@ DECODER = {
     "attention_block": 1024,
 }
 VISION = {"dtype": "bfloat16", "remat": "minimal"}
-UNITOKEN = {"decoder": DECODER, "vision": VISION, "loss_chunk": 2048}
-CHAMELEON = {"decoder": DECODER, "vision": None, "loss_chunk": 2048}
+UNITOKEN = {"decoder": DECODER, "vision": VISION}
+CHAMELEON = {"decoder": DECODER, "vision": None}
 
 # Weights arrive while the layer before computes, and products have room for larger
 # tiles; docs/plan.md says what each is worth.

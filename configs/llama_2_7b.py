@@ -35,7 +35,7 @@ def get_config(hardware: str = "v5p_128") -> ConfigDict:
         "llama",
         data_dir="data/prepared/text",
         samples=1_000_000,
-        model={"decoder": SHAPE, "vision": None, "loss_chunk": 2048},
+        model={"decoder": SHAPE, "vision": None},
         data=common.discrete_rows(caption=1.0),
         learning_rate=3e-4,
         groups=common.CHAMELEON_GROUPS,
