@@ -33,7 +33,7 @@ MODEL = {
         "vocab_size": 32_000,
         "qk_norm": False,
         "dtype": "bfloat16",
-        "remat": "full",
+        "remat": "minimal",
     },
 }
 
