@@ -175,7 +175,10 @@ def render(words: Sequence[str]) -> tuple[str, bool]:
     if given.cluster:
         return _by_xpk(given, command), given.dry_run
     if not (given.accelerator and given.topology):
-        raise UserError("a JobSet needs --accelerator and --topology; xpk --cluster.")
+        raise UserError(
+            "name --accelerator and --topology for a JobSet by kubectl, or --cluster "
+            "and --type for a workload by xpk."
+        )
     content = manifest(
         given.name,
         given.image,

@@ -16,6 +16,15 @@ TRAIN = ("python", "-m", "unitoken_jax.train")
 WORKER = ("python", "-m", "launch.worker", "--")
 
 
+class _Help(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows defaults that say something."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        if action.default in (None, False, "", 0, []):
+            return action.help
+        return super()._get_help_string(action)
+
+
 def parser(module: str, summary: str) -> argparse.ArgumentParser:
     """Return a parser with what all launchers understand.
 
@@ -26,7 +35,7 @@ def parser(module: str, summary: str) -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         prog=f"python -m launch.{module}",
         description=summary,
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=_Help,
     )
     made.add_argument("--name", default="unitoken", help="of the run")
     made.add_argument(
