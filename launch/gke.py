@@ -9,6 +9,7 @@ failures count.
 import math
 import re
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import yaml
@@ -253,11 +254,7 @@ def _by_xpk(given: Any, command: Sequence[str]) -> str:
     return text
 
 
-def run(words: Sequence[str]) -> int:
-    """Submit, or print, what the words of a command line say; return the exit code."""
-    text, dry_run = render(words)
-    return script.finish(text, dry_run=dry_run)
-
+run = partial(script.run, render)
 
 if __name__ == "__main__":
     script.main(run)
