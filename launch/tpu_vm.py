@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from launch import script
+from launch.signals import PREEMPTED
 
 _SUMMARY = "Run on every worker of a TPU slice of VMs."
 _ENV_FILE = "unitoken.env"  # on the workers
@@ -37,14 +38,16 @@ while true; do
     waits=$((waits + 1))
     if [ "$waits" -gt @WAITS@ ]; then
       echo "no slice $tpu after $waits minutes; its state is $(state)" >&2
-      exit 75
+      exit @PREEMPTED@
     fi
     sleep 60
   done
   code=0
   { @ENVIRONMENT@vm ssh "$tpu" --worker=all --command=@COMMAND@; } || code=$?
   if [ "$code" -eq 0 ]; then break; fi
-  if [ "$(state)" = READY ]; then
+  if [ "$code" -eq @PREEMPTED@ ]; then
+    echo "the run was asked to end and has saved; it goes on" >&2
+  elif [ "$(state)" = READY ]; then
     failures=$((failures + 1))
     echo "failure $failures: code $code" >&2
     if [ "$failures" -gt @RETRIES@ ]; then exit "$code"; fi
@@ -114,6 +117,7 @@ def render(words: Sequence[str]) -> tuple[str, bool]:
         "ENVIRONMENT": copy,
         "COMMAND": script.quote([remote]),
         "RETRIES": str(given.retries),
+        "PREEMPTED": str(PREEMPTED),
         "DELETE": 'vm delete "$tpu" --quiet\n' if given.delete else "",
     }.items():
         text = text.replace(f"@{name}@", value)

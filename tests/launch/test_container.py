@@ -54,7 +54,7 @@ def test_jax_and_its_extra_are_of_one_version(image, tmp_path, extra) -> None:
 
 
 def test_what_is_copied_is_enough_to_run(image) -> None:
-    """The recipe is found, and the first thing it lacks is the weights to start from."""
+    """The recipe is found, and the first thing it lacks is weights to start from."""
     config = ("--config=configs/unitoken_7b_base_stage1.py", "--workdir=run")
     worker = [sys.executable, "-m", "launch.worker", "--", sys.executable]
     done = subprocess.run(
