@@ -4,7 +4,7 @@
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help train overfit report test test-slow test-torch lint format clean clean-data
+.PHONY: help train overfit report plan test test-slow test-torch test-plan lint format clean clean-data
 
 # The first Python that is new enough; choose another with `make PYTHON=/path/to/python3`.
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3 python; do \
@@ -13,6 +13,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3 python; do \
 
 CONFIG  ?= configs/quickstart.py
 WORKDIR ?= runs/quickstart
+TOPOLOGY ?= v5p:4x4x4
 ARGS    ?=
 
 BIN      := .venv/bin/python
@@ -25,7 +26,7 @@ export PYTHONUNBUFFERED := 1
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
 help: ## List the targets
-	@echo "Targets (variables: PYTHON, CONFIG, WORKDIR, ARGS):"
+	@echo "Targets (variables: PYTHON, CONFIG, WORKDIR, TOPOLOGY, ARGS):"
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1 @\2/p' Makefile \
 	| awk -F@ '{ printf "%-20s %s\n", $$1, $$2 }'
 
@@ -41,6 +42,10 @@ overfit: .venv/run.stamp $(PREPARED) ## Learn one picture by heart, to try new h
 report: .venv/run.stamp ## Rebuild the report page of WORKDIR
 	@$(BIN) -m unitoken_jax.report --workdir "$(WORKDIR)"
 
+plan: .venv-plan/plan.stamp ## Compile the step of CONFIG for TPUs of TOPOLOGY, predict its time
+	@.venv-plan/bin/python -m unitoken_jax.plan --config "$(CONFIG)" \
+	  --topology "$(TOPOLOGY)" $(ARGS)
+
 test: .venv/dev.stamp ## Run the fast tests (ARGS="-k name" narrows them)
 	@$(BIN) $(PYTEST) -m "not slow" $(ARGS)
 
@@ -49,6 +54,9 @@ test-slow: .venv/dev.stamp ## Run the slow tests
 
 test-torch: .venv-torch/torch.stamp ## Compare with PyTorch, in an environment of its own
 	@.venv-torch/bin/python -m pytest tests_torch $(ARGS)
+
+test-plan: .venv-plan/plan.stamp ## Compile for TPUs with libtpu, in an environment of its own
+	@.venv-plan/bin/python -m pytest tests/plan $(ARGS)
 
 lint: .venv/dev.stamp ## Check style, formatting and types
 	@$(BIN) -m ruff check .
@@ -60,7 +68,7 @@ format: .venv/dev.stamp ## Sort imports, mend what can be mended, format
 	@$(BIN) -m ruff format .
 
 clean: ## Remove the environments and caches (runs and prepared data stay)
-	rm -rf .venv .venv-torch .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-torch .venv-plan .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 clean-data: ## Remove the prepared data, which `make train` makes again
@@ -104,3 +112,11 @@ endef
 .venv-torch/torch.stamp: requirements-torch.txt requirements-torch-alone.txt requirements.txt | .venv-torch/made.stamp
 	$(call install,.venv-torch,requirements-torch.txt)
 	$(call install,.venv-torch,requirements-torch-alone.txt,--no-deps)
+
+.venv-plan/made.stamp:
+	$(call create_environment,.venv-plan)
+	@touch $@
+
+.venv-plan/plan.stamp: requirements-plan.txt requirements-dev.txt requirements.txt | .venv-plan/made.stamp
+	$(call install,.venv-plan,requirements-plan.txt)
+	$(call install,.venv-plan,requirements-dev.txt)

@@ -9,7 +9,8 @@ with the continuous half left out, see `configs/common.py`.
 
 Hardware: a TPU v5p-128 slice (64 chips), parameters and optimiser divided over all of
 them: 1.6 GiB of them on a chip. Estimated, not measured: 5 hours at 40 % of the
-chips' peak. On 8 GPUs of 80 GB as in the scripts: `--config.train.microbatches=8`.
+chips' peak. On 8 GPUs of 80 GB as in the scripts:
+`configs/chameleon_7b_stage1.py:any --config.train.microbatches=8`.
 
     python -m unitoken_jax.train --config configs/chameleon_7b_stage1.py \
         --workdir runs/chameleon_7b
@@ -20,8 +21,8 @@ from ml_collections import ConfigDict
 from configs import common
 
 
-def get_config() -> ConfigDict:
-    """Return the job."""
+def get_config(hardware: str = "v5p_128") -> ConfigDict:
+    """Return the job for v5p_128, v5e_256, v6e_256 or any."""
     return common.job(
         "stage1",
         data_dir="data/prepared/unitoken_stage1",
@@ -31,4 +32,5 @@ def get_config() -> ConfigDict:
         learning_rate=1e-5,
         groups=common.CHAMELEON_GROUPS,
         init={"decoder": "weights/lumina-mgpt-7b-512"},
+        hardware=hardware,
     )

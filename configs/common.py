@@ -29,18 +29,23 @@ DECODER = {
     "remat": "minimal",
     "attention_block": 1024,
 }
-VISION = {"dtype": "bfloat16", "remat": "attention"}
+VISION = {"dtype": "bfloat16", "remat": "minimal"}
 UNITOKEN = {"decoder": DECODER, "vision": VISION}
 CHAMELEON = {"decoder": DECODER, "vision": None}
 
-# Weights arrive while the layer before computes; docs/plan.md says what each is worth.
+# Weights arrive while the layer before computes, and products have room for larger
+# tiles; docs/plan.md says what each is worth.
 TPU_OPTIONS = {
     "xla_tpu_enable_async_collective_fusion": True,
     "xla_tpu_enable_async_collective_fusion_fuse_all_gather": True,
     "xla_tpu_enable_async_collective_fusion_multiple_steps": True,
     "xla_tpu_overlap_compute_collective_tc": True,
     "xla_enable_async_all_gather": True,
+    "xla_tpu_scoped_vmem_limit_kib": 20_480,
 }
+
+CHIPS = {"v5p_128": 64, "v5e_256": 256, "v6e_256": 256}  # of Google's names of slices
+COPIES = 4  # of the parameters, where there are rows enough: see `spread`
 
 PARTS = ("decoder", "vision", "adapter")
 _STILL = r"vision/(patch_embedding/.*|position_embedding|head/.*)"
@@ -56,6 +61,32 @@ STAGE2_GROUPS = {
     "still": {"pattern": _STILL, "frozen": True},
 }
 CHAMELEON_GROUPS = {"decoder": {"pattern": "decoder/.*"}}
+
+
+def spread(hardware: str, rows: int) -> dict[str, Any]:
+    """How a step is spread over a slice, as `python -m unitoken_jax.plan` likes it.
+
+    Each of several copies of the parameters is divided over a part of the chips, as
+    libtpu scatters sums over a part of a slice and not over all of it. Where there are
+    more chips than rows, several share a row.
+
+    Args:
+        hardware: "v5p_128", "v5e_256", "v6e_256", or "any": all devices there are, the
+            parameters divided over all of them.
+        rows: elements of a batch.
+
+    Returns:
+        The fields `mesh` and `tpu_options` of a job.
+    """
+    if hardware == "any":
+        return {"mesh": {"data": 1, "fsdp": -1}, "tpu_options": TPU_OPTIONS}
+    if hardware not in CHIPS:
+        raise ValueError(f"{hardware} is not known: {', '.join(CHIPS)} or any")
+    sharers = -(-CHIPS[hardware] // rows)
+    shards = CHIPS[hardware] // sharers
+    copies = COPIES if sharers == 1 else 1
+    mesh = {"data": copies, "fsdp": shards // copies, "sequence": sharers}
+    return {"mesh": mesh, "tpu_options": TPU_OPTIONS}
 
 
 def base_rows(**mixture: float) -> dict[str, Any]:
@@ -97,6 +128,7 @@ def job(
     learning_rate: float,
     groups: Mapping[str, Any],
     init: Mapping[str, str],
+    hardware: str,
 ) -> ConfigDict:
     """One stage that sees each of its samples once.
 
@@ -109,6 +141,7 @@ def job(
         learning_rate: at the end of the warm-up.
         groups: which parameters learn, and how fast.
         init: what they start from.
+        hardware: of `spread`.
     """
     steps = samples // SAMPLES
     return ConfigDict(
@@ -131,8 +164,7 @@ def job(
             },
             "train": {"steps": steps, "batch": ROWS},
             "checkpoint": {"every": 1000, "keep": 2},
-            "mesh": {"data": 1, "fsdp": -1},
-            "tpu_options": TPU_OPTIONS,
+            **spread(hardware, ROWS),
             "generation": {"guidance": 5.0, "top_k": 4000, "unconditional": "released"},
         }
     )

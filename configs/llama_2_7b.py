@@ -19,6 +19,7 @@ OPTIONS = {  # MaxText's llama2_7b.sh has these two beside those of all recipes
     "xla_tpu_enable_data_parallel_all_reduce_opt": True,
     "xla_tpu_data_parallel_opt_different_sized_ops": True,
 }
+ROWS = 256  # of a step
 SHAPE = {
     "vocab_size": 32_000,
     "qk_norm": False,
@@ -28,8 +29,8 @@ SHAPE = {
 }
 
 
-def get_config() -> ConfigDict:
-    """Return the job."""
+def get_config(hardware: str = "v5p_128") -> ConfigDict:
+    """Return the job for v5p_128, v5e_256, v6e_256 or any."""
     config = common.job(
         "llama",
         data_dir="data/prepared/text",
@@ -39,10 +40,12 @@ def get_config() -> ConfigDict:
         learning_rate=3e-4,
         groups=common.CHAMELEON_GROUPS,
         init={},
+        hardware=hardware,
     )
     fields = config.to_dict()
     fields["model"]["z_loss"] = 0.0
     fields["data"]["row_length"] = 4096
-    fields["train"]["batch"] = 256
-    fields["tpu_options"] |= OPTIONS
+    fields["train"]["batch"] = ROWS
+    fields |= common.spread(hardware, ROWS)
+    fields["tpu_options"] = fields["tpu_options"] | OPTIONS
     return ConfigDict(fields)

@@ -61,7 +61,7 @@ UNITOKEN = {
     "vision": VISION | {"head": False},
     "first_image_code": 4,
     "last_image_code": 4 + CODES - 1,
-    "loss_chunk": 128,
+    "loss_chunk": 1280,
 }
 ROWS = {
     "kind": "sequences",

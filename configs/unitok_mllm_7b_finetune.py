@@ -18,8 +18,8 @@ from ml_collections import ConfigDict
 from configs.unitok_mllm_7b_pretrain import job
 
 
-def get_config() -> ConfigDict:
-    """Return the job."""
+def get_config(hardware: str = "v5p_128") -> ConfigDict:
+    """Return the job for v5p_128, v5e_256, v6e_256 or any."""
     before = "runs/unitok_mllm_7b/pretrain"
     return job(
         "finetune",
@@ -28,4 +28,5 @@ def get_config() -> ConfigDict:
         mixture={"draw": 1.0, "question": 1.0, "caption": 0.0, "text": 0.0},
         learning_rate=2e-5,
         init={part: f"{before}:{part}" for part in ("decoder", "embedder", "depth")},
+        hardware=hardware,
     )

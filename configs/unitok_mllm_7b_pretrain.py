@@ -24,6 +24,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from configs import common
+
 ROWS, PER_ROW = 128, 6  # rows of a step, samples of a row
 MODEL = {
     "kind": "unitok_mllm",
@@ -44,6 +46,7 @@ def job(
     mixture: dict[str, float],
     learning_rate: float,
     init: dict[str, str],
+    hardware: str,
 ) -> ConfigDict:
     """One stage that sees each of its samples once.
 
@@ -54,6 +57,7 @@ def job(
         mixture: samples of each task.
         learning_rate: at the end of the warm-up.
         init: what the parts start from.
+        hardware: of `common.spread`.
     """
     steps = samples // (ROWS * PER_ROW)
     data: dict[str, Any] = {
@@ -90,14 +94,14 @@ def job(
             },
             "train": {"steps": steps, "batch": ROWS},
             "checkpoint": {"every": 1000, "keep": 2},
-            "mesh": {"data": 1, "fsdp": -1},
+            **common.spread(hardware, ROWS),
             "generation": {"guidance": 7.0, "answer_limit": 128},
         }
     )
 
 
-def get_config() -> ConfigDict:
-    """Return the job."""
+def get_config(hardware: str = "v5p_128") -> ConfigDict:
+    """Return the job for v5p_128, v5e_256, v6e_256 or any."""
     tokenizer = "weights/unitok_tokenizer"
     return job(
         "pretrain",
@@ -110,4 +114,5 @@ def get_config() -> ConfigDict:
             "embedder/quantiser": f"{tokenizer}:quantiser",
             "embedder/projection": f"{tokenizer}:widen",
         },
+        hardware=hardware,
     )

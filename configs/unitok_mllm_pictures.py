@@ -86,7 +86,7 @@ def mllm() -> dict[str, Any]:
             "projection": WIDTH,
             "projection_heads": HEADS,
             "depth_layers": 2,
-            "loss_chunk": 128,
+            "loss_chunk": 1280,
             "code_chunk": 64,
         },
         "codes": {"stage": "tokenizer"},

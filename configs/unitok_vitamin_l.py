@@ -26,14 +26,16 @@ converted with `--from clip-text`.
 
 from ml_collections import ConfigDict
 
+from configs import common
+
 SAMPLES = 1_280_000_000
 BATCH = 16_384
 STEPS = SAMPLES // BATCH + 3  # rounded up to a multiple of the loader's 8 workers
 NO_DECAY = ".*(scale|bias)"
 
 
-def get_config() -> ConfigDict:
-    """Return the one stage."""
+def get_config(hardware: str = "v5p_128") -> ConfigDict:
+    """Return the one stage for v5p_128, v5e_256, v6e_256 or any."""
     compute = {"dtype": "bfloat16", "remat": "full"}
     backbone = {"dtype": "bfloat16"}
     return ConfigDict(
@@ -95,6 +97,6 @@ def get_config() -> ConfigDict:
             },
             "train": {"steps": STEPS, "batch": BATCH, "log_every": 50},
             "checkpoint": {"every": 1000, "keep": 2},
-            "mesh": {"data": 1, "fsdp": -1},
+            **common.spread(hardware, BATCH),
         }
     )

@@ -10,7 +10,8 @@ names the data of stage I by mistake.
 Hardware: a TPU v5p-128 slice (64 chips), parameters and optimiser divided over all of
 them: 1.3 GiB of them on a chip, 28 GiB with everything. Predicted, not measured
 (docs/plan.md): 1.42 s a step, 62 hours, ±10 %. On 8 GPUs of 80 GB as in the scripts:
-`--config.train.microbatches=8`.
+
+`configs/unitoken_7b_anyres_stage2.py:any --config.train.microbatches=8`.
 
     python -m unitoken_jax.train --config configs/unitoken_7b_anyres_stage2.py \
         --workdir runs/unitoken_7b_anyres
@@ -21,8 +22,8 @@ from ml_collections import ConfigDict
 from configs import common
 
 
-def get_config() -> ConfigDict:
-    """Return the job."""
+def get_config(hardware: str = "v5p_128") -> ConfigDict:
+    """Return the job for v5p_128, v5e_256, v6e_256 or any."""
     before = "runs/unitoken_7b_anyres/stage1"
     return common.job(
         "stage2",
@@ -33,4 +34,5 @@ def get_config() -> ConfigDict:
         learning_rate=1e-5,
         groups=common.STAGE2_GROUPS,
         init={part: f"{before}:{part}" for part in common.PARTS},
+        hardware=hardware,
     )

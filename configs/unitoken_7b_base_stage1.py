@@ -26,8 +26,8 @@ from ml_collections import ConfigDict
 from configs import common
 
 
-def get_config() -> ConfigDict:
-    """Return the job."""
+def get_config(hardware: str = "v5p_128") -> ConfigDict:
+    """Return the job for v5p_128, v5e_256, v6e_256 or any."""
     return common.job(
         "stage1",
         data_dir="data/prepared/unitoken_stage1",
@@ -40,4 +40,5 @@ def get_config() -> ConfigDict:
             "decoder": "weights/lumina-mgpt-7b-512",
             "vision": "weights/siglip-so400m-patch14-384:vision",
         },
+        hardware=hardware,
     )

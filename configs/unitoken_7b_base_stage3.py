@@ -9,7 +9,8 @@ stage II's, see `configs/common.py`.
 
 Hardware: a TPU v5p-128 slice (64 chips), parameters and optimiser divided over all of
 them: 1.7 GiB of them on a chip. Estimated, not measured: 2 hours at 40 % of the
-chips' peak. On 8 GPUs of 80 GB as in the scripts: `--config.train.microbatches=8`.
+chips' peak. On 8 GPUs of 80 GB as in the scripts:
+`configs/unitoken_7b_base_stage3.py:any --config.train.microbatches=8`.
 
     python -m unitoken_jax.train --config configs/unitoken_7b_base_stage3.py \
         --workdir runs/unitoken_7b_base
@@ -20,8 +21,8 @@ from ml_collections import ConfigDict
 from configs import common
 
 
-def get_config() -> ConfigDict:
-    """Return the job."""
+def get_config(hardware: str = "v5p_128") -> ConfigDict:
+    """Return the job for v5p_128, v5e_256, v6e_256 or any."""
     before = "runs/unitoken_7b_base/stage2"
     return common.job(
         "stage3",
@@ -32,4 +33,5 @@ def get_config() -> ConfigDict:
         learning_rate=1e-5,
         groups=common.STAGE2_GROUPS,
         init={part: f"{before}:{part}" for part in common.PARTS},
+        hardware=hardware,
     )

@@ -24,7 +24,7 @@ def arrays():
 
 def gradients(hidden, kernel, targets):
     def loss(hidden, kernel):
-        parts = division(ROWS, LENGTH)
+        parts = division(VOCABULARY)
         scores = losses.score_tokens(hidden, kernel, targets, chunk=4, division=parts)
         return jnp.mean(scores.cross_entropy + 0.1 * scores.log_partition**2)
 
@@ -32,7 +32,7 @@ def gradients(hidden, kernel, targets):
 
 
 def test_nothing_is_divided_without_a_mesh():
-    assert division(ROWS, LENGTH) is None
+    assert division(VOCABULARY) is None
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ def gradients_of(loss, arguments=(0, 1)):
     return jax.jit(jax.value_and_grad(loss, arguments))
 
 
-@pytest.mark.parametrize("chunk", [4, 13])
+@pytest.mark.parametrize("chunk", [1, 4, 10, 19, 64])
 def test_chunks_equal_the_plain_form(chunk):
     hidden, kernel, targets = draw()
     expected = gradients_of(plain)(hidden, kernel, targets)
@@ -51,6 +51,17 @@ def test_chunks_equal_the_plain_form(chunk):
         found,
         expected,
     )
+
+
+def test_the_least_of_equal_logits_is_the_answer():
+    """As with argmax, in whichever chunks they stand."""
+    hidden = jnp.ones((1, 1, 1))
+    kernel = jnp.asarray([[0.0, 3.0, 1.0, 3.0, 3.0, 2.0]])
+    for target in range(6):
+        targets = jnp.asarray([[target]])
+        for chunk in (1, 2, 4, 6):
+            scores = score_tokens(hidden, kernel, targets, chunk=chunk)
+            assert float(scores.correct[0, 0]) == (target == 1)
 
 
 def test_excluded_ids_get_no_probability_and_no_gradient():
@@ -86,9 +97,9 @@ def test_correct_counts_the_largest_logit():
 def test_the_logits_of_all_positions_are_never_held():
     hidden, kernel, targets = draw(batch=2, length=32, vocab=50)
     text = str(jax.make_jaxpr(jax.grad(chunked, (0, 1)))(hidden, kernel, targets))
-    assert "f32[2,4,50]" in text
+    assert "f32[2,32,1,4]" in text  # 13 chunks of four ids, two of them padding
     assert "f32[2,32,50]" not in text
-    assert "f32[8,2,4,50]" not in text  # nor stacked by the scan
+    assert "f32[13,2,32,1,4]" not in text  # nor stacked by the scan
 
 
 def test_half_precision_keeps_a_float32_kernel_gradient():

@@ -86,6 +86,42 @@ def test_only_what_is_not_over_is_waited_for():
     assert waits == pytest.approx(4e-3, rel=2e-2)
 
 
+def test_a_gather_that_goes_on_over_several_fusions_is_counted_once():
+    """8 ms on the wire, begun with the first of three fusions of 2 ms."""
+    cycles = round(2e-3 * V5P.chip.clock)
+    size = round(8e-3 * 6 * V5P.chip.link_bandwidth / 2 * 64 / 63 / 64) * 64
+    shard, whole = f"bf16[{size // 64}]{{0}}", f"bf16[{size}]{{0}}"
+    gather = (
+        "all-gather(%p), channel_id=7, replica_groups=[1,64]<=[64], dimensions={0}, "
+        'frontend_attributes={chain_id="3"}'
+    )
+    steps = [
+        f"%step_{number} (p: {shard}) -> {whole} {{\n"
+        f"  %p = {shard} parameter(0)\n"
+        f"  ROOT %g = {whole} {gather}\n}}"
+        for number in range(3)
+    ]
+    found = program(
+        f"%a = {shard} parameter(0)\n"
+        + "\n".join(
+            f"{'ROOT ' if number == 2 else ''}%f{number} = {whole} fusion(%a), "
+            f"kind=kOutput, calls=%step_{number}, "
+            f'backend_config={{"estimated_cycles":"{cycles}"}}'
+            for number in range(3)
+        ),
+        *steps,
+    )
+    priced = cost.price(found, MESH, V5P)
+    ((key, traffic),) = priced.collectives.items()
+    assert key == ("all-gather", "fsdp", False)
+    assert (traffic.count, traffic.nbytes) == (1, 2 * size)
+    # It began when the first fusion had computed.
+    assert priced.compiled == pytest.approx(2e-3 + 8e-3, rel=1e-3)
+    # Two more computed while it was on its way.
+    hidden = priced.vector * 2 / 3
+    assert traffic.exposed == pytest.approx(8e-3 - hidden, rel=1e-3)
+
+
 @pytest.mark.parametrize(
     ("groups", "axes"),
     [
@@ -93,6 +129,14 @@ def test_only_what_is_not_over_is_waited_for():
         ("replica_groups=[2,4]<=[2,4]", "fsdp+tensor"),
         ("replica_groups=[4,2]<=[2,4]T(1,0)", "slice"),
         ("replica_groups=mesh['a'=2,'b'=2,'c'=2] {'b'}", "fsdp"),
+        (
+            "replica_groups=mesh['a'=4,'b'=2], device_ids=([2,4]T(1,0)) {'a'}",
+            "fsdp+tensor",
+        ),
+        (
+            "replica_groups=mesh['a'=4,'b'=2], device_ids=([2,4]T(1,0)) {'b'}",
+            "slice",
+        ),
         ("source_target_pairs={{0,1},{1,0},{2,3},{3,2}}", "tensor"),
         ("replica_groups={}", "slice+fsdp+tensor"),
     ],
@@ -101,6 +145,24 @@ def test_axes_of_communication(groups: str, axes: str):
     found = program(f"ROOT %r = f32[8]{{0}} all-reduce(), {groups}, channel_id=1")
     members = collectives.groups(found.computations["main"].root, 8)
     assert collectives.differing(members, {"slice": 2, "fsdp": 2, "tensor": 2}) == axes
+
+
+def test_a_sum_that_keeps_one_shard_is_a_reduce_scatter():
+    """Libtpu writes it as a fusion of an all-reduce and a slice."""
+    sizes = "bf16[64,4096]{1,0}", "bf16[1,4096]{1,0}"
+    found = program(
+        f"%a = {sizes[0]} parameter(0)\n"
+        f"ROOT %f = {sizes[1]} fusion(%a), kind=kCustom, calls=%all-reduce-scatter.1",
+        f"%all-reduce-scatter.1 (p: {sizes[0]}) -> {sizes[1]} {{\n"
+        f"  %p = {sizes[0]} parameter(0)\n"
+        f"  %r = {sizes[0]} all-reduce(%p), replica_groups=[1,64]<=[64]\n"
+        "  %z = s32[] constant(0)\n"
+        f"  ROOT %s = {sizes[1]} dynamic-slice(%r, %z, %z), "
+        "dynamic_slice_sizes={1,4096}\n}",
+    )
+    ((key, traffic),) = cost.price(found, MESH, V5P).collectives.items()
+    assert key == ("reduce-scatter", "fsdp", False)
+    assert traffic.wire == 2 * 4096 * 63
 
 
 def test_strategies_name_their_links():

@@ -11,7 +11,7 @@ the model's frozen configuration:
 what `--from` and `--to` know, `networks.py` the networks behind it.
 """
 
-from unitoken_jax.convert.exchange import convert, load, save
+from unitoken_jax.convert.exchange import abstract, convert, load, save
 from unitoken_jax.convert.table import WeightsError
 
-__all__ = ["WeightsError", "convert", "load", "save"]
+__all__ = ["WeightsError", "abstract", "convert", "load", "save"]

@@ -118,6 +118,23 @@ def load(
     return network.module(config), params
 
 
+def abstract(format: str) -> tuple[nn.Module, Mapping[str, Any]]:
+    """The published network of a format, without its weights.
+
+    Args:
+        format: a name of `FORMATS`.
+
+    Returns:
+        The module, and a nested dict of shapes and types.
+
+    Raises:
+        WeightsError: no such format.
+    """
+    config = format_of(format).published[0]
+    network = network_of(config)
+    return network.module(config), network.abstract(config)
+
+
 def save(
     format: str,
     model: nn.Module,

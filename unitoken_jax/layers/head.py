@@ -1,4 +1,4 @@
-"""How the output head's inputs are divided over the mesh in force."""
+"""How the output head's kernel is divided over the mesh in force."""
 
 import jax
 
@@ -6,16 +6,16 @@ from unitoken_jax.ops.losses import Division
 from unitoken_jax.parallel.rules import constrain, parts
 
 
-def division(rows: int, length: int) -> Division | None:
-    """For `losses.score_tokens` of [rows, length, D]; None where nothing is divided."""
+def division(vocabulary: int) -> Division | None:
+    """For `losses.score_tokens` of a kernel [D, vocabulary]; None without a mesh."""
     if jax.sharding.get_abstract_mesh().empty:
         return None
-    return Division(parts("batch", rows), parts("length", length), _kernel, _sum)
+    return Division(parts("vocab", vocabulary), _gather, _scatter)
 
 
-def _kernel(kernel: jax.Array) -> jax.Array:
-    return constrain(kernel, "width", "vocab")
+def _gather(kernel: jax.Array) -> jax.Array:
+    return constrain(kernel, "width", "vocab", None)
 
 
-def _sum(total: jax.Array) -> jax.Array:
-    return constrain(total, "batch", "length", "width", "vocab")
+def _scatter(gradient: jax.Array) -> jax.Array:
+    return constrain(gradient, "embed", "vocab", None)

@@ -15,6 +15,7 @@ from flax import struct
 from jax.nn import initializers
 
 from unitoken_jax.layers.attention import Attention, KeyValue
+from unitoken_jax.layers.dropout import Dropout
 from unitoken_jax.layers.linear import Embedding, Linear
 from unitoken_jax.layers.mlp import GatedMLP
 from unitoken_jax.layers.norms import RMSNorm
@@ -150,7 +151,7 @@ class Block(nn.Module):
         )
         attention_norm = RMSNorm(config.norm_eps, name="attention_norm")
         mlp_norm = RMSNorm(config.norm_eps, name="mlp_norm")
-        dropout = nn.Dropout(config.dropout, deterministic=deterministic)
+        dropout = partial(Dropout(config.dropout), deterministic=deterministic)
         attend = partial(
             attention,
             angles=context.angles,

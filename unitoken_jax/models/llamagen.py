@@ -17,6 +17,7 @@ from flax import linen as nn
 from jax.nn import initializers
 
 from unitoken_jax.layers.attention import KeyValue
+from unitoken_jax.layers.dropout import Dropout
 from unitoken_jax.layers.linear import Embedding
 from unitoken_jax.layers.norms import RMSNorm
 from unitoken_jax.layers.stack import Remat, stacked
@@ -176,7 +177,7 @@ class LlamaGen(nn.Module):
             config.init_scale,
             config.dtype,
         )
-        self.token_dropout = nn.Dropout(config.token_dropout)
+        self.token_dropout = Dropout(config.token_dropout)
         trunk = config.blocks(config.layers)
         self.layers = stacked(Block, config.layers, config.remat, shared=1, static=2)(
             trunk

@@ -18,6 +18,7 @@ from jax.nn import initializers
 
 from unitoken_jax.layers.attention import KeyValue
 from unitoken_jax.layers.codebooks import Codebooks
+from unitoken_jax.layers.head import division
 from unitoken_jax.layers.mlp import MLP
 from unitoken_jax.layers.norms import LayerNorm
 from unitoken_jax.layers.projection import AttentionProjection
@@ -45,7 +46,7 @@ class UniTokMllmConfig:
         depth_layers: blocks of the depth head, which have the decoder's shape.
         z_loss: weight of the mean squared largest logit of the codes. Only the released
             code has this term.
-        loss_chunk: positions of every row whose text logits are held at once.
+        loss_chunk: ids whose text logits are held at once, for every position.
         code_chunk: image tokens of every row whose code logits are held at once.
     """
 
@@ -57,7 +58,7 @@ class UniTokMllmConfig:
     projection_heads: int = 16
     depth_layers: int = 3
     z_loss: float = 5e-5
-    loss_chunk: int = 512
+    loss_chunk: int = 4096
     code_chunk: int = 32
 
 
@@ -332,6 +333,7 @@ def loss(
         params["decoder"]["head"]["kernel"],
         targets,
         chunk=model.config.loss_chunk,
+        division=division(model.config.decoder.vocab_size),
     )
     text = losses.sum_scores(scores, targets >= 0)
     if image is None:

@@ -37,7 +37,7 @@ class UniTokenConfig:
         last_image_code: id of the last; image metrics count targets between the two.
         mask_image_logits: whether image codes get no probability, in the loss and in
             `logits`, as in understanding-only use of the published code.
-        loss_chunk: positions of every row whose logits are held at once.
+        loss_chunk: ids whose logits are held at once, for every position.
     """
 
     decoder: ChameleonConfig = field(default_factory=ChameleonConfig)
@@ -46,7 +46,7 @@ class UniTokenConfig:
     first_image_code: int = 4
     last_image_code: int = 8195
     mask_image_logits: bool = False
-    loss_chunk: int = 512
+    loss_chunk: int = 4096
 
     def __post_init__(self) -> None:
         """Refuses image codes outside the vocabulary."""
@@ -225,7 +225,7 @@ def loss(
         targets,
         chunk=config.loss_chunk,
         excluded=config.hidden_logits(),
-        division=division(*targets.shape),
+        division=division(config.decoder.vocab_size),
     )
     image = config.is_image_code(targets)
     text = (targets >= 0) & ~image

@@ -15,6 +15,7 @@ from flax import linen as nn
 from jax.nn import initializers
 
 from unitoken_jax.layers.convolution import Conv
+from unitoken_jax.layers.dropout import Dropout
 from unitoken_jax.layers.group_norm import GroupNorm
 from unitoken_jax.layers.parameter import parameter
 from unitoken_jax.ops.attention import attention
@@ -108,7 +109,7 @@ class ResidualBlock(nn.Module):
         h = nn.swish(GroupNorm(config.num_groups, name="norm_1")(x))
         h = Conv(self.features, dtype=config.dtype, name="conv_1")(h)
         h = nn.swish(GroupNorm(config.num_groups, name="norm_2")(h))
-        h = nn.Dropout(config.dropout)(h, deterministic=deterministic)
+        h = Dropout(config.dropout)(h, deterministic)
         h = Conv(self.features, dtype=config.dtype, name="conv_2")(h)
         if x.shape[-1] != self.features:
             x = Conv(self.features, 1, dtype=config.dtype, name="shortcut")(x)

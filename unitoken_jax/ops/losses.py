@@ -1,7 +1,9 @@
 """Objectives: next-token cross-entropy in chunks, and SigLIP's sigmoid loss.
 
 Neither holds its full matrix of logits: both walk over chunks and compute a chunk's
-logits again for the gradient.
+logits again for the gradient. Cross-entropy's chunks are parts of the vocabulary, so
+that the gradient of a part of the kernel is complete when its chunk has been seen, and
+no sum of the size of the kernel goes through memory with every chunk.
 """
 
 from collections.abc import Callable
@@ -28,21 +30,18 @@ class TokenScores(NamedTuple):
 
 
 class Division(NamedTuple):
-    """How the head's inputs are divided over devices.
+    """How the head's kernel is divided over devices.
 
     Attributes:
-        rows: parts that B is divided into.
-        positions: parts that T is divided into.
-        place_kernel: places the kernel [D, V] for all chunks at once, so that none
-            gathers it anew.
-        place_sum: places the kernel's gradient while it is summed, [rows, positions,
-            D, V]: each part sums its own, and they meet once.
+        vocabulary: parts that V is divided into.
+        gather: places a chunk of the kernel [D, parts, v] for its products: whole along
+            D.
+        scatter: places its gradient: divided along D like the kernel.
     """
 
-    rows: int
-    positions: int
-    place_kernel: Callable[[jax.Array], jax.Array]
-    place_sum: Callable[[jax.Array], jax.Array]
+    vocabulary: int
+    gather: Callable[[jax.Array], jax.Array]
+    scatter: Callable[[jax.Array], jax.Array]
 
 
 class TokenSums(NamedTuple):
@@ -59,20 +58,17 @@ def score_tokens(
     kernel: jax.Array,
     targets: jax.Array,
     *,
-    chunk: int = 512,
+    chunk: int = 4096,
     excluded: jax.Array | None = None,
     division: Division | None = None,
 ) -> TokenScores:
     """Scores targets under softmax(hidden @ kernel) without all logits at once.
 
-    Chunks are interleaved along T (positions j, j + n, j + 2n, ...), so that each
-    keeps the division of B and T over devices.
-
     Args:
         hidden: [B, T, D], in the type the product is computed in; sums are float32.
         kernel: [D, V]; cast to hidden's type inside, its gradient is float32.
         targets: int32 [B, T] in [0, V), or -1 for positions without loss.
-        chunk: positions of every row whose logits are held at once.
+        chunk: ids whose logits are held at once, for every position.
         excluded: bool [V], True for entries whose logit counts as the lowest
             float, as `mask_image_logits` of the published code does.
         division: over devices; None for one.
@@ -80,19 +76,19 @@ def score_tokens(
     Returns:
         Scores of every position, differentiable by hidden and kernel.
     """
-    length = targets.shape[1]
-    chunks = -(-length // chunk)
-    padding = -length % chunks
-    hidden = jnp.pad(hidden, ((0, 0), (0, padding), (0, 0)))
-    targets = jnp.pad(targets, ((0, 0), (0, padding)), constant_values=-1)
-    scores = _score(
-        _interleave(hidden, chunks),
-        kernel,
-        _interleave(targets, chunks),
-        excluded,
-        division,
+    parts = 1 if division is None else division.vocabulary
+    chunks = -(-kernel.shape[1] // (parts * chunk))
+    padding = -kernel.shape[1] % (parts * chunks)
+    ids = jnp.arange(kernel.shape[1] + padding, dtype=targets.dtype)
+    columns = _Columns(
+        ids=_cut(ids, parts, chunks),
+        excluded=None
+        if excluded is None
+        else _cut(jnp.pad(excluded, (0, padding)), parts, chunks),
+        padding=_cut(ids >= kernel.shape[1], parts, chunks) if padding else None,
     )
-    return jax.tree.map(lambda score: _restore(score)[:, :length], scores)
+    kernel = _cut(jnp.pad(kernel, ((0, 0), (0, padding))), parts, chunks)
+    return _score(hidden, kernel, targets, columns, division)
 
 
 def sum_scores(scores: TokenScores, where: jax.Array) -> TokenSums:
@@ -176,25 +172,44 @@ def sigmoid_loss(
     return -total / batch, jnp.mean((nearest == rows).astype(jnp.float32))
 
 
-def _interleave(array: jax.Array, chunks: int) -> jax.Array:
-    """[B, T, ...] to [chunks, B, T / chunks, ...], chunk j holding j, j + chunks..."""
-    batch, length, *rest = array.shape
-    array = array.reshape(batch, length // chunks, chunks, *rest)
-    return jnp.moveaxis(array, 2, 0)
+class _Columns(NamedTuple):
+    """The vocabulary in chunks [n, parts, v]: ids, which are excluded, which only pad.
+
+    None where there are no such; the logit of an excluded one is the lowest float, that
+    of padding is none.
+    """
+
+    ids: jax.Array
+    excluded: jax.Array | None
+    padding: jax.Array | None
 
 
-def _restore(array: jax.Array) -> jax.Array:
-    chunks, batch, length, *rest = array.shape
-    return jnp.moveaxis(array, 0, 2).reshape(batch, length * chunks, *rest)
+class _Running(NamedTuple):
+    """Of the chunks so far, float32 [B, T] each, and the id of the largest logit."""
+
+    largest: jax.Array
+    total: jax.Array  # of exp(logit - largest)
+    chosen: jax.Array  # logit of the target
+    best: jax.Array
 
 
-def _logits(
-    hidden: jax.Array, kernel: jax.Array, excluded: jax.Array | None
-) -> jax.Array:
+def _cut(array: jax.Array, parts: int, chunks: int) -> jax.Array:
+    """[..., V] to [chunks, ..., parts, v]; each part is a run of ids, cut in chunks."""
+    *rest, size = array.shape
+    array = array.reshape(*rest, parts, chunks, size // (parts * chunks))
+    return jnp.moveaxis(array, -2, 0)
+
+
+def _logits(hidden: jax.Array, kernel: jax.Array, columns: _Columns) -> jax.Array:
+    """Logits float32 [B, T, parts, v] of one chunk."""
     logits = jnp.einsum(
-        "btd,dv->btv", hidden, kernel, preferred_element_type=jnp.float32
+        "btd,dpv->btpv", hidden, kernel, preferred_element_type=jnp.float32
     )
-    return logits if excluded is None else jnp.where(excluded, _MASKED, logits)
+    if columns.excluded is not None:
+        logits = jnp.where(columns.excluded, _MASKED, logits)
+    if columns.padding is not None:
+        logits = jnp.where(columns.padding, -jnp.inf, logits)
+    return logits
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(4,))
@@ -202,101 +217,86 @@ def _score(
     hidden: jax.Array,
     kernel: jax.Array,
     targets: jax.Array,
-    excluded: jax.Array | None,
+    columns: _Columns,
     division: Division | None,
 ) -> TokenScores:
-    """Scores chunks [n, B, c, D] one after the other; its gradient does the same."""
-    kernel = _cast(kernel, hidden, division)
+    """Scores by kernel chunks [n, D, parts, v]; its gradient walks over the same."""
 
-    def step(_: None, part: tuple[jax.Array, jax.Array]) -> tuple[None, TokenScores]:
-        hidden, target = part
-        logits = _logits(hidden, kernel, excluded)  # [B, c, V]
-        log_partition = jax.nn.logsumexp(logits, axis=-1)
-        chosen = jnp.sum(jnp.where(_is(target, logits), logits, 0.0), axis=-1)
-        correct = jnp.argmax(logits, axis=-1) == target
-        return None, TokenScores(
-            cross_entropy=jnp.where(target >= 0, log_partition - chosen, 0.0),
-            log_partition=log_partition,
-            correct=correct.astype(jnp.float32),
+    def step(so_far: _Running, part: tuple) -> tuple[_Running, None]:
+        kernel, columns = part
+        logits = _logits(hidden, _cast(kernel, hidden, division), columns)
+        here = jnp.max(logits, axis=(-2, -1))
+        largest = jnp.maximum(so_far.largest, here)
+        total = so_far.total * jnp.exp(so_far.largest - largest)
+        total += jnp.sum(jnp.exp(logits - largest[..., None, None]), axis=(-2, -1))
+        own = columns.ids == targets[..., None, None]
+        chosen = so_far.chosen + jnp.sum(jnp.where(own, logits, 0.0), axis=(-2, -1))
+        # The least id of the largest logit, as argmax has it.
+        candidates = jnp.where(
+            logits == here[..., None, None], columns.ids, jnp.iinfo(targets.dtype).max
         )
+        best = jnp.min(candidates, axis=(-2, -1))
+        earlier = (so_far.largest == here) & (so_far.best < best)
+        keeps = (so_far.largest > here) | earlier
+        best = jnp.where(keeps, so_far.best, best)
+        return _Running(largest, total, chosen, best), None
 
-    return jax.lax.scan(step, None, (hidden, targets))[1]
+    zeros = jnp.zeros(targets.shape, jnp.float32)
+    start = _Running(zeros - jnp.inf, zeros, zeros, jnp.full_like(targets, -1))
+    end, _ = jax.lax.scan(step, start, (kernel, columns))
+    log_partition = end.largest + jnp.log(end.total)
+    return TokenScores(
+        cross_entropy=jnp.where(targets >= 0, log_partition - end.chosen, 0.0),
+        log_partition=log_partition,
+        correct=(end.best == targets).astype(jnp.float32),
+    )
 
 
 def _cast(kernel: jax.Array, hidden: jax.Array, division: Division | None) -> jax.Array:
     kernel = kernel.astype(hidden.dtype)
-    return kernel if division is None else division.place_kernel(kernel)
-
-
-def _is(target: jax.Array, logits: jax.Array) -> jax.Array:
-    # Comparing ids instead of gathering keeps a vocabulary divided over devices so.
-    ids = jax.lax.broadcasted_iota(target.dtype, logits.shape, logits.ndim - 1)
-    return ids == target[..., None]
+    return kernel if division is None else division.gather(kernel)
 
 
 def _score_forward(
     hidden: jax.Array,
     kernel: jax.Array,
     targets: jax.Array,
-    excluded: jax.Array | None,
+    columns: _Columns,
     division: Division | None,
 ) -> tuple:
-    scores: TokenScores = _score(hidden, kernel, targets, excluded, division)
-    return scores, (hidden, kernel, targets, excluded, scores.log_partition)
+    scores: TokenScores = _score(hidden, kernel, targets, columns, division)
+    return scores, (hidden, kernel, targets, columns, scores.log_partition)
 
 
 def _score_backward(
     division: Division | None, saved: tuple, gradients: TokenScores
 ) -> tuple:
-    hidden, kernel, targets, excluded, log_partition = saved
-    cast = _cast(kernel, hidden, division)
-    rows, positions = _parts(hidden, division)
+    hidden, kernel, targets, columns, log_partition = saved
     on_chosen = jnp.where(targets >= 0, gradients.cross_entropy, 0.0)
     on_partition = on_chosen + gradients.log_partition
+    product = partial(jnp.einsum, preferred_element_type=jnp.float32)
 
-    def step(total: jax.Array, part: tuple) -> tuple[jax.Array, jax.Array]:
-        hidden, target, log_partition, on_chosen, on_partition = part
-        logits = _logits(hidden, cast, excluded)
-        probability = jnp.exp(logits - log_partition[..., None])
-        slope = probability * on_partition[..., None]
-        slope -= jnp.where(_is(target, logits), on_chosen[..., None], 0.0)
-        if excluded is not None:
-            slope = jnp.where(excluded, 0.0, slope)
+    def step(back: jax.Array, part: tuple) -> tuple[jax.Array, jax.Array]:
+        kernel, columns = part
+        cast = _cast(kernel, hidden, division)
+        logits = _logits(hidden, cast, columns)
+        probability = jnp.exp(logits - log_partition[..., None, None])
+        slope = probability * on_partition[..., None, None]
+        own = columns.ids == targets[..., None, None]
+        slope -= jnp.where(own, on_chosen[..., None, None], 0.0)
+        if columns.excluded is not None:
+            slope = jnp.where(columns.excluded, 0.0, slope)
         # Half-precision products, float32 sums: as in the forward direction.
         slope = slope.astype(hidden.dtype)
-        product = partial(jnp.einsum, preferred_element_type=jnp.float32)
-        inputs, slopes = (_split(each, rows, positions) for each in (hidden, slope))
-        total += product("pbqtd,pbqtv->pqdv", inputs, slopes)
-        back = product("btv,dv->btd", slope, cast)
-        return place(total), back.astype(hidden.dtype)
+        change = product("btd,btpv->dpv", hidden, slope).astype(kernel.dtype)
+        if division is not None:
+            change = division.scatter(change)
+        return back + product("btpv,dpv->btd", slope, cast), change
 
-    def place(total: jax.Array) -> jax.Array:
-        return total if division is None else division.place_sum(total)
-
-    total, backs = jax.lax.scan(
-        step,
-        place(jnp.zeros((rows, positions, *kernel.shape), jnp.float32)),
-        (hidden, targets, log_partition, on_chosen, on_partition),
+    back, change = jax.lax.scan(
+        step, jnp.zeros(hidden.shape, jnp.float32), (kernel, columns)
     )
-    return backs, jnp.sum(total, (0, 1)).astype(kernel.dtype), None, None
-
-
-def _parts(hidden: jax.Array, division: Division | None) -> tuple[int, int]:
-    """Parts of B and of a chunk whose sums are kept apart."""
-    if division is None:
-        return 1, 1
-    _, batch, length, _ = hidden.shape
-    rows, positions = division.rows, division.positions
-    return (
-        rows if batch % rows == 0 else 1,
-        positions if length % positions == 0 else 1,
-    )
-
-
-def _split(array: jax.Array, rows: int, positions: int) -> jax.Array:
-    """[B, c, D] to [rows, B / rows, positions, c / positions, D]."""
-    batch, length, width = array.shape
-    return array.reshape(rows, batch // rows, positions, length // positions, width)
+    return back.astype(hidden.dtype), change, None, None
 
 
 _score.defvjp(_score_forward, _score_backward)

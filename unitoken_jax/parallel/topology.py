@@ -108,7 +108,8 @@ def devices(topology: Topology) -> Sequence[Any]:
         os.environ.setdefault(key, value)
     options: dict[str, Any] = {}
     if any(topology.wrapped):
-        options["wrap"] = topology.wrapped
+        flat = (False,) * (3 - topology.chip.torus)  # libtpu counts three axes always
+        options["wrap"] = topology.wrapped + flat
     if topology.chip.name == "v4":  # both cores of a chip are one device
         options["chip_config_name"] = "megacore"
     if topology.slices > 1:

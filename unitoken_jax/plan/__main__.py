@@ -18,8 +18,11 @@ from absl import flags
 from data_pipelines.config import DataConfig
 from data_pipelines.shapes import batch_shapes
 from unitoken_jax import config as configs
+from unitoken_jax import convert
 from unitoken_jax.config import ConfigError, UserError
+from unitoken_jax.convert import WeightsError
 from unitoken_jax.models import registry
+from unitoken_jax.models.frozen import FrozenNetwork
 from unitoken_jax.parallel import topology as topologies
 from unitoken_jax.plan import ahead, model_flops, report, search, selfcheck
 from unitoken_jax.train.console import log_to_console
@@ -43,27 +46,36 @@ def plan(job: Job, topology: topologies.Topology, text: Path | None = None) -> A
         UserError: whatever keeps the step from compiling, in a sentence.
     """
     at = f"config.stages.{job.name}"
-    if job.companions:
-        raise UserError(
-            f"{at}.companions: plan compiles no stage that consults frozen networks; "
-            "remove them and the losses that want them to plan the rest."
-        )
     system = registry.build(job.model, f"{at}.model")
     data = configs.build(DataConfig, job.data, f"{at}.data")
     codebooks = getattr(system.config, "codebooks", 1)
     shapes = batch_shapes(data, job.train.batch, codebooks)
-    compiled = ahead.compile_job(job, system, shapes, topology, at=at)
+    companions = {
+        name: _frozen(weights.format, f"{at}.companions.{name}")
+        for name, weights in job.companions.items()
+    }
+    compiled = ahead.compile_job(
+        job, system, shapes, topology, at=at, companions=companions
+    )
     if text is not None:
         text.write_text(compiled.text, encoding="utf-8")
     packed = data.kind in ("sequences", "liquid")
     items = {"rows" if packed else "pictures": job.train.batch}
     if packed:
         items["tokens"] = job.train.batch * data.row_length
-    flops = model_flops.count(system, compiled.layout.optimizer, compiled.batch)
+    flops = model_flops.count(job, system, compiled.layout, compiled.batch, companions)
     found = report.assemble(
         compiled, topology, flops=flops, items=items, steps=job.train.steps
     )
     return {"name": job.name} | found
+
+
+def _frozen(format: str, at: str) -> FrozenNetwork:
+    """A frozen network of the published shape; its weights need not be there."""
+    try:
+        return FrozenNetwork(*convert.abstract(format))
+    except WeightsError as error:
+        raise UserError(f"{at}.format: {error}.") from error
 
 
 def _stage(name: str | None) -> Job:

@@ -8,7 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from unitoken_jax.parallel.topology import Topology
-from unitoken_jax.plan.hlo import Array, Computation, Instruction, Program
+from unitoken_jax.plan.hlo import (
+    Array,
+    Computation,
+    HloError,
+    Instruction,
+    Program,
+)
 
 KINDS = (
     "all-gather",
@@ -21,9 +27,15 @@ KINDS = (
 )
 LATENCY = 2e-6  # seconds that a collective takes at least
 
+_SCATTERED = "all-reduce-scatter"
+"""How libtpu calls a fusion that sums and keeps one shard: only that is sent."""
+_CHAIN = re.compile(r'chain_id="(\d+)"')
 _COLORS = re.compile(r"colors:(\d+)")
-_MESH = re.compile(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}")
-_IOTA = re.compile(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?")
+_MESH = re.compile(
+    r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\(([^{]*)\))? \{([^}]*)\}"
+)
+_IOTA = re.compile(r"\[([\d,]+)\](?:T\(([\d,]+)\))?")
+_TILES = re.compile(r"replica_groups=\[([\d,]+)\]<=([^\s]*)")
 _LISTS = re.compile(r"replica_groups=\{((?:\{[\d,]*\},?)*)\}")
 _PAIRS = re.compile(r"source_target_pairs=\{((?:\{\d+,\d+\},?)*)\}")
 
@@ -40,6 +52,8 @@ class Collective:
         seconds: on the wire, without waiting.
         network: whether it goes between slices.
         dtype: of the largest array.
+        chain: what libtpu calls a collective that goes on over several fusions, each
+            of which names it again; '' for all others.
     """
 
     kind: str
@@ -49,6 +63,7 @@ class Collective:
     seconds: float
     network: bool
     dtype: str
+    chain: str = ""
 
 
 def kind_of(instruction: Instruction, program: Program) -> str | None:
@@ -96,6 +111,8 @@ def read(
         topology: of the slice.
     """
     kind = instruction.opcode.removesuffix("-start")
+    if kind == "all-reduce" and computation.name.startswith(_SCATTERED):
+        kind = "reduce-scatter"
     operands = [
         array
         for name in instruction.operands
@@ -135,7 +152,17 @@ def read(
         seconds + (LATENCY if axes else 0.0),
         network,
         max(operands, key=lambda each: each.nbytes).dtype if operands else "",
+        _chain(instruction),
     )
+
+
+def _chain(instruction: Instruction) -> str:
+    match = _CHAIN.search(instruction.attributes)
+    if match is None:
+        return ""
+    # Numbers of chains begin anew in every loop; channels do not.
+    channel = instruction.attribute("channel_id")
+    return f"{match[1]}.{channel}"
 
 
 def links(instruction: Instruction, topology: Topology) -> int:
@@ -156,20 +183,16 @@ def groups(instruction: Instruction, devices: int) -> list[list[int]]:
     if match := _MESH.search(attributes):
         sizes = [int(part.split("=")[1]) for part in match[1].split(",")]
         names = [part.split("=")[0].strip().strip("'") for part in match[1].split(",")]
-        inner = [part.strip().strip("'") for part in match[2].split(",")]
-        grid = np.arange(math.prod(sizes)).reshape(sizes)
+        inner = [part.strip().strip("'") for part in match[3].split(",")]
+        order = _iota(match[2]) if match[2] else np.arange(math.prod(sizes))
+        grid = order.reshape(sizes)
         moved = [names.index(name) for name in inner]
         kept = [axis for axis in range(len(sizes)) if axis not in moved]
         count = math.prod(sizes[axis] for axis in moved)
         return grid.transpose(*kept, *moved).reshape(-1, count).tolist()
-    if match := _IOTA.search(attributes):
-        shape, base = (
-            [int(size) for size in match[place].split(",")] for place in (1, 2)
-        )
-        grid = np.arange(math.prod(base)).reshape(base)
-        if match[3]:
-            grid = grid.transpose([int(axis) for axis in match[3].split(",")])
-        return grid.reshape(shape).tolist()
+    if match := _TILES.search(attributes):
+        shape = [int(size) for size in match[1].split(",")]
+        return _iota(match[2]).reshape(shape).tolist()
     if (match := _PAIRS.search(attributes)) or (match := _LISTS.search(attributes)):
         found = [
             [int(each) for each in part.split(",")]
@@ -178,6 +201,16 @@ def groups(instruction: Instruction, devices: int) -> list[list[int]]:
         if found:
             return found
     return [list(range(devices))]
+
+
+def _iota(text: str) -> np.ndarray:
+    """Numbers of devices in the order of '[2,32]T(1,0)': a transposed table."""
+    match = _IOTA.match(text)
+    if match is None:
+        raise HloError(f"the order of devices {text!r} cannot be read")
+    base = [int(size) for size in match[1].split(",")]
+    axes = [int(axis) for axis in match[2].split(",")] if match[2] else range(len(base))
+    return np.arange(math.prod(base)).reshape(base).transpose(*axes)
 
 
 def differing(members: Sequence[Sequence[int]], mesh: Mapping[str, int]) -> str:

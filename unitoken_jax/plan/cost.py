@@ -132,17 +132,22 @@ class Walker:
         total = Cost()
         free = dict.fromkeys(_READINGS, 0.0)  # when the interconnect is
         pending: dict[str, tuple[Collective, dict[str, float]]] = {}
+        last = self._ends_of_chains(computation)
         for each in computation.instructions:
             if self._enter(computation, each, total):
                 continue
             begun = _ends(each, pending)
             if begun is not None:
-                found, ends = pending.pop(begun)
-                self._wait(total, found, ends)
+                self._wait(total, *pending.pop(begun))
                 continue
             found = self._collective(computation, each)
             if found is None:
                 self._compute(computation, each, total)
+                continue
+            if found.chain and found.chain in pending:  # on its way already
+                self._compute(computation, each, total)
+                if last[found.chain] == each.name:
+                    self._wait(total, *pending.pop(found.chain))
                 continue
             if each.opcode == "fusion":  # it computes while it communicates
                 self._compute(computation, each, total)
@@ -154,6 +159,8 @@ class Walker:
             self._count(total, found)
             if each.opcode.endswith("-start"):
                 pending[each.name] = (found, ends)
+            elif found.chain and last[found.chain] != each.name:
+                pending[found.chain] = (found, ends)
             elif each.opcode == "fusion":
                 # Only what outlasts the computation of the fusion itself is waited
                 # for.
@@ -165,6 +172,16 @@ class Walker:
         for found, ends in pending.values():  # ends in the next turn of the loop
             self._wait(total, found, ends)
         return total
+
+    def _ends_of_chains(self, computation: Computation) -> dict[str, str]:
+        """The last of the fusions over which each collective goes on, by its chain."""
+        last = {}
+        for each in computation.instructions:
+            if each.opcode == "fusion":
+                found = self._collective(computation, each)
+                if found is not None and found.chain:
+                    last[found.chain] = each.name
+        return last
 
     def _enter(self, computation: Computation, each: Instruction, total: Cost) -> bool:
         """Adds what an instruction calls; says whether there was anything."""

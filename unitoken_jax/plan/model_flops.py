@@ -17,8 +17,10 @@ import jax
 from unitoken_jax.models import registry
 from unitoken_jax.models.chameleon import ChameleonConfig
 from unitoken_jax.models.registry import System
+from unitoken_jax.train.job import Job
 from unitoken_jax.train.optimizer import Optimizer
-from unitoken_jax.train.paths import nest
+from unitoken_jax.train.stage import Layout, make_step_update
+from unitoken_jax.train.state import TrainState
 
 FORMULA = (
     "MFU = matrix-product FLOPs of the forward pass and of the gradients that are "
@@ -28,33 +30,44 @@ FORMULA = (
 
 
 def count(
+    job: Job,
     system: System,
-    optimizer: Optimizer,
+    layout: Layout,
     batch: Mapping[str, jax.ShapeDtypeStruct],
-    companions: Mapping[str, Any] | None = None,
+    companions: Mapping[str, Any],
 ) -> float:
-    """FLOPs of one step of all chips.
+    """FLOPs of one step of all chips, the adversary's among them.
 
     Args:
-        system: the model.
-        optimizer: says which parameters learn.
+        job: the stage.
+        system: its model.
+        layout: of the stage; which parameters learn, and shapes of the state.
         batch: shapes of the global batch.
         companions: frozen networks with abstract parameters.
     """
     plain = registry.build(
         {"kind": system.kind, **_plain(system.config)}, "config.model"
     )
-    params = registry.abstract_params(plain)
-    trainable, frozen = optimizer.split(params)
-    extra = {"companions": companions} if system.companions else {}
+    whole = dataclasses.replace(
+        job, train=dataclasses.replace(job.train, microbatches=1)
+    )
+    state = jax.tree.map(_shape, layout.abstract)
+    shapes = {name: _shape(x) for name, x in batch.items()}
+    networks = jax.tree.map(_shape, dict(companions))
 
-    def loss(trainable: Any, frozen: Any, batch: Any, key: Any) -> Any:
-        return plain.loss(nest({**trainable, **frozen}), batch, key, **extra)[0]
+    def update(state: TrainState, batch: Any, companions: Any) -> Any:
+        rule = make_step_update(
+            whole, plain, layout.optimizer, layout.adversary, companions
+        )
+        return rule(state.params, state.optimizer, batch, state.key, state.step)
 
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    shapes = {k: jax.ShapeDtypeStruct(x.shape, x.dtype) for k, x in batch.items()}
-    traced = jax.make_jaxpr(jax.grad(loss))(trainable, frozen, shapes, key)
-    return _products(traced.jaxpr) - _uncounted(plain.config, optimizer, shapes)
+    traced = jax.make_jaxpr(update)(state, shapes, networks)
+    return _products(traced.jaxpr) - _uncounted(plain.config, layout.optimizer, shapes)
+
+
+def _shape(leaf: Any) -> jax.ShapeDtypeStruct:
+    """Shape and type alone, for a trace that knows no mesh."""
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
 
 
 def _plain(config: Any) -> dict[str, Any]:

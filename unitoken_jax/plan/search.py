@@ -26,12 +26,12 @@ Setting = Mapping[str, Any]
 REMAT = ("full", "attention", "minimal", "dots")
 BLOCKS = (512, 1024, 2048)
 MICROBATCHES = (1, 2, 4)
-OPTIONS: tuple[Setting, ...] = (
-    {},
-    {"tpu_options.xla_tpu_scoped_vmem_limit_kib": 32768},
-    {"tpu_options.xla_tpu_scoped_vmem_limit_kib": 65536},
+OPTIONS: tuple[Setting, ...] = tuple(
+    {"tpu_options.xla_tpu_scoped_vmem_limit_kib": size}
+    for size in (16_384, 20_480, 24_576, 32_768, 65_536)
 )
 _SHARDS = (1, 2, 4, 8)  # of the tensor or the sequence axis
+_COPIES = (1, 2, 4)  # of the parameters: libtpu scatters sums over a part of the chips
 
 
 @dataclass(frozen=True)
@@ -76,12 +76,15 @@ def _meshes(job: Job, topology: Topology) -> Iterator[Setting]:
         for shards in _SHARDS:
             if axis == "sequence" and shards == 1:
                 continue
-            fsdp = chips // shards
-            if chips % shards or rows % (fsdp * topology.slices):
+            if chips % shards or rows % (chips // shards * topology.slices):
                 continue
-            sizes = {"slice": topology.slices, "data": 1, "fsdp": fsdp}
-            sizes |= {"tensor": 1, "sequence": 1} | {axis: shards}
-            yield {f"mesh.{name}": size for name, size in sizes.items()}
+            for copies in _COPIES:
+                if chips // shards % copies:
+                    continue
+                sizes = {"slice": topology.slices, "data": copies}
+                sizes |= {"fsdp": chips // shards // copies}
+                sizes |= {"tensor": 1, "sequence": 1} | {axis: shards}
+                yield {f"mesh.{name}": size for name, size in sizes.items()}
 
 
 def search(
