@@ -1,14 +1,17 @@
-"""How long a step waits for a checkpoint, against the bare copy to the host.
+"""How long training waits for a checkpoint, against the bare copy to the host.
 
-python -m benchmarks.checkpoint_stall [--mib=512] [--saves=4]
+python -m benchmarks.checkpoint_stall [--mib=512] [--saves=8]
 
-A state of that size is trained by a step that takes about as long as writing it does
-not; every tenth step is saved. Printed are the median step, the longest step with a
-save in it, the time of a synchronous save, and the time to copy the same arrays to the
-host: an asynchronous save must cost a step no more than that.
+A state of that size is trained; every ninth step is saved, and right before each save
+the same arrays are copied to the host, which is the least that a step that gives up its
+buffers must wait for. Printed are, for both tiers, what a save waits before the next
+step may begin, and that with what the next step takes longer than those before, since
+it runs beside the writing: both as multiples of the copy beside them, as other programs
+on the machine slow all of them alike.
 """
 
 import argparse
+import dataclasses
 import functools
 import statistics
 import tempfile
@@ -63,59 +66,80 @@ def seconds_to_copy(state: TrainState) -> float:
     return time.perf_counter() - began
 
 
-def seconds_of_steps(
-    step: jax.stages.Wrapped, mib: int, saves: int, tier: str
-) -> tuple[list[float], list[float], float]:
-    """Return the times of steps without and with a save, and of a save alone."""
+@dataclasses.dataclass(frozen=True)
+class Save:
+    """Seconds of one save and of what stands beside it.
+
+    Attributes:
+        step: median of the steps before.
+        copy: of the same arrays to the host.
+        call: until the save returns.
+        next: of the step after it.
+        written: until all is written.
+    """
+
+    step: float
+    copy: float
+    call: float
+    next: float
+    written: float
+
+    @property
+    def stall(self) -> float:
+        """What the save costs the steps."""
+        return self.call + max(0.0, self.next - self.step)
+
+
+def measure(step: jax.stages.Wrapped, mib: int, saves: int, tier: str) -> list[Save]:
+    """Return what each save took."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         config = CheckpointConfig(
             every=1, keep=1, local=LocalConfig(str(folder / "local"), 1)
         )
         state = jax.block_until_ready(step(make_state(mib)))
+        measured: list[Save] = []
         with Checkpointer(folder / "checkpoints", config) as checkpointer:
             save = checkpointer.save if tier == "durable" else checkpointer.save_local
-            began = time.perf_counter()
-            save(state, 0, {})
-            checkpointer.wait()
-            alone = time.perf_counter() - began
-            plain: list[float] = []
-            saved: list[float] = []
-            while len(saved) < saves:
-                for number in range(10):
-                    began = time.perf_counter()
-                    state = jax.block_until_ready(step(state))
-                    if number == 9:
-                        save(state, 0, {})
-                    (saved if number == 9 else plain).append(
-                        time.perf_counter() - began
-                    )
-                    if number == 0:  # the plain steps run with nothing being written
-                        checkpointer.wait()
-    return plain, saved, alone
+
+            def take_step() -> float:
+                nonlocal state
+                began = time.perf_counter()
+                state = jax.block_until_ready(step(state))
+                return time.perf_counter() - began
+
+            for _ in range(saves + 1):
+                usual = statistics.median(take_step() for _ in range(8))
+                copy = seconds_to_copy(state)
+                began = time.perf_counter()
+                save(state, 0, {})
+                call = time.perf_counter() - began
+                after = take_step()
+                checkpointer.wait()
+                written = time.perf_counter() - began
+                measured.append(Save(usual, copy, call, after, written))
+        return measured[1:]  # the first save sets up what the others use
 
 
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--mib", type=int, default=512, help="size of the state")
-    parser.add_argument("--saves", type=int, default=4, help="saves to measure")
+    parser.add_argument("--saves", type=int, default=8, help="saves to measure")
     arguments = parser.parse_args()
     step = jax.jit(advance, donate_argnums=0)
-    copy = min(seconds_to_copy(make_state(arguments.mib)) for _ in range(3))
-    print(f"state {arguments.mib} MiB, copied to the host in {copy * 1e3:.0f} ms")
     for tier in ("durable", "local"):
-        plain, saved, alone = seconds_of_steps(
-            step, arguments.mib, arguments.saves, tier
-        )
-        usual = statistics.median(plain)
-        longest = max(saved)
-        print(
-            f"{tier}: step {usual * 1e3:.0f} ms, with a save {longest * 1e3:.0f} ms "
-            f"at most; it waits {(longest - usual) * 1e3:.0f} ms, "
-            f"{(longest - usual) / copy:.2f} copies; a save alone takes "
-            f"{alone * 1e3:.0f} ms"
-        )
+        saves = measure(step, arguments.mib, arguments.saves, tier)
+        print(f"{tier} tier, {arguments.mib} MiB, medians of {len(saves)} saves:")
+        for field in dataclasses.fields(Save):
+            seconds = statistics.median(getattr(save, field.name) for save in saves)
+            print(f"  {field.name:8} {seconds * 1e3:7.0f} ms")
+        for name in ("call", "stall"):
+            ratios = sorted(getattr(save, name) / save.copy for save in saves)
+            print(
+                f"  {name} / copy: {statistics.median(ratios):.2f}, "
+                f"from {ratios[0]:.2f} to {ratios[-1]:.2f}"
+            )
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ failures count.
 import math
 import re
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import yaml
@@ -175,7 +176,10 @@ def render(words: Sequence[str]) -> tuple[str, bool]:
     if given.cluster:
         return _by_xpk(given, command), given.dry_run
     if not (given.accelerator and given.topology):
-        raise UserError("a JobSet needs --accelerator and --topology; xpk --cluster.")
+        raise UserError(
+            "name --accelerator and --topology for a JobSet by kubectl, or --cluster "
+            "and --type for a workload by xpk."
+        )
     content = manifest(
         given.name,
         given.image,
@@ -250,11 +254,7 @@ def _by_xpk(given: Any, command: Sequence[str]) -> str:
     return text
 
 
-def run(words: Sequence[str]) -> int:
-    """Submit, or print, what the words of a command line say; return the exit code."""
-    text, dry_run = render(words)
-    return script.finish(text, dry_run=dry_run)
-
+run = partial(script.run, render)
 
 if __name__ == "__main__":
     script.main(run)

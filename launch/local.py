@@ -128,8 +128,9 @@ def run(words: Sequence[str]) -> int:
         raise UserError(f"--processes={given.processes}: at least one is needed.")
     added = {"JAX_NUM_CPU_DEVICES": str(given.devices)} if given.devices else {}
     if given.dry_run:
+        port = given.port or _free_port()
         shown = [f"{name}={value}" for name, value in added.items()]
-        for command in commands(given.arguments, given.processes, given.port or 12321):
+        for command in commands(given.arguments, given.processes, port):
             print(shlex.join([*shown, *command]), "&")
         print("wait")
         return 0

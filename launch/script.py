@@ -16,6 +16,15 @@ TRAIN = ("python", "-m", "unitoken_jax.train")
 WORKER = ("python", "-m", "launch.worker", "--")
 
 
+class _Help(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows defaults that say something."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        if action.default in (None, False, "", 0, []):
+            return action.help
+        return super()._get_help_string(action)
+
+
 def parser(module: str, summary: str) -> argparse.ArgumentParser:
     """Return a parser with what all launchers understand.
 
@@ -26,7 +35,7 @@ def parser(module: str, summary: str) -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         prog=f"python -m launch.{module}",
         description=summary,
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=_Help,
     )
     made.add_argument("--name", default="unitoken", help="of the run")
     made.add_argument(
@@ -75,22 +84,30 @@ def quote(words: Sequence[str]) -> str:
     return shlex.join(words)
 
 
-def finish(script: str, *, dry_run: bool) -> int:
-    """Print a script or run it with bash; return its exit code."""
+def run(
+    render: Callable[[Sequence[str]], tuple[str, bool]], words: Sequence[str]
+) -> int:
+    """Run a script with bash, or print it; return its exit code.
+
+    Args:
+        render: words of a command line → the script, and whether to print it only.
+        words: of the command line.
+    """
+    text, dry_run = render(words)
     if dry_run:
-        print(script, end="")
+        print(text, end="")
         return 0
     sys.stdout.flush()
     try:
-        return subprocess.run(["bash", "-c", script], check=False).returncode
+        return subprocess.run(["bash", "-c", text], check=False).returncode
     except OSError as error:
         raise UserError(f"bash cannot be started: {error.strerror}.") from error
 
 
-def main(run: Callable[[Sequence[str]], int]) -> None:
+def main(launcher: Callable[[Sequence[str]], int]) -> None:
     """Run a launcher with the words of the command line; end faults in a sentence."""
     try:
-        code = run(sys.argv[1:])
+        code = launcher(sys.argv[1:])
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         code = 1

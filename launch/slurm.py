@@ -6,6 +6,7 @@ node are queued again by SLURM.
 """
 
 from collections.abc import Sequence
+from functools import partial
 
 from launch import script
 from launch.signals import PREEMPTED
@@ -71,11 +72,7 @@ def render(words: Sequence[str]) -> tuple[str, bool]:
     return text, given.dry_run
 
 
-def run(words: Sequence[str]) -> int:
-    """Submit, or print, what the words of a command line say; return the exit code."""
-    text, dry_run = render(words)
-    return script.finish(text, dry_run=dry_run)
-
+run = partial(script.run, render)
 
 if __name__ == "__main__":
     script.main(run)

@@ -6,8 +6,10 @@ each other by what the slice tells them.
 """
 
 from collections.abc import Sequence
+from functools import partial
 
 from launch import script
+from launch.signals import PREEMPTED
 
 _SUMMARY = "Run on every worker of a TPU slice of VMs."
 _ENV_FILE = "unitoken.env"  # on the workers
@@ -36,14 +38,16 @@ while true; do
     waits=$((waits + 1))
     if [ "$waits" -gt @WAITS@ ]; then
       echo "no slice $tpu after $waits minutes; its state is $(state)" >&2
-      exit 75
+      exit @PREEMPTED@
     fi
     sleep 60
   done
   code=0
   { @ENVIRONMENT@vm ssh "$tpu" --worker=all --command=@COMMAND@; } || code=$?
   if [ "$code" -eq 0 ]; then break; fi
-  if [ "$(state)" = READY ]; then
+  if [ "$code" -eq @PREEMPTED@ ]; then
+    echo "the run was asked to end and has saved; it goes on" >&2
+  elif [ "$(state)" = READY ]; then
     failures=$((failures + 1))
     echo "failure $failures: code $code" >&2
     if [ "$failures" -gt @RETRIES@ ]; then exit "$code"; fi
@@ -113,17 +117,14 @@ def render(words: Sequence[str]) -> tuple[str, bool]:
         "ENVIRONMENT": copy,
         "COMMAND": script.quote([remote]),
         "RETRIES": str(given.retries),
+        "PREEMPTED": str(PREEMPTED),
         "DELETE": 'vm delete "$tpu" --quiet\n' if given.delete else "",
     }.items():
         text = text.replace(f"@{name}@", value)
     return text, given.dry_run
 
 
-def run(words: Sequence[str]) -> int:
-    """Run, or print, what the words of a command line say; return the exit code."""
-    text, dry_run = render(words)
-    return script.finish(text, dry_run=dry_run)
-
+run = partial(script.run, render)
 
 if __name__ == "__main__":
     script.main(run)

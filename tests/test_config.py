@@ -259,3 +259,20 @@ def test_the_command_line_refuses_in_one_line(command, arguments, sentence) -> N
     assert (code, output) == (1, "")
     assert sentence in errors
     assert len(errors.splitlines()) == 1
+
+
+def test_a_flag_that_is_missing_is_named() -> None:
+    program = (
+        "from absl import flags\nfrom unitoken_jax import config\n"
+        "flags.DEFINE_string('place', None, 'Where it is.', required=True)\n"
+        "config.run(print)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=Path(__file__).parents[1],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "error: --place is missing: where it is.\n"

@@ -8,6 +8,7 @@ see a ConfigDict. Standard library, absl and ml_collections only: anyone may imp
 
 import dataclasses
 import difflib
+import re
 import sys
 import types
 import typing
@@ -19,6 +20,7 @@ from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
 T = TypeVar("T")
+_MISSING = re.compile(r"flag --(\w+)=None: Flag .* must have a value other than None")
 flags.disclaim_key_flags()  # flags belong to the command line that defines them
 _GROUPS = (ConfigDict, Mapping)  # what may stand where fields are expected
 
@@ -281,7 +283,11 @@ def run(main: Callable[[], None]) -> None:
             hint = nearest(error.flagname, [flag.name for flag in known])
             _fail(f"there is no flag --{error.flagname}{hint}")
         except flags.Error as error:
-            _fail(error)
+            missing = _MISSING.match(str(error))
+            if missing is None:
+                _fail(error)
+            meaning = flags.FLAGS[missing[1]].help
+            _fail(f"--{missing[1]} is missing: {meaning[:1].lower()}{meaning[1:]}")
         if rest:
             _fail(f"unexpected argument {rest[0]!r}; fields are set as --name=value.")
 

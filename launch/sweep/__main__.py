@@ -1,4 +1,4 @@
-"""Run a sweep: python -m launch.sweep --config configs/sweeps/NAME.py --workdir DIR.
+"""Run a sweep: python -m launch.sweep --config configs/sweeps/NAME.py [--workdir DIR].
 
 The same command resumes; --dry_run prints what would run. A report page is written
 when runs have ended, whether or not all of them did well.
@@ -28,7 +28,7 @@ def main() -> None:
         level=logging.INFO, format="%(message)s", stream=sys.stdout, force=True
     )
     sweep = config.build(SweepConfig, given.config)
-    folder = Path(given.workdir)
+    folder = Path(given.workdir or f"runs/{sweep.name}")
     everything, chosen = points(sweep), points(sweep, given.only)
     tasks = planning.plan(everything, folder, chosen)
     command = launcher(given.via) if given.via else train_here
@@ -62,7 +62,7 @@ def main() -> None:
 
 if __name__ == "__main__":
     config.define_flag()
-    flags.DEFINE_string("workdir", None, "Directory of the sweep.", required=True)
+    flags.DEFINE_string("workdir", None, "Directory of the sweep; runs/NAME if none.")
     flags.DEFINE_multi_string("only", [], "AXIS=LABEL: run these points only.")
     flags.DEFINE_string("reuse", None, "A run whose equal stages need no training.")
     flags.DEFINE_string("via", None, "A launcher and its options: 'slurm --nodes 2'.")

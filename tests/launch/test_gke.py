@@ -141,7 +141,7 @@ def test_hosts_slices_and_secrets() -> None:
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        (["--topology=4x4"], "a JobSet needs --accelerator"),
+        (["--topology=4x4"], "name --accelerator and --topology"),
         (["--accelerator=a", "--topology=4by4"], "expected sides such as"),
         (["--accelerator=a", "--topology=1x1"], "set --chips_per_host"),
         (["--cluster=c"], "xpk needs --type"),

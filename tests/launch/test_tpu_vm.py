@@ -60,6 +60,14 @@ fi
     assert calls == ["create", "ssh", *("delete", "create", "ssh") * 2]
 
 
+def test_a_run_that_was_asked_to_end_goes_on(tmp_path) -> None:
+    """The slice may still be called ready when its machines are told to end."""
+    told_once = 'rm "$FOLDER/first" 2>/dev/null && exit 75; exit 0'
+    (tmp_path / "first").touch()
+    code, calls = run(tmp_path, ["--retries=0", *WORDS], told_once)
+    assert (code, calls) == (0, ["create", "ssh", "ssh"])
+
+
 def test_failures_on_a_slice_that_stays_are_counted(tmp_path) -> None:
     code, calls = run(tmp_path, ["--retries=2", *WORDS], "exit 3")
     assert (code, calls) == (3, ["create", "ssh", "ssh", "ssh"])

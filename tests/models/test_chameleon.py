@@ -94,8 +94,8 @@ def test_packed_segments_are_as_if_alone():
     np.testing.assert_allclose(packed[0, 6:], alone[0], atol=1e-5)
 
 
-def gradients(remat):
-    config = dataclasses.replace(SMALL, dropout=0.3, remat=remat)
+def gradients(remat, **fields):
+    config = dataclasses.replace(SMALL, dropout=0.3, remat=remat, **fields)
 
     def loss(params):
         logits = Chameleon(config).apply(
@@ -125,6 +125,24 @@ def test_policies_give_the_same_gradient_with_the_same_dropout(remat, plain_grad
         gradients(remat),
         plain_gradients,
     )
+
+
+@pytest.mark.parametrize(
+    ("products", "alike", "size"), [("int8", 0.99, 0.05), ("fp8", 0.85, 0.25)]
+)
+def test_products_of_eight_bits_give_nearly_the_same_gradient(
+    products, alike, size, plain_gradients
+):
+    with jax.numpy_dtype_promotion("standard"):  # which qwix relies on
+        found = gradients("minimal", products=products)
+    whole, plain = (
+        np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])
+        for tree in (found, plain_gradients)
+    )
+    assert np.all(np.isfinite(whole))
+    cosine = whole @ plain / np.linalg.norm(whole) / np.linalg.norm(plain)
+    assert alike < cosine < 0.99999
+    assert np.linalg.norm(whole) == pytest.approx(np.linalg.norm(plain), rel=size)
 
 
 def rms(x, scale):

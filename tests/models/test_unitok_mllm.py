@@ -11,14 +11,11 @@ import pytest
 
 from data_pipelines.sequence import shift_labels
 from tests.models import golden
-from unitoken_jax.config import plain
 from unitoken_jax.convert import unitok_mllm as tables
 from unitoken_jax.convert.table import expected_shapes, export_tensors, import_tensors
-from unitoken_jax.models import registry, unitok_mllm
+from unitoken_jax.models import unitok_mllm
 from unitoken_jax.models.chameleon import ChameleonConfig
 from unitoken_jax.models.unitok_mllm import UniTokMllm, UniTokMllmConfig
-from unitoken_jax.parallel import rules
-from unitoken_jax.parallel.mesh import MeshConfig, make_mesh
 
 CASE = "unitok_mllm_tiny"
 PLACEHOLDER = -200  # an image, in the published ids
@@ -141,25 +138,14 @@ def test_forward_is_the_published_one(published):
         golden.assert_close(logits[row, place], stored["text_logits"][number, place])
 
 
-@pytest.mark.parametrize("divided", [False, True], ids=["one", "eight"])
-def test_loss_and_gradients_are_the_published_ones_when_packed(published, divided):
-    """Two samples a row, on one device and divided over eight."""
+def test_loss_and_gradients_are_the_published_ones_when_packed(published):
+    """Two samples a row; `tests/train/test_generators.py` divides it over devices."""
     model, params = published
     stored = golden.tensors(CASE, "activations")
     batch, _ = packed([[3, 0], [2, 1]], 56, 2)
     run = jax.value_and_grad(partial(unitok_mllm.loss, model), has_aux=True)
     run = partial(jax.jit(run), rng=jax.random.key(0))
-    if divided:
-        mesh = make_mesh(MeshConfig(fsdp=2, tensor=2, sequence=2))
-        system = registry.build({"kind": "unitok_mllm", **plain(model.config)})
-        shapes = registry.abstract_params(system)
-        placed = rules.shardings(registry.logical_axes(system), shapes, mesh)
-        params = jax.device_put(params, placed)
-        batch = jax.device_put(batch, rules.batch_shardings(batch, mesh))
-        with jax.set_mesh(mesh):
-            (total, metrics), gradients = run(params, batch=batch)
-    else:
-        (total, metrics), gradients = run(params, batch=batch)
+    (total, metrics), gradients = run(params, batch=batch)
     golden.assert_close(total, stored["loss"])
     codes = 2 * SIZE * model.config.codebooks
     labels = int(np.sum(stored["merged_labels"][:, 1:] >= 0))
@@ -170,7 +156,6 @@ def test_loss_and_gradients_are_the_published_ones_when_packed(published, divide
     parts += 5e-5 * codes * metrics["image_z"]
     np.testing.assert_allclose(total, parts / (codes + labels), rtol=1e-5)
     config = model.config
-    gradients = jax.device_get(gradients)
     found = export_tensors(tables.table(config), gradients, tables.counts(config))
     expected = {k[5:]: v for k, v in stored.items() if k.startswith("grad.")}
     constant = {k for k in found if k.endswith(("vocab_usage", "zero_k_bias"))}

@@ -125,8 +125,16 @@ def alone(tmp_path_factory) -> dict[int, float]:
     return _losses(directory)
 
 
-def test_two_processes_train_as_one(alone, tmp_path) -> None:
-    mesh = {"data": 1, "fsdp": 2, "sequence": 2}
+@pytest.mark.parametrize(
+    "mesh",
+    [
+        {"data": 1, "fsdp": 2, "sequence": 2},
+        pytest.param({"slice": 2, "data": 1, "fsdp": 2}, marks=pytest.mark.slow),
+    ],
+    ids=["one slice", "two slices"],
+)
+def test_two_processes_train_as_one(alone, tmp_path, mesh) -> None:
+    """Each process with two devices; of two slices each process is one."""
     with Processes(tmp_path, _fields(8, mesh=mesh), devices=2) as run:
         outputs = run.finish()
     assert all(output.endswith("ended at 8: None\n") for output in outputs)

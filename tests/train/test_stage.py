@@ -1,5 +1,6 @@
 """A stage from beginning to end: files, resuming, devices, faults."""
 
+import copy
 import json
 import signal
 from pathlib import Path
@@ -8,9 +9,11 @@ import jax
 import miniature
 import numpy as np
 import pytest
+import tiny_unitoken
 from PIL import Image
 
 from unitoken_jax.config import ConfigError
+from unitoken_jax.models import registry
 from unitoken_jax.train import checkpoint, stage
 from unitoken_jax.train.checkpoint import CheckpointError
 from unitoken_jax.train.loop import DivergedError
@@ -30,6 +33,27 @@ def _rows(directory: Path) -> list[dict]:
 
 def _losses(directory: Path) -> dict[int, float]:
     return {row["step"]: row["loss"] for row in _rows(directory)}
+
+
+def test_the_program_of_a_step_does_not_grow_with_its_layers() -> None:
+    """What it takes to compile follows from its length."""
+    lengths = set()
+    for layers in (2, 6):
+        model = copy.deepcopy(tiny_unitoken.MODEL)
+        for part in ("decoder", "vision"):
+            model[part] |= {"layers": layers, "remat": "minimal"}
+        job = miniature.job(
+            model=model,
+            train={"steps": 1, "batch": tiny_unitoken.ROWS},
+            optimizer={"learning_rate": 1e-3},
+        )
+        system = registry.build(model)
+        layout = stage.lay_out(job, system, "config", None)
+        with jax.set_mesh(layout.mesh):
+            step = stage.make_step(job, system, layout)
+            lowered = step.lower(layout.abstract, tiny_unitoken.batch(0), {})
+        lengths.add(len(lowered.as_text().splitlines()))
+    assert len(lengths) == 1
 
 
 EVERY = {"train": {"steps": 6, "batch": 16, "log_every": 1}}

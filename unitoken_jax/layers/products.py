@@ -14,7 +14,8 @@ Products = Literal["full", "int8", "fp8"]
 - `int8`: inputs, kernels and the gradients of results are rounded to 8-bit integers,
   with one scale for every row and column (its largest absolute value); the gradient of
   a kernel, which sums over all tokens, is multiplied in the type of the computation;
-- `fp8`: likewise in float8 (e4m3, gradients e5m2), that of a kernel too.
+- `fp8`: likewise in float8 (e4m3, gradients too: the scales leave no need for the range
+  of e5m2), the gradient of a kernel as well.
 """
 
 Multiply = Callable[[jax.Array, jax.Array, Any], jax.Array]
@@ -46,7 +47,7 @@ def _quantised(products: str) -> Multiply:
         "fp8": qwix.QtRule(
             weight_qtype="float8_e4m3fn",
             act_qtype="float8_e4m3fn",
-            bwd_qtype="float8_e5m2",
+            bwd_qtype="float8_e4m3fn",
         ),
     }
     if products not in rules:

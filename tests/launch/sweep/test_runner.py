@@ -7,8 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-import example_sweep
 import pytest
+import stand_in
 from example_sweep import write
 
 from launch.sweep import tasks
@@ -18,8 +18,8 @@ from launch.sweep.runner import Runner, launcher, train_here
 ROOT = Path(__file__).parents[3]
 
 
-def stand_in(task) -> list[str]:
-    return [sys.executable, example_sweep.__file__, *task.arguments]
+def pretend(task) -> list[str]:
+    return [sys.executable, stand_in.__file__, *task.arguments]
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def behave(folder: Path, **behaviour: str) -> None:
 def runner(folder: Path, **options) -> Runner:
     sweep = write(folder.parent)
     plan = tasks.plan(points(sweep), folder)
-    return Runner(sweep, plan, folder, command=stand_in, **options)
+    return Runner(sweep, plan, folder, command=pretend, **options)
 
 
 def trained_in(folder: Path) -> set[str]:
