@@ -166,6 +166,26 @@ def test_a_discriminators_norms_and_biases_do_not_decay():
     assert {path.rpartition("/")[2] for path in spared} == {"scale", "bias"}
 
 
+def test_the_small_adversary_is_the_published_one_but_for_its_backbone():
+    config = importlib.import_module("configs.unitok_pictures").get_config(
+        "adversarial"
+    )
+    (job,) = build_chain(config).stages.values()
+    adversary = stage.check_adversary(job, registry.build(job.model), "config")
+    assert adversary is not None
+    assert not adversary.config.frozen
+    assert (adversary.begin, job.train.steps) == (112, 300)
+    published_one = published().adversary
+    for name in ("start", "ramp", "fade", "weight", "least", "most", "consistency"):
+        assert getattr(adversary.config, name) == getattr(published_one, name)
+    score = jax.eval_shape(
+        adversary.module.apply,
+        {"params": jax.eval_shape(adversary.fresh, jax.random.key(0))},
+        jax.ShapeDtypeStruct((2, 64, 64, 3), jnp.float32),
+    )
+    assert score.shape == (2, 3 * 64)  # every head scores every patch
+
+
 def test_job_is_strict():
     with pytest.raises(ValueError, match="adversary"):
         build(Job, {"name": "x", "adversary": {"wieght": 1}})
