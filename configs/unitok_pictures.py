@@ -154,5 +154,7 @@ def get_config(word: str = "") -> ConfigDict:
             "data_dir": "data/prepared/pictures",
             "order": tuple(stages),
             "stages": stages,
+            # Asked for by name also where no caption was seen, as the chance level.
+            "evaluation": {"retrieval": {}},
         }
     )
