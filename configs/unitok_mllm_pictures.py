@@ -5,8 +5,11 @@ of 4 codes each), then a small Llama with code embedder and depth head learns to
 captions and to answer questions, in Liquid's framework. The modules are those of the
 published sizes. The tokenizer has no captions here; `configs/unitok_pictures.py` does.
 
-Hardware: 2 CPU cores, 4 GiB of memory. Time: about 10 minutes, of which the LLM takes
-half.
+Hardware: 2 CPU cores, 4 GiB of memory. Time: about 14 minutes of one core, of which the
+LLM takes two thirds. Result on held-out pictures: 2.16 bits a code; a picture is
+likeliest under its own caption among 8 for 59 % of 32 (chance 13 %); drawings have the
+background that is asked for and nothing on it; answers are right for 7 % of 240, less
+than the most frequent answer's 19 % (docs/unitok_mllm_pictures.html).
 
     python -m data_pipelines.prepare --input data/pictures.zip \
         --output data/prepared/pictures

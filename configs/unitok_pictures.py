@@ -6,6 +6,11 @@ and captions supervise together, as in the paper's Table 6; eight codebooks hold
 codes each. The perceptual distance is shift-tolerant LPIPS with its real weights, which
 the second command fetches; a quarter of the pictures has it.
 
+`configs/unitok_pictures.py:adversarial` trains 300 steps, the last 188 against a
+discriminator as published (hinge, DiffAug, blur fade, consistency, adaptive weight,
+begin at 37.5 %, ramp of 3 %) but for its backbone: DINOv2's weights are in no package,
+so that a small one learns with the heads.
+
 `configs/unitok_pictures.py:ablation` is the same at 32 px and shorter, without LPIPS,
 for configs/sweeps/unitok_ablations.py; `:clip` starts it from a tower that captions
 alone have trained.
@@ -97,12 +102,40 @@ def tokenizer(
     return job
 
 
+def adversary() -> dict[str, Any]:
+    """The published discriminator in small, of which all learns."""
+    backbone = {"hidden": 64, "mlp": 128, "layers": 3, "heads": 4}
+    return {
+        "frozen": False,
+        "network": {
+            "backbone": backbone | {"grid": 8, "patch": 8},
+            "taps": (0, 1, 2),
+            "groups": 8,
+        },
+        "optimizer": {
+            "learning_rate": 5e-4,
+            "warmup": 9,
+            "end_scale": 0.1,
+            "b1": 0.5,
+            "b2": 0.9,
+            "eps": 1e-6,
+            "weight_decay": 0.2,
+            "no_decay": ".*(scale|bias)",
+            "clip": 10.0,
+        },
+    }
+
+
 def get_config(word: str = "") -> ConfigDict:
-    """Return the chain; `word` is '', 'ablation' or 'clip'."""
+    """Return the chain; `word` is '', 'adversarial', 'ablation' or 'clip'."""
     small = {"image": 32, "steps": 300, "batch": 32, "perceptual": 0.0}
     if word == "":
         stages = {"tokenizer": tokenizer(image=64, steps=600, batch=32, perceptual=0.1)}
         stages["tokenizer"]["train"]["image_every"] = 300
+    elif word == "adversarial":
+        stages = {"tokenizer": tokenizer(image=64, steps=300, batch=32, perceptual=0.1)}
+        stages["tokenizer"]["train"]["image_every"] = 100
+        stages["tokenizer"]["adversary"] = adversary()
     elif word == "ablation":
         stages = {"tokenizer": tokenizer(**small)}
     elif word == "clip":
@@ -113,12 +146,15 @@ def get_config(word: str = "") -> ConfigDict:
         start = {"encoder": "clip:encoder", "text": "clip:text"}
         stages["tokenizer"]["init"] = start
     else:
-        raise ValueError(f"unitok_pictures:{word} is not known: ablation or clip")
+        known = "adversarial, ablation or clip"
+        raise ValueError(f"unitok_pictures:{word} is not known: {known}")
     return ConfigDict(
         {
             "name": "unitok_pictures",
             "data_dir": "data/prepared/pictures",
             "order": tuple(stages),
             "stages": stages,
+            # Asked for by name also where no caption was seen, as the chance level.
+            "evaluation": {"retrieval": {}},
         }
     )

@@ -18,10 +18,10 @@ LPIPS, DINOv2 (both of FoundationVision/unitok_external) and CLIP's tokenizer ar
         --config.companions.backbone.path=dinov2_vits14_pretrain.pth \
         --config.data.clip_tokenizer=bpe_simple_vocab_16e6.txt.gz
 
-The start from a CLIP (reported: 78.6 %) is `--config.init.encoder=RUN:encoder
---config.init.text=RUN:text`, RUN being a run of this config with
-`--config.model.objective.supervision=contrastive`. A text tower of open_clip is
-converted with `--from clip-text`.
+The start from a CLIP (reported: 78.6 %) is `--config.init.encoder=CLIP:encoder
+--config.init.text=CLIP:text`. CLIP is a ViTamin-L-256 of open_clip that was converted
+with `--from vitamin-clip --to jax` (docs/convert.md), or the workdir's stage of a run
+of this config with `--config.model.objective.supervision=contrastive`.
 """
 
 from ml_collections import ConfigDict

@@ -132,10 +132,10 @@ ROWS = (
     ),
     Row(
         "ViTamin-L encoder, full size",
-        (),
+        ("vitamin_clip",),
         "vitamin",
         "timm",
-        ("unitok",),
+        ("unitok", "vitamin-clip"),
         {"in UniTok": 332_331_936},
         (
             f"{_FULL}test_encoder",

@@ -1,5 +1,6 @@
 """UniTok's published recipe: its numbers, what decays, two steps of a small copy."""
 
+import dataclasses
 import importlib
 import re
 
@@ -7,15 +8,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
+from launch.sweep.experiment import evaluate
 from tests.models.random_weights import random_weights
-from unitoken_jax.config import build
+from unitoken_jax import convert
+from unitoken_jax.config import build, plain
 from unitoken_jax.convert import unitok as layout
+from unitoken_jax.convert.formats import FORMATS
+from unitoken_jax.convert.networks import network_of
 from unitoken_jax.convert.table import Constant, expected_shapes, export_tensors
 from unitoken_jax.models import registry
 from unitoken_jax.models.frozen import FrozenNetwork
 from unitoken_jax.models.lpips import Lpips, LpipsConfig
-from unitoken_jax.train import stage
+from unitoken_jax.models.vitamin_clip import ViTaminClipConfig
+from unitoken_jax.train import stage, transfer
 from unitoken_jax.train import state as states
 from unitoken_jax.train.adversarial import make_adversary
 from unitoken_jax.train.job import Job, build_chain
@@ -107,6 +114,44 @@ def test_two_steps_move_both_sides():
         assert (moved[path] != value).any() or path.endswith("bias"), path
 
 
+def test_starts_from_a_converted_clip(tmp_path):
+    """A ViTamin CLIP as open_clip names it, through `convert`, to a fresh state."""
+    vision = registry.build(shrunk().model).config.vision
+    text = registry.build(shrunk().model).config.text
+    clip = ViTaminClipConfig(
+        dataclasses.replace(vision, dtype="float32", remat="none"),
+        dataclasses.replace(text, dtype="float32", remat="none", mlp=4 * text.hidden),
+    )
+    network, kind = network_of(clip), FORMATS["vitamin-clip"]
+    params = random_weights(network.abstract(clip))
+    norm = params["encoder"]["transformer"]["norm"]
+    norm["scale"], norm["bias"] = np.ones_like(norm["scale"]), 0 * norm["bias"]
+    tensors = export_tensors(kind.table(clip), params, network.counts(clip))
+    tensors["visual.trunk.fc_norm.bias"] = norm["bias"]
+    save_file(tensors, tmp_path / "open_clip.safetensors")
+    described = kind.write_config(clip, {})
+    source, converted = tmp_path / "open_clip.safetensors", tmp_path / "clip"
+    convert.convert("vitamin-clip", "jax", source, converted, config=described)
+
+    fields = [f"init.{part}={converted}:{part}" for part in ("encoder", "text")]
+    node = evaluate("configs/unitok_vitamin_l.py", fields)
+    (job,) = build_chain(node).stages.values()
+    assert dict(job.init) == dict(field[5:].split("=") for field in fields)
+    small = shrunk()
+    job = dataclasses.replace(
+        small, init=job.init, model=dict(small.model) | {"text": plain(clip.text)}
+    )
+    system = registry.build(job.model)
+    laid = stage.lay_out(job, system, "config", jax.devices()[:1])
+    sources = {
+        ours: transfer.locate(theirs, tmp_path, {}) for ours, theirs in job.init.items()
+    }
+    state = stage.start(job, laid, sources)
+    for part in ("encoder", "text"):
+        jax.tree.map(np.testing.assert_array_equal, state.params[part], params[part])
+    assert float(state.params["logit_scale"]) == pytest.approx(2.659260)
+
+
 def test_numbers_of_the_scripts():
     job = published()
     assert (job.train.steps, job.train.batch) == (78_128, 16_384)
@@ -164,6 +209,26 @@ def test_a_discriminators_norms_and_biases_do_not_decay():
     no_decay = re.compile(config.optimizer.no_decay)
     spared = {path for path in flatten(shapes) if no_decay.fullmatch(path)}
     assert {path.rpartition("/")[2] for path in spared} == {"scale", "bias"}
+
+
+def test_the_small_adversary_is_the_published_one_but_for_its_backbone():
+    config = importlib.import_module("configs.unitok_pictures").get_config(
+        "adversarial"
+    )
+    (job,) = build_chain(config).stages.values()
+    adversary = stage.check_adversary(job, registry.build(job.model), "config")
+    assert adversary is not None
+    assert not adversary.config.frozen
+    assert (adversary.begin, job.train.steps) == (112, 300)
+    published_one = published().adversary
+    for name in ("start", "ramp", "fade", "weight", "least", "most", "consistency"):
+        assert getattr(adversary.config, name) == getattr(published_one, name)
+    score = jax.eval_shape(
+        adversary.module.apply,
+        {"params": jax.eval_shape(adversary.fresh, jax.random.key(0))},
+        jax.ShapeDtypeStruct((2, 64, 64, 3), jnp.float32),
+    )
+    assert score.shape == (2, 3 * 64)  # every head scores every patch
 
 
 def test_job_is_strict():

@@ -11,7 +11,7 @@ import jax
 import ml_dtypes
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 from unitoken_jax import convert
 from unitoken_jax.convert.exchange import open_weights
@@ -38,7 +38,14 @@ from unitoken_jax.models.stlpips import StLpipsConfig
 from unitoken_jax.models.unitok import UniTokConfig
 from unitoken_jax.models.unitok_mllm import UniTokMllmConfig
 from unitoken_jax.models.unitoken import UniTokenConfig
-from unitoken_jax.models.vitamin import VITAMIN_BASE, ViTaminConfig
+from unitoken_jax.models.vitamin import (
+    VITAMIN_BASE,
+    VITAMIN_LARGE,
+    VITAMIN_SMALL,
+    VITAMIN_XLARGE,
+    ViTaminConfig,
+)
+from unitoken_jax.models.vitamin_clip import ViTaminClipConfig
 from unitoken_jax.models.vqgan import VQGANConfig
 
 GOLDEN = Path(__file__).parent.parent / "golden"
@@ -130,6 +137,7 @@ TINY = {
     "llama-hf": LLAMA,
     "unitok": UNITOK,
     "clip-text": UNITOK.text,
+    "vitamin-clip": ViTaminClipConfig(vision=UNITOK.vision, text=UNITOK.text),
     "unitok-mllm": MLLM,
     "dinov2": dataclasses.replace(DINO, layers=2, grid=4),
     "lpips": LpipsConfig(widths=(4, 6), depths=(2, 1)),
@@ -149,9 +157,13 @@ GOLDEN_CASES = {
 def random_params(config, dtype=np.float32):
     rng = np.random.default_rng(0)
     abstract = network_of(config).abstract(config)
-    return jax.tree.map(
+    params = jax.tree.map(
         lambda leaf: rng.normal(size=leaf.shape).astype(dtype), abstract
     )
+    if isinstance(config, ViTaminClipConfig):
+        norm = params["encoder"]["transformer"]["norm"]  # in no file
+        norm["scale"][:], norm["bias"][:] = 1, 0
+    return params
 
 
 def module_of(config):
@@ -183,6 +195,8 @@ def assert_equal(left, right):
         ),
         ("unitok", UniTokConfig(), 1335, 820_298_692 + 8 * 4096 + 2 * 1024),
         ("clip-text", ClipTextConfig(), 149, 123_650_304),
+        # UniTok's 332,331,936 less the last norm and the zero positions.
+        ("vitamin-clip", ViTaminClipConfig(), 705, 332_328_864 + 123_650_304),
         ("unitok-mllm", UniTokMllmConfig(), 372, 7_508_685_056),
         ("dinov2", Dinov2Config(), 175, 22_056_576),
         ("lpips", LpipsConfig(), 31, 14_714_688 + 1472),
@@ -324,6 +338,77 @@ def test_parts_of_larger_files_are_read_alone():
     _, vision = convert.load("siglip-hf", golden, VISION)
     assert_equal(
         vision, convert.load("unitoken", golden, TINY["unitoken"])[1]["vision"]
+    )
+
+
+def open_clip_config(name, embed, width, layers):
+    vision = {"timm_model_name": name, "timm_pool": "", "timm_drop_path": 0.1}
+    heads = 16 if width > 768 else width // 64
+    text = {"context_length": 77, "vocab_size": 49408, "width": width, "heads": heads}
+    text["layers"] = layers
+    return {"embed_dim": embed, "vision_cfg": vision, "text_cfg": text}
+
+
+@pytest.mark.parametrize(
+    ("name", "vision", "embed", "width", "layers"),
+    [
+        ("vitamin_small_224", VITAMIN_SMALL, 384, 384, 12),
+        ("vitamin_base_224", VITAMIN_BASE, 512, 512, 12),
+        ("vitamin_large_256", VITAMIN_LARGE, 768, 768, 12),
+        ("vitamin_large2_384", VITAMIN_LARGE, 1024, 1024, 24),
+        ("vitamin_xlarge_256", VITAMIN_XLARGE, 1152, 1152, 27),
+    ],
+)
+def test_open_clips_configurations_are_read(name, vision, embed, width, layers):
+    values = open_clip_config(name, embed, width, layers)
+    config = FORMATS["vitamin-clip"].read_config({"model_cfg": values})
+    assert config == FORMATS["vitamin-clip"].read_config(values)
+    assert config.vision == vision
+    text = config.text
+    assert (text.hidden, text.mlp, text.layers) == (width, 4 * width, layers)
+    assert (text.embed, text.heads) == (embed, values["text_cfg"]["heads"])
+
+
+def test_other_clips_of_open_clip_are_refused():
+    read = FORMATS["vitamin-clip"].read_config
+    values = open_clip_config("vit_base_patch16_224", 512, 512, 12)
+    refused("timm_model_name is 'vit_base.*known are vitamin_small", read, values)
+    values = open_clip_config("vitamin_base_224", 512, 512, 12)
+    values["text_cfg"]["no_causal_mask"] = True
+    refused("no_causal_mask=True", read, values)
+
+
+def test_a_vitamin_clip_is_read_from_the_files_of_open_clip(tmp_path):
+    """Folder with its own configuration's name, names of a training, dropped parts."""
+    config = TINY["vitamin-clip"]
+    params, kind = random_params(config), FORMATS["vitamin-clip"]
+    counts = network_of(config).counts(config)
+    tensors = export_tensors(kind.table(config), params, counts)
+    tensors |= {
+        "logit_scale": np.asarray(4.6, np.float32),
+        "visual.trunk.pos_embed": np.ones((1, 4, 64), np.float32),
+        "visual.trunk.fc_norm.weight": np.ones(64, np.float32),
+        "visual.head.proj.weight": np.ones((32, 64), np.float32),
+    }
+    save_file(
+        {f"module.{key}": array for key, array in tensors.items()},
+        tmp_path / "open_clip_model.safetensors",
+    )
+    described = {"model_cfg": kind.write_config(config, {})}
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(described))
+    model, loaded = convert.load("vitamin-clip", tmp_path)
+    assert model.config == config
+    assert_equal(loaded, params)
+    convert.convert("vitamin-clip", "clip-text", tmp_path, tmp_path / "text")
+    assert_equal(convert.load("clip-text", tmp_path / "text")[1], params["text"])
+    params["encoder"]["transformer"]["norm"]["bias"][3] = 1
+    refused(
+        "no place for encoder/transformer/norm/bias",
+        convert.save,
+        "vitamin-clip",
+        model,
+        params,
+        tmp_path / "trained",
     )
 
 

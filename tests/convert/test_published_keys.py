@@ -7,16 +7,24 @@ a name stands for its weight and its bias.
 
 import re
 
+import numpy as np
 import pytest
 
 from unitoken_jax.convert.formats import FORMATS
 from unitoken_jax.convert.networks import network_of
-from unitoken_jax.convert.table import expected_shapes
+from unitoken_jax.convert.table import (
+    WeightsError,
+    check_source,
+    expected_shapes,
+    plan,
+    specs_of,
+)
 from unitoken_jax.models.chameleon import ChameleonConfig
 from unitoken_jax.models.llamagen import published
 from unitoken_jax.models.unitok import UniTokConfig
 from unitoken_jax.models.unitok_mllm import UniTokMllmConfig
 from unitoken_jax.models.unitoken import UniTokenConfig
+from unitoken_jax.models.vitamin_clip import ViTaminClipConfig
 from unitoken_jax.models.vqgan import VQGANConfig
 
 
@@ -220,6 +228,20 @@ UNITOK = [
     (":fc_norm", (1024,)),
     (":projection", (768, 1024)),
 ]
+TAKEN = ("encoder.patch", "encoder.blocks", "text_encoder.")
+VITAMIN_CLIP = {
+    name.replace("text_encoder.", "text.").replace("encoder.", "visual.trunk."): shape
+    for name, shape in keys(UNITOK).items()
+    if name.startswith(TAKEN)
+}
+# What an open_clip 3.3.0 of ViTamin-L-256 has beside.
+VITAMIN_CLIP_LEFT = {
+    "logit_scale": (),
+    "visual.trunk.pos_embed": (1, 256, 1024),
+    "visual.trunk.fc_norm.weight": (1024,),
+    "visual.trunk.fc_norm.bias": (1024,),
+    "visual.head.proj.weight": (768, 1024),
+}
 HEAD = "ar_head.layers.{0..2}"
 MLLM = [
     *llama(32, 32000),
@@ -270,6 +292,7 @@ LLAMAGEN = [
         ("unitok", UniTokConfig(), UNITOK),
         ("unitok-mllm", UniTokMllmConfig(), MLLM),
         ("llamagen", published("XXL"), LLAMAGEN),
+        ("vitamin-clip", ViTaminClipConfig(), VITAMIN_CLIP.items()),
     ],
 )
 def test_the_published_names_and_shapes_exactly(name, config, rows):
@@ -278,3 +301,19 @@ def test_the_published_names_and_shapes_exactly(name, config, rows):
         FORMATS[name].table(config), network.abstract(config), network.counts(config)
     )
     assert ours == keys(rows)
+
+
+def test_a_vitamin_clip_is_taken_as_it_is_published():
+    """All 710 names: those we take, and those that are left by name."""
+    config = ViTaminClipConfig()
+    network, table = network_of(config), FORMATS["vitamin-clip"].table(config)
+    assignments = plan(
+        table, specs_of(network.abstract(config)), network.counts(config)
+    )
+    shapes = VITAMIN_CLIP | VITAMIN_CLIP_LEFT
+    assert len(shapes) == 710
+    blank = np.zeros((), np.float32)
+    source = {key: np.broadcast_to(blank, shape) for key, shape in shapes.items()}
+    check_source(table, assignments, source)
+    with pytest.raises(WeightsError, match=r"not of this format: visual\.trunk\.norm"):
+        check_source(table, assignments, source | {"visual.trunk.norm.weight": blank})

@@ -10,6 +10,7 @@ from unitoken_jax.convert import layouts
 from unitoken_jax.convert.table import (
     Constant,
     Ignored,
+    Initial,
     Rule,
     WeightsError,
     expected_shapes,
@@ -72,6 +73,24 @@ def test_round_trip(dtype):
     imported = import_tensors(TABLE, exported, abstract(), COUNTS)
     jax.tree.map(np.testing.assert_array_equal, imported, params(dtype))
     assert all(leaf.dtype == dtype for leaf in jax.tree.leaves(imported))
+
+
+def test_what_the_files_lack_begins_at_its_number():
+    table = (*TABLE[:-3], Initial("decoder/level_1/conv", 2.0, like="decoder/embed"))
+    table += (Rule("conv.weight", "decoder/level_3/conv", layouts.CONV),)
+    ours = params(ml_dtypes.bfloat16)
+    ours["decoder"]["level_1"]["conv"][:] = 2
+    exported = export_tensors(table, ours, COUNTS)
+    assert not any("level_1" in key for key in exported)
+    back = import_tensors(table, exported, abstract(), COUNTS)
+    jax.tree.map(np.testing.assert_array_equal, back, ours)
+    assert back["decoder"]["level_1"]["conv"].dtype == ml_dtypes.bfloat16
+    ours["decoder"]["level_1"]["conv"][0, 0, 0, 0] = 3
+    with pytest.raises(WeightsError, match=r"no place for decoder/level_1/conv.*2\.0"):
+        export_tensors(table, ours, COUNTS)
+    wrong = (*table, Initial("decoder/nothing", 0.0, like="decoder/embed"))
+    with pytest.raises(WeightsError, match="decoder/nothing, which is not a parameter"):
+        expected_shapes(wrong, abstract(), COUNTS)
 
 
 def test_stacks_follow_the_counters_in_the_key():

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from types import SimpleNamespace
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -11,9 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from launch.sweep.experiment import evaluate
 from unitoken_jax import convert
-from unitoken_jax.config import ConfigError, UserError
-from unitoken_jax.evaluate.__main__ import compare_folders, run
+from unitoken_jax.config import ConfigError, UserError, build
+from unitoken_jax.evaluate.__main__ import compare_folders, evaluators, run
+from unitoken_jax.evaluate.config import EvaluationConfig
 from unitoken_jax.models import registry
 from unitoken_jax.models.stlpips import StLpips, StLpipsConfig
 from unitoken_jax.train.job import build_chain
@@ -89,6 +92,25 @@ def test_evaluators_without_their_model_are_left_out(run_node, workdir, tmp_path
     node |= {"evaluation": config | {"retrieval": {"pairs": 2}}}
     with pytest.raises(ConfigError, match="trains a siglip"):
         run(build_chain(node), tmp_path)
+
+
+def names(config, *fields):
+    """Evaluators that run for a config."""
+    chain = build_chain(evaluate(config, fields))
+    found = build(EvaluationConfig, chain.evaluation, "config.evaluation")
+    return {name for name, _ in evaluators(chain, found, cast(Any, None))}
+
+
+def test_tokenizers_without_captions_are_not_asked_for_any():
+    drawn = {"reconstruction", "classes"}
+    assert names("configs/llamagen_pictures.py") == drawn
+    spoken = {"reconstruction", "understanding", "generation"}
+    assert names("configs/unitok_mllm_pictures.py") == spoken
+    config = "configs/unitok_pictures.py"
+    seen = {"reconstruction", "perception", "retrieval"}
+    assert names(config) == seen | {"zero_shot"}
+    alone = "stages.tokenizer.model.objective.supervision=reconstruction"
+    assert names(config, alone) == seen  # retrieval is named, as the chance level
 
 
 def test_reconstructions_and_drawings_are_shown_to_another_network(

@@ -11,7 +11,14 @@ from typing import Any
 
 from unitoken_jax.convert.formats import FORMATS
 from unitoken_jax.convert.networks import network_of
-from unitoken_jax.convert.table import Assignment, Constant, Ignored, plan, specs_of
+from unitoken_jax.convert.table import (
+    Assignment,
+    Constant,
+    Ignored,
+    Initial,
+    plan,
+    specs_of,
+)
 
 _HEAD = """# Weight tables
 
@@ -49,7 +56,10 @@ def _section(name: str, config: Any) -> Iterator[str]:
         shown = (only.key, _paths(only)) if only else (key, paths)
         yield f"| `{shown[0]}` | {shape} | {len(alike)} | {shown[1]} | {layout} |"
     for rule in table:
-        if isinstance(rule, Ignored):
+        if isinstance(rule, Initial):
+            shape = specs[rule.path].shape
+            yield f"| none | {shape} | | `{rule.path}` | begins at {rule.value} |"
+        elif isinstance(rule, Ignored):
             yield f"| `{rule.pattern}` | | | dropped | {rule.why} |"
 
 

@@ -36,6 +36,7 @@ from unitoken_jax.convert.table import (
     Table,
     TreeReader,
     WeightsError,
+    check_initials,
     export_one,
     export_specs,
     import_tensors,
@@ -323,6 +324,7 @@ _Exported = dict[str, tuple[Spec, Callable[[], np.ndarray]]]
 
 def _exported(table: Table, weights: Weights) -> _Exported:
     """Published name → shape and type, and how to get the numbers."""
+    check_initials(table, weights.reader)
     specs = weights.reader.specs
     assignments = plan(table, specs, network_of(weights.config).counts(weights.config))
     return {

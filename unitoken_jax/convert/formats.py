@@ -20,6 +20,7 @@ from unitoken_jax.convert import (
     unitok,
     unitok_mllm,
     unitoken,
+    vitamin_clip,
     vqgan,
 )
 from unitoken_jax.convert.configs.decoder import (
@@ -55,6 +56,10 @@ from unitoken_jax.convert.configs.unitok_mllm import (
     write_unitok_mllm,
 )
 from unitoken_jax.convert.configs.unitoken import read_unitoken, write_unitoken
+from unitoken_jax.convert.configs.vitamin_clip import (
+    read_vitamin_clip,
+    write_vitamin_clip,
+)
 from unitoken_jax.convert.configs.vqgan import read_vqgan, write_vqgan
 from unitoken_jax.convert.sinks import Read, write_weights
 from unitoken_jax.convert.sources import Source, open_source
@@ -70,6 +75,7 @@ from unitoken_jax.models.stlpips import StLpipsConfig
 from unitoken_jax.models.unitok import UniTokConfig
 from unitoken_jax.models.unitok_mllm import UniTokMllmConfig
 from unitoken_jax.models.unitoken import UniTokenConfig
+from unitoken_jax.models.vitamin_clip import ViTaminClipConfig
 from unitoken_jax.models.vqgan import VQGANConfig
 
 Write = Callable[[Path, Mapping[str, Spec], Read, Values], None]
@@ -213,6 +219,15 @@ FORMATS: dict[str, Format] = {
         read_clip_text,
         write_clip_text,
         prefixes=("text_encoder.", "text."),
+    ),
+    "vitamin-clip": Format(
+        "ViTamin CLIPs of open_clip (jienengchen/ViTamin-L-256px), to start UniTok",
+        ("visual.trunk.patch_embed.backbone.stem.conv1.weight", "text.text_projection"),
+        (ViTaminClipConfig(),),
+        vitamin_clip.table,
+        read_vitamin_clip,
+        write_vitamin_clip,
+        prefixes=("module.",),
     ),
     "dinov2": Format(
         "DINOv2 ViT-S/14 (dinov2_vits14_pretrain.pth)",

@@ -23,6 +23,7 @@ from unitoken_jax.convert import (
     unitok,
     unitok_mllm,
     unitoken,
+    vitamin_clip,
     vqgan,
 )
 from unitoken_jax.convert.table import Counts, WeightsError, flatten
@@ -42,6 +43,7 @@ from unitoken_jax.models.stlpips import StLpips, StLpipsConfig
 from unitoken_jax.models.unitok import UniTok, UniTokConfig
 from unitoken_jax.models.unitok_mllm import UniTokMllm, UniTokMllmConfig
 from unitoken_jax.models.unitoken import UniToken, UniTokenConfig
+from unitoken_jax.models.vitamin_clip import ViTaminClip, ViTaminClipConfig
 from unitoken_jax.models.vqgan import VQGAN, VQGANConfig
 
 
@@ -108,7 +110,7 @@ def _run_clip_text(module: ClipText) -> Any:
     return module(jnp.zeros((1, module.config.length), jnp.int32))
 
 
-def _run_unitok(module: UniTok) -> Any:
+def _run_unitok(module: UniTok | ViTaminClip) -> Any:
     text = jnp.zeros((1, module.config.text.length), jnp.int32)
     return module(jnp.zeros((1, 32, 32, 3)), text)
 
@@ -131,7 +133,7 @@ def _unitok_mllm_parts(config: UniTokMllmConfig) -> Mapping[str, Any]:
     return {"decoder/": config.decoder}
 
 
-def _unitok_parts(config: UniTokConfig) -> Mapping[str, Any]:
+def _unitok_parts(config: UniTokConfig | ViTaminClipConfig) -> Mapping[str, Any]:
     return {"text/": config.text}
 
 
@@ -153,6 +155,14 @@ NETWORKS = (
     ),
     Network("vqgan", VQGANConfig, VQGAN, _run_vqgan, vqgan.counts),
     Network("unitok", UniTokConfig, UniTok, _run_unitok, unitok.counts, _unitok_parts),
+    Network(
+        "vitamin_clip",
+        ViTaminClipConfig,
+        ViTaminClip,
+        _run_unitok,
+        vitamin_clip.counts,
+        _unitok_parts,
+    ),
     Network("clip_text", ClipTextConfig, ClipText, _run_clip_text, clip_text.counts),
     Network(
         "unitok_mllm",

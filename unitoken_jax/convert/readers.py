@@ -17,6 +17,7 @@ from unitoken_jax.convert.table import (
     WeightsError,
     check_source,
     import_one,
+    initials,
     plan,
     spec_of,
     specs_of,
@@ -61,6 +62,10 @@ class PublishedReader:
                         f"{key} is {dtype} and the other layers of {slot.path} are"
                         f" {self._specs[slot.path].dtype}; give all of them one type"
                     )
+        self._initials = {rule.path: rule for rule in initials(table)}
+        for path, rule in self._initials.items():
+            self._specs[path] = Spec(shapes[path].shape, self._specs[rule.like].dtype)
+            self._depths[path] = 0
 
     @property
     def specs(self) -> dict[str, Spec]:
@@ -75,6 +80,8 @@ class PublishedReader:
         if len(index) < depth:
             size = self._specs[path].shape[len(index)]
             return np.stack([self.read(path, (*index, i)) for i in range(size)])
+        if path in self._initials:
+            return self._initials[path].array(*self._specs[path])
         assignment, part = self._places[Slot(path, index)]
         # A packed tensor is asked for once for each of its parts.
         if self._last is None or self._last[0] != assignment.key:

@@ -46,6 +46,7 @@ DTYPES: dict[str, np.dtype] = {
 PICKLES = (".pth", ".pt", ".bin", ".ckpt")
 INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 WHOLE = ("model.safetensors", "pytorch_model.bin")
+CONFIGS = ("config.json", "open_clip_config.json")
 
 
 class Source(Mapping[str, np.ndarray]):
@@ -323,9 +324,10 @@ def _header(path: Path) -> dict[str, tuple[Spec, int]]:
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
-    path = folder / "config.json"
-    if not path.exists():
+    found = [folder / name for name in CONFIGS if (folder / name).exists()]
+    if not found:
         return {}
+    path = found[0]
     try:
         config = json.loads(path.read_text())
     except ValueError as fault:

@@ -1,8 +1,8 @@
 """The engine of every weight table: published names ↔ our parameter tree.
 
-A table is a sequence of `Rule`, `Constant` and `Ignored`. It is read both ways, tensor
-by tensor, so that a checkpoint of any size streams through: `plan` expands the counters
-and checks names and shapes without touching a number, `import_pieces` and
+A table is a sequence of `Rule`, `Constant`, `Initial` and `Ignored`. It is read both
+ways, tensor by tensor, so that a checkpoint of any size streams through: `plan` expands
+the counters and checks names and shapes without touching a number, `import_pieces` and
 `export_pieces` move one tensor at a time, `import_tensors` and `export_tensors` gather
 them into a tree and a dict.
 """
@@ -85,6 +85,27 @@ class Constant:
 
 
 @dataclass(frozen=True)
+class Initial:
+    """A parameter of ours that the published files lack: it begins at one number.
+
+    Export refuses it when it is another number, as there is no place for it.
+
+    Attributes:
+        path: ours.
+        value: the number in all places.
+        like: path of the parameter whose type it has.
+    """
+
+    path: str
+    value: float
+    like: str
+
+    def array(self, shape: Shape, dtype: np.dtype) -> np.ndarray:
+        """The parameter as it begins."""
+        return np.full(shape, self.value, dtype)
+
+
+@dataclass(frozen=True)
 class Ignored:
     """Published names (a shell pattern) that are dropped on import, and why."""
 
@@ -92,7 +113,7 @@ class Ignored:
     why: str
 
 
-Table = Sequence[Rule | Constant | Ignored]
+Table = Sequence[Rule | Constant | Initial | Ignored]
 
 
 class Spec(NamedTuple):
@@ -238,6 +259,10 @@ def plan(
     filled: dict[str, set[tuple[int, ...]]] = {}
     for rule in table:
         if isinstance(rule, Ignored):
+            continue
+        if isinstance(rule, Initial):
+            _piece_shape(Slot(rule.path, ()), specs, "what its files lack")
+            filled.setdefault(rule.path, set()).add(())
             continue
         if isinstance(rule, Constant):
             wanted = ((key, ()) for key, _ in _expand(Rule(rule.key, ()), counts))
@@ -432,10 +457,34 @@ def import_pieces(
     """
     assignments = plan(table, specs, counts)
     check_source(table, assignments, source)
+    types: dict[str, np.dtype] = {}
     for assignment in assignments.values():
         ours = import_one(assignment, source)
         for slot, piece in zip(assignment.slots, ours, strict=True):
+            types[slot.path] = piece.dtype
             yield Piece(slot.path, slot.index, piece)
+    for rule in initials(table):
+        array = rule.array(specs[rule.path].shape, types[rule.like])
+        yield Piece(rule.path, (), array)
+
+
+def initials(table: Table) -> Iterator[Initial]:
+    """The rules of parameters that the files of a table lack."""
+    return (rule for rule in table if isinstance(rule, Initial))
+
+
+def check_initials(table: Table, reader: Reader) -> None:
+    """Refuse to write parameters for which the files of a table have no place.
+
+    Raises:
+        WeightsError: one of them is no longer as it began.
+    """
+    for rule in initials(table):
+        if np.any(reader.read(rule.path, ()) != rule.value):
+            raise WeightsError(
+                f"the format has no place for {rule.path}, which is to hold"
+                f" {rule.value} and holds other numbers: it was trained"
+            )
 
 
 def import_one(
@@ -508,8 +557,9 @@ def export_pieces(
     """Published tensors one by one, contiguous, in the table's order.
 
     Raises:
-        WeightsError: see `plan`.
+        WeightsError: see `plan` and `check_initials`.
     """
+    check_initials(table, reader)
     for assignment in plan(table, reader.specs, counts).values():
         yield assignment.key, export_one(assignment, reader)
 
@@ -545,7 +595,7 @@ def export_tensors(
     """A nested dict of parameters → published name → NumPy array.
 
     Raises:
-        WeightsError: see `plan`.
+        WeightsError: see `export_pieces`.
     """
     return dict(export_pieces(table, TreeReader(params), counts))
 

@@ -62,7 +62,7 @@ from unitoken_jax.models.siglip import SiglipVision
 from unitoken_jax.parallel.mesh import make_mesh
 from unitoken_jax.train.console import log_to_console
 from unitoken_jax.train.environment import use_compile_cache
-from unitoken_jax.train.job import Chain, build_chain
+from unitoken_jax.train.job import Chain, Job, build_chain
 
 log = logging.getLogger("unitoken_jax.evaluate")
 
@@ -400,7 +400,7 @@ def run(chain: Chain, workdir: Path) -> dict[str, Any]:
     try:
         bench = Bench(chain, workdir, config)
         try:
-            for name, evaluate in _evaluators(chain, config, bench):
+            for name, evaluate in evaluators(chain, config, bench):
                 start = time.perf_counter()
                 evaluation = evaluate()
                 if evaluation.measures:
@@ -422,19 +422,29 @@ def run(chain: Chain, workdir: Path) -> dict[str, Any]:
     return content
 
 
-def _evaluators(
+def evaluators(
     chain: Chain, config: EvaluationConfig, bench: Bench
 ) -> Iterator[tuple[str, Any]]:
     """Yield the name and the call of each evaluator that applies."""
-    trained = {job.model.get("kind") for job in chain.stages.values()}
+    jobs = chain.stages.values()
+    trained = {job.model.get("kind") for job in jobs}
+    captioned = {job.model.get("kind") for job in jobs if _sees_captions(job)}
     for name, kinds in _NEEDS.items():
         part = getattr(config, name)
         if part is None:
             continue
-        if trained.isdisjoint(kinds) and name not in chain.evaluation:
-            log.info("%s: left out, the config trains no %s", name, " or ".join(kinds))
+        there = captioned if kinds == _ALIGNED else trained
+        if there.isdisjoint(kinds) and name not in chain.evaluation:
+            what = " or ".join(kinds) + (" on captions" if kinds == _ALIGNED else "")
+            log.info("%s: left out, the config trains no %s", name, what)
             continue
         yield name, lambda name=name, part=part: getattr(bench, name)(part)
+
+
+def _sees_captions(job: Job) -> bool:
+    """Say whether a stage is not a UniTok that learns from pictures alone."""
+    objective = job.model.get("objective") or {}
+    return objective.get("supervision") != "reconstruction"
 
 
 def _judges(config: perception.PerceptionConfig) -> networks.Judges:

@@ -77,6 +77,7 @@ VITAMIN_BASE = ViTaminConfig(
     widths=(128, 256), hidden=768, layers=14, heads=12, mlp=1536
 )
 VITAMIN_LARGE = ViTaminConfig()
+VITAMIN_XLARGE = ViTaminConfig(widths=(192, 384), hidden=1152, layers=32, mlp=2304)
 
 
 def he_fan_out(groups: int = 1) -> Initializer:

@@ -63,12 +63,12 @@ def write_unitok(config: UniTokConfig, source: Values) -> dict[str, Any]:
     names = {
         name
         for name, vision in _VISION.items()
-        if _shape(vision) == _shape(config.vision)
+        if shape_of(vision) == shape_of(config.vision)
     }
     kinds = {ours: theirs for theirs, ours in _PROJECTIONS.items()}
     return dict(source) | {
         "model": names.pop() if names else "custom",
-        "encoder": _shape(config.vision),
+        "encoder": shape_of(config.vision),
         "drop_path": config.vision.drop_path,
         "vocab_size": config.vocab_size,
         "vocab_width": config.vocab_width,
@@ -118,19 +118,23 @@ def write_clip_text(config: ClipTextConfig, source: Values) -> dict[str, Any]:
 def _read_vision(values: Values) -> ViTaminConfig:
     name = values.get("model", "vitamin_large")
     drop_path = values.get("drop_path", ViTaminConfig().drop_path)
-    shape = values.get("encoder")
-    if shape:
-        shape = dict(
-            shape, widths=tuple(shape["widths"]), depths=tuple(shape["depths"])
-        )
-        return ViTaminConfig(**shape, drop_path=drop_path)
+    if values.get("encoder"):
+        return read_shape(values["encoder"], drop_path)
     if name not in _VISION:
         raise WeightsError(
             f"the source's model is {name!r}; known are {', '.join(_VISION)}"
         )
-    return ViTaminConfig(**_shape(_VISION[name]), drop_path=drop_path)
+    return read_shape(shape_of(_VISION[name]), drop_path)
 
 
-def _shape(vision: ViTaminConfig) -> dict[str, Any]:
+def read_shape(shape: Values, drop_path: float) -> ViTaminConfig:
+    """A ViTamin of what `shape_of` gave, or of the same as lists."""
+    fields = dict(shape)
+    fields |= {name: tuple(shape[name]) for name in ("widths", "depths")}
+    return ViTaminConfig(**fields, drop_path=drop_path)
+
+
+def shape_of(vision: ViTaminConfig) -> dict[str, Any]:
+    """The fields of a ViTamin that its parameters' shapes follow from."""
     fields = ("widths", "depths", "hidden", "layers", "heads", "mlp")
     return {name: getattr(vision, name) for name in fields}
