@@ -111,6 +111,21 @@ def test_means_ranges_and_failures_are_told(tmp_path) -> None:
     assert "Collapsed" not in html
 
 
+def test_further_plots_and_what_is_better(tmp_path) -> None:
+    other = ("understanding/accuracy/all", "generation/caption_rank")
+    folder = write_sweep(tmp_path / "s", others=[other], measures=[])
+    html = comparison.build(folder).read_text()
+    assert html.count('class="mark c') == 2 * (3 + 2)
+    titles = ("Bits per code, less is better", "Own caption ranked first")
+    for encoding in ENCODINGS:
+        for title in titles:
+            assert f"<strong>{encoding}: {title}</strong>" in html
+    # Each measure has one column, whichever plots show it.
+    head = html[html.index("<thead>") : html.index("</thead>")]
+    assert head.count("Accuracy, all questions") == 1
+    assert head.count("<small>less is better</small>") == 1
+
+
 def test_collapsed_settings_are_named(tmp_path) -> None:
     changes = {"collapse": "generation/caption_rank", "collapse_share": 0.5}
     html = comparison.build(write_sweep(tmp_path / "s", **changes)).read_text()

@@ -5,6 +5,7 @@ that are missing, failed or collapsed are named. Read `build` first.
 """
 
 import dataclasses
+import itertools
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -65,6 +66,34 @@ class Setting:
         return [item["value"] for item in found if item is not None]
 
 
+@dataclasses.dataclass(frozen=True)
+class Looks:
+    """By what the plots tell settings apart.
+
+    Attributes:
+        colour: the axis that colours stand for.
+        facet: the axis whose values have plots of their own, or ''.
+        numbers: label of `colour` → number of its colour.
+    """
+
+    colour: str
+    facet: str
+    numbers: Mapping[str, int]
+
+    def number(self, setting: Setting) -> int:
+        """Return the number of a setting's colour."""
+        return self.numbers[setting.labels[self.colour]]
+
+    def shape(self, setting: Setting) -> str:
+        """Name what is told apart by shape: what neither colour nor facet shows."""
+        seen = (self.colour, self.facet)
+        return ", ".join(v for axis, v in setting.labels.items() if axis not in seen)
+
+    def shapes(self, settings: Sequence[Setting]) -> list[str]:
+        """Name the shapes of some settings, each once."""
+        return list(dict.fromkeys(map(self.shape, settings)))
+
+
 def build(folder: Path | str) -> Path:
     """Write FOLDER/report.html from what is in FOLDER, and return its path.
 
@@ -95,8 +124,13 @@ def compose(folder: Path) -> str:
         if axis["name"] == colour
         for number, label in enumerate(axis["labels"])
     }
+    looks = Looks(colour, view["facet"], colours)
     facets = _facets(settings, view["facet"])
-    measures = [m for m in (view["x"], view["y"], *view["measures"]) if m]
+    # Sweeps of earlier versions have one plot.
+    pairs = [(view["x"], view["y"]), *view.get("others", ())]
+    pairs = [(x, y) for x, y in pairs if x and y]
+    shown = [view["x"], view["y"], *itertools.chain(*pairs), *view["measures"]]
+    measures = list(dict.fromkeys(filter(None, shown)))
     collapsed = _collapsed(settings, view)
     return template.render(
         "comparison.html",
@@ -110,8 +144,15 @@ def compose(folder: Path) -> str:
             for label, number in colours.items()
             if any(setting.labels[colour] == label for setting in settings)
         },
-        shape_names=_shape_names(settings, colour, view["facet"]),
-        measures=[(name, _against(attempts, name)) for name in measures],
+        shape_names=looks.shapes(settings),
+        measures=[
+            (
+                name,
+                quantities.preference(name.partition("/")[2]),
+                _against(attempts, name),
+            )
+            for name in measures
+        ],
         rows=[
             {
                 "labels": [setting.labels[axis] for axis in axes],
@@ -122,15 +163,16 @@ def compose(folder: Path) -> str:
             for setting in settings
         ],
         trades=[
-            _trade(name, chosen, view, colour, colours)
+            _trade(name, chosen, pair, looks)
+            for pair in pairs
             for name, chosen in facets.items()
-            if view["x"] and view["y"] and _complete(chosen, view)
+            if _complete(chosen, pair)
         ],
         curves=[
             curve
             for metric in view["curves"]
             for name, chosen in facets.items()
-            if (curve := _curves(name, chosen, metric, colour, colours))
+            if (curve := _curves(name, chosen, metric, looks))
         ],
         collapsed=[setting.name for setting in settings if setting in collapsed],
         collapse=view["collapse"],
@@ -179,58 +221,48 @@ def _facets(settings: Sequence[Setting], axis: str) -> dict[str, list[Setting]]:
     return facets
 
 
-def _shape_names(settings: Sequence[Setting], colour: str, facet: str) -> list[str]:
-    """Name what is told apart by shape: what neither colour nor facet shows."""
-    return list(dict.fromkeys(_rest(setting, colour, facet) for setting in settings))
-
-
-def _rest(setting: Setting, colour: str, facet: str) -> str:
-    return ", ".join(
-        label for axis, label in setting.labels.items() if axis not in (colour, facet)
-    )
-
-
-def _complete(settings: Sequence[Setting], view: Mapping[str, Any]) -> list[Setting]:
-    return [
-        setting
-        for setting in settings
-        if setting.values(view["x"]) and setting.values(view["y"])
-    ]
+def _complete(settings: Sequence[Setting], measures: tuple[str, str]) -> list[Setting]:
+    return [setting for setting in settings if all(map(setting.values, measures))]
 
 
 def _trade(
     facet: str,
     settings: Sequence[Setting],
-    view: Mapping[str, Any],
-    colour: str,
-    colours: Mapping[str, int],
+    measures: tuple[str, str],
+    looks: Looks,
 ) -> plot.Plot:
-    shapes = _shape_names(settings, colour, view["facet"])
+    x, y = measures
+    shapes = looks.shapes(settings)
     dots = [
         plot.Dot(
             name=setting.name,
-            colour=colours[setting.labels[colour]],
-            shape=shapes.index(_rest(setting, colour, view["facet"])),
-            x=setting.values(view["x"]),
-            y=setting.values(view["y"]),
+            colour=looks.number(setting),
+            shape=shapes.index(looks.shape(setting)),
+            x=setting.values(x),
+            y=setting.values(y),
         )
-        for setting in _complete(settings, view)
+        for setting in _complete(settings, measures)
     ]
     dots.sort(key=lambda dot: (dot.shape, dot.colour))
-    title = quantities.title(view["y"].partition("/")[2])
+    title = _axis_title(y)
     return plot.against(
         dots,
         f"{facet}: {title}" if facet else title,
-        quantities.title(view["x"].partition("/")[2]),
+        _axis_title(x),
     )
+
+
+def _axis_title(measure: str) -> str:
+    key = measure.partition("/")[2]
+    words = (quantities.title(key), quantities.preference(key))
+    return ", ".join(filter(None, words))
 
 
 def _curves(
     facet: str,
     settings: Sequence[Setting],
     metric: str,
-    colour: str,
-    colours: Mapping[str, int],
+    looks: Looks,
 ) -> plot.Plot | None:
     stage, _, key = metric.partition("/")
     series = []
@@ -241,8 +273,11 @@ def _curves(
                 curve = found.curves.get(key) if found.name == stage else None
                 if curve is not None and curve.values.size:
                     name = f"{setting.name}, seed {attempt.seed}"
-                    number = colours[setting.labels[colour]]
-                    series.append(plot.Series(name, number, curve.steps, curve.values))
+                    series.append(
+                        plot.Series(
+                            name, looks.number(setting), curve.steps, curve.values
+                        )
+                    )
     if not series:
         return None
     title = f"{quantities.title(key)} in {stage}"
