@@ -8,7 +8,7 @@ import dataclasses
 import itertools
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -162,17 +162,9 @@ def compose(folder: Path) -> str:
             }
             for setting in settings
         ],
-        trades=[
-            _trade(name, chosen, pair, looks)
-            for pair in pairs
-            for name, chosen in facets.items()
-            if _complete(chosen, pair)
-        ],
+        trades=[plots for pair in pairs if (plots := _trades(facets, pair, looks))],
         curves=[
-            curve
-            for metric in view["curves"]
-            for name, chosen in facets.items()
-            if (curve := _curves(name, chosen, metric, looks))
+            plots for key in view["curves"] if (plots := _curves(facets, key, looks))
         ],
         collapsed=[setting.name for setting in settings if setting in collapsed],
         collapse=view["collapse"],
@@ -225,63 +217,77 @@ def _complete(settings: Sequence[Setting], measures: tuple[str, str]) -> list[Se
     return [setting for setting in settings if all(map(setting.values, measures))]
 
 
-def _trade(
-    facet: str,
-    settings: Sequence[Setting],
-    measures: tuple[str, str],
-    looks: Looks,
-) -> plot.Plot:
+def _trades(
+    facets: Mapping[str, Sequence[Setting]], measures: tuple[str, str], looks: Looks
+) -> list[plot.Plot]:
+    """Plot a measure against another: a plot a facet, all with the same axes."""
     x, y = measures
-    shapes = looks.shapes(settings)
-    dots = [
-        plot.Dot(
-            name=setting.name,
-            colour=looks.number(setting),
-            shape=shapes.index(looks.shape(setting)),
-            x=setting.values(x),
-            y=setting.values(y),
+    dots: dict[str, list[plot.Dot]] = {}
+    for facet, settings in facets.items():
+        shapes = looks.shapes(settings)
+        if complete := _complete(settings, measures):
+            dots[facet] = [
+                plot.Dot(
+                    name=setting.name,
+                    colour=looks.number(setting),
+                    shape=shapes.index(looks.shape(setting)),
+                    x=setting.values(x),
+                    y=setting.values(y),
+                )
+                for setting in complete
+            ]
+            dots[facet].sort(key=lambda dot: (dot.shape, dot.colour))
+    beside = list(itertools.chain(*dots.values()))
+    return [
+        plot.against(
+            same, _facet_title(facet, _measure_title(y)), _measure_title(x), beside
         )
-        for setting in _complete(settings, measures)
+        for facet, same in dots.items()
     ]
-    dots.sort(key=lambda dot: (dot.shape, dot.colour))
-    title = _axis_title(y)
-    return plot.against(
-        dots,
-        f"{facet}: {title}" if facet else title,
-        _axis_title(x),
-    )
 
 
-def _axis_title(measure: str) -> str:
+def _measure_title(measure: str) -> str:
     key = measure.partition("/")[2]
     words = (quantities.title(key), quantities.preference(key))
     return ", ".join(filter(None, words))
 
 
+def _facet_title(facet: str, title: str) -> str:
+    return f"{facet}: {title}" if facet else title
+
+
 def _curves(
-    facet: str,
-    settings: Sequence[Setting],
-    metric: str,
-    looks: Looks,
-) -> plot.Plot | None:
+    facets: Mapping[str, Sequence[Setting]], metric: str, looks: Looks
+) -> list[plot.Plot]:
+    """Plot a metric of training: a plot a facet, all with the same axes."""
     stage, _, key = metric.partition("/")
-    series = []
+    found = {
+        facet: series
+        for facet, settings in facets.items()
+        if (series := list(_series(settings, stage, key, looks)))
+    }
+    title = f"{quantities.title(key)} in {stage}"
+    beside = list(itertools.chain(*found.values()))
+    return [
+        plot.curves(series, _facet_title(facet, title), beside)
+        for facet, series in found.items()
+    ]
+
+
+def _series(
+    settings: Sequence[Setting], stage: str, key: str, looks: Looks
+) -> Iterator[plot.Series]:
     for setting in settings:
         for attempt in setting.attempts:
-            stages = attempt.found.stages if attempt.found else ()
-            for found in stages:
+            for found in attempt.found.stages if attempt.found else ():
                 curve = found.curves.get(key) if found.name == stage else None
                 if curve is not None and curve.values.size:
-                    name = f"{setting.name}, seed {attempt.seed}"
-                    series.append(
-                        plot.Series(
-                            name, looks.number(setting), curve.steps, curve.values
-                        )
+                    yield plot.Series(
+                        name=f"{setting.name}, seed {attempt.seed}",
+                        colour=looks.number(setting),
+                        steps=curve.steps,
+                        values=curve.values,
                     )
-    if not series:
-        return None
-    title = f"{quantities.title(key)} in {stage}"
-    return plot.curves(series, f"{facet}: {title}" if facet else title)
 
 
 def _cell(setting: Setting, name: str) -> tuple[str, str]:
@@ -294,7 +300,7 @@ def _cell(setting: Setting, name: str) -> tuple[str, str]:
     ends: list[Any] = [min(values), max(values)]
     if len(found) == 1:
         ends = [found[0].get("low"), found[0].get("high")]
-    spread = " to ".join(map(write, ends)) if None not in ends else ""
+    spread = write(*ends) if None not in ends else ""
     return write(float(np.mean(values))), spread
 
 
@@ -307,11 +313,12 @@ def _against(attempts: Sequence[Attempt], name: str) -> str:
     return ""
 
 
-def _writer(measure: Mapping[str, Any]) -> Any:
+def _writer(measure: Mapping[str, Any]) -> Callable[..., str]:
+    """Return what writes a value of a measure, or the ends of a range of values."""
     unit = measure.get("unit")
     if not unit:
         return quantities.percent
-    return lambda value: f"{quantities.number(value)} {unit}"
+    return lambda *values: f"{' to '.join(map(quantities.number, values))} {unit}"
 
 
 def _collapsed(
