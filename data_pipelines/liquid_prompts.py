@@ -100,6 +100,10 @@ class LiquidComposer:
         self._check_room(text, len(sample.tokens) + 1)
         return sample.tokens[:-1], sample.slots[:-1]
 
+    def reply(self, text: str) -> np.ndarray:
+        """Returns the ids of an answer and of the token that ends it, int32 [a]."""
+        return np.array([*self.vocabulary.encode(text), self.vocabulary.end], np.int32)
+
     def text(self, ids: np.ndarray) -> str:
         """Returns the text of an answer."""
         return self.vocabulary.decode(ids).strip()
@@ -179,6 +183,14 @@ class ClassComposer:
             "a class-conditional generator answers no questions; give the class to "
             "draw and no picture"
         )
+
+    def reply(self, text: str) -> np.ndarray:
+        """Refuses: the model knows no words.
+
+        Raises:
+            PromptError: Always.
+        """
+        raise PromptError("a class-conditional generator writes no answers")
 
     def text(self, ids: np.ndarray) -> str:
         """Returns the names of classes."""

@@ -129,6 +129,10 @@ class Composer:
         self._check_room(text, len(sample.tokens), 2, "an answer")
         return sample.tokens, sample.slots
 
+    def reply(self, text: str) -> np.ndarray:
+        """Returns the ids of an answer and of the token that ends it, int32 [a]."""
+        return np.array([*self.vocabulary.encode(text), self.vocabulary.end], np.int32)
+
     def text(self, ids: np.ndarray) -> str:
         """Returns the text of an answer."""
         return self.vocabulary.decode(ids).strip()

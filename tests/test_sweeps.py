@@ -17,6 +17,7 @@ from unitoken_jax.train.job import Chain, Job, build_chain
 
 FOLDER = Path(__file__).parents[1] / "configs" / "sweeps"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "__init__")
+WORDED = [*NAMES, "data_ratio:brief"]
 
 
 class Models:
@@ -27,8 +28,9 @@ class Models:
 
 
 def sweep(name: str) -> SweepConfig:
+    name, _, word = name.partition(":")
     module = importlib.import_module(f"configs.sweeps.{name}")
-    return build(SweepConfig, module.get_config())
+    return build(SweepConfig, module.get_config(*filter(None, [word])))
 
 
 def along_each_axis(found: SweepConfig) -> list[Point]:
@@ -57,7 +59,7 @@ def structure(chain: Chain) -> str:
     )
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", WORDED)
 def test_points_can_be_trained(name: str) -> None:
     checked = set()
     for point in along_each_axis(sweep(name)):
@@ -91,6 +93,22 @@ def test_the_ratios_share_their_first_stages(tmp_path) -> None:
     shared = sorted(task.name.rpartition("-")[0] for task in plan if not task.point)
     # One tokenizer, SigLIP and base; a stage I for the dual and the decoupled one.
     assert shared == ["base", "siglip", "stage1", "stage1", "tokenizer"]
+
+
+def test_a_brief_sweep_has_the_same_points_and_fewer_steps() -> None:
+    whole, brief = (points(sweep(name)) for name in ("data_ratio", "data_ratio:brief"))
+    assert [point.name for point in whole] == [point.name for point in brief]
+    for one, other in zip(whole, brief, strict=True):
+        stages, fewer = (
+            build_chain(evaluate(point.config, point.set)).stages
+            for point in (one, other)
+        )
+        for name, job in stages.items():
+            less = fewer[name].train.steps < job.train.steps
+            assert less == (name != "stage2"), name
+    module = importlib.import_module("configs.sweeps.data_ratio")
+    with pytest.raises(ValueError, match="'brif' is not 'brief'"):
+        module.get_config("brif")
 
 
 def test_rates_of_the_tower_are_those_of_the_labels() -> None:

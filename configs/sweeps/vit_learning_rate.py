@@ -54,8 +54,8 @@ def get_config() -> ConfigDict:
             "seed_fields": (f"{_STAGE}.seed",),
             "page": {
                 "x": "features/effective_rank",
-                "y": "understanding/accuracy/all",
-                "measures": ("features/similarity",),
+                "y": "understanding/bits_per_answer/all",
+                "measures": ("understanding/accuracy/all", "features/similarity"),
                 "curves": ("stage1/text_loss",),
                 "collapse": "features/effective_rank",
                 "collapse_share": 0.5,

@@ -33,8 +33,13 @@ def main() -> None:
     tasks = planning.plan(everything, folder, chosen)
     command = launcher(given.via) if given.via else train_here
     if given.dry_run:
+        equal = {}
+        if given.reuse:
+            equal = planning.equal_stages(tasks, chosen, Path(given.reuse))
         for task in tasks:
             state = "done" if task.is_done() else "to run"
+            if task.name in equal:
+                state = f"taken from {given.reuse}"
             print(f"# {task.name}: {state}\n{shlex.join(command(task))}")
         return
     if given.reuse:

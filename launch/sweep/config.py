@@ -43,6 +43,7 @@ class PageConfig:
     Attributes:
         x: measure on the trade-off plot's horizontal axis, 'EVALUATOR/MEASURE'.
         y: measure on its vertical axis.
+        others: (x, y) of further plots like it.
         measures: further columns of the table.
         curves: metrics of training to draw, 'STAGE/METRIC'.
         colour: the axis that colours tell apart; '' is the first one.
@@ -53,6 +54,7 @@ class PageConfig:
 
     x: str = ""
     y: str = ""
+    others: tuple[tuple[str, str], ...] = ()
     measures: tuple[str, ...] = ()
     curves: tuple[str, ...] = ()
     colour: str = ""

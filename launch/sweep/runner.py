@@ -2,9 +2,12 @@
 
 What is done is read from the runs' own files, so the same command resumes a sweep that
 was interrupted anywhere. `sweep.json` says how each run stands; the report reads it.
+A run outlives a sweep command that is killed: it keeps its log locked, and the next
+command waits for it, for two in one directory would spoil each other's checkpoints.
 """
 
 import dataclasses
+import fcntl
 import json
 import logging
 import os
@@ -15,7 +18,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from launch.signals import PREEMPTED
 from launch.sweep.config import SweepConfig
@@ -104,6 +107,7 @@ class Runner:
         self._command, self._parallel, self._retries = command, parallel, retries
         self._running: list[_Running] = []
         self._stopping = False
+        self._awaited: set[str] = set()
         self.progress: dict[str, Progress] = {}
         before = _read(folder / STATE).get("tasks", {})
         for task in tasks:
@@ -140,7 +144,7 @@ class Runner:
         return self._stopping
 
     def _start(self) -> bool:
-        """Start what can run now; return whether something was started."""
+        """Start what can run now; return whether that, or a wait, changes anything."""
         started = False
         for task in self._tasks:
             progress = self.progress[task.name]
@@ -154,8 +158,8 @@ class Runner:
                 continue
             room = len(self._running) < self._parallel
             if room and all(s == "done" for s in needed) and self._may_code(task):
-                self._launch(task)
                 started = True
+                self._launch(task)
         return started
 
     def _may_code(self, task: Task) -> bool:
@@ -165,11 +169,13 @@ class Runner:
         return all(running.task.codes != task.codes for running in self._running)
 
     def _launch(self, task: Task) -> None:
-        task.prepare()
-        command = self._command(task)
         path = self._folder / "logs" / f"{task.name}.log"
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("ab") as file:
+            if not self._lock(task, file):
+                return
+            task.prepare()
+            command = self._command(task)
             file.write(f"$ {shlex.join(command)}\n".encode())
             file.flush()
             # A session of its own: a Ctrl-C reaches it once, through `_stop`.
@@ -185,6 +191,25 @@ class Runner:
         self._running.append(_Running(task, process, time.monotonic()))
         log.info("%s %s: started", self._count(), task.name)
         self._write()
+
+    def _lock(self, task: Task, file: IO[bytes]) -> bool:
+        """Lock a log for whoever has it open; say whether the task is to be started."""
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            if task.name not in self._awaited:
+                self._awaited.add(task.name)
+                log.info(
+                    "%s %s: is still run by an earlier command, which is waited for",
+                    *(self._count(), task.name),
+                )
+            return False
+        if task.name in self._awaited and task.is_done():
+            self.progress[task.name].status = "done"
+            log.info("%s %s: done by an earlier command", self._count(), task.name)
+            self._write()
+            return False
+        return True
 
     def _look(self) -> None:
         """Judge the processes that have ended."""

@@ -92,8 +92,10 @@ def plan(
     return list(tasks.values())
 
 
-def adopt(tasks: Sequence[Task], points: Sequence[Point], run: Path) -> list[str]:
-    """Take complete stages of an earlier run for shared ones that are equal to them.
+def equal_stages(
+    tasks: Sequence[Task], points: Sequence[Point], run: Path
+) -> dict[str, str]:
+    """Find complete stages of an earlier run that shared ones need not train again.
 
     Args:
         tasks: of the sweep.
@@ -101,14 +103,14 @@ def adopt(tasks: Sequence[Task], points: Sequence[Point], run: Path) -> list[str
         run: directory of the earlier run.
 
     Returns:
-        The names of the tasks that this does.
+        Name of a task that is not done → name of the run's stage that does it.
     """
     stages = {
         _key(stage): stage
         for point in points
         for stage in experiment.read(point.config, point.set).stages
     }
-    taken: list[str] = []
+    found: dict[str, str] = {}
     known: set[str] = set()  # complete, whoever trained them
     for task in tasks:
         if task.point is not None:
@@ -117,15 +119,24 @@ def adopt(tasks: Sequence[Task], points: Sequence[Point], run: Path) -> list[str
             known.add(task.name)
             continue
         stage = stages[task.name]
-        if not known.issuperset(task.needs) or not _is_equal(stage, run / stage.name):
-            continue
-        task.workdir.mkdir(parents=True, exist_ok=True)
-        place = task.workdir / stage.name
-        if not place.exists():
-            place.symlink_to((run / stage.name).resolve(), target_is_directory=True)
-            taken.append(task.name)
+        begun = (task.workdir / stage.name).exists()
+        is_equal = not begun and _is_equal(stage, run / stage.name)
+        if is_equal and known.issuperset(task.needs):
+            found[task.name] = stage.name
             known.add(task.name)
-    return taken
+    return found
+
+
+def adopt(tasks: Sequence[Task], points: Sequence[Point], run: Path) -> list[str]:
+    """Link the stages that `equal_stages` finds; return the tasks that this does."""
+    found = equal_stages(tasks, points, run)
+    for task in tasks:
+        if task.name in found:
+            task.workdir.mkdir(parents=True, exist_ok=True)
+            source = (run / found[task.name]).resolve()
+            place = task.workdir / found[task.name]
+            place.symlink_to(source, target_is_directory=True)
+    return list(found)
 
 
 def _key(stage: Stage) -> str:

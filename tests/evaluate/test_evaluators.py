@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from data_pipelines import samples, sequence
 from unitoken_jax.evaluate import generation, reconstruction, retrieval, understanding
 from unitoken_jax.evaluate.batches import batches, spread
 from unitoken_jax.evaluate.generation import Captioned, GenerationTestConfig
@@ -100,8 +101,9 @@ def test_answers_are_compared_by_their_words(one, other):
 
 
 def test_majority_counts_normalised_answers_of_each_kind():
-    answers = [("a", "Yes"), ("a", "no"), ("a", "yes."), ("b", "y"), ("b", "x")]
-    assert understanding.majority(answers) == {"a": "yes", "b": "x"}
+    counts = counted("a Yes", "a no", "a yes.", "b y", "b x")
+    assert counts == {"a": {"yes": 2, "no": 1}, "b": {"y": 1, "x": 1}}
+    assert understanding.majority(counts) == {"a": "yes", "b": "x"}
 
 
 def test_choose_takes_the_first_of_each_wanted_kind():
@@ -109,10 +111,18 @@ def test_choose_takes_the_first_of_each_wanted_kind():
     assert understanding.choose("abcaaab", config) == [0, 1, 3, 6]
 
 
+def counted(*answers):
+    """Counts of training answers, from words 'KIND ANSWER'."""
+    return understanding.count_answers(tuple(a.split()) for a in answers)
+
+
 def echo(truths):
-    """An assistant that answers as told, whatever the picture."""
+    """An assistant that answers as told, and finds any answer likely to one in four."""
     return SimpleNamespace(
-        answer=lambda views, questions, progress: [truths[q] for q in questions]
+        answer=lambda views, questions, progress: [truths[q] for q in questions],
+        score_answers=lambda views, questions, answers, progress: np.full(
+            len(answers), np.log(0.25)
+        ),
     )
 
 
@@ -125,7 +135,7 @@ def test_understanding_counts_right_answers_beside_the_majority(views):
         Question(views[3], "name", "q4", "dog"),
     ]
     found = understanding.evaluate(
-        echo(truth), asked, {"color": "blue"}, UnderstandingConfig(examples=1)
+        echo(truth), asked, counted("color blue"), UnderstandingConfig(examples=1)
     )
     color, name = (found.measures[f"accuracy/{k}"] for k in ("color", "name"))
     assert (color.value, color.baseline, color.count) == (2 / 3, 2 / 3, 3)
@@ -147,7 +157,7 @@ def test_accuracies_tell_new_compositions_from_new_concepts(views):
         Question(views[3], "name", "q4", "dog", "new concepts"),
     ]
     found = understanding.evaluate(
-        echo(truth), asked, {"color": "green"}, UnderstandingConfig()
+        echo(truth), asked, counted("color green"), UnderstandingConfig()
     )
     parts = {
         name: (m.value, m.count, m.baseline)
@@ -164,6 +174,60 @@ def test_accuracies_tell_new_compositions_from_new_concepts(views):
     alike = [q._replace(novelty="new concepts") for q in asked]
     found = understanding.evaluate(echo(truth), alike, {}, UnderstandingConfig())
     assert not any(name.startswith("accuracy_") for name in found.measures)
+
+
+def test_bits_of_answers_stand_beside_those_of_their_frequencies():
+    counts = counted("color red", "color red", "color blue", "name dog")
+    kinds, truths = ["color", "color", "name", "count"], ["Red", "green", "cat", "2"]
+    nats = np.log([1.0, 0.5, 0.125, 0.25])
+    found = understanding.answer_bits(kinds, truths, nats, counts)
+    values = {name: (m.value, m.baseline, m.count) for name, m in found.items()}
+    # One of four is for what training does not show: red 2/4, green 1/4, cat 1/2.
+    assert values == {
+        "all": (pytest.approx(6 / 4), pytest.approx((1 + 2 + 1 + 0) / 4), 4),
+        "color": (pytest.approx(0.5), pytest.approx(1.5), 2),
+        "name": (pytest.approx(3.0), pytest.approx(1.0), 1),
+        "count": (pytest.approx(2.0), pytest.approx(0.0), 1),
+    }
+    assert {m.unit for m in found.values()} == {"bits"}
+
+
+def test_likelihood_of_answers_is_that_of_uncached_next_tokens(
+    assistant, next_logits, vocabulary, views
+):
+    views, questions = views[:3], ["what is this?", "a", "a red heart on a tree"]
+    answers = ["a red heart", "", "blue"]
+    found = assistant.score_answers(views, questions, answers)
+    codes = assistant.encode([view.whole for view in views])
+    for view, grid, question, answer, score in zip(
+        views, codes, questions, answers, found, strict=True
+    ):
+        tokens, slots = assistant.composer.question(grid, view.size, question)
+        tokens, total = list(tokens), 0.0
+        for token in [*vocabulary.encode(answer), vocabulary.end]:
+            logits = next_logits(tokens, slots, view.tiles)
+            logits = np.asarray(logits, np.float64)
+            total += logits[token] - np.log(np.exp(logits).sum())
+            tokens.append(token)
+        assert score == pytest.approx(total, rel=1e-4)
+    # What is read of the picture counts, not its codes alone.
+    other = [view._replace(tiles=255 - view.tiles) for view in views]
+    changed = assistant.score_answers(other, questions, answers)
+    assert not np.allclose(found, changed, rtol=1e-3)
+
+
+def test_scored_answers_are_as_training_lays_them_out(assistant, vocabulary, views):
+    """Prompt and reply together are the sample that the loss is of."""
+    layout = assistant.composer._config.layout
+    codes = assistant.encode([views[0].whole])[0]
+    tokens, slots = assistant.composer.question(codes, views[0].size, "what?")
+    reply = assistant.composer.reply("a bird")
+    messages = [samples.ask("what?", layout), "a bird"]
+    turns = sequence.encode_conversation(messages, 1, vocabulary)
+    picture = sequence.Picture(codes, slots[slots >= 0])
+    sample = sequence.lay_out(turns, [picture], vocabulary, layout)
+    np.testing.assert_array_equal(np.append(tokens, reply), sample.tokens)
+    assert sample.labels[sample.labels >= 0].tolist() == reply.tolist()
 
 
 @pytest.fixture

@@ -66,6 +66,10 @@ def test_every_evaluator_leaves_numbers_and_pictures(evaluated, workdir):
             assert picture.size == (16, 16)
     accuracy = stored["understanding"]["measures"]["accuracy/color"]
     assert (accuracy["baseline"], accuracy["count"]) == (1.0, 5)
+    bits = stored["understanding"]["measures"]["bits_per_answer/color"]
+    # Always "red": with one more for the unknown its frequency is 24 of 25.
+    assert bits["baseline"] == pytest.approx(np.log2(25 / 24))
+    assert bits["low"] <= bits["value"] <= bits["high"]
     assert stored["reconstruction"]["measures"]["psnr"]["count"] == 6
 
 

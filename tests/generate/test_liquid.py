@@ -7,6 +7,7 @@ import pytest
 
 from tests.models.random_weights import random_system
 from unitoken_jax.generate import answer as answers
+from unitoken_jax.generate import score
 from unitoken_jax.generate.decode import pad_left
 from unitoken_jax.generate.liquid import contexts, draw, log_likelihood
 from unitoken_jax.models import unitok_mllm
@@ -185,6 +186,40 @@ def test_greedy_answers_equal_uncached_ones(system):
             tokens.append(token)
             ids.append(token)
         assert answers.trim(np.asarray(answer)[None])[0].tolist() == ids
+
+
+def test_likelihood_of_answers_is_that_of_uncached_next_tokens(system):
+    model, params = system
+    codes = np.random.default_rng(0).integers(0, CODES, (2, 1, SIZE, BOOKS))
+    rows = [np.array([1, 3, 0, 0, 0, 0, 4]), np.array([1, 7, 0, 0, 0, 0, 8, 9])]
+    slots = [np.where(row == 0, 0, -1) for row in rows]
+    for place in slots:
+        place[place == 0] = np.arange(SIZE)
+    replies = [np.array([11, 12, 2]), np.array([2])]
+    asked = list(zip(rows, slots, strict=True))
+    prompts, targets = score.with_answers(asked, replies, pad=0, length=12)
+    assert [row[row >= 0].tolist() for row in targets] == [[11, 12, 2], [2]]
+    found = score.answer_log_likelihood(
+        model, params, prompts, targets, codes.astype(np.int32)
+    )
+    for row, place, picture, reply, value in zip(
+        rows, slots, codes, replies, found, strict=True
+    ):
+        tokens = np.append(row, reply)[None]
+        whole = {
+            "tokens": tokens,
+            "slots": np.append(place, np.full(len(reply), -1))[None],
+            "positions": np.arange(tokens.size)[None],
+            "segment_ids": np.ones_like(tokens),
+            "codes": picture[None],
+        }
+        hidden = model.apply({"params": params}, whole)
+        chance = jax.nn.log_softmax(
+            model.apply({"params": params}, hidden, method="logits")
+        )
+        at = np.arange(len(row) - 1, tokens.size - 1)
+        expected = np.asarray(chance)[0, at, reply].sum()
+        np.testing.assert_allclose(value, expected, rtol=1e-4)
 
 
 def test_the_loss_of_a_batch_is_of_the_same_numbers(system, logits):

@@ -1,6 +1,7 @@
 """The page of a sweep: complete, self-contained, and honest about what is missing."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -99,9 +100,9 @@ def test_means_ranges_and_failures_are_told(tmp_path) -> None:
     html = comparison.build(folder).read_text()
     assert "6 settings of configs/quickstart.py with 2 seeds each: 10 of 12" in html
     assert "5.50 % to" not in html
-    assert "5.5\u202f%<small>5.0\u202f% to 6.0\u202f%</small>" in html
+    assert "5.5\u202f%<small>5.0 to 6.0\u202f%</small>" in html
     assert "chance: 25.0\u202f%" in html
-    assert "4.55 bits<small>4.50 bits to 4.60 bits</small>" in html
+    assert "4.55 bits<small>4.50 to 4.60 bits</small>" in html
     assert html.count("the &lt;loss&gt; is not finite.") == 2
     assert "An &lt;example&gt;" in html
     assert html.count("<svg") == 2 + 2  # a plot of each kind for each encoding
@@ -109,6 +110,33 @@ def test_means_ranges_and_failures_are_told(tmp_path) -> None:
     assert "base-1234" not in html
     assert "http" not in html.replace("http://www.w3.org", "")
     assert "Collapsed" not in html
+
+
+def test_further_plots_and_what_is_better(tmp_path) -> None:
+    other = ("understanding/accuracy/all", "generation/caption_rank")
+    folder = write_sweep(tmp_path / "s", others=[other], measures=[])
+    html = comparison.build(folder).read_text()
+    assert html.count('class="mark c') == 2 * (3 + 2)
+    titles = ("Bits per code, less is better", "Own caption ranked first")
+    for encoding in ENCODINGS:
+        for title in titles:
+            assert f"<strong>{encoding}: {title}</strong>" in html
+    # Each measure has one column, whichever plots show it.
+    head = html[html.index("<thead>") : html.index("</thead>")]
+    assert head.count("Accuracy, all questions") == 1
+    assert head.count("<small>less is better</small>") == 1
+
+
+def test_facets_share_their_axes(tmp_path) -> None:
+    html = comparison.build(write_sweep(tmp_path / "s")).read_text()
+    plots = re.findall(r"<svg.*?</svg>", html, re.DOTALL)
+    ticks = [re.findall(r"<text.*?</text>", drawn, re.DOTALL) for drawn in plots]
+    # A trade-off and curves for each encoding, though one of them lacks a setting.
+    assert ticks[0] == ticks[1]
+    assert ticks[2] == ticks[3]
+    assert ticks[0] != ticks[2]
+    places = [re.findall(r"translate\((.*?)\)", drawn) for drawn in plots[:2]]
+    assert places[0][:2] == places[1]
 
 
 def test_collapsed_settings_are_named(tmp_path) -> None:

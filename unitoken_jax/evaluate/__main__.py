@@ -102,7 +102,7 @@ class Bench:
         sampler = configs.build(GenerationConfig, chain.generation, "config.generation")
         self._mesh = make_mesh(sampler.mesh)
         self._assistant: Speaker | None = None
-        self._majorities: Mapping[str, str] | None = None
+        self._counts: understanding.Counts | None = None
         self._drawings: list[np.ndarray] = []
 
     @property
@@ -113,17 +113,17 @@ class Bench:
         return self._assistant
 
     @property
-    def majorities(self) -> Mapping[str, str]:
-        """The most frequent training answer of each kind of question."""
-        if self._majorities is None:
+    def counts(self) -> understanding.Counts:
+        """How often training gives each answer, by kind of question."""
+        if self._counts is None:
             train = Split(self._chain.data_dir, self._config.train_split)
-            self._majorities = understanding.majority(
+            self._counts = understanding.count_answers(
                 (question["kind"], question["answer"])
                 for record in train
                 for question in record["questions"]
             )
             train.close()
-        return self._majorities
+        return self._counts
 
     def close(self) -> None:
         """Close the files."""
@@ -216,9 +216,10 @@ class Bench:
                 f"split {self._config.split!r} has no questions of the kinds wanted by "
                 "evaluation.understanding.kinds"
             )
-        with _bar("answering", len(questions)) as bar:
+        # Each is answered, then its right answer is scored.
+        with _bar("answering", 2 * len(questions)) as bar:
             return understanding.evaluate(
-                assistant, questions, self.majorities, config, bar.update
+                assistant, questions, self.counts, config, bar.update
             )
 
     def generation(self, config: generation.GenerationTestConfig) -> Evaluation:
@@ -248,7 +249,7 @@ class Bench:
             return generation.evaluate(
                 assistant,
                 chosen,
-                self.majorities,
+                understanding.majority(self.counts),
                 config,
                 bar.update,
                 keep=self._drawings.extend,

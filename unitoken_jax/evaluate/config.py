@@ -19,7 +19,7 @@ class EvaluationConfig:
 
     Attributes:
         split: Held-out records.
-        train_split: Records whose answers give the majority baseline.
+        train_split: Records whose answers give the baselines of answers.
         seed: Of the order in which held-out records are taken.
         reconstruction: What the tokenizer keeps.
         retrieval: Whether pictures and captions find each other.

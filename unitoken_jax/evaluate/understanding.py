@@ -1,4 +1,8 @@
-"""Answers to questions about held-out pictures, by kind of question and of novelty."""
+"""Answers to questions about held-out pictures, by kind of question and of novelty.
+
+Two measures: how often the answer given is the right one, and how many bits of the
+right one the model does not know. The second moves long before the first does.
+"""
 
 import dataclasses
 import re
@@ -7,12 +11,19 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 from unitoken_jax.evaluate.batches import spread
-from unitoken_jax.evaluate.measure import Evaluation, Measure, share
+from unitoken_jax.evaluate.measure import Evaluation, Measure, share, summarise
 from unitoken_jax.generate.assistant import Speaker, View
 from unitoken_jax.generate.batches import Progress
 
 BASELINE = "most frequent training answer"
+BLIND = "frequencies of training answers"
+
+
+Counts = Mapping[str, Counter[str]]
+"""How often training gives each normalised answer, by kind of question."""
 
 
 class Question(NamedTuple):
@@ -50,16 +61,23 @@ def normalise(answer: str) -> str:
     return " ".join(word for word in words if word not in {"a", "an", "the"})
 
 
-def majority(answers: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """Find the most frequent normalised answer of each kind of question.
+def count_answers(answers: Iterable[tuple[str, str]]) -> Counts:
+    """Count the normalised answers of each kind of question.
 
     Args:
-        answers: Kind and answer of every training question. Of equally frequent
-            answers the alphabetically first is taken.
+        answers: Kind and answer of every training question.
     """
     counts: dict[str, Counter[str]] = {}
     for kind, answer in answers:
         counts.setdefault(kind, Counter())[normalise(answer)] += 1
+    return counts
+
+
+def majority(counts: Counts) -> dict[str, str]:
+    """Find the most frequent answer of each kind of question.
+
+    Of equally frequent answers the alphabetically first is taken.
+    """
     return {
         kind: min(counter, key=lambda a, c=counter: (-c[a], a))
         for kind, counter in counts.items()
@@ -92,6 +110,41 @@ def accuracies(
         for kind in sorted(set(kinds))
     }
     return {"all": measure(rows), **by_kind}
+
+
+def answer_bits(
+    kinds: Sequence[str],
+    truths: Sequence[str],
+    nats: np.ndarray,
+    counts: Counts,
+) -> dict[str, Measure]:
+    """Measure what is not known of right answers, over all and by kind.
+
+    Args:
+        kinds: Of each question.
+        truths: Its right answer.
+        nats: Log-likelihood of that answer, [N].
+        counts: Of training answers. The baseline knows their frequencies and the kind
+            of the question; each kind has one more answer, seen once, for what training
+            does not show.
+    """
+    bits = -np.asarray(nats, np.float64) / np.log(2)
+    pairs = zip(kinds, truths, strict=True)
+    blind = np.array([_blind_bits(counts.get(k, Counter()), t) for k, t in pairs])
+
+    def measure(places: np.ndarray) -> Measure:
+        known = float(blind[places].mean())
+        return summarise(bits[places], unit="bits", baseline=known, against=BLIND)
+
+    groups = {kind: np.array(kinds) == kind for kind in sorted(set(kinds))}
+    return {"all": measure(np.ones(len(bits), bool))} | {
+        kind: measure(places) for kind, places in groups.items()
+    }
+
+
+def _blind_bits(counter: Counter[str], truth: str) -> float:
+    seen = counter[normalise(truth)] or 1
+    return float(np.log2((counter.total() + 1) / seen))
 
 
 def by_novelty(novelties: Sequence[str]) -> dict[str, list[int]]:
@@ -146,7 +199,7 @@ def novel_accuracies(
 def evaluate(
     assistant: Speaker,
     questions: Sequence[Question],
-    majorities: Mapping[str, str],
+    counts: Counts,
     config: UnderstandingConfig,
     progress: Progress = lambda done: None,
 ) -> Evaluation:
@@ -155,19 +208,23 @@ def evaluate(
     Args:
         assistant: Who answers.
         questions: Held-out questions, at least one; see `choose`.
-        majorities: The most frequent training answer of each kind.
+        counts: Of training answers, from `count_answers`.
         config: See `UnderstandingConfig`.
-        progress: Called with the number of questions answered since the last call.
+        progress: Called with the number of questions answered, and then of answers
+            scored, since the last call.
 
     Returns:
         Measures `accuracy/all` and `accuracy/{kind}` beside the baseline, and the
-        same for each novelty as `accuracy_{novelty}/…`; samples `right` and `wrong` of
+        same for each novelty as `accuracy_{novelty}/…`; `bits_per_answer/all` and
+        `bits_per_answer/{kind}` of the right answers; samples `right` and `wrong` of
         {image, kind, question, answer, expected, correct}.
     """
-    answers = assistant.answer(
-        [q.view for q in questions], [q.question for q in questions], progress
-    )
+    views, texts = [q.view for q in questions], [q.question for q in questions]
+    answers = assistant.answer(views, texts, progress)
     kinds, truths = [q.kind for q in questions], [q.answer for q in questions]
+    nats = assistant.score_answers(views, texts, truths, progress)
+    bits = answer_bits(kinds, truths, nats, counts)
+    majorities = majority(counts)
     measures = accuracies(kinds, truths, answers, majorities)
     novelties = [q.novelty for q in questions]
     novel = novel_accuracies(measures, novelties, (kinds, truths, answers), majorities)
@@ -186,7 +243,8 @@ def evaluate(
     wrong = [sample for sample in samples if not sample["correct"]]
     return Evaluation(
         {f"accuracy/{name}": measure for name, measure in measures.items()}
-        | {f"accuracy_{name}": measure for name, measure in novel.items()},
+        | {f"accuracy_{name}": measure for name, measure in novel.items()}
+        | {f"bits_per_answer/{name}": measure for name, measure in bits.items()},
         {
             name: [group[i] for i in spread(len(group), config.examples)]
             for name, group in (("right", right), ("wrong", wrong))

@@ -101,5 +101,19 @@ class Artist(CodeModel):
 
         return self.batched(run, [range(len(prompts))], progress)
 
+    def score_answers(
+        self,
+        views: Sequence[View],
+        questions: Sequence[str],
+        answers: Sequence[str],
+        progress: Progress = lambda done: None,
+    ) -> np.ndarray:
+        """Refuse, as `answer` does.
+
+        Raises:
+            UserError: Always.
+        """
+        raise UserError("a class-conditional generator scores no answers.")
+
     def _labels(self, prompts: Sequence[str]) -> np.ndarray:
         return np.concatenate([self.composer.request(prompt) for prompt in prompts])

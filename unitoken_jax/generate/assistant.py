@@ -20,8 +20,13 @@ from unitoken_jax.generate import answer, draw
 from unitoken_jax.generate.batches import Progress, alike, run_batched
 from unitoken_jax.generate.decode import Params, Prompts, bucket, pad_left
 from unitoken_jax.generate.layout import ImageLayout, Vocabulary, image_layout
-from unitoken_jax.generate.score import log_likelihood
+from unitoken_jax.generate.score import (
+    answer_log_likelihood,
+    log_likelihood,
+    with_answers,
+)
 from unitoken_jax.generate.tokenizer import Tokenizer, decode_pictures, encode_pictures
+from unitoken_jax.models.unitok_mllm import UniTokMllm
 from unitoken_jax.models.unitoken import UniToken
 from unitoken_jax.parallel.mesh import MeshConfig
 
@@ -116,8 +121,35 @@ class Prompter(Protocol):
         """Tokens and slots, int32 [p], of a picture and a question about it."""
         ...
 
+    def reply(self, text: str, /) -> np.ndarray:
+        """Ids of an answer and of what ends it, int32 [a]."""
+        ...
+
     def text(self, ids: np.ndarray, /) -> str:
         """The text of an answer."""
+        ...
+
+
+class Names(Protocol):
+    """Ids that batches and answers need."""
+
+    @property
+    def pad(self) -> int:
+        """Padding."""
+        ...
+
+    @property
+    def end(self) -> int:
+        """Ends an answer."""
+        ...
+
+
+class Asker(Prompter, Protocol):
+    """Prepares what is answered in words."""
+
+    @property
+    def vocabulary(self) -> Names:
+        """Names the special tokens."""
         ...
 
 
@@ -173,6 +205,16 @@ class Speaker(Protocol):
         """Log-likelihood of pictures' codes given prompts, in nats, [N]."""
         ...
 
+    def score_answers(
+        self,
+        views: Sequence[View],
+        questions: Sequence[str],
+        answers: Sequence[str],
+        progress: Progress = ...,
+    ) -> np.ndarray:
+        """Log-likelihood of answers to questions about pictures, in nats, [N]."""
+        ...
+
 
 @dataclasses.dataclass(frozen=True)
 class CodeModel:
@@ -218,7 +260,119 @@ class CodeModel:
 
 
 @dataclasses.dataclass(frozen=True)
-class Assistant(CodeModel):
+class Answerer(CodeModel):
+    """A model that answers questions about pictures, whatever it sees of them."""
+
+    model: UniToken | UniTokMllm
+    composer: Asker
+
+    def pictures(
+        self, views: Sequence[View], codes: np.ndarray
+    ) -> Sequence[np.ndarray]:
+        """What slots point into, one array a picture; its codes are given."""
+        raise NotImplementedError
+
+    def answer(
+        self,
+        views: Sequence[View],
+        questions: Sequence[str],
+        progress: Progress = lambda done: None,
+    ) -> list[str]:
+        """Answer a question about each picture, greedily.
+
+        Args:
+            views: The pictures.
+            questions: One for each picture.
+            progress: Called with the number of questions done since the last call.
+        """
+        rows, pictures = self._ask(views, questions)
+        lengths = [self._padded(len(tokens)) for tokens, _ in rows]
+
+        def run(chosen: np.ndarray) -> jax.Array:
+            prompts = pad_left(
+                [rows[i][0] for i in chosen],
+                [rows[i][1] for i in chosen],
+                pad=self.composer.vocabulary.pad,
+                length=lengths[chosen[0]],
+            )
+            return answer.answer(
+                self.model,
+                self.params,
+                prompts,
+                _seen(prompts, [pictures[i] for i in chosen]),
+                end=self.composer.vocabulary.end,
+                limit=self.config.answer_limit,
+            )
+
+        ids = self.batched(run, _groups(lengths, pictures), progress)
+        return [self.composer.text(row) for row in answer.trim(ids)]
+
+    def score_answers(
+        self,
+        views: Sequence[View],
+        questions: Sequence[str],
+        answers: Sequence[str],
+        progress: Progress = lambda done: None,
+    ) -> np.ndarray:
+        """Log-likelihood of answers, their ends included, in nats, [N].
+
+        Args:
+            views: The pictures.
+            questions: One for each picture.
+            answers: One for each question.
+            progress: See `answer`.
+        """
+        rows, pictures = self._ask(views, questions)
+        replies = [self.composer.reply(text) for text in answers]
+        lengths = [
+            self._padded(len(tokens) + len(reply))
+            for (tokens, _), reply in zip(rows, replies, strict=True)
+        ]
+
+        def run(chosen: np.ndarray) -> jax.Array:
+            prompts, targets = with_answers(
+                [rows[i] for i in chosen],
+                [replies[i] for i in chosen],
+                pad=self.composer.vocabulary.pad,
+                length=lengths[chosen[0]],
+            )
+            seen = _seen(prompts, [pictures[i] for i in chosen])
+            return answer_log_likelihood(
+                self.model, self.params, prompts, targets, seen
+            )
+
+        return self.batched(run, _groups(lengths, pictures), progress)
+
+    def _ask(
+        self, views: Sequence[View], questions: Sequence[str]
+    ) -> tuple[list[tuple[np.ndarray, np.ndarray]], Sequence[np.ndarray]]:
+        """Tokens and slots of what stands before each answer, and their pictures."""
+        codes = self.encode([view.whole for view in views])
+        rows = [
+            self.composer.question(grid, view.size, question)
+            for grid, view, question in zip(codes, views, questions, strict=True)
+        ]
+        return rows, self.pictures(views, codes)
+
+    def _padded(self, tokens: int) -> int:
+        return bucket(tokens, self.config.length_multiple)
+
+
+def _groups(lengths: Sequence[int], pictures: Sequence[np.ndarray]) -> list[list[int]]:
+    """Group rows that may share a batch: of one length and one shape of pictures."""
+    shapes = [picture.shape for picture in pictures]
+    return alike(list(zip(lengths, shapes, strict=True)))
+
+
+def _seen(prompts: Prompts, pictures: Sequence[np.ndarray]) -> np.ndarray | None:
+    """Stack what slots point into; None if none does."""
+    if not (prompts.slots >= 0).any():
+        return None
+    return np.stack(pictures)
+
+
+@dataclasses.dataclass(frozen=True)
+class Assistant(Answerer):
     """A UniToken and its tokenizer with everything that drawing and answering takes."""
 
     model: UniToken
@@ -289,51 +443,6 @@ class Assistant(CodeModel):
         lengths = [self._context_length(row) for row in rows]
         return self.batched(run, alike(lengths), progress)
 
-    def answer(
-        self,
-        views: Sequence[View],
-        questions: Sequence[str],
-        progress: Progress = lambda done: None,
-    ) -> list[str]:
-        """Answer a question about each picture, greedily.
-
-        Args:
-            views: The pictures.
-            questions: One for each picture.
-            progress: See `draw`.
-        """
-        codes = self.encode([view.whole for view in views])
-        rows = [
-            self.composer.question(grid, view.size, question)
-            for grid, view, question in zip(codes, views, questions, strict=True)
-        ]
-
-        def run(chosen: np.ndarray) -> np.ndarray:
-            length = max(len(rows[i][0]) for i in chosen)
-            prompts = pad_left(
-                [rows[i][0] for i in chosen],
-                [rows[i][1] for i in chosen],
-                pad=self.composer.vocabulary.pad,
-                length=bucket(length, self.config.length_multiple),
-            )
-            tiles = np.stack([views[i].tiles for i in chosen])
-            return answer.answer(
-                self.model,
-                self.params,
-                prompts,
-                tiles if (prompts.slots >= 0).any() else None,
-                end=self.composer.vocabulary.end,
-                limit=self.config.answer_limit,
-            )
-
-        # Rows of one batch have one length after padding and one number of tiles.
-        kinds = [
-            (bucket(len(row[0]), self.config.length_multiple), len(view.tiles))
-            for row, view in zip(rows, views, strict=True)
-        ]
-        ids = self.batched(run, alike(kinds), progress)
-        return [self.composer.text(row) for row in answer.trim(ids)]
-
     def score(
         self,
         prompts: Sequence[str],
@@ -362,6 +471,13 @@ class Assistant(CodeModel):
 
         lengths = [self._context_length(row) for row in rows]
         return self.batched(run, alike(lengths), progress)
+
+    def pictures(
+        self, views: Sequence[View], codes: np.ndarray
+    ) -> Sequence[np.ndarray]:
+        """What the continuous encoder looks at, uint8 [M, h, w, 3] each."""
+        del codes
+        return [view.tiles for view in views]
 
     def _context_length(self, row: np.ndarray) -> int:
         """Padded length of a drawing prompt with BOS, end and BOI around it."""

@@ -7,35 +7,16 @@ from typing import Protocol
 import jax
 import numpy as np
 
-from unitoken_jax.generate import answer, liquid
-from unitoken_jax.generate.assistant import CodeModel, Prompter, View
+from unitoken_jax.generate import liquid
+from unitoken_jax.generate.assistant import Answerer, Asker, View
 from unitoken_jax.generate.batches import Progress, alike
-from unitoken_jax.generate.decode import Prompts, bucket, pad_left
+from unitoken_jax.generate.decode import Prompts, bucket
 from unitoken_jax.generate.tokenizer import decode_pictures
 from unitoken_jax.models.unitok_mllm import UniTokMllm
 
 
-class Names(Protocol):
-    """Ids that batches and answers need."""
-
-    @property
-    def pad(self) -> int:
-        """Padding."""
-        ...
-
-    @property
-    def end(self) -> int:
-        """Ends an answer."""
-        ...
-
-
-class LiquidComposer(Prompter, Protocol):
+class LiquidComposer(Asker, Protocol):
     """The rules of the training data."""
-
-    @property
-    def vocabulary(self) -> Names:
-        """Names the special tokens."""
-        ...
 
     @property
     def unconditional(self) -> np.ndarray:
@@ -44,7 +25,7 @@ class LiquidComposer(Prompter, Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
-class LiquidAssistant(CodeModel):
+class LiquidAssistant(Answerer):
     """A UniTok MLLM and its tokenizer; its methods are those of `Assistant`."""
 
     model: UniTokMllm
@@ -78,41 +59,6 @@ class LiquidAssistant(CodeModel):
 
         return self.batched(run, alike([self._length(row) for row in rows]), progress)
 
-    def answer(
-        self,
-        views: Sequence[View],
-        questions: Sequence[str],
-        progress: Progress = lambda done: None,
-    ) -> list[str]:
-        """Answer a question about each picture, greedily, see `Assistant.answer`."""
-        codes = self.encode([view.whole for view in views])
-        rows = [
-            self.composer.question(grid, view.size, question)
-            for grid, view, question in zip(codes, views, questions, strict=True)
-        ]
-        flat = codes.reshape(len(codes), 1, -1, codes.shape[-1])  # [N, 1, S, K]
-
-        def run(chosen: np.ndarray) -> jax.Array:
-            length = max(self._length(rows[i][0]) for i in chosen)
-            prompts = pad_left(
-                [rows[i][0] for i in chosen],
-                [rows[i][1] for i in chosen],
-                pad=self.composer.vocabulary.pad,
-                length=length,
-            )
-            return answer.answer(
-                self.model,
-                self.params,
-                prompts,
-                flat[chosen],
-                end=self.composer.vocabulary.end,
-                limit=self.config.answer_limit,
-            )
-
-        lengths = [self._length(tokens) for tokens, _ in rows]
-        ids = self.batched(run, alike(lengths), progress)
-        return [self.composer.text(row) for row in answer.trim(ids)]
-
     def score(
         self,
         prompts: Sequence[str],
@@ -134,6 +80,13 @@ class LiquidAssistant(CodeModel):
             return liquid.log_likelihood(self.model, self.params, context, flat[chosen])
 
         return self.batched(run, alike([self._length(row) for row in rows]), progress)
+
+    def pictures(
+        self, views: Sequence[View], codes: np.ndarray
+    ) -> Sequence[np.ndarray]:
+        """The codes themselves, int32 [1, S, K] each."""
+        del views
+        return list(codes.reshape(len(codes), 1, -1, codes.shape[-1]))
 
     def _length(self, row: np.ndarray) -> int:
         """Padded length of a prompt."""

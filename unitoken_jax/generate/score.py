@@ -1,11 +1,14 @@
-"""How likely a given picture is under a prompt, in nats."""
+"""How likely a given picture or answer is after what stands before it, in nats."""
 
 import functools
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from unitoken_jax.generate.decode import Params, Prompts, call, positions
+from unitoken_jax.generate.decode import Params, Prompts, call, pad_left, positions
+from unitoken_jax.models.unitok_mllm import UniTokMllm
 from unitoken_jax.models.unitoken import UniToken
 from unitoken_jax.ops import losses
 
@@ -49,3 +52,77 @@ def log_likelihood(
         chunk=model.config.loss_chunk,
     )
     return -scores.cross_entropy.sum(axis=1)
+
+
+@functools.partial(jax.jit, static_argnames="model")
+def answer_log_likelihood(
+    model: UniToken | UniTokMllm,
+    params: Params,
+    rows: Prompts,
+    targets: jax.Array,
+    pictures: jax.Array | None,
+) -> jax.Array:
+    """Sum the log-probabilities of answers given pictures and questions.
+
+    Args:
+        model: The module.
+        params: Its parameters.
+        rows: Prompts with their answers, [B, T], from `with_answers`.
+        targets: The answers, int32 [B, T], likewise.
+        pictures: What `rows.slots` point into, see `answer.answer`.
+
+    Returns:
+        float32 [B]; over the whole vocabulary, as the loss is.
+    """
+    batch = {
+        "tokens": rows.tokens,
+        "slots": rows.slots,
+        "segment_ids": rows.valid.astype(jnp.int32),
+        "positions": positions(rows.valid),
+    }
+    excluded = None
+    if isinstance(model, UniTokMllm):
+        batch |= {"codes": pictures}
+    else:
+        batch |= {} if pictures is None else {"pixels": pictures}
+        excluded = model.config.hidden_logits()
+    scores = losses.score_tokens(
+        call(model, params, "__call__", batch),
+        params["decoder"]["head"]["kernel"],
+        targets,
+        chunk=model.config.loss_chunk,
+        excluded=excluded,
+    )
+    return -scores.cross_entropy.sum(axis=1)
+
+
+def with_answers(
+    prompts: Sequence[tuple[np.ndarray, np.ndarray]],
+    answers: Sequence[np.ndarray],
+    *,
+    pad: int,
+    length: int,
+) -> tuple[Prompts, np.ndarray]:
+    """Put an answer behind each prompt and say where it is predicted.
+
+    Args:
+        prompts: Tokens and slots of each, int [p], see `pad_left`.
+        answers: Ids of each answer, int [a], a at least 1.
+        pad: The id to pad with.
+        length: T, to which rows are padded on the left.
+
+    Returns:
+        The rows, and targets int32 [B, T]: at every position the id that follows it
+        if that is the answer's, else −1.
+    """
+    pairs = list(zip(prompts, answers, strict=True))
+    rows = pad_left(
+        [np.concatenate([tokens, ids]) for (tokens, _), ids in pairs],
+        [np.append(slots, np.full(len(ids), -1)) for (_, slots), ids in pairs],
+        pad=pad,
+        length=length,
+    )
+    targets = np.full((len(pairs), length), -1, np.int32)
+    for target, ids in zip(targets, answers, strict=True):
+        target[-1 - len(ids) : -1] = ids
+    return rows, targets

@@ -5,9 +5,10 @@ that are missing, failed or collapsed are named. Read `build` first.
 """
 
 import dataclasses
+import itertools
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,34 @@ class Setting:
         return [item["value"] for item in found if item is not None]
 
 
+@dataclasses.dataclass(frozen=True)
+class Looks:
+    """By what the plots tell settings apart.
+
+    Attributes:
+        colour: the axis that colours stand for.
+        facet: the axis whose values have plots of their own, or ''.
+        numbers: label of `colour` → number of its colour.
+    """
+
+    colour: str
+    facet: str
+    numbers: Mapping[str, int]
+
+    def number(self, setting: Setting) -> int:
+        """Return the number of a setting's colour."""
+        return self.numbers[setting.labels[self.colour]]
+
+    def shape(self, setting: Setting) -> str:
+        """Name what is told apart by shape: what neither colour nor facet shows."""
+        seen = (self.colour, self.facet)
+        return ", ".join(v for axis, v in setting.labels.items() if axis not in seen)
+
+    def shapes(self, settings: Sequence[Setting]) -> list[str]:
+        """Name the shapes of some settings, each once."""
+        return list(dict.fromkeys(map(self.shape, settings)))
+
+
 def build(folder: Path | str) -> Path:
     """Write FOLDER/report.html from what is in FOLDER, and return its path.
 
@@ -95,8 +124,13 @@ def compose(folder: Path) -> str:
         if axis["name"] == colour
         for number, label in enumerate(axis["labels"])
     }
+    looks = Looks(colour, view["facet"], colours)
     facets = _facets(settings, view["facet"])
-    measures = [m for m in (view["x"], view["y"], *view["measures"]) if m]
+    # Sweeps of earlier versions have one plot.
+    pairs = [(view["x"], view["y"]), *view.get("others", ())]
+    pairs = [(x, y) for x, y in pairs if x and y]
+    shown = [view["x"], view["y"], *itertools.chain(*pairs), *view["measures"]]
+    measures = list(dict.fromkeys(filter(None, shown)))
     collapsed = _collapsed(settings, view)
     return template.render(
         "comparison.html",
@@ -110,8 +144,15 @@ def compose(folder: Path) -> str:
             for label, number in colours.items()
             if any(setting.labels[colour] == label for setting in settings)
         },
-        shape_names=_shape_names(settings, colour, view["facet"]),
-        measures=[(name, _against(attempts, name)) for name in measures],
+        shape_names=looks.shapes(settings),
+        measures=[
+            (
+                name,
+                quantities.preference(name.partition("/")[2]),
+                _against(attempts, name),
+            )
+            for name in measures
+        ],
         rows=[
             {
                 "labels": [setting.labels[axis] for axis in axes],
@@ -121,16 +162,9 @@ def compose(folder: Path) -> str:
             }
             for setting in settings
         ],
-        trades=[
-            _trade(name, chosen, view, colour, colours)
-            for name, chosen in facets.items()
-            if view["x"] and view["y"] and _complete(chosen, view)
-        ],
+        trades=[plots for pair in pairs if (plots := _trades(facets, pair, looks))],
         curves=[
-            curve
-            for metric in view["curves"]
-            for name, chosen in facets.items()
-            if (curve := _curves(name, chosen, metric, colour, colours))
+            plots for key in view["curves"] if (plots := _curves(facets, key, looks))
         ],
         collapsed=[setting.name for setting in settings if setting in collapsed],
         collapse=view["collapse"],
@@ -179,74 +213,81 @@ def _facets(settings: Sequence[Setting], axis: str) -> dict[str, list[Setting]]:
     return facets
 
 
-def _shape_names(settings: Sequence[Setting], colour: str, facet: str) -> list[str]:
-    """Name what is told apart by shape: what neither colour nor facet shows."""
-    return list(dict.fromkeys(_rest(setting, colour, facet) for setting in settings))
+def _complete(settings: Sequence[Setting], measures: tuple[str, str]) -> list[Setting]:
+    return [setting for setting in settings if all(map(setting.values, measures))]
 
 
-def _rest(setting: Setting, colour: str, facet: str) -> str:
-    return ", ".join(
-        label for axis, label in setting.labels.items() if axis not in (colour, facet)
-    )
-
-
-def _complete(settings: Sequence[Setting], view: Mapping[str, Any]) -> list[Setting]:
+def _trades(
+    facets: Mapping[str, Sequence[Setting]], measures: tuple[str, str], looks: Looks
+) -> list[plot.Plot]:
+    """Plot a measure against another: a plot a facet, all with the same axes."""
+    x, y = measures
+    dots: dict[str, list[plot.Dot]] = {}
+    for facet, settings in facets.items():
+        shapes = looks.shapes(settings)
+        if complete := _complete(settings, measures):
+            dots[facet] = [
+                plot.Dot(
+                    name=setting.name,
+                    colour=looks.number(setting),
+                    shape=shapes.index(looks.shape(setting)),
+                    x=setting.values(x),
+                    y=setting.values(y),
+                )
+                for setting in complete
+            ]
+            dots[facet].sort(key=lambda dot: (dot.shape, dot.colour))
+    beside = list(itertools.chain(*dots.values()))
     return [
-        setting
-        for setting in settings
-        if setting.values(view["x"]) and setting.values(view["y"])
-    ]
-
-
-def _trade(
-    facet: str,
-    settings: Sequence[Setting],
-    view: Mapping[str, Any],
-    colour: str,
-    colours: Mapping[str, int],
-) -> plot.Plot:
-    shapes = _shape_names(settings, colour, view["facet"])
-    dots = [
-        plot.Dot(
-            name=setting.name,
-            colour=colours[setting.labels[colour]],
-            shape=shapes.index(_rest(setting, colour, view["facet"])),
-            x=setting.values(view["x"]),
-            y=setting.values(view["y"]),
+        plot.against(
+            same, _facet_title(facet, _measure_title(y)), _measure_title(x), beside
         )
-        for setting in _complete(settings, view)
+        for facet, same in dots.items()
     ]
-    dots.sort(key=lambda dot: (dot.shape, dot.colour))
-    title = quantities.title(view["y"].partition("/")[2])
-    return plot.against(
-        dots,
-        f"{facet}: {title}" if facet else title,
-        quantities.title(view["x"].partition("/")[2]),
-    )
+
+
+def _measure_title(measure: str) -> str:
+    key = measure.partition("/")[2]
+    words = (quantities.title(key), quantities.preference(key))
+    return ", ".join(filter(None, words))
+
+
+def _facet_title(facet: str, title: str) -> str:
+    return f"{facet}: {title}" if facet else title
 
 
 def _curves(
-    facet: str,
-    settings: Sequence[Setting],
-    metric: str,
-    colour: str,
-    colours: Mapping[str, int],
-) -> plot.Plot | None:
+    facets: Mapping[str, Sequence[Setting]], metric: str, looks: Looks
+) -> list[plot.Plot]:
+    """Plot a metric of training: a plot a facet, all with the same axes."""
     stage, _, key = metric.partition("/")
-    series = []
+    found = {
+        facet: series
+        for facet, settings in facets.items()
+        if (series := list(_series(settings, stage, key, looks)))
+    }
+    title = f"{quantities.title(key)} in {stage}"
+    beside = list(itertools.chain(*found.values()))
+    return [
+        plot.curves(series, _facet_title(facet, title), beside)
+        for facet, series in found.items()
+    ]
+
+
+def _series(
+    settings: Sequence[Setting], stage: str, key: str, looks: Looks
+) -> Iterator[plot.Series]:
     for setting in settings:
         for attempt in setting.attempts:
-            stages = attempt.found.stages if attempt.found else ()
-            for found in stages:
+            for found in attempt.found.stages if attempt.found else ():
                 curve = found.curves.get(key) if found.name == stage else None
                 if curve is not None and curve.values.size:
-                    name = f"{setting.name}, seed {attempt.seed}"
-                    number = colours[setting.labels[colour]]
-                    series.append(plot.Series(name, number, curve.steps, curve.values))
-    if not series:
-        return None
-    title = f"{quantities.title(key)} in {stage}"
-    return plot.curves(series, f"{facet}: {title}" if facet else title)
+                    yield plot.Series(
+                        name=f"{setting.name}, seed {attempt.seed}",
+                        colour=looks.number(setting),
+                        steps=curve.steps,
+                        values=curve.values,
+                    )
 
 
 def _cell(setting: Setting, name: str) -> tuple[str, str]:
@@ -259,7 +300,7 @@ def _cell(setting: Setting, name: str) -> tuple[str, str]:
     ends: list[Any] = [min(values), max(values)]
     if len(found) == 1:
         ends = [found[0].get("low"), found[0].get("high")]
-    spread = " to ".join(map(write, ends)) if None not in ends else ""
+    spread = write(*ends) if None not in ends else ""
     return write(float(np.mean(values))), spread
 
 
@@ -272,11 +313,12 @@ def _against(attempts: Sequence[Attempt], name: str) -> str:
     return ""
 
 
-def _writer(measure: Mapping[str, Any]) -> Any:
+def _writer(measure: Mapping[str, Any]) -> Callable[..., str]:
+    """Return what writes a value of a measure, or the ends of a range of values."""
     unit = measure.get("unit")
     if not unit:
         return quantities.percent
-    return lambda value: f"{quantities.number(value)} {unit}"
+    return lambda *values: f"{' to '.join(map(quantities.number, values))} {unit}"
 
 
 def _collapsed(

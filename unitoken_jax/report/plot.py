@@ -72,11 +72,18 @@ class Plot:
     summary: str = ""
 
 
-def curves(series: Sequence[Series], title: str) -> Plot:
-    """Lay out smoothed curves over each other; at least one, none of them empty."""
+def curves(series: Sequence[Series], title: str, beside: Sequence[Series] = ()) -> Plot:
+    """Lay out smoothed curves over each other.
+
+    Args:
+        series: at least one, none of them empty.
+        title: of the plot.
+        beside: curves of other plots, for which the axes leave room.
+    """
     smoothed = [chart.smooth(line.values) for line in series]
-    steps = np.concatenate([line.steps for line in series])
-    values = np.concatenate(smoothed)
+    others = [chart.smooth(line.values) for line in beside]
+    steps = np.concatenate([line.steps for line in [*series, *beside]])
+    values = np.concatenate([*smoothed, *others])
     x_labels = scale.step_ticks(float(steps.min()), float(steps.max()))
     y_labels = scale.linear_ticks(float(values.min()), float(values.max()))
     across, upwards = _axes((steps.min(), steps.max()), (y_labels[0], y_labels[-1]))
@@ -95,13 +102,19 @@ def curves(series: Sequence[Series], title: str) -> Plot:
     )
 
 
-def against(dots: Sequence[Dot], title: str, x_title: str) -> Plot:
+def against(
+    dots: Sequence[Dot], title: str, x_title: str, beside: Sequence[Dot] = ()
+) -> Plot:
     """Lay out dots with bars from their least to their greatest value.
 
-    Dots of one shape are connected in the order in which they are given.
+    Args:
+        dots: at least one; those of one shape are connected in this order.
+        title: of the plot and its vertical axis.
+        x_title: of its horizontal axis.
+        beside: dots of other plots, for which the axes leave room.
     """
-    x = np.concatenate([dot.x for dot in dots])
-    y = np.concatenate([dot.y for dot in dots])
+    x = np.concatenate([dot.x for dot in [*dots, *beside]])
+    y = np.concatenate([dot.y for dot in [*dots, *beside]])
     x_labels = scale.linear_ticks(float(x.min()), float(x.max()))
     y_labels = scale.linear_ticks(float(y.min()), float(y.max()))
     across, upwards = _axes((x_labels[0], x_labels[-1]), (y_labels[0], y_labels[-1]))

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import re
 from collections.abc import Sequence
 from typing import Any, TypeGuard
 
@@ -11,6 +12,8 @@ _TITLES = {
     "accuracy/all": "Accuracy, all questions",
     "accuracy_new_compositions": "Accuracy, new compositions",
     "accuracy_new_concepts": "Accuracy, new concepts",
+    "bits_per_answer": "Bits per answer",
+    "bits_per_answer/all": "Bits per answer, all questions",
     "bits_per_code": "Bits per code",
     "caption_rank": "Own caption ranked first",
     "caption_rank_new_compositions": "The same, new compositions",
@@ -73,6 +76,12 @@ _UNITS = {
     "text_loss": "nats",
     "image_loss": "nats",
 }
+
+
+# By the end or the beginning of their names; of others more is better, or neither.
+_LESS_IS_BETTER = re.compile(
+    r"_loss$|^bits_per_|^similarity$|median_rank$|^fid$|^kid$|^lpips$|(frechet|kernel)_"
+)
 
 
 def is_number(value: Any) -> TypeGuard[float]:
@@ -155,6 +164,11 @@ def title(key: str) -> str:
     words = words[:1].upper() + words[1:]
     parts = (_TITLES.get(part, part.replace("_", " ")) for part in rest)
     return ": ".join([words, *parts])
+
+
+def preference(key: str) -> str:
+    """Say that less of a measure is better, "" where that is not so."""
+    return "less is better" if _LESS_IS_BETTER.search(key) else ""
 
 
 def unit(key: str) -> str:

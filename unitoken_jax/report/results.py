@@ -21,6 +21,7 @@ _MEANINGS = {
     "accuracy": "answers that match exactly",
     "accuracy_new_compositions": "known things as training never combines them",
     "accuracy_new_concepts": "things that training never shows",
+    "bits_per_answer": "of the right answer that the model does not know",
     "caption_rank": "a picture is likelier under its own caption than under others",
     "bits_per_code": "to write a held-out picture, given its caption",
     "class_rank": "a picture is likeliest under its own class",

@@ -1,5 +1,6 @@
 """Sweeps run, resume, try again and report, with a stand-in for the training."""
 
+import fcntl
 import json
 import os
 import signal
@@ -117,6 +118,50 @@ def test_an_interruption_is_passed_on(folder) -> None:
     assert not run.run()
     assert run.interrupted
     assert run.progress[plan[0].name].failures == 0
+
+
+def test_a_run_that_was_left_behind_is_waited_for(folder) -> None:
+    """What a killed command started goes on; its place is not taken."""
+    run = runner(folder)
+    task = run._tasks[0]
+    path = folder / "logs" / f"{task.name}.log"
+    path.parent.mkdir()
+    left = path.open("ab")
+    fcntl.flock(left, fcntl.LOCK_EX)
+    look, looks = run._look, []
+
+    def look_and_finish() -> None:
+        looks.append(run.progress[task.name].status)
+        if len(looks) == 2:
+            task.prepare()
+            subprocess.run(stand_in(task), check=True)
+            left.close()
+        look()
+
+    run._look = look_and_finish  # type: ignore
+    assert run.run()
+    assert looks[:2] == ["waiting", "waiting"]
+    assert "$ " not in path.read_text()
+    assert len(trained_in(folder)) == 2 + 4
+
+
+def test_a_run_keeps_its_log_locked(folder) -> None:
+    """The lock is that of the process, not of the command that started it."""
+    sweep = write(folder.parent)
+    plan = tasks.plan(points(sweep), folder)[:1]
+    command = [sys.executable, "-c", "import time; time.sleep(60)"]
+    run = Runner(sweep, plan, folder, command=lambda _: command)
+    run._launch(plan[0])
+    second = Runner(sweep, plan, folder, command=lambda _: command)
+    second._launch(plan[0])
+    assert not second._running
+    process = run._running[0].process
+    process.kill()
+    process.wait()
+    second._launch(plan[0])
+    (running,) = second._running
+    running.process.kill()
+    running.process.wait()
 
 
 def test_commands_of_this_machine_and_of_clusters(folder) -> None:

@@ -125,6 +125,10 @@ def test_equal_stages_of_an_earlier_run_are_taken(tmp_path) -> None:
     complete = job | {"train": {"steps": 3, "batch": 2}}
     finish(tmp_path / "run", "tokenizer", complete)
     finish(tmp_path / "run", "base", complete | {"seed": 1})
+    # To look does nothing.
+    found = tasks.equal_stages(plan, chosen, tmp_path / "run")
+    assert found == {plan[0].name: "tokenizer"}
+    assert not plan[0].is_done()
     taken = tasks.adopt(plan, chosen, tmp_path / "run")
     assert taken == [plan[0].name]  # base was trained with another seed
     assert plan[0].is_done()
