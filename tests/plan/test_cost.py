@@ -6,7 +6,7 @@ import pytest
 from plan.test_hlo import LAYERS, program
 
 from unitoken_jax.parallel import topology
-from unitoken_jax.plan import collectives, cost, hlo, kernels
+from unitoken_jax.plan import collectives, cost, hlo, kernels, lint
 
 V5P = topology.parse("v5p:4x4x4")
 MESH = {"slice": 1, "data": 1, "fsdp": 64, "tensor": 1, "sequence": 1}
@@ -163,6 +163,37 @@ def test_a_sum_that_keeps_one_shard_is_a_reduce_scatter():
     ((key, traffic),) = cost.price(found, MESH, V5P).collectives.items()
     assert key == ("reduce-scatter", "fsdp", False)
     assert traffic.wire == 2 * 4096 * 63
+
+
+def test_what_slices_send_each_other_goes_over_their_network():
+    """8 ms on the network, of which a product of 4 ms hides half."""
+    slices = topology.parse("v5p:4x4x4", 2)
+    size = round(8e-3 * V5P.chip.network_bandwidth / 4)
+    cycles = round(4e-3 * V5P.chip.clock)
+    transfer = (
+        "is_host_transfer=true, frontend_attributes={"
+        '_xla_host_transfer_handler_name="xla_megascale_runtime",'
+        '_xla_host_transfer_rendezvous="all-reduce.92_0",'
+        '_xla_megascale_transfer_type="ALL_REDUCE"}'
+    )
+    array = f"f32[{size}]{{0}}"
+    found = program(
+        f"%a = {array} parameter(0)\n"
+        "%t = token[] after-all()\n"
+        f"%s = ({array}, u32[], token[]) send(%a, %t), channel_id=1, {transfer}\n"
+        f"%r = ({array}, u32[], token[]) recv(%t), channel_id=2, {transfer}\n"
+        f"%n = f32[8]{{0}} negate(%a), "
+        f'backend_config={{"estimated_cycles":"{cycles}"}}\n'
+        f"ROOT %d = ({array}, token[]) recv-done(%r), channel_id=2, "
+        "is_host_transfer=true"
+    )
+    mesh = MESH | {"slice": 2}
+    priced = cost.price(found, mesh, slices)
+    ((key, traffic),) = priced.collectives.items()
+    assert key == ("all-reduce", "slice", True)
+    assert traffic.wire == 4 * size  # twice half of it
+    assert priced.compiled == pytest.approx(8e-3, rel=1e-3)
+    assert list(lint._host_calls(found)) == []
 
 
 def test_strategies_name_their_links():

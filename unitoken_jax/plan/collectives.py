@@ -30,6 +30,8 @@ LATENCY = 2e-6  # seconds that a collective takes at least
 _SCATTERED = "all-reduce-scatter"
 """How libtpu calls a fusion that sums and keeps one shard: only that is sent."""
 _CHAIN = re.compile(r'chain_id="(\d+)"')
+_CROSSING = re.compile(r'_xla_megascale_transfer_type="(\w+)"')
+_RENDEZVOUS = re.compile(r'_xla_host_transfer_rendezvous="([^"]*)"')
 _COLORS = re.compile(r"colors:(\d+)")
 _MESH = re.compile(
     r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\(([^{]*)\))? \{([^}]*)\}"
@@ -52,8 +54,8 @@ class Collective:
         seconds: on the wire, without waiting.
         network: whether it goes between slices.
         dtype: of the largest array.
-        chain: what libtpu calls a collective that goes on over several fusions, each
-            of which names it again; '' for all others.
+        chain: what libtpu calls a collective that goes on over several instructions,
+            each of which names it again; '' for all others.
     """
 
     kind: str
@@ -154,6 +156,41 @@ def read(
         max(operands, key=lambda each: each.nbytes).dtype if operands else "",
         _chain(instruction),
     )
+
+
+def crossing(
+    computation: Computation, instruction: Instruction, topology: Topology
+) -> Collective | None:
+    """What a `send` gives to the network between slices; None for any other.
+
+    libtpu leaves one slice's part of a sum to the network of its host: it sends what
+    the chips of a slice have summed, and receives what all slices have.
+    """
+    kind = _CROSSING.search(instruction.attributes)
+    if instruction.opcode != "send" or kind is None:
+        return None
+    sent = computation.by_name[instruction.operands[0]].results[0]
+    share = (topology.slices - 1) / topology.slices
+    times = 2 if kind[1] == "ALL_REDUCE" else 1
+    wire = times * sent.nbytes * share
+    return Collective(
+        kind[1].lower().replace("_", "-"),
+        sent.nbytes,
+        wire,
+        "slice",
+        wire / topology.chip.network_bandwidth + LATENCY,
+        True,
+        sent.dtype,
+        rendezvous(instruction),
+    )
+
+
+def rendezvous(instruction: Instruction) -> str:
+    """The name under which what was sent between slices is received; '' if none is."""
+    if _CROSSING.search(instruction.attributes) is None:
+        return ""
+    match = _RENDEZVOUS.search(instruction.attributes)
+    return match[1] if match else ""
 
 
 def _chain(instruction: Instruction) -> str:

@@ -130,13 +130,14 @@ class Walker:
 
     def _walk(self, computation: Computation) -> Cost:
         total = Cost()
-        free = dict.fromkeys(_READINGS, 0.0)  # when the interconnect is
+        # When the interconnect is free, and when the network between slices is.
+        free = {network: dict.fromkeys(_READINGS, 0.0) for network in (False, True)}
         pending: dict[str, tuple[Collective, dict[str, float]]] = {}
         last = self._ends_of_chains(computation)
         for each in computation.instructions:
             if self._enter(computation, each, total):
                 continue
-            begun = _ends(each, pending)
+            begun = _ends(computation, each, pending)
             if begun is not None:
                 self._wait(total, *pending.pop(begun))
                 continue
@@ -152,14 +153,17 @@ class Walker:
             if each.opcode == "fusion":  # it computes while it communicates
                 self._compute(computation, each, total)
             ends = {
-                name: max(getattr(total, name), free[name]) + found.seconds
+                name: max(getattr(total, name), free[found.network][name])
+                + found.seconds
                 for name in _READINGS
             }
-            free = dict(ends)
+            free[found.network] = dict(ends)
             self._count(total, found)
             if each.opcode.endswith("-start"):
                 pending[each.name] = (found, ends)
-            elif found.chain and last[found.chain] != each.name:
+            elif each.opcode == "send" or (
+                found.chain and last[found.chain] != each.name
+            ):
                 pending[found.chain] = (found, ends)
             elif each.opcode == "fusion":
                 # Only what outlasts the computation of the fusion itself is waited
@@ -244,6 +248,8 @@ class Walker:
     def _collective(
         self, computation: Computation, each: Instruction
     ) -> Collective | None:
+        if each.opcode == "send":
+            return collectives.crossing(computation, each, self._topology)
         base = each.opcode.removesuffix("-start")
         place: tuple[Computation, Instruction] | None = (computation, each)
         if base not in collectives.KINDS:
@@ -269,11 +275,18 @@ class Walker:
         total.collectives.setdefault(key, Traffic()).add(one, 1)
 
 
-def _ends(each: Instruction, pending: Mapping[str, object]) -> str | None:
+def _ends(
+    computation: Computation, each: Instruction, pending: Mapping[str, object]
+) -> str | None:
     """The started collective that an instruction waits for, if it is one."""
     if not each.opcode.endswith("-done"):
         return None
-    return next((name for name in each.operands if name in pending), None)
+    names = each.operands
+    if each.opcode == "recv-done":
+        names = tuple(
+            collectives.rendezvous(computation.by_name[name]) for name in each.operands
+        )
+    return next((name for name in names if name in pending), None)
 
 
 def price(program: Program, mesh: Mapping[str, int], topology: Topology) -> Cost:

@@ -125,6 +125,8 @@ def _not_aliased(compiled: Compiled, program: Program) -> Iterator[Finding]:
 
 def _host_calls(program: Program) -> Iterator[Finding]:
     for _, each, times in program.walk():
+        if collectives.rendezvous(each):
+            continue  # the network between slices
         match = _CALLBACK.search(each.attributes)
         transfers = each.opcode in _HOST and "is_host_transfer=true" in each.attributes
         if match or transfers or each.opcode in ("outfeed", "infeed"):
