@@ -131,7 +131,9 @@ class Walker:
     def _walk(self, computation: Computation) -> Cost:
         total = Cost()
         # When the interconnect is free, and when the network between slices is.
-        free = {network: dict.fromkeys(_READINGS, 0.0) for network in (False, True)}
+        free: dict[bool, dict[str, float]] = {
+            network: dict.fromkeys(_READINGS, 0.0) for network in (False, True)
+        }
         pending: dict[str, tuple[Collective, dict[str, float]]] = {}
         last = self._ends_of_chains(computation)
         for each in computation.instructions:
