@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from unitoken_jax.parallel import topology
-from unitoken_jax.plan import golden, report
+from unitoken_jax.plan import golden, report, search
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests/golden/plan"
@@ -132,3 +132,23 @@ def test_numbers_are_as_they_were(case: tuple[str, str]) -> None:
     if case not in (SMALL, LARGE) and os.environ.get("PLAN_CASES") not in ("all", name):
         pytest.skip(f"takes minutes; PLAN_CASES={name} compiles it")
     assert golden.compare(planned(*case), GOLDEN / f"{name}.json") == []
+
+
+@pytest.mark.slow
+def test_a_search_compiles_what_it_tries(tmp_path: Path) -> None:
+    """Of the stage of a chain; the same command again finds all of it done."""
+    journal = tmp_path / "trials.jsonl"
+    arguments = [*command(*SMALL), f"--search={journal}", "--axes=decoder_remat"]
+    for _ in range(2):
+        ended = subprocess.run(
+            [sys.executable, "-m", "unitoken_jax.plan", *arguments],
+            cwd=ROOT,
+            env={k: v for k, v in os.environ.items() if k != "XLA_FLAGS"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert ended.returncode == 0, ended.stderr[-2000:]
+        trials = search.read(journal)
+        assert [trial.fault for trial in trials] == [""] * len(search.REMAT)
+        assert len({trial.seconds for trial in trials}) > 1

@@ -37,7 +37,7 @@ class Rule(NamedTuple):
 
 RULES: dict[str, Rule] = {
     # parameters
-    "embed": Rule(("fsdp", "sequence"), whole=True),
+    "embed": Rule(("fsdp",), whole=True),
     "mlp": Rule(("tensor",)),
     "heads": Rule(("tensor",)),
     "kv_heads": Rule(("tensor",)),
@@ -45,7 +45,7 @@ RULES: dict[str, Rule] = {
     "vocab": Rule(("tensor",), whole=True),
     "layers": Rule(),
     "conv_in": Rule(),
-    "conv_out": Rule(("fsdp", "sequence"), whole=True),
+    "conv_out": Rule(("fsdp",), whole=True),
     "patch": Rule(),
     "position": Rule(),
     "code": Rule(),

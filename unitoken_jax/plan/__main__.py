@@ -96,7 +96,8 @@ def _search(job: Job, topology: topologies.Topology, journal: Path) -> None:
     space = search.axes(job, topology)
     if flags.FLAGS.axes:
         space = {name: space[name] for name in _chosen(flags.FLAGS.axes, space)}
-    attempt = search.in_process(_for_trials(sys.argv[1:]), flags.FLAGS.limit)
+    at = f"config.stages.{job.name}" if "stages" in flags.FLAGS.config else "config"
+    attempt = search.in_process(_for_trials(sys.argv[1:]), flags.FLAGS.limit, at)
     trials = search.search(space, attempt, journal)
     for trial in sorted(trials, key=lambda each: each.seconds):
         log.info("%s", search.describe(trial))

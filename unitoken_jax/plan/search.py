@@ -124,18 +124,21 @@ def search(
     return trials
 
 
-def in_process(arguments: Sequence[str], timeout: float) -> Callable[[Setting], Trial]:
+def in_process(
+    arguments: Sequence[str], timeout: float, job: str = "config"
+) -> Callable[[Setting], Trial]:
     """Returns what compiles a setting by this program's own command line.
 
     Args:
         arguments: of the command, without those of the search.
         timeout: seconds after which a trial is given up.
+        job: where the job stands in the config, 'config.stages.NAME' in a chain.
     """
 
     def attempt(setting: Setting) -> Trial:
         with tempfile.TemporaryDirectory() as directory:
             output = Path(directory) / "plan.json"
-            flags = [f"--config.{name}={value}" for name, value in setting.items()]
+            flags = [f"--{job}.{name}={value}" for name, value in setting.items()]
             command = [sys.executable, "-m", "unitoken_jax.plan", *arguments]
             try:
                 ended = subprocess.run(
