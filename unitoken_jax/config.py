@@ -57,6 +57,21 @@ def plain(node: Any) -> Any:
     return node
 
 
+def contains(complete: Any, written: Any) -> bool:
+    """Say whether complete plain values agree with those that are written.
+
+    Args:
+        complete: as it was used, with every default.
+        written: as a config file has it: what it leaves out is not compared.
+    """
+    if isinstance(written, Mapping) and isinstance(complete, Mapping):
+        return all(
+            key in complete and contains(complete[key], value)
+            for key, value in written.items()
+        )
+    return complete == written
+
+
 def build(cls: type[T], node: Any, path: str = "config") -> T:
     """Convert a node of primitives into the dataclass `cls`, strictly.
 

@@ -11,11 +11,11 @@ import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from launch.sweep import experiment
 from launch.sweep.config import Point
 from launch.sweep.experiment import Experiment, Stage
+from unitoken_jax.config import contains
 
 
 @dataclasses.dataclass(frozen=True)
@@ -224,14 +224,4 @@ def _is_equal(stage: Stage, directory: Path) -> bool:
         trained = json.loads((directory / "config.json").read_text())
     except (OSError, ValueError):
         return False
-    return _contains(trained, json.loads(json.dumps(stage.job)))
-
-
-def _contains(complete: Any, written: Any) -> bool:
-    """Say whether a complete config agrees with the fields that are written."""
-    if isinstance(written, Mapping) and isinstance(complete, Mapping):
-        return all(
-            key in complete and _contains(complete[key], value)
-            for key, value in written.items()
-        )
-    return complete == written
+    return contains(trained, json.loads(json.dumps(stage.job)))

@@ -1,6 +1,7 @@
 """Chains: order, resuming at the right stage, stages alone, codes between them."""
 
 import dataclasses
+import json
 from pathlib import Path
 
 import jax
@@ -69,6 +70,23 @@ def test_runs_in_order_and_then_has_nothing_to_do(tmp_path, caplog) -> None:
     )
     again, _ = checkpoint.restore_params(tmp_path / "first", "first")
     jax.tree.map(np.testing.assert_array_equal, params, again)
+
+
+def test_groups_that_are_written_in_part_have_not_changed(tmp_path, caplog) -> None:
+    caplog.set_level("INFO")
+    first = miniature.job("first", train=TRAIN)
+    assert chains.run(_chain(first=first), tmp_path, Workshop())
+    # A complete config has every default of the groups inside a model.
+    path = tmp_path / "first" / "config.json"
+    written = json.loads(path.read_text())
+    written["model"] |= {"decoder": {"hidden": 8, "layers": 2}}
+    path.write_text(json.dumps(written))
+    for hidden, has_changed in ((8, False), (9, True)):
+        caplog.clear()
+        model = {**first.model, "decoder": {"hidden": hidden}}
+        job = dataclasses.replace(first, model=model)
+        chains._warn_of_changes(job, tmp_path / "first")
+        assert ("has changed" in caplog.text) == has_changed
 
 
 def test_one_stage_alone_needs_what_it_starts_from(tmp_path) -> None:

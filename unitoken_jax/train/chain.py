@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
-from unitoken_jax.config import UserError, nearest, plain
+from unitoken_jax.config import UserError, contains, nearest, plain
 from unitoken_jax.models import registry
 from unitoken_jax.models.registry import System
 from unitoken_jax.train import stage, transfer
@@ -200,14 +200,12 @@ def _warn_of_changes(job: Job, directory: Path) -> None:
         return
     now = json.loads(json.dumps(plain(job)))
     # `model` and `data` stand there complete, here as they were written.
+    partial = ("model", "data")
     changed = [
         key
         for key, value in now.items()
-        if (
-            any(before.get(key, {}).get(k) != v for k, v in value.items())
-            if key in ("model", "data")
-            else before.get(key) != value
-        )
+        if before.get(key) != value
+        and not (key in partial and contains(before.get(key), value))
     ]
     if changed:
         log.warning(
