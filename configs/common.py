@@ -45,7 +45,7 @@ TPU_OPTIONS = {
 }
 
 CHIPS = {"v5p_128": 64, "v5e_256": 256, "v6e_256": 256}  # of Google's names of slices
-COPIES = 4  # of the parameters, where there are rows enough: see `spread`
+SHARDS = 16  # of the parameters: see `spread`
 
 PARTS = ("decoder", "vision", "adapter")
 _STILL = r"vision/(patch_embedding/.*|position_embedding|head/.*)"
@@ -66,9 +66,10 @@ CHAMELEON_GROUPS = {"decoder": {"pattern": "decoder/.*"}}
 def spread(hardware: str, rows: int) -> dict[str, Any]:
     """How a step is spread over a slice, as `python -m unitoken_jax.plan` likes it.
 
-    Each of several copies of the parameters is divided over a part of the chips, as
-    libtpu scatters sums over a part of a slice and not over all of it. Where there are
-    more chips than rows, several share a row.
+    Each of several copies of the parameters is divided over a part of the chips: libtpu
+    scatters sums over a part of a slice, in shards of 256 or more, and not over all of
+    it. A v5e chip has room for no such share of 7B. Where there are more chips than
+    rows, several share a row.
 
     Args:
         hardware: "v5p_128", "v5e_256", "v6e_256", or "any": all devices there are, the
@@ -83,9 +84,9 @@ def spread(hardware: str, rows: int) -> dict[str, Any]:
     if hardware not in CHIPS:
         raise ValueError(f"{hardware} is not known: {', '.join(CHIPS)} or any")
     sharers = -(-CHIPS[hardware] // rows)
-    shards = CHIPS[hardware] // sharers
-    copies = COPIES if sharers == 1 else 1
-    mesh = {"data": copies, "fsdp": shards // copies, "sequence": sharers}
+    groups = CHIPS[hardware] // sharers
+    shards = groups if hardware == "v5e_256" else SHARDS
+    mesh = {"data": groups // shards, "fsdp": shards, "sequence": sharers}
     return {"mesh": mesh, "tpu_options": TPU_OPTIONS}
 
 
