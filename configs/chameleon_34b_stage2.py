@@ -6,7 +6,8 @@ Lumina-mGPT's 34B is the start. It shows what a larger decoder takes.
 
 Paper or released: as `configs/chameleon_7b_stage1.py` says.
 
-Hardware: PREDICTED
+Hardware: a TPU v5p-128 slice (64 chips). Predicted, not measured, ±10 % (docs/plan.md):
+2.08 s a step, 90 hours, 64 GiB a chip.
 
     python -m unitoken_jax.train --config configs/chameleon_34b_stage2.py \
         --workdir runs/chameleon_34b

@@ -5,10 +5,10 @@ one to one, at its rate of 1e-5. Starts from stage I of the same directory.
 
 Paper or released: as `configs/chameleon_7b_stage1.py` says.
 
-Hardware: a TPU v5p-128 slice (64 chips) by default, `chameleon_7b_stage2.py:v5e_256`,
-`:v6e_256` or `:any`. Parameters and optimiser take 4.9 GiB of a chip of v5p-128.
-Estimated, not measured: 40 hours at 40 % of the chips' peak. On 8 GPUs of 80 GB as in
-the scripts: `:any --config.train.microbatches=8`.
+Hardware: a TPU v5p-128 slice (64 chips); the words `v5e_256`, `v6e_256` and `any`
+behind the file's name and a colon choose others. Parameters and optimiser take 4.9 GiB
+of a chip of v5p-128. Estimated, not measured: 40 hours at 40 % of the chips' peak. On 8
+GPUs of 80 GB as in the scripts: `:any --config.train.microbatches=8`.
 
     python -m unitoken_jax.train --config configs/chameleon_7b_stage2.py \
         --workdir runs/chameleon_7b

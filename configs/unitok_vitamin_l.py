@@ -7,8 +7,8 @@ Numbers are those of the released scripts where the paper gives none. Reported: 
 0.41 and 70.8 % zero-shot on ImageNet.
 
 Hardware: 256 chips with 40 GiB or more (published: 256 A100 for about 50 hours), 64
-pictures a chip. Parameters, gradients and both moments of 820 million parameters lie
-divided over the chips. `python -m unitoken_jax.plan` says what a step needs.
+pictures a chip; on the 64 chips of v5p-128 a step does not fit. Parameters, gradients
+and both moments of 820 million parameters lie divided over the chips.
 
 LPIPS, DINOv2 (both of FoundationVision/unitok_external) and CLIP's tokenizer are files:
 

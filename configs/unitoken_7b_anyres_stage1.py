@@ -9,9 +9,10 @@ Paper or released: `configs/common.py` says which numbers are whose. The paper c
 Chameleon as the start in one place and of Lumina-mGPT in another; the scripts start
 from the latter.
 
-Hardware: a TPU v5p-128 slice (64 chips) by default, `…_stage1.py:v5e_256`, `:v6e_256` or
-`:any`. Predicted, not measured, ±10 % (docs/plan.md): 1.03 s a step, 6 hours, 37 GiB a
-chip. On 8 GPUs of 80 GB as in the scripts: `:any --config.train.microbatches=4`.
+Hardware: a TPU v5p-128 slice (64 chips); the words `v5e_256`, `v6e_256` and `any`
+behind the file's name and a colon choose others. Predicted, not measured, ±10 %
+(docs/plan.md): 1.03 s a step, 6 hours, 37 GiB a chip. On 8 GPUs of 80 GB as in the
+scripts: `:any --config.train.microbatches=4`.
 
     python -m unitoken_jax.convert --from lumina --to jax \
         --input Lumina-mGPT-7B-512 --output weights/lumina-mgpt-7b-512

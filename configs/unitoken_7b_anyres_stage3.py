@@ -7,10 +7,10 @@ Paper or released: the technical report says "as stage II" and gives the numbers
 samples; neither script nor weights of this stage are released, so that all else is
 stage II's, see `configs/common.py`.
 
-Hardware: a TPU v5p-128 slice (64 chips) by default, `…_stage3.py:v5e_256`, `:v6e_256` or
-`:any`. The step is that of stage II, predicted, not measured, at 1.37 s ± 10 %
-(docs/plan.md): 1.6 hours. On 8 GPUs of 80 GB as in the scripts:
-`:any --config.train.microbatches=8`.
+Hardware: a TPU v5p-128 slice (64 chips); the words `v5e_256`, `v6e_256` and `any`
+behind the file's name and a colon choose others. The step is that of stage II,
+predicted, not measured, at 1.37 s ± 10 % (docs/plan.md): 1.6 hours. On 8 GPUs of 80 GB
+as in the scripts: `:any --config.train.microbatches=8`.
 
     python -m unitoken_jax.train --config configs/unitoken_7b_anyres_stage3.py \
         --workdir runs/unitoken_7b_anyres

@@ -7,10 +7,10 @@ Paper or released: `configs/common.py` says which numbers are whose. The paper h
 samples to read, the released lists about 8.1M, and the released script of this stage
 names the data of stage I by mistake.
 
-Hardware: a TPU v5p-128 slice (64 chips) by default, `unitoken_7b_base_stage2.py:v5e_256`,
-`:v6e_256` or `:any`. Parameters and optimiser take 5.2 GiB of a chip of v5p-128.
-Estimated, not measured: 54 hours at 40 % of the chips' peak. On 8 GPUs of 80 GB as in
-the scripts: `:any --config.train.microbatches=8`.
+Hardware: a TPU v5p-128 slice (64 chips); the words `v5e_256`, `v6e_256` and `any`
+behind the file's name and a colon choose others. Parameters and optimiser take 5.2 GiB
+of a chip of v5p-128. Estimated, not measured: 54 hours at 40 % of the chips' peak. On 8
+GPUs of 80 GB as in the scripts: `:any --config.train.microbatches=8`.
 
     python -m unitoken_jax.train --config configs/unitoken_7b_base_stage2.py \
         --workdir runs/unitoken_7b_base
