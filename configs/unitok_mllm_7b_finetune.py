@@ -6,8 +6,9 @@ to one, at 2e-5; starts from the pre-training of the same directory.
 Whose numbers: see `configs/unitok_mllm_7b_pretrain.py`. Questions follow Vicuna's
 template, with no marker around the picture, as in the released code.
 
-Hardware: a TPU v5p-128 slice (64 chips), parameters and optimiser divided over all of
-them. Estimated, not measured: 3 hours at 40 % of the chips' peak.
+Hardware: a TPU v5p-128 slice (64 chips); the words `v5e_256`, `v6e_256` and `any`
+behind the file's name and a colon choose others. The step is that of pre-training,
+predicted, not measured, at 0.79 s ± 10 % (docs/plan.md): an hour.
 
     python -m unitoken_jax.train --config configs/unitok_mllm_7b_finetune.py \
         --workdir runs/unitok_mllm_7b

@@ -12,9 +12,10 @@ are those of the released code. It says neither the size of a batch nor the sche
 LLaVA's scripts, are our choice. The script starts the embedder's two-layer map from a
 file that is not published; here it starts at random.
 
-Hardware: a TPU v5p-128 slice (64 chips), parameters and optimiser divided over all of
-them. Estimated, not measured: 70 hours at 40 % of the chips' peak; the depth head is
-half of the work.
+Hardware: a TPU v5p-128 slice (64 chips); the words `v5e_256`, `v6e_256` and `any`
+behind the file's name and a colon choose others. Predicted, not measured, ±10 %
+(docs/plan.md): 0.79 s a step, 20 hours, 28 GiB a chip; the depth head is half of the
+work.
 
     python -m unitoken_jax.train --config configs/unitok_mllm_7b_pretrain.py \
         --workdir runs/unitok_mllm_7b
