@@ -158,6 +158,12 @@ def test_a_sweep_that_has_just_begun(tmp_path) -> None:
     assert "Not run yet: dual_4-1_seed5, " in html
 
 
+def test_without_curves_there_is_no_section_for_them(tmp_path) -> None:
+    html = comparison.build(write_sweep(tmp_path / "s", curves=[])).read_text()
+    assert "Curves" not in html
+    assert html.count("<section") == html.count("</section>") == 3
+
+
 def test_no_sweep(tmp_path) -> None:
     with pytest.raises(RunError, match=r"sweep\.json cannot be read"):
         comparison.build(tmp_path)

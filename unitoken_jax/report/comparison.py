@@ -166,6 +166,7 @@ def compose(folder: Path) -> str:
         curves=[
             plots for key in view["curves"] if (plots := _curves(facets, key, looks))
         ],
+        shows_curves=bool(view["curves"]),
         collapsed=[setting.name for setting in settings if setting in collapsed],
         collapse=view["collapse"],
         collapse_share=view["collapse_share"],
