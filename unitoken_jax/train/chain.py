@@ -2,10 +2,10 @@
 
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from unitoken_jax.config import UserError, nearest, plain
 from unitoken_jax.models import registry
@@ -204,7 +204,7 @@ def _warn_of_changes(job: Job, directory: Path) -> None:
         key
         for key, value in now.items()
         if (
-            any(before.get(key, {}).get(k) != v for k, v in value.items())
+            _is_otherwise(value, before.get(key))
             if key in ("model", "data")
             else before.get(key) != value
         )
@@ -215,3 +215,10 @@ def _warn_of_changes(job: Job, directory: Path) -> None:
             "to train it again, remove %s",
             *(job.name, ", ".join(changed), directory),
         )
+
+
+def _is_otherwise(written: Any, complete: Any) -> bool:
+    """Say whether a field is, in what is written of it, not that of a complete one."""
+    if not isinstance(written, Mapping) or not isinstance(complete, Mapping):
+        return written != complete
+    return any(_is_otherwise(v, complete.get(k)) for k, v in written.items())
