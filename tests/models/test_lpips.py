@@ -1,5 +1,7 @@
 """LPIPS against the published code, with hashed weights at full size."""
 
+from functools import partial
+
 import golden
 import jax
 import jax.numpy as jnp
@@ -10,7 +12,9 @@ from random_weights import random_weights
 
 from unitoken_jax.convert import lpips as layout
 from unitoken_jax.convert.table import expected_shapes, import_tensors
+from unitoken_jax.models.frozen import FrozenNetwork
 from unitoken_jax.models.lpips import Lpips, LpipsConfig
+from unitoken_jax.models.unitok_objective import ObjectiveConfig, compare
 
 TINY = LpipsConfig(widths=(4, 6), depths=(1, 2))
 
@@ -31,9 +35,13 @@ def test_reproduces_published_distances_at_full_size():
     source |= {key: np.abs(w) for key, w in source.items() if key.startswith("lins")}
     params = import_tensors(table, source, abstract(config), {})
     images = jnp.asarray(hash_images())
-    distance = jax.jit(Lpips(config).apply)
-    flipped = distance({"params": params}, images, images[::-1]).mean()
-    dimmed = distance({"params": params}, images, 0.9 * images + 0.05).mean()
+    # As the training compares pictures, with nothing but this term.
+    objective = ObjectiveConfig(l1=0.0, l2=0.0)
+    companions = {"perceptual": FrozenNetwork(Lpips(config), params)}
+    distance = jax.jit(partial(compare, objective))
+    flipped, metrics = distance(images[::-1], images, companions)
+    dimmed, _ = distance(0.9 * images + 0.05, images, companions)
+    assert metrics["perceptual"] == flipped
     with np.load(golden.DIRECTORY / "losses_hashinit.npz") as theirs:
         golden.assert_close(flipped, theirs["lpips"], least=0.0)
         golden.assert_close(dimmed, theirs["lpips2"], least=0.0)

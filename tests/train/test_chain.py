@@ -15,6 +15,8 @@ from unitoken_jax.train import checkpoint, stage
 from unitoken_jax.train.job import Chain, CodesConfig
 
 TRAIN = {"steps": 2, "batch": 8, "log_every": 1}
+DATA = {"kind": "noise", "layout": {"stride": 8}}
+COMPLETE = {"kind": "noise", "layout": {"stride": 8, "newline": True}, "threads": 2}
 
 
 class Workshop:
@@ -29,7 +31,7 @@ class Workshop:
     def assemble(self, job, at, data_dir):
         self.calls.append((job.name, at, str(data_dir)))
         batches = miniature.Batches()
-        return stage.Parts(miniature.system(), {"kind": "noise"}, batches)
+        return stage.Parts(miniature.system(), COMPLETE, batches)
 
     def tokenise(self, tokenizer, directory, data_dir):
         self.calls.append(("tokenise", tokenizer.name, directory.name, str(data_dir)))
@@ -37,7 +39,7 @@ class Workshop:
 
 
 def _chain(**changes) -> Chain:
-    first = miniature.job("first", train=TRAIN)
+    first = miniature.job("first", train=TRAIN, data=DATA)
     second = miniature.job("second", train=TRAIN, init={"second": "first:first"})
     second = dataclasses.replace(second, codes=CodesConfig("first"))
     stages = {"first": first, "second": second} | changes
@@ -63,11 +65,15 @@ def test_runs_in_order_and_then_has_nothing_to_do(tmp_path, caplog) -> None:
     assert "stage first is complete (2 steps)" in caplog.text
     assert "has changed" not in caplog.text
 
-    guard = miniature.job("first", train=TRAIN, guard={"limit": 3})
+    guard = miniature.job("first", train=TRAIN, data=DATA, guard={"limit": 3})
     chains.run(_chain(first=guard), tmp_path, Workshop())
     assert "config of stage first has changed since it was trained (guard)" in (
         caplog.text
     )
+    data = DATA | {"layout": {"stride": 4}}
+    other = miniature.job("first", train=TRAIN, data=data)
+    chains.run(_chain(first=other), tmp_path, Workshop())
+    assert "has changed since it was trained (data)" in caplog.text
     again, _ = checkpoint.restore_params(tmp_path / "first", "first")
     jax.tree.map(np.testing.assert_array_equal, params, again)
 
