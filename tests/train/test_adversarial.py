@@ -22,6 +22,8 @@ from unitoken_jax.models.dinov2 import Dinov2, Dinov2Config
 from unitoken_jax.models.discriminator import DiscriminatorConfig
 from unitoken_jax.models.frozen import FrozenNetwork
 from unitoken_jax.ops import adversarial
+from unitoken_jax.parallel import rules
+from unitoken_jax.parallel.mesh import MeshConfig, make_mesh
 from unitoken_jax.train import checkpoint, stage
 from unitoken_jax.train.adversarial import (
     AdversaryConfig,
@@ -204,6 +206,42 @@ def test_gradient_is_that_of_the_weighted_sum(parts, update):
 
 
 @pytest.mark.slow
+def test_eight_devices_give_the_gradients_of_one(parts, update):
+    """Of both sides, with the adaptive weight that balances them."""
+    system, _, _, params = parts
+    kept, step = update
+    batch, key, number = tokenizer.batch(0), jax.random.key(3), jnp.int32(3)
+    one, side, metrics = step(params, kept, batch, key, number)
+    mesh = make_mesh(MeshConfig(data=4, fsdp=2))
+    shapes = registry.abstract_params(system)
+    placed = rules.shardings(registry.logical_axes(system), shapes, mesh)
+    divided = jax.device_put(params, placed)
+    rest = jax.device_put((kept, key, number), jax.NamedSharding(mesh, jax.P()))
+    batch = jax.device_put(batch, rules.batch_shardings(batch, mesh))
+    with jax.set_mesh(mesh):
+        eight, beside, found = step(divided, rest[0], batch, *rest[1:])
+    start = flatten(params)
+    ours, theirs = flatten(jax.device_get(eight)), flatten(jax.device_get(one))
+    for path, value in theirs.items():
+        gradient = start[path] - value
+        # The last bits of a parameter of size 1 are lost in its difference.
+        bound = 1e-3 * np.abs(gradient).max() + 5e-7
+        np.testing.assert_allclose(
+            start[path] - ours[path], gradient, rtol=0, atol=bound, err_msg=path
+        )
+    names = ["loss", "deceit", "adaptive_weight", "grad_norm", "contrastive"]
+    names += ["adversary/hinge", "adversary/consistency", "adversary/grad_norm"]
+    for name in names:
+        assert found[name] == pytest.approx(float(metrics[name]), rel=1e-4), name
+    left, right = beside["adversary"]["params"], side["adversary"]["params"]
+    # One step of Adam, of 1e-3 at most; of a bias under a norm only noise has a sign.
+    for path in (path for path in right if path.endswith("kernel")):
+        np.testing.assert_allclose(
+            left[path], right[path], rtol=0, atol=1e-4, err_msg=path
+        )
+
+
+@pytest.mark.slow
 def test_before_it_begins_nothing_of_it_counts(parts, update):
     _, _, _, params = parts
     kept, step = update
@@ -233,6 +271,27 @@ def test_a_fault_on_the_other_side_refuses_the_step_of_both(tmp_path):
     assert [row["skipped"] for row in rows(tmp_path)] == [1, 2, 3, 4]
     log = (tmp_path / "log.txt").read_text()
     assert "step 1: perceptual is nan" in log
+
+
+class Blank(tokenizer.Batches):
+    """The stream with pictures of one grey, for which one code is enough."""
+
+    def __next__(self) -> dict[str, np.ndarray]:
+        found = super().__next__()
+        return found | {"image": np.full_like(found["image"], 128)}
+
+
+@pytest.mark.slow
+def test_a_run_warns_of_collapsed_codebooks_and_of_a_discriminator_that_wins(tmp_path):
+    # Of 16 codes the grey needs few; the bound on the hinge is above what it is here.
+    alarms = {"usage": 0.5, "hinge": 5.0, "patience": 2}
+    train(tmp_path, Blank(), alarms=alarms)
+    log = (tmp_path / "log.txt").read_text()
+    for number in range(2):
+        assert f"codebook {number} has collapsed: usage/{number} says that" in log
+    assert "the discriminator wins: adversary/hinge is" in log
+    used = rows(tmp_path)[-1]["usage/0"]
+    assert 0 < used < 0.5
 
 
 @pytest.mark.slow

@@ -245,7 +245,11 @@ def make_adversarial_update(
             {"loss": rest + distance}
             | metrics
             | compared
-            | {"deceit": deceit, "adaptive_weight": adaptive, "adversary/ramp": ramp}
+            | {
+                "deceit": deceit,
+                "adaptive_weight": jnp.where(ramp > 0, adaptive, 0),
+                "adversary/ramp": ramp,
+            }
             | judged
             | {"learning_rate": rule.schedule(step)}
             | norms
