@@ -41,7 +41,7 @@ def published() -> Job:
 
 
 def shrunk() -> Job:
-    config = importlib.import_module("configs.unitok_vitamin_l").get_config()
+    config = importlib.import_module("configs.unitok_vitamin_l").get_config("any")
     config.model.vision.update(
         {"widths": (8, 8), "depths": (1, 1), "hidden": 16, "layers": 2, "heads": 2}
     )

@@ -134,7 +134,7 @@ def test_a_run_that_was_left_behind_is_waited_for(folder) -> None:
         looks.append(run.progress[task.name].status)
         if len(looks) == 2:
             task.prepare()
-            subprocess.run(stand_in(task), check=True)
+            subprocess.run(pretend(task), check=True)
             left.close()
         look()
 
