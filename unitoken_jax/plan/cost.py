@@ -16,7 +16,7 @@ over when its result is wanted is waited for.
 """
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from unitoken_jax.parallel.topology import Topology
@@ -135,15 +135,17 @@ class Walker:
             network: dict.fromkeys(_READINGS, 0.0) for network in (False, True)
         }
         pending: dict[str, tuple[Collective, dict[str, float]]] = {}
-        last = self._ends_of_chains(computation)
-        for each in computation.instructions:
+        carried = [
+            self._collective(computation, each) for each in computation.instructions
+        ]
+        last = _ends_of_chains(computation, carried)
+        for each, found in zip(computation.instructions, carried, strict=True):
             if self._enter(computation, each, total):
                 continue
             begun = _ends(computation, each, pending)
             if begun is not None:
                 self._wait(total, *pending.pop(begun))
                 continue
-            found = self._collective(computation, each)
             if found is None:
                 self._compute(computation, each, total)
                 continue
@@ -178,16 +180,6 @@ class Walker:
         for found, ends in pending.values():  # ends in the next turn of the loop
             self._wait(total, found, ends)
         return total
-
-    def _ends_of_chains(self, computation: Computation) -> dict[str, str]:
-        """The last of the fusions over which each collective goes on, by its chain."""
-        last = {}
-        for each in computation.instructions:
-            if each.opcode == "fusion":
-                found = self._collective(computation, each)
-                if found is not None and found.chain:
-                    last[found.chain] = each.name
-        return last
 
     def _enter(self, computation: Computation, each: Instruction, total: Cost) -> bool:
         """Adds what an instruction calls; says whether there was anything."""
@@ -275,6 +267,17 @@ class Walker:
         key = (found.kind, found.axes, found.network)
         one = Traffic(1, found.nbytes, found.wire, found.seconds)
         total.collectives.setdefault(key, Traffic()).add(one, 1)
+
+
+def _ends_of_chains(
+    computation: Computation, carried: Sequence[Collective | None]
+) -> dict[str, str]:
+    """The last of the fusions over which each collective goes on, by its chain."""
+    return {
+        found.chain: each.name
+        for each, found in zip(computation.instructions, carried, strict=True)
+        if each.opcode == "fusion" and found is not None and found.chain
+    }
 
 
 def _ends(
