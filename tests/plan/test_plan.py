@@ -54,22 +54,26 @@ def command(config: str, hardware: str) -> list[str]:
     return [f"--config=configs/{name}.py:{hardware}", f"--topology={SLICES[hardware]}"]
 
 
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """The command, in a process of its own."""
+    # Flags of the tests' own programs would reach libtpu's compiler as well.
+    surroundings = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+    return subprocess.run(
+        [sys.executable, "-m", "unitoken_jax.plan", *arguments],
+        cwd=ROOT,
+        env=surroundings,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
 @functools.cache
 def planned(config: str, hardware: str) -> report.Plan:
     """What the command finds; its output is shown, with the time it took."""
-    # Flags of the tests' own programs would reach libtpu's compiler as well.
-    surroundings = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
     with tempfile.TemporaryDirectory() as directory:
         output = Path(directory) / "plan.json"
-        arguments = [*command(config, hardware), f"--json={output}"]
-        ended = subprocess.run(
-            [sys.executable, "-m", "unitoken_jax.plan", *arguments],
-            cwd=ROOT,
-            env=surroundings,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        ended = run(*command(config, hardware), f"--json={output}")
         print(ended.stdout, ended.stderr, sep="\n")
         assert ended.returncode == 0, ended.stderr[-2000:]
         return json.loads(output.read_text())
@@ -93,14 +97,7 @@ def test_reads_as_a_page() -> None:
 
 
 def test_a_mesh_that_the_slice_cannot_form_is_a_sentence() -> None:
-    arguments = [*command(*SMALL), "--config.stages.base.mesh.data=3"]
-    ended = subprocess.run(
-        [sys.executable, "-m", "unitoken_jax.plan", *arguments],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    ended = run(*command(*SMALL), "--config.stages.base.mesh.data=3")
     assert ended.returncode != 0
     assert "needs 3 devices, there are 4" in ended.stderr
     assert "Traceback" not in ended.stderr
@@ -140,14 +137,7 @@ def test_a_search_compiles_what_it_tries(tmp_path: Path) -> None:
     journal = tmp_path / "trials.jsonl"
     arguments = [*command(*SMALL), f"--search={journal}", "--axes=decoder_remat"]
     for _ in range(2):
-        ended = subprocess.run(
-            [sys.executable, "-m", "unitoken_jax.plan", *arguments],
-            cwd=ROOT,
-            env={k: v for k, v in os.environ.items() if k != "XLA_FLAGS"},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        ended = run(*arguments)
         assert ended.returncode == 0, ended.stderr[-2000:]
         trials = search.read(journal)
         assert [trial.fault for trial in trials] == [""] * len(search.REMAT)

@@ -4,6 +4,7 @@ Takes lists of any length, sorts them by length into batches of one size and few
 lengths, so that each is compiled once, and returns results in the order they came.
 """
 
+import abc
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
@@ -260,17 +261,17 @@ class CodeModel:
 
 
 @dataclasses.dataclass(frozen=True)
-class Answerer(CodeModel):
+class Answerer(CodeModel, abc.ABC):
     """A model that answers questions about pictures, whatever it sees of them."""
 
     model: UniToken | UniTokMllm
     composer: Asker
 
+    @abc.abstractmethod
     def pictures(
         self, views: Sequence[View], codes: np.ndarray
     ) -> Sequence[np.ndarray]:
         """What slots point into, one array a picture; its codes are given."""
-        raise NotImplementedError
 
     def answer(
         self,
