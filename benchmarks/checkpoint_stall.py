@@ -5,9 +5,11 @@ python -m benchmarks.checkpoint_stall [--mib=512] [--saves=8]
 A state of that size is trained; every ninth step is saved, and right before each save
 the same arrays are copied to the host, which is the least that a step that gives up its
 buffers must wait for. Printed are, for both tiers, what a save waits before the next
-step may begin, and that with what the next step takes longer than those before, since
-it runs beside the writing: both as multiples of the copy beside them, as other programs
-on the machine slow all of them alike.
+step may begin; that with what the next step takes longer than those before, since on a
+CPU it computes on the cores that write; and that with how late the thread that gives
+out the steps comes back from a step elsewhere, as it would beside an accelerator: it
+sleeps as long as a step takes. All are multiples of the copy beside them, as other
+programs on the machine slow all of them alike.
 """
 
 import argparse
@@ -74,7 +76,7 @@ class Save:
         step: median of the steps before.
         copy: of the same arrays to the host.
         call: until the save returns.
-        next: of the step after it.
+        next: of the step after it, or of the sleep in its place.
         written: until all is written.
     """
 
@@ -90,8 +92,17 @@ class Save:
         return self.call + max(0.0, self.next - self.step)
 
 
-def measure(step: jax.stages.Wrapped, mib: int, saves: int, tier: str) -> list[Save]:
-    """Return what each save took."""
+def sleep(seconds: float) -> float:
+    """Return how long a sleep of so many seconds took."""
+    began = time.perf_counter()
+    time.sleep(seconds)
+    return time.perf_counter() - began
+
+
+def measure(
+    step: jax.stages.Wrapped, mib: int, saves: int, *, tier: str, elsewhere: bool
+) -> list[Save]:
+    """Return what each save took, beside a step here or `elsewhere`."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         config = CheckpointConfig(
@@ -114,7 +125,7 @@ def measure(step: jax.stages.Wrapped, mib: int, saves: int, tier: str) -> list[S
                 began = time.perf_counter()
                 save(state, 0, {})
                 call = time.perf_counter() - began
-                after = take_step()
+                after = sleep(usual) if elsewhere else take_step()
                 checkpointer.wait()
                 written = time.perf_counter() - began
                 measured.append(Save(usual, copy, call, after, written))
@@ -129,17 +140,24 @@ def main() -> None:
     arguments = parser.parse_args()
     step = jax.jit(advance, donate_argnums=0)
     for tier in ("durable", "local"):
-        saves = measure(step, arguments.mib, arguments.saves, tier)
-        print(f"{tier} tier, {arguments.mib} MiB, medians of {len(saves)} saves:")
-        for field in dataclasses.fields(Save):
-            seconds = statistics.median(getattr(save, field.name) for save in saves)
-            print(f"  {field.name:8} {seconds * 1e3:7.0f} ms")
-        for name in ("call", "stall"):
-            ratios = sorted(getattr(save, name) / save.copy for save in saves)
-            print(
-                f"  {name} / copy: {statistics.median(ratios):.2f}, "
-                f"from {ratios[0]:.2f} to {ratios[-1]:.2f}"
+        for elsewhere in (False, True):
+            saves = measure(
+                step, arguments.mib, arguments.saves, tier=tier, elsewhere=elsewhere
             )
+            where = "elsewhere" if elsewhere else "on the cores that write"
+            print(
+                f"{tier} tier, {arguments.mib} MiB, the next step {where}, "
+                f"medians of {len(saves)} saves:"
+            )
+            for field in dataclasses.fields(Save):
+                seconds = statistics.median(getattr(save, field.name) for save in saves)
+                print(f"  {field.name:8} {seconds * 1e3:7.0f} ms")
+            for name in ("call", "stall"):
+                ratios = sorted(getattr(save, name) / save.copy for save in saves)
+                print(
+                    f"  {name} / copy: {statistics.median(ratios):.2f}, "
+                    f"from {ratios[0]:.2f} to {ratios[-1]:.2f}"
+                )
 
 
 if __name__ == "__main__":

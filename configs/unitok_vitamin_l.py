@@ -31,20 +31,27 @@ from configs import common
 SAMPLES = 1_280_000_000
 BATCH = 16_384
 STEPS = SAMPLES // BATCH + 3  # rounded up to a multiple of the loader's 8 workers
+PORTIONS = 32  # of a batch, one after the other through convolutions
 NO_DECAY = ".*(scale|bias)"
 
 
 def get_config(hardware: str = "v5p_128") -> ConfigDict:
     """Return the one stage for v5p_128, v5e_256, v6e_256 or any."""
     compute = {"dtype": "bfloat16", "remat": "full"}
-    backbone = {"dtype": "bfloat16"}
+    vision = compute | {"portions": PORTIONS}
+    backbone = compute
     return ConfigDict(
         {
             "name": "unitok_vitamin_l",
             "seed": 0,
             "data_dir": "data/prepared/datacomp",
             "finish": False,
-            "model": {"kind": "unitok", "vision": dict(compute), "text": dict(compute)},
+            "model": {
+                "kind": "unitok",
+                "vision": vision,
+                "text": compute,
+                "objective": {"perceptual_portions": PORTIONS},
+            },
             "data": {
                 "kind": "pairs",
                 "image_size": 256,

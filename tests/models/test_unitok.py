@@ -94,9 +94,12 @@ def apply(config, method, params, *inputs):
     return UniTok(config).apply({"params": params}, *inputs, method=method)
 
 
-@pytest.mark.parametrize(("case", "remat"), [(CASES[0], "minimal"), (CASES[1], "none")])
-def test_reproduces_published_activations_and_gradients(case, remat):
-    config = config_of(case, remat=remat)
+@pytest.mark.parametrize(
+    ("case", "vision"),
+    [(CASES[0], {"remat": "minimal", "portions": 3}), (CASES[1], {})],
+)
+def test_reproduces_published_activations_and_gradients(case, vision):
+    config = config_of(case, **vision)
     theirs = golden.tensors(case, "activations")
     images = golden.channels_last(theirs["image"])
     text = theirs["text"].astype(np.int32)

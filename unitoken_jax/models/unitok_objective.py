@@ -16,6 +16,7 @@ from unitoken_jax.ops import pixels, quantisation
 from unitoken_jax.ops.contrastive import contrastive_loss
 from unitoken_jax.ops.convolution import convolve
 from unitoken_jax.ops.fidelity import psnr
+from unitoken_jax.ops.portions import map_portions
 
 PERCEPTUAL = "perceptual"
 """Name of the frozen network that measures the perceptual distance."""
@@ -45,6 +46,8 @@ class ObjectiveConfig:
         decode_every: one in so many pictures is decoded and compared; every picture
             has the other terms.
         perceptual_every: one in so many of these has the perceptual term.
+        perceptual_portions: they pass the perceptual network in so many portions, each
+            computed again for the gradient.
         contrastive_chunk: texts compared with all pictures at once.
         usage_decay: of the moving histogram of codes, by step.
     """
@@ -58,11 +61,13 @@ class ObjectiveConfig:
     revival: float = 0.0
     decode_every: int = 1
     perceptual_every: int = 1
+    perceptual_portions: int = 1
     contrastive_chunk: int = 1024
     usage_decay: float = 0.99
 
     def __post_init__(self) -> None:
-        for name in ("decode_every", "perceptual_every", "contrastive_chunk"):
+        counts = ("decode_every", "perceptual_every", "perceptual_portions")
+        for name in (*counts, "contrastive_chunk"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1.")
         if not 0 <= self.usage_decay < 1:
@@ -183,7 +188,8 @@ def compare(
     if config.perceptual:
         step = config.perceptual_every
         seen = every(real, step), every(made, step)
-        distance = jnp.mean(companions[PERCEPTUAL](*seen))
+        network = companions[PERCEPTUAL]
+        distance = jnp.mean(map_portions(network, config.perceptual_portions, *seen))
         total += config.perceptual * distance
         metrics["perceptual"] = distance
     return total, metrics

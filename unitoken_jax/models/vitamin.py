@@ -19,6 +19,7 @@ from unitoken_jax.layers.convolution import Conv, DepthwiseConv
 from unitoken_jax.layers.geglu import GeGLU, vit_init
 from unitoken_jax.layers.norms import LayerNorm
 from unitoken_jax.layers.parameter import Initializer
+from unitoken_jax.layers.portions import pass_in_portions
 from unitoken_jax.layers.stack import Remat, stacked
 from unitoken_jax.ops.attention import Backend
 from unitoken_jax.ops.convolution import average_pool
@@ -44,6 +45,9 @@ class ViTaminConfig:
         drop_path: rate of stochastic depth in the last block; it grows from 0.
         attention: backend of the attention, see `ops.attention`.
         remat: what a block keeps for its gradient, see `layers.stack.Remat`.
+        portions: the batch passes the convolutions in so many portions, each computed
+            again for the gradient. 256 × 256 pixels keep some 0.4 GB a picture
+            otherwise, most of it the decoder's.
         dtype: type of convolutions and matrix products; the transformer's residual
             stream is float32, as the published training keeps it.
     """
@@ -57,9 +61,12 @@ class ViTaminConfig:
     drop_path: float = 0.1
     attention: Backend = "auto"
     remat: Remat = "none"
+    portions: int = 1
     dtype: str = "float32"
 
     def __post_init__(self) -> None:
+        if self.portions < 1:
+            raise ValueError(f"portions must be at least 1, not {self.portions}.")
         if not self.widths or len(self.widths) != len(self.depths):
             raise ValueError(
                 f"widths {self.widths} and depths {self.depths} are one number for each"
@@ -227,6 +234,13 @@ class ViTaminEncoder(nn.Module):
                 f"ViTamin encodes images in squares of {config.factor} pixels, not "
                 f"{height}×{width}; resize or crop them to a multiple"
             )
+        x = pass_in_portions(self, ViTaminEncoder._convolve, images, config.portions)
+        tokens = x.reshape(x.shape[0], -1, config.hidden)
+        return Transformer(config, name="transformer")(tokens, deterministic)
+
+    def _convolve(self, images: jax.Array) -> jax.Array:
+        """Images [B, H, W, 3] to the transformer's input [B, h, w, D]."""
+        config = self.config
         conv = partial(_encoder_conv, dtype=config.dtype)
         x = conv(config.widths[0], stride=2, name="stem_1")(images)
         x = _gelu(LayerNorm(1e-6, name="stem_norm")(x))
@@ -245,9 +259,7 @@ class ViTaminEncoder(nn.Module):
             dtype=config.dtype,
             name="pool",
         )
-        x = pool(x)
-        tokens = x.reshape(x.shape[0], -1, config.hidden)
-        return Transformer(config, name="transformer")(tokens, deterministic)
+        return pool(x)
 
 
 class ViTaminDecoder(nn.Module):
@@ -268,9 +280,17 @@ class ViTaminDecoder(nn.Module):
         `before_head`.
         """
         config = self.config
-        conv = partial(_decoder_conv, dtype=config.dtype)
         x = Transformer(config, name="transformer")(tokens, deterministic)
         x = x.reshape(x.shape[0], *grid, config.hidden)
+        x = pass_in_portions(self, ViTaminDecoder._convolve, x, config.portions)
+        self.sow("intermediates", "before_head", x)
+        head = _decoder_conv(3, dtype=config.dtype, name="head")
+        return head(x).astype(jnp.float32)
+
+    def _convolve(self, x: jax.Array) -> jax.Array:
+        """The transformer's output [B, h, w, D] to the head's [B, f h, f w, C]."""
+        config = self.config
+        conv = partial(_decoder_conv, dtype=config.dtype)
         stages = list(zip(config.widths, config.depths, strict=True))[::-1]
         x = conv(stages[0][0], name="up")(double_nearest(x))
         for stage, (features, depth) in enumerate(stages):
@@ -278,9 +298,7 @@ class ViTaminDecoder(nn.Module):
                 name = f"stage_{stage}_block_{i}"
                 x = UpMBConv(features, i == 0, config.dtype, name=name)(x)
         x = conv(config.widths[0], name="head_up")(double_nearest(x))
-        x = _gelu(LayerNorm(1e-6, name="head_norm")(x))
-        self.sow("intermediates", "before_head", x)
-        return conv(3, name="head")(x).astype(jnp.float32)
+        return _gelu(LayerNorm(1e-6, name="head_norm")(x))
 
 
 _encoder_conv = partial(Conv, kernel_init=he_fan_out(), bias_init=initializers.zeros)

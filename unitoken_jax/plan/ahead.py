@@ -25,7 +25,10 @@ from unitoken_jax.train.job import Job
 
 Shapes = Mapping[str, tuple[tuple[int, ...], Any]]
 
-_EXCEEDS = re.compile(r"Used ([\d.]+[KMG]) of ([\d.]+[KMG]) hbm")
+_EXCEEDS = re.compile(
+    r"(?:Used |required for HLO temporaries \()([\d.]+[KMG])\)? "
+    r"(?:of|exceeds)[^\d]*([\d.]+[KMG])"
+)
 _SIZES = {"K": 2**10, "M": 2**20, "G": 2**30}
 _SPOKEN = re.compile(r"[Ii]nvoluntary full rematerialization.*")
 
@@ -151,7 +154,7 @@ def compile_job(
                     compiler_options=stage.compiler_options(job, layout)
                 )
             except jax.errors.JaxRuntimeError as error:
-                raise _refusal(str(error), topology) from error
+                raise refusal(str(error), topology) from error
     done = time.monotonic()
     return Compiled(
         text=compiled.as_text() or "",
@@ -194,7 +197,8 @@ def _memory(analysis: Any, layout: stage.Layout, batch: Mapping[str, Any]) -> Me
     )
 
 
-def _refusal(message: str, topology: Topology) -> CompileError:
+def refusal(message: str, topology: Topology) -> CompileError:
+    """Returns what the compiler's message says of a step for chips of `topology`."""
     first = message.strip().splitlines()[0]
     if "RESOURCE_EXHAUSTED" not in message or "hbm" not in message.lower():
         return CompileError(f"the compiler refuses the step: {first}")

@@ -26,6 +26,7 @@ Setting = Mapping[str, Any]
 REMAT = ("full", "attention", "minimal", "dots")
 BLOCKS = (512, 1024, 2048)
 MICROBATCHES = (1, 2, 4)
+PORTIONS = (4, 8, 16, 32, 64)
 OPTIONS: tuple[Setting, ...] = tuple(
     {"tpu_options.xla_tpu_scoped_vmem_limit_kib": size}
     for size in (16_384, 20_480, 24_576, 32_768, 65_536)
@@ -58,6 +59,14 @@ def axes(job: Job, topology: Topology) -> dict[str, list[Setting]]:
         node = job.model.get(part)
         if isinstance(node, Mapping):
             space[f"{part}_remat"] = [{f"model.{part}.remat": name} for name in REMAT]
+    if job.model.get("kind") == "unitok":
+        space["portions"] = [
+            {
+                "model.vision.portions": count,
+                "model.objective.perceptual_portions": count,
+            }
+            for count in PORTIONS
+        ]
     space["microbatches"] = [
         {"train.microbatches": count}
         for count in MICROBATCHES
