@@ -114,7 +114,7 @@ def adversary() -> dict[str, Any]:
             "groups": 8,
         },
         "optimizer": {
-            "learning_rate": 5e-4,
+            "learning_rate": 2e-3,
             "warmup": 9,
             "end_scale": 0.1,
             "b1": 0.5,

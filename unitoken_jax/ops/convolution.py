@@ -129,9 +129,20 @@ def convolve_circular(
     Returns:
         [B, T, O].
     """
-    margin = kernel.shape[0] // 2
+    size, length = kernel.shape[0], inputs.shape[1]
+    margin = size // 2
     wrapped = jnp.pad(inputs, ((0, 0), (margin, margin), (0, 0)), mode="wrap")
-    return convolve(wrapped[:, None], kernel[None], bias)[:, 0]
+    # One product for each place of the kernel: several convolutions mapped as one would
+    # be a grouped one, whose gradient is an order of magnitude slower on CPUs.
+    total = sum(
+        jnp.matmul(
+            wrapped[:, place : place + length],
+            kernel[place],
+            preferred_element_type=jnp.float32,
+        )
+        for place in range(size)
+    )
+    return total.astype(inputs.dtype) + bias
 
 
 def _shift_and_add(padded: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
