@@ -5,7 +5,7 @@ What: `unitok_pictures` at 32 px, each variant one field from the first: the qua
 left), the projection, how 2,048 codes are divided, what supervises, and a start from a
 tower that was trained on captions alone. Same steps and two seeds each.
 
-Hardware: one CPU core. Time: about 3 minutes for a point, an hour in all; the second
+Hardware: one CPU core. Time: about 3 minutes for a point, 50 minutes in all; the second
 seed of a variant finds its programs compiled.
 
     python -m launch.sweep --config configs/sweeps/unitok_ablations.py \
@@ -60,6 +60,7 @@ def get_config() -> ConfigDict:
                     "retrieval/image_to_text/recall@1",
                 ),
                 "curves": ("tokenizer/psnr", "tokenizer/contrastive"),
+                "ordered": False,
                 "collapse": "reconstruction/code_usage",
             },
         }

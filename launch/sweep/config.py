@@ -47,6 +47,7 @@ class PageConfig:
         measures: further columns of the table.
         curves: metrics of training to draw, 'STAGE/METRIC'.
         colour: the axis that colours tell apart; '' is the first one.
+        ordered: whether its values have an order, which lines then follow.
         facet: the axis whose values have plots of their own; '' is none.
         collapse: 'EVALUATOR/MEASURE' by which a collapsed point is known, '' for none.
         collapse_share: of the sweep's greatest value; below it, a point is named.
@@ -58,6 +59,7 @@ class PageConfig:
     measures: tuple[str, ...] = ()
     curves: tuple[str, ...] = ()
     colour: str = ""
+    ordered: bool = True
     facet: str = ""
     collapse: str = ""
     collapse_share: float = 0.5

@@ -51,6 +51,7 @@ def test_dots_are_means_with_ranges() -> None:
     assert c.shape == 5 % plot.SHAPES
     # One line through the dots of a shape, in their order.
     assert [len(places(line.path)) for line in drawn.lines] == [2, 1]
+    assert not plot.against(dots, "Drawing", "Reading", ordered=False).lines
     assert inside(np.array([[mark.x, mark.y] for mark in drawn.marks]))
     assert "a: 0.200, 1.50" in drawn.summary
 

@@ -72,11 +72,13 @@ class Looks:
 
     Attributes:
         colour: the axis that colours stand for.
+        ordered: whether lines follow the order of its values.
         facet: the axis whose values have plots of their own, or ''.
         numbers: label of `colour` → number of its colour.
     """
 
     colour: str
+    ordered: bool
     facet: str
     numbers: Mapping[str, int]
 
@@ -124,9 +126,10 @@ def compose(folder: Path) -> str:
         if axis["name"] == colour
         for number, label in enumerate(axis["labels"])
     }
-    looks = Looks(colour, view["facet"], colours)
+    # Sweeps of earlier versions have one plot, with lines.
+    ordered = view.get("ordered", True)
+    looks = Looks(colour, ordered, view["facet"], colours)
     facets = _facets(settings, view["facet"])
-    # Sweeps of earlier versions have one plot.
     pairs = [(view["x"], view["y"]), *view.get("others", ())]
     pairs = [(x, y) for x, y in pairs if x and y]
     shown = [view["x"], view["y"], *itertools.chain(*pairs), *view["measures"]]
@@ -139,6 +142,7 @@ def compose(folder: Path) -> str:
         lead=_lead(attempts, settings, state),
         axes=axes,
         colour=colour,
+        ordered=ordered,
         colours={
             label: number % plot.COLOURS
             for label, number in colours.items()
@@ -241,7 +245,11 @@ def _trades(
     beside = list(itertools.chain(*dots.values()))
     return [
         plot.against(
-            same, _facet_title(facet, _measure_title(y)), _measure_title(x), beside
+            same,
+            _facet_title(facet, _measure_title(y)),
+            _measure_title(x),
+            beside=beside,
+            ordered=looks.ordered,
         )
         for facet, same in dots.items()
     ]

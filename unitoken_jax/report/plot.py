@@ -12,7 +12,7 @@ from unitoken_jax.report import chart, scale
 from unitoken_jax.report.chart import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH
 from unitoken_jax.report.quantities import number
 
-COLOURS = 8  # that the style sheet knows; further ones begin anew
+COLOURS = 10  # that the style sheet knows; further ones begin anew
 SHAPES = 4
 
 
@@ -103,15 +103,21 @@ def curves(series: Sequence[Series], title: str, beside: Sequence[Series] = ()) 
 
 
 def against(
-    dots: Sequence[Dot], title: str, x_title: str, beside: Sequence[Dot] = ()
+    dots: Sequence[Dot],
+    title: str,
+    x_title: str,
+    *,
+    beside: Sequence[Dot] = (),
+    ordered: bool = True,
 ) -> Plot:
     """Lay out dots with bars from their least to their greatest value.
 
     Args:
-        dots: at least one; those of one shape are connected in this order.
+        dots: at least one.
         title: of the plot and its vertical axis.
         x_title: of its horizontal axis.
         beside: dots of other plots, for which the axes leave room.
+        ordered: whether dots of one shape are connected, in their order.
     """
     x = np.concatenate([dot.x for dot in [*dots, *beside]])
     y = np.concatenate([dot.y for dot in [*dots, *beside]])
@@ -133,7 +139,7 @@ def against(
 
     marks = tuple(map(place, dots))
     lines = []
-    for shape in dict.fromkeys(mark.shape for mark in marks):
+    for shape in dict.fromkeys(mark.shape for mark in marks if ordered):
         same = [mark for mark in marks if mark.shape == shape]
         xs, ys = np.array([(mark.x, mark.y) for mark in same]).T
         lines.append(Line("", 0, _path(xs, ys)))
