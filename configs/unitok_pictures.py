@@ -6,11 +6,11 @@ and captions supervise together, as in the paper's Table 6; eight codebooks hold
 codes each. The perceptual distance is shift-tolerant LPIPS with its real weights, which
 the second command fetches; a quarter of the pictures has it.
 
-`configs/unitok_pictures.py:adversarial` trains 300 steps, the last 188 against a
-discriminator as published (hinge, DiffAug, blur fade, consistency, adaptive weight,
-begin at 37.5 %, ramp of 3 %) but for its backbone: DINOv2's weights are in no package,
-so that a small one learns with the heads. It takes 22 minutes of one core and gives
-20.1 dB; the discriminator learns nothing in that time (docs/training.md).
+`configs/unitok_pictures.py:adversarial` trains 300 steps, the last 225 against UniTok's
+discriminator (hinge, DiffAug, blur fade, consistency, adaptive weight). No package has
+DINOv2's weights, so that a small backbone learns with the heads, and it begins earlier
+and its weight grows more slowly than published. It takes 11 minutes of one core and
+gives 20.3 dB, as the same steps without it (docs/training.md).
 
 `configs/unitok_pictures.py:ablation` is the same at 32 px and shorter, without LPIPS,
 for configs/sweeps/unitok_ablations.py; `:clip` starts it from a tower that captions
