@@ -9,6 +9,7 @@ from jax.nn import initializers
 
 from unitoken_jax.layers.parameter import Initializer, parameter
 from unitoken_jax.ops.convolution import Padding, convolve, depthwise
+from unitoken_jax.parallel.rules import constrain
 
 uniform_fan_in = initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 """PyTorch's default for convolutions and linear layers: U(±1/√fan_in)."""
@@ -56,13 +57,14 @@ class Conv(nn.Module):
         bias = parameter(self, "bias", bias_init, ("conv_out",), (self.features,))
         margin = (self.size - 1) // 2
         padding = ((margin, margin),) * 2
-        return convolve(
+        result = convolve(
             images.astype(self.dtype),
             kernel.astype(self.dtype),
             bias.astype(self.dtype),
             strides=(self.stride, self.stride),
             padding=padding if self.padding == "centred" else self.padding,
         )
+        return _stay(result)
 
 
 class DepthwiseConv(nn.Module):
@@ -95,4 +97,9 @@ class DepthwiseConv(nn.Module):
             self.stride,
             (self.size - 1) // 2,
         )
-        return result + bias.astype(self.dtype)
+        return _stay(result + bias.astype(self.dtype))
+
+
+def _stay(images: jax.Array) -> jax.Array:
+    """Keep images on their devices: kernels, which are small, are gathered instead."""
+    return constrain(images, "batch", None, None, None)

@@ -18,6 +18,7 @@ from unitoken_jax.layers.parameter import parameter
 from unitoken_jax.models.dinov2 import Dinov2, Dinov2Config
 from unitoken_jax.ops.convolution import convolve_circular
 from unitoken_jax.ops.resize import fit_multiple
+from unitoken_jax.parallel.rules import constrain
 
 _MEAN = np.array([0.485, 0.456, 0.406], np.float32)
 _DEVIATION = np.array([0.229, 0.224, 0.225], np.float32)
@@ -92,9 +93,12 @@ class Head(nn.Module):
                 name=name,
             )
 
-        x = activate(linear(x.shape[-1], "conv_1")(x), "norm_1")
+        def stay(x: jax.Array) -> jax.Array:
+            return constrain(x, "batch", None, "width")
+
+        x = stay(activate(linear(x.shape[-1], "conv_1")(x), "norm_1"))
         conv = CircularConv(config.kernel, config.dtype, name="conv_2")
-        x = (x + activate(conv(x), "norm_2")) * 0.5**0.5
+        x = stay(x + activate(conv(x), "norm_2")) * 0.5**0.5
         return linear(1, "out")(x)[..., 0]
 
 
