@@ -32,6 +32,14 @@ SAMPLES = 1_280_000_000
 BATCH = 16_384
 STEPS = SAMPLES // BATCH + 3  # rounded up to a multiple of the loader's 8 workers
 PORTIONS = 32  # of a batch, one after the other through convolutions
+# Without those that fuse gathers into products: kernels of convolutions are small, and
+# with fused gathers the compiler's search for their windows had not ended after eleven
+# minutes of CPU time.
+TPU_OPTIONS = {
+    name: value
+    for name, value in common.TPU_OPTIONS.items()
+    if "collective_fusion" not in name
+}
 NO_DECAY = ".*(scale|bias)"
 
 
@@ -39,7 +47,7 @@ def get_config(hardware: str = "v5p_128") -> ConfigDict:
     """Return the one stage for v5p_128, v5e_256, v6e_256 or any."""
     compute = {"dtype": "bfloat16", "remat": "full"}
     vision = compute | {"portions": PORTIONS}
-    backbone = compute
+    backbone = dict(compute)
     return ConfigDict(
         {
             "name": "unitok_vitamin_l",
@@ -49,7 +57,7 @@ def get_config(hardware: str = "v5p_128") -> ConfigDict:
             "model": {
                 "kind": "unitok",
                 "vision": vision,
-                "text": compute,
+                "text": dict(compute),
                 "objective": {"perceptual_portions": PORTIONS},
             },
             "data": {
@@ -105,5 +113,6 @@ def get_config(hardware: str = "v5p_128") -> ConfigDict:
             "train": {"steps": STEPS, "batch": BATCH, "log_every": 50},
             "checkpoint": {"every": 1000, "keep": 2},
             **common.spread(hardware, BATCH),
+            "tpu_options": TPU_OPTIONS,
         }
     )
