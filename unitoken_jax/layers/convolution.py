@@ -59,7 +59,7 @@ class Conv(nn.Module):
         padding = ((margin, margin),) * 2
         result = convolve(
             images.astype(self.dtype),
-            kernel.astype(self.dtype),
+            _gather(kernel.astype(self.dtype)),
             bias.astype(self.dtype),
             strides=(self.stride, self.stride),
             padding=padding if self.padding == "centred" else self.padding,
@@ -93,13 +93,22 @@ class DepthwiseConv(nn.Module):
         bias = parameter(self, "bias", zeros, ("conv_out",), (channels,))
         result = depthwise(
             images.astype(self.dtype),
-            kernel.astype(self.dtype),
+            _gather(kernel.astype(self.dtype)),
             self.stride,
             (self.size - 1) // 2,
         )
         return _stay(result + bias.astype(self.dtype))
 
 
+def _gather(kernel: jax.Array) -> jax.Array:
+    """Have a whole kernel on every device.
+
+    With a divided one a depthwise convolution is divided by channels, and the pictures
+    go between all devices before and after it.
+    """
+    return constrain(kernel, None, None, None, None)
+
+
 def _stay(images: jax.Array) -> jax.Array:
-    """Keep images on their devices: kernels, which are small, are gathered instead."""
+    """Keep images on the devices that have them."""
     return constrain(images, "batch", None, None, None)
