@@ -41,8 +41,9 @@ class Lpips(nn.Module):
     def __call__(self, first: jax.Array, second: jax.Array) -> jax.Array:
         """Distance float32 [B] of two batches of images [B, H, W, 3] in [-1, 1]."""
         config = self.config
-        both = jnp.concatenate([first, second]).astype(jnp.float32)
-        x = (both - SHIFT) / SCALE
+        # Side by side, so that each pair stays on its device.
+        both = jnp.stack([first, second], 1).astype(jnp.float32)  # [B, 2, H, W, 3]
+        x = ((both - SHIFT) / SCALE).reshape(-1, *first.shape[1:])
         total = jnp.zeros(first.shape[0])
         stages = zip(config.widths, config.depths, strict=True)
         for i, (width, depth) in enumerate(stages):
@@ -53,7 +54,8 @@ class Lpips(nn.Module):
                 x = nn.relu(Conv(width, dtype=config.dtype, name=name)(x))
             init = initializers.constant(1 / width)
             weight = parameter(self, f"weight_{i}", init, ("norm",), (width,))
-            one, other = jnp.split(_unit(x.astype(jnp.float32)), 2)
+            units = _unit(x.astype(jnp.float32)).reshape(-1, 2, *x.shape[1:])
+            one, other = units[:, 0], units[:, 1]
             total += jnp.mean(jnp.square(one - other) @ weight, (1, 2))
         return total
 
