@@ -6,9 +6,11 @@ from scratch on 1.28 billion pairs of DataComp-1B, one pass in batches of 16,384
 Numbers are those of the released scripts where the paper gives none. Reported: rFID
 0.41 and 70.8 % zero-shot on ImageNet.
 
-Hardware: 256 chips with 40 GiB or more (published: 256 A100 for about 50 hours), 64
-pictures a chip; on the 64 chips of v5p-128 a step does not fit. Parameters, gradients
-and both moments of 820 million parameters lie divided over the chips.
+Hardware: a TPU v5p-128 slice (64 chips), 256 pictures a chip in portions of eight
+(published: 256 A100 for about 50 hours); the words `v5e_256`, `v6e_256` and `any`
+behind the file's name and a colon choose others. Predicted, not measured, ±10 %
+(docs/plan.md): 3.6 s a step, 77 hours, 40 GiB a chip. Parameters, gradients and both
+moments of 820 million parameters lie divided over sixteen chips.
 
 LPIPS, DINOv2 (both of FoundationVision/unitok_external) and CLIP's tokenizer are files:
 
