@@ -134,15 +134,14 @@ def convolve_circular(
     wrapped = jnp.pad(inputs, ((0, 0), (margin, margin), (0, 0)), mode="wrap")
     # One product for each place of the kernel: several convolutions mapped as one would
     # be a grouped one, whose gradient is an order of magnitude slower on CPUs.
-    total = sum(
-        jnp.matmul(
+    total = bias.astype(jnp.float32)
+    for place in range(size):
+        total += jnp.matmul(
             wrapped[:, place : place + length],
             kernel[place],
             preferred_element_type=jnp.float32,
         )
-        for place in range(size)
-    )
-    return total.astype(inputs.dtype) + bias
+    return total.astype(inputs.dtype)
 
 
 def _shift_and_add(padded: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
