@@ -16,7 +16,7 @@ from unitoken_jax.ops import pixels, quantisation
 from unitoken_jax.ops.contrastive import contrastive_loss
 from unitoken_jax.ops.convolution import convolve
 from unitoken_jax.ops.fidelity import psnr
-from unitoken_jax.ops.portions import map_portions
+from unitoken_jax.ops.portions import map_portions, split
 
 PERCEPTUAL = "perceptual"
 """Name of the frozen network that measures the perceptual distance."""
@@ -260,4 +260,4 @@ def every(images: jax.Array, step: int) -> jax.Array:
             f"one in {step} of a batch of {images.shape[0]} pictures: choose divisors "
             "of the batch for objective.decode_every and perceptual_every"
         )
-    return images.reshape(-1, step, *images.shape[1:])[:, 0]
+    return split(images, step)[0]

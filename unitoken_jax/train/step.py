@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 
+from unitoken_jax.ops.portions import split
 from unitoken_jax.train.guard import GuardConfig, judge
 from unitoken_jax.train.optimizer import Flat, Optimizer
 from unitoken_jax.train.paths import nest
@@ -191,7 +192,7 @@ def _accumulate(
         part = weigh(micro, jax.random.fold_in(key, index))
         return jax.tree.map(jnp.add, total, part), None
 
-    micros = {name: _split(array, microbatches) for name, array in batch.items()}
+    micros = {name: split(array, microbatches) for name, array in batch.items()}
     shapes = jax.eval_shape(weigh, {k: x[0] for k, x in micros.items()}, key)
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
     total, _ = jax.lax.scan(body, zeros, (jnp.arange(microbatches), micros))
@@ -206,12 +207,3 @@ def _accumulate(
         for name, x in sums.items()
     }
     return jax.tree.map(lambda x: mean(x, sums["weight"]), gradients), metrics
-
-
-def _split(array: jax.Array, microbatches: int) -> jax.Array:
-    """Split [B, …] into [M, B/M, …] without moving rows between devices.
-
-    Row r goes to microbatch r mod M: each device keeps its contiguous rows.
-    """
-    rows = array.reshape(array.shape[0] // microbatches, microbatches, *array.shape[1:])
-    return rows.swapaxes(0, 1)
