@@ -4,6 +4,7 @@ import math
 
 import pytest
 
+from unitoken_jax.config import UserError
 from unitoken_jax.parallel import topology
 from unitoken_jax.plan import search
 from unitoken_jax.plan.search import Trial
@@ -52,6 +53,49 @@ def test_goes_on_where_it_was(tmp_path):
     assert len(again) == 3
 
 
+def test_a_killed_search_repeats_the_trial_it_was_writing(tmp_path):
+    journal = tmp_path / "trials.jsonl"
+    search.search(SPACE, attempt, journal)
+    lines = journal.read_text().splitlines(keepends=True)
+    journal.write_text("".join(lines[:-1]) + lines[-1][:9])
+    again = []
+    trials = search.search(SPACE, lambda s: again.append(s) or attempt(s), journal)
+    assert len(again) == 1
+    assert search.read(journal) == trials
+    assert len(trials) == 5
+
+
+def test_a_journal_is_that_of_one_command(tmp_path):
+    journal = tmp_path / "trials.jsonl"
+    search.search(SPACE, attempt, journal, command=["--topology=v5e:16x16"])
+    with pytest.raises(UserError, match=r"another command .*v5e:16x16"):
+        search.search(SPACE, attempt, journal, command=["--topology=v5p:4x4x4"])
+    journal.write_text("a story\n")
+    with pytest.raises(UserError, match="no journal"):
+        search.read(journal)
+
+
+def test_what_does_not_fit_is_tried_with_less_to_keep(tmp_path):
+    """The large mesh is the fastest, but only with what the second axis finds."""
+
+    def sizes(setting) -> Trial:
+        remat = setting.get("model.decoder.remat", "minimal")
+        if setting["mesh"] == "large" and remat == "minimal":
+            return Trial(setting, math.inf, fault="the step of 17 GiB does not fit")
+        seconds = {"full": 3.0, "attention": 2.0, "minimal": 1.0}[remat]
+        return Trial(setting, seconds + (4.0 if setting["mesh"] == "small" else 0.0))
+
+    space = {
+        "mesh": [{"mesh": "small"}, {"mesh": "large"}],
+        "remat": [{"model.decoder.remat": name} for name in ("attention", "minimal")],
+    }
+    lean = {"model.decoder.remat": "full"}
+    trials = search.search(space, sizes, tmp_path / "trials.jsonl", lean=lean)
+    best = min(trials, key=lambda each: each.seconds)
+    assert best.setting == {"mesh": "large", "model.decoder.remat": "attention"}
+    assert len(trials) == 5
+
+
 def test_a_command_that_fails_is_a_trial():
     trial = search.in_process(["--config=/nowhere.py"], timeout=60)({"seed": 1})
     assert math.isinf(trial.seconds)
@@ -62,6 +106,8 @@ def test_meshes_share_the_rows_equally():
     from configs import unitoken_7b_anyres_stage2
 
     (job,) = build_chain(unitoken_7b_anyres_stage2.get_config()).stages.values()
+    lean = {"model.decoder.remat": "full", "model.vision.remat": "full"}
+    assert search.leanest(job) == lean
     space = search.axes(job, topology.parse("v5e:16x16"))
     meshes = [tuple(each.values()) for each in space["mesh"]]
     assert (1, 1, 64, 4, 1) in meshes  # 64 rows

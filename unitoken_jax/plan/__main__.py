@@ -7,6 +7,7 @@ training. Needs libtpu: pip install -r requirements-plan.txt.
 
 import json
 import logging
+import math
 import os
 import sys
 from pathlib import Path
@@ -97,10 +98,17 @@ def _search(job: Job, topology: topologies.Topology, journal: Path) -> None:
     if flags.FLAGS.axes:
         space = {name: space[name] for name in _chosen(flags.FLAGS.axes, space)}
     at = f"config.stages.{job.name}" if "stages" in flags.FLAGS.config else "config"
-    attempt = search.in_process(_for_trials(sys.argv[1:]), flags.FLAGS.limit, at)
-    trials = search.search(space, attempt, journal)
-    for trial in sorted(trials, key=lambda each: each.seconds):
+    command = _for_trials(sys.argv[1:])
+    attempt = search.in_process(command, flags.FLAGS.limit, at)
+    trials = search.search(
+        space, attempt, journal, command=command, lean=search.leanest(job)
+    )
+    ranked = sorted(trials, key=lambda each: each.seconds)
+    for trial in ranked:
         log.info("%s", search.describe(trial))
+    if not ranked or not math.isfinite(ranked[0].seconds):
+        raise UserError("--search: none of these settings fits.")
+    log.info("The fastest: %s", " ".join(search.overrides(ranked[0].setting, at)))
 
 
 def _for_trials(arguments: list[str]) -> list[str]:

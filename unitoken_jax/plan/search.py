@@ -7,14 +7,17 @@ written down one a line, so that a search that was interrupted goes on where it 
 import json
 import logging
 import math
+import os
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
+from unitoken_jax.config import UserError
 from unitoken_jax.parallel.topology import Topology
 from unitoken_jax.train.job import Job
 
@@ -50,6 +53,14 @@ class Trial:
     seconds: float
     peak: float = 0.0
     fault: str = ""
+
+    @property
+    def too_large(self) -> bool:
+        """Whether there is no time because the step does not fit the chips."""
+        return _TOO_LARGE in self.fault
+
+
+_TOO_LARGE = "does not fit"  # in the sentence of `ahead.TooLargeError` as well
 
 
 def axes(job: Job, topology: Topology) -> dict[str, list[Setting]]:
@@ -96,41 +107,74 @@ def _meshes(job: Job, topology: Topology) -> Iterator[Setting]:
                 yield {f"mesh.{name}": size for name, size in sizes.items()}
 
 
+def leanest(job: Job) -> Setting:
+    """The rematerialisation that keeps least, for settings that do not fit."""
+    parts = (part for part in ("decoder", "vision") if part in job.model)
+    return {
+        f"model.{part}.remat": "full"
+        for part in parts
+        if isinstance(job.model[part], Mapping)
+    }
+
+
 def search(
     space: Mapping[str, Sequence[Setting]],
     attempt: Callable[[Setting], Trial],
     journal: Path,
+    *,
+    command: Sequence[str] = (),
+    lean: Setting = MappingProxyType({}),
 ) -> list[Trial]:
     """Tries the settings of one axis after the other, keeping the best of each.
 
     Args:
         space: of `axes`.
         attempt: compiles a setting.
-        journal: JSON lines of the trials so far; read if it exists, then appended to.
+        journal: JSON lines of the command and the trials so far; read if it exists,
+            then appended to.
+        command: what is searched, the arguments that all trials have.
+        lean: a setting that does not fit is tried with this one as well, so that a
+            mesh is not lost for what a later axis could spare. That axis begins from
+            there, and finds what may be kept.
 
     Returns:
         All trials, in order; the best is that of the least seconds.
+
+    Raises:
+        UserError: the journal is that of another command, or none.
     """
-    done = {_key(trial.setting): trial for trial in read(journal)}
+    done = {_key(trial.setting): trial for trial in _resume(journal, command)}
     trials: list[Trial] = []
     best: dict[str, Any] = {}
+
+    def result(setting: Setting) -> Trial:
+        if _key(setting) not in done:
+            trial = attempt(setting)
+            done[_key(setting)] = trial
+            with journal.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(_plain(trial)) + "\n")
+        return done[_key(setting)]
+
     for axis, settings in space.items():
         here: list[Trial] = []
         for setting in settings:
             merged = {**best, **setting}
-            if _key(merged) not in done:
-                trial = attempt(merged)
-                done[_key(merged)] = trial
-                journal.parent.mkdir(parents=True, exist_ok=True)
-                with journal.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(_plain(trial)) + "\n")
-            here.append(done[_key(merged)])
+            here.append(result(merged))
             log.info("%s: %s", axis, describe(here[-1]))
+            leaner = {**merged, **lean, **setting}
+            if here[-1].too_large and leaner != merged:
+                here.append(result(leaner))
+                log.info("%s: %s", axis, describe(here[-1]))
         fastest = min(here, key=lambda trial: trial.seconds, default=None)
         if fastest is not None and math.isfinite(fastest.seconds):
             best = dict(fastest.setting)
         trials += [trial for trial in here if trial not in trials]
     return trials
+
+
+def overrides(setting: Setting, job: str = "config") -> list[str]:
+    """Flags that set the fields of a job, which stands at `job` in the config."""
+    return [f"--{job}.{name}={value}" for name, value in setting.items()]
 
 
 def in_process(
@@ -147,11 +191,10 @@ def in_process(
     def attempt(setting: Setting) -> Trial:
         with tempfile.TemporaryDirectory() as directory:
             output = Path(directory) / "plan.json"
-            flags = [f"--{job}.{name}={value}" for name, value in setting.items()]
             command = [sys.executable, "-m", "unitoken_jax.plan", *arguments]
             try:
                 ended = subprocess.run(
-                    [*command, *flags, f"--json={output}"],
+                    [*command, *overrides(setting, job), f"--json={output}"],
                     capture_output=True,
                     text=True,
                     timeout=timeout,
@@ -165,27 +208,63 @@ def in_process(
             plan = json.loads(output.read_text())
         memory = plan["memory"]
         if not memory["fits"]:
-            return Trial(setting, math.inf, memory["peak"], "does not fit")
+            return Trial(setting, math.inf, memory["peak"], _TOO_LARGE)
         return Trial(setting, plan["seconds"]["capped"], memory["peak"])
 
     return attempt
 
 
 def read(journal: Path) -> list[Trial]:
-    """Reads the trials of an earlier search; none if there is no file."""
-    if not journal.exists():
-        return []
-    trials = []
-    for line in journal.read_text(encoding="utf-8").splitlines():
-        fields = json.loads(line)
-        seconds = math.inf if fields["seconds"] is None else fields["seconds"]
-        trials.append(Trial(**{**fields, "seconds": seconds}))
+    """Reads the trials of an earlier search; none if there is no file.
+
+    Raises:
+        UserError: the file is no journal.
+    """
+    return _read(journal)[1]
+
+
+def _resume(journal: Path, command: Sequence[str]) -> list[Trial]:
+    """The trials of the same command; the journal is ready to be appended to."""
+    before, trials = _read(journal)
+    if before is not None and before != list(command):
+        raise UserError(
+            f"--search={journal}: its trials are those of another command "
+            f"({' '.join(before)}): name another file, or remove this one."
+        )
+    journal.parent.mkdir(parents=True, exist_ok=True)
+    lines = [{"command": list(command)}, *map(_plain, trials)]
+    partial = journal.with_name(journal.name + ".partial")
+    partial.write_text("".join(json.dumps(each) + "\n" for each in lines), "utf-8")
+    os.replace(partial, journal)
     return trials
+
+
+def _read(journal: Path) -> tuple[list[str] | None, list[Trial]]:
+    """The command and the trials that were written whole; no command if no file."""
+    if not journal.exists():
+        return None, []
+    # A search that was killed may have left half a line, whose trial runs again.
+    whole, _, _ = journal.read_text(encoding="utf-8").rpartition("\n")
+    try:
+        header, *lines = [json.loads(line) for line in whole.splitlines()]
+        trials = []
+        for fields in lines:
+            seconds = math.inf if fields["seconds"] is None else fields["seconds"]
+            trials.append(Trial(**{**fields, "seconds": seconds}))
+        return list(header["command"]), trials
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(
+            f"--search={journal}: this is no journal of a search ({error}): name "
+            "another file."
+        ) from error
 
 
 def describe(trial: Trial) -> str:
     """One line of the table of what was tried."""
-    fields = " ".join(f"{k.rpartition('.')[2]}={v}" for k, v in trial.setting.items())
+    # 'mesh.data' as 'data', but 'model.vision.remat' as 'vision.remat'.
+    fields = " ".join(
+        f"{k.partition('.')[2] or k}={v}" for k, v in trial.setting.items()
+    )
     if not math.isfinite(trial.seconds):
         return f"{fields or 'as configured'}: {trial.fault}"
     return (
