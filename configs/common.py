@@ -45,7 +45,7 @@ TPU_OPTIONS = {
 }
 
 CHIPS = {"v5p_128": 64, "v5e_256": 256, "v6e_256": 256}  # of Google's names of slices
-SHARDS = 16  # of the parameters: see `spread`
+SHARDS = {"v5p_128": 16, "v5e_256": 32, "v6e_256": 16}  # of 7B parameters
 
 PARTS = ("decoder", "vision", "adapter")
 _STILL = r"vision/(patch_embedding/.*|position_embedding|head/.*)"
@@ -63,18 +63,20 @@ STAGE2_GROUPS = {
 CHAMELEON_GROUPS = {"decoder": {"pattern": "decoder/.*"}}
 
 
-def spread(hardware: str, rows: int) -> dict[str, Any]:
+def spread(
+    hardware: str, rows: int, shards: Mapping[str, int] = SHARDS
+) -> dict[str, Any]:
     """How a step is spread over a slice, as `python -m unitoken_jax.plan` likes it.
 
     Each of several copies of the parameters is divided over a part of the chips: libtpu
-    scatters sums over a part of a slice, in shards of 256 or more, and not over all of
-    it. A v5e chip has room for no such share of 7B. Where there are more chips than
-    rows, several share a row.
+    scatters sums over a part of a slice, and not over all of it, and in fewer shards
+    more of them. Where there are more chips than rows, several share a row.
 
     Args:
         hardware: "v5p_128", "v5e_256", "v6e_256", or "any": all devices there are, the
             parameters divided over all of them.
         rows: elements of a batch.
+        shards: of a copy of the parameters, by hardware; few, but a chip must hold one.
 
     Returns:
         The fields `mesh` and `tpu_options` of a job.
@@ -84,9 +86,9 @@ def spread(hardware: str, rows: int) -> dict[str, Any]:
     if hardware not in CHIPS:
         raise ValueError(f"{hardware} is not known: {', '.join(CHIPS)} or any")
     sharers = -(-CHIPS[hardware] // rows)
-    groups = CHIPS[hardware] // sharers
-    shards = groups if hardware == "v5e_256" else SHARDS
-    mesh = {"data": groups // shards, "fsdp": shards, "sequence": sharers}
+    fsdp = shards[hardware]
+    copies = CHIPS[hardware] // sharers // fsdp
+    mesh = {"data": copies, "fsdp": fsdp, "sequence": sharers}
     return {"mesh": mesh, "tpu_options": TPU_OPTIONS}
 
 

@@ -40,4 +40,4 @@ class GeGLU(nn.Module):
         gate = checkpoint_name(into(name="gate")(h), "mlp_gate")
         up = checkpoint_name(into(name="up")(h), "mlp_up")
         inner = constrain(nn.gelu(gate) * up, "batch", "length", "mlp")
-        return linear((x.shape[-1],), ("mlp", "embed"), name="down")(inner)
+        return linear((x.shape[-1],), ("mlp_contracted", "embed"), name="down")(inner)

@@ -48,7 +48,7 @@ class GatedMLP(nn.Module):
         gate = checkpoint_name(into(name="gate")(x), "mlp_gate")
         up = checkpoint_name(into(name="up")(x), "mlp_up")
         inner = constrain(jax.nn.silu(gate) * up, "batch", "length", "mlp")
-        return linear((x.shape[-1],), ("mlp", "embed"), name="down")(inner)
+        return linear((x.shape[-1],), ("mlp_contracted", "embed"), name="down")(inner)
 
 
 class MLP(nn.Module):
@@ -80,4 +80,4 @@ class MLP(nn.Module):
         inner = ACTIVATIONS[self.activation](checkpoint_name(inner, "mlp_up"))
         inner = constrain(inner, self.rows, "length", "mlp")
         output = x.shape[-1] if self.output is None else self.output
-        return linear((output,), ("mlp", "embed"), name="down")(inner)
+        return linear((output,), ("mlp_contracted", "embed"), name="down")(inner)

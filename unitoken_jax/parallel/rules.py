@@ -39,6 +39,10 @@ RULES: dict[str, Rule] = {
     # parameters
     "embed": Rule(("fsdp",), whole=True),
     "mlp": Rule(("tensor",)),
+    # Of kernels that lead back to `embed`, what they sum over is divided if it can be:
+    # libtpu scatters gradients along that axis in smaller shards than along the last.
+    "mlp_contracted": Rule(("tensor", "fsdp"), whole=True),
+    "head_dim_contracted": Rule(("fsdp",), whole=True),
     "heads": Rule(("tensor",)),
     "kv_heads": Rule(("tensor",)),
     "head_dim": Rule(),
@@ -87,6 +91,7 @@ def partition(
         )
     entries: list[MeshAxes] = []
     taken: set[str] = set()
+    left: list[tuple[str, set[str]]] = []
     for name, size in zip(names, shape, strict=True):
         rule = _rule(name, what)
         axes = tuple(
@@ -104,12 +109,16 @@ def partition(
                 raise ShardingError(
                     f"{message}; choose a mesh whose {axes[-1]} divides it"
                 )
+            wanted = set(axes)
             while size % _count(mesh, axes):
                 axes = axes[:-1]
-            left = f"is divided over {', '.join(axes)} only" if axes else "stays whole"
-            _report(f"{message}; it {left}")
+            fate = f"is divided over {', '.join(axes)} only" if axes else "stays whole"
+            left.append((f"{message}; it {fate}", wanted - set(axes)))
         taken.update(axes)
         entries.append(axes[0] if len(axes) == 1 else axes or None)
+    for message, without in left:
+        if without - taken:  # no later axis of the array took them
+            _report(message)
     return PartitionSpec(*entries)
 
 
