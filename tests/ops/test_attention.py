@@ -154,10 +154,50 @@ def test_half_precision_keeps_its_type():
         assert jax.eval_shape(half, query, key, value).dtype == jnp.bfloat16
 
 
-def test_auto_follows_the_device():
-    assert ops.resolve_backend("auto", jnp.bfloat16) == "xla"
+def test_half_precision_scores_have_a_precise_scale():
+    """Heads of 72: their scale, rounded to bfloat16, would be 0.15 % too small."""
+    query, key, value, _ = (x.astype(jnp.bfloat16) for x in draw((1, 64, 2, 2, 72)))
+    exact = attention(
+        *(x.astype(jnp.float32) for x in (query, key, value)),
+        causal=True,
+        backend="xla",
+    )
+
+    def deviation(backend):
+        found = attention(query, key, value, causal=True, backend=backend)
+        return float(jnp.sqrt(jnp.mean((found.astype(jnp.float32) - exact) ** 2)))
+
+    assert deviation("splash") < 1.5 * deviation("xla")
+
+
+def choice(*, shape=(1, 8, 2, 2, 64), dtype=jnp.bfloat16, masked=True, **fields):
+    batch, length, heads, kv_heads, width = shape
+    query = jax.ShapeDtypeStruct((batch, length, heads, width), dtype)
+    key = jax.ShapeDtypeStruct((batch, length, kv_heads, width), dtype)
+    return ops.resolve_backend(
+        fields.pop("backend", "auto"), query, key, masked=masked, **fields
+    )
+
+
+def test_auto_follows_the_device(monkeypatch):
+    assert choice() == "xla"
     with pytest.raises(ValueError, match="'flash' is not known; choose one of"):
-        ops.resolve_backend("flash", jnp.bfloat16)
+        choice(backend="flash")
+    monkeypatch.setattr(ops, "_platform", lambda: "tpu")
+    assert choice(dtype=jnp.float32) == "splash"
+    assert choice(backend="xla") == "xla"
+
+
+def test_auto_takes_cudnn_where_it_can(monkeypatch):
+    monkeypatch.setattr(ops, "_platform", lambda: "gpu")
+    assert choice() == "cudnn"
+    assert choice(shape=(1, 8, 2, 2, 72)) == "cudnn"
+    assert choice(shape=(1, 729, 2, 2, 72), masked=False) == "cudnn"
+    assert choice(dtype=jnp.float32) == "xla"
+    assert choice(shape=(1, 729, 2, 2, 72)) == "xla"
+    assert choice(shape=(1, 8, 2, 2, 60)) == "xla"
+    assert choice(shape=(1, 8, 2, 2, 256)) == "xla"
+    assert choice(layout=Layout("data", None, "sequence")) == "xla"
 
 
 def test_misfits_are_sentences():

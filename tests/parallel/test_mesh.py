@@ -1,5 +1,7 @@
 """Meshes of eight CPU devices, and sizes that cannot be."""
 
+from types import SimpleNamespace
+
 import jax
 import pytest
 from jax.sharding import AxisType
@@ -18,6 +20,14 @@ def test_inner_axes_are_neighbours_and_slices_far_apart():
     mesh = make_mesh(MeshConfig(slice=2, tensor=2))
     ids = [device.id for device in mesh.devices[1, 0, 0, :, 0]]
     assert ids == [4, 5]
+
+
+def test_slices_are_those_of_the_devices():
+    chips = [SimpleNamespace(platform="tpu", slice_index=n // 2) for n in range(4)]
+    with pytest.raises(MeshError, match=r"of 2 slice\(s\); set mesh.slice=2"):
+        make_mesh(MeshConfig(data=4), chips)
+    with pytest.raises(MeshError, match=r"of 1 slice\(s\); set mesh.slice=1"):
+        make_mesh(MeshConfig(slice=2), chips[:2])
 
 
 def test_a_part_of_the_devices():

@@ -7,7 +7,8 @@ import pytest
 from unitoken_jax.plan import golden
 
 PLAN = {
-    "memory": {"peak": 100.0},
+    "memory": {"peak": 100.0, "fits": True},
+    "unpriced": {},
     "seconds": {"compiled": 2.0, "capped": 1.5, "floor": 1.0},
     "flops": {"model": 10.0, "executed": 12.0},
     "collectives": [{"kind": "all-gather", "axes": "fsdp", "wire": 5.0}],
@@ -30,11 +31,13 @@ def test_a_small_deviation_is_no_news(kept):
 
 
 def test_deviations_are_sentences(kept):
-    far = PLAN | {"memory": {"peak": 110.0}, "collectives": [], "lint": []}
+    memory = {"peak": 110.0, "fits": False}
+    far = PLAN | {"memory": memory, "collectives": [], "lint": []}
     faults = golden.compare(far, kept)
     assert "memory.peak was 100, is 110" in faults
     assert "collectives.wire.all-gather.fsdp was 5.0, is None" in faults
     assert "lint was ['donation'], is []" in faults
+    assert "fits was True, is False" in faults
 
 
 def test_missing_numbers_say_how_to_write_them(tmp_path):

@@ -34,7 +34,7 @@ def test_a_compiled_scan_of_four_layers():
     found = hlo.parse(LAYERS.read_text())
     loops = [(c, i) for c, i, _ in found.walk() if i.opcode == "while"]
     assert [found.trips(*loop) for loop in loops] == [4, 4]
-    flops = sum(found.flops(each) * times for _, each, times in found.walk())
+    flops = sum(found.flops(c, each) * times for c, each, times in found.walk())
     assert flops == 4 * 4 * 2.0 * 16_384 * 4096**2
 
 

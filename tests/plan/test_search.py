@@ -18,9 +18,10 @@ TIMES = {"full": 3.0, "minimal": 2.0}
 
 
 def attempt(setting) -> Trial:
-    if setting["remat"] == "none":
+    remat = setting.get("remat", "full")
+    if remat == "none":
         return Trial(setting, math.inf, fault="does not fit")
-    seconds = TIMES[setting["remat"]] - setting.get("block", 0) / 1024 / 10
+    seconds = TIMES[remat] - setting.get("block", 0) / 1024 / 10
     return Trial(setting, seconds, peak=2.0**30)
 
 
@@ -28,9 +29,10 @@ def test_keeps_the_best_of_each_axis_and_writes_down_all(tmp_path):
     trials = search.search(SPACE, attempt, tmp_path / "trials.jsonl")
     best = min(trials, key=lambda each: each.seconds)
     assert best.setting == {"remat": "minimal", "block": 1024}
-    assert len(trials) == 5
+    assert len(trials) == 6
     assert search.read(tmp_path / "trials.jsonl") == trials
     lines = [search.describe(each) for each in trials]
+    assert "as configured: 3.000 s, 1.0 GiB" in lines
     assert "remat=none: does not fit" in lines
     assert "remat=minimal block=1024: 1.900 s, 1.0 GiB" in lines
 
@@ -49,8 +51,8 @@ def test_goes_on_where_it_was(tmp_path):
         search.search(SPACE, interrupted, journal)
     again = []
     trials = search.search(SPACE, lambda s: again.append(s) or attempt(s), journal)
-    assert len(trials) == 5
-    assert len(again) == 3
+    assert len(trials) == 6
+    assert len(again) == 4
 
 
 def test_a_killed_search_repeats_the_trial_it_was_writing(tmp_path):
@@ -62,7 +64,7 @@ def test_a_killed_search_repeats_the_trial_it_was_writing(tmp_path):
     trials = search.search(SPACE, lambda s: again.append(s) or attempt(s), journal)
     assert len(again) == 1
     assert search.read(journal) == trials
-    assert len(trials) == 5
+    assert len(trials) == 6
 
 
 def test_a_journal_is_that_of_one_command(tmp_path):
@@ -75,18 +77,45 @@ def test_a_journal_is_that_of_one_command(tmp_path):
         search.read(journal)
 
 
+def test_the_config_stands_until_something_is_faster(tmp_path):
+    def slower(setting) -> Trial:
+        return Trial(setting, 1.0 + len(setting))
+
+    trials = search.search(SPACE, slower, tmp_path / "trials.jsonl")
+    assert min(trials, key=lambda each: each.seconds).setting == {}
+    assert {"block": 512} in [each.setting for each in trials]
+
+
+def test_a_trial_that_had_too_little_time_runs_again_with_more(tmp_path):
+    calls = []
+
+    def timed(limit):
+        def attempt(setting) -> Trial:
+            calls.append(limit)
+            if limit < 100:
+                return Trial(setting, math.inf, fault="not within", given_up=limit)
+            return Trial(setting, 1.0)
+
+        return attempt
+
+    journal = tmp_path / "trials.jsonl"
+    for limit in (50, 50, 200, 300):
+        search.search({}, timed(limit), journal, limit=limit)
+    assert calls == [50, 200]
+
+
 def test_what_does_not_fit_is_tried_with_less_to_keep(tmp_path):
     """The large mesh is the fastest, but only with what the second axis finds."""
 
     def sizes(setting) -> Trial:
         remat = setting.get("model.decoder.remat", "minimal")
-        if setting["mesh"] == "large" and remat == "minimal":
+        if setting.get("mesh") == "large" and remat == "minimal":
             return Trial(setting, math.inf, fault="the step of 17 GiB does not fit")
         seconds = {"full": 3.0, "attention": 2.0, "minimal": 1.0}[remat]
-        return Trial(setting, seconds + (4.0 if setting["mesh"] == "small" else 0.0))
+        return Trial(setting, seconds + (0.0 if setting.get("mesh") else 4.0))
 
     space = {
-        "mesh": [{"mesh": "small"}, {"mesh": "large"}],
+        "mesh": [{"mesh": "large"}],
         "remat": [{"model.decoder.remat": name} for name in ("attention", "minimal")],
     }
     lean = {"model.decoder.remat": "full"}

@@ -73,6 +73,17 @@ class ChameleonConfig:
     products: Products = "full"
     dtype: str = "float32"
 
+    def __post_init__(self) -> None:
+        """Refuses heads and tiles that do not come out even."""
+        if self.heads < 1 or self.kv_heads < 1 or self.heads % self.kv_heads:
+            raise ValueError(
+                f"heads={self.heads} must be a multiple of kv_heads={self.kv_heads}"
+            )
+        if self.attention_block < 128 or self.attention_block % 128:
+            raise ValueError(
+                f"attention_block={self.attention_block} must be a multiple of 128"
+            )
+
 
 CHAMELEON_34B = ChameleonConfig(
     hidden=8192,

@@ -49,7 +49,9 @@ class UniTokenConfig:
     loss_chunk: int = 4096
 
     def __post_init__(self) -> None:
-        """Refuses image codes outside the vocabulary."""
+        """Refuses image codes outside the vocabulary, and a loss in no parts."""
+        if self.loss_chunk < 1:
+            raise ValueError(f"loss_chunk={self.loss_chunk} must be positive")
         first, last = self.first_image_code, self.last_image_code
         if not 0 <= first <= last < self.decoder.vocab_size:
             raise ValueError(

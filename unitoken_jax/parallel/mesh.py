@@ -79,10 +79,16 @@ def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
         A mesh with the axes `AXES`, to be entered with `jax.set_mesh`.
 
     Raises:
-        MeshError: the sizes do not fit the devices.
+        MeshError: the sizes do not fit the devices, or their slices.
     """
     devices = jax.devices() if devices is None else list(devices)
     sizes = config.sizes(len(devices))
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    if devices[0].platform == "tpu" and slices != sizes[0]:
+        raise MeshError(
+            f"mesh {config.text()}: these devices are of {slices} slice(s); set "
+            f"mesh.slice={slices}"
+        )
     if devices[0].platform != "tpu":
         grid = np.asarray(devices).reshape(sizes)
     elif sizes[0] > 1:

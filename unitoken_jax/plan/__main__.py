@@ -59,7 +59,7 @@ def plan(job: Job, topology: topologies.Topology, text: Path | None = None) -> A
         job, system, shapes, topology, at=at, companions=companions
     )
     if text is not None:
-        text.write_text(compiled.text, encoding="utf-8")
+        _write(text, compiled.text)
     packed = data.kind in ("sequences", "liquid")
     items = {"rows" if packed else "pictures": job.train.batch}
     if packed:
@@ -101,7 +101,12 @@ def _search(job: Job, topology: topologies.Topology, journal: Path) -> None:
     command = _for_trials(sys.argv[1:])
     attempt = search.in_process(command, flags.FLAGS.limit, at)
     trials = search.search(
-        space, attempt, journal, command=command, lean=search.leanest(job)
+        space,
+        attempt,
+        journal,
+        command=command,
+        limit=flags.FLAGS.limit,
+        lean=search.leanest(job),
     )
     ranked = sorted(trials, key=lambda each: each.seconds)
     for trial in ranked:
@@ -131,6 +136,12 @@ def _chosen(names: list[str], space: Any) -> list[str]:
     return names
 
 
+def _write(path: Path, text: str) -> None:
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
+
+
 def main() -> None:
     """Plan as the flags say."""
     given = flags.FLAGS
@@ -143,6 +154,12 @@ def main() -> None:
             raise ConfigError(
                 "plan needs --config=configs/FILE.py and --topology=v5p:4x4x4."
             )
+        for name in ("json", "text"):
+            path = given[name].value
+            if path and not Path(path).parent.is_dir():
+                raise UserError(
+                    f"--{name}={path}: its directory is not there; make it."
+                )
         job = _stage(given.stage)
         topology = topologies.parse(given.topology, given.slices)
         if given.search:
@@ -151,10 +168,7 @@ def main() -> None:
         found = plan(job, topology, Path(given.text) if given.text else None)
         log.info("%s", report.render(found))
         if given.json:
-            output = Path(given.json)
-            partial = output.with_name(output.name + ".partial")
-            partial.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-            os.replace(partial, output)
+            _write(Path(given.json), json.dumps(found, indent=1) + "\n")
 
 
 if __name__ == "__main__":
@@ -167,6 +181,11 @@ if __name__ == "__main__":
     flags.DEFINE_string("text", None, "Write the compiled program's text here.")
     flags.DEFINE_string("search", None, "Search; the journal of its trials is here.")
     flags.DEFINE_list("axes", None, "Search along these axes only.")
-    flags.DEFINE_float("limit", _LIMIT, "Seconds that a trial of a search may take.")
+    flags.DEFINE_float(
+        "limit",
+        _LIMIT,
+        "Seconds that a trial of a search may take.",
+        lower_bound=1.0,
+    )
     flags.DEFINE_bool("self_check", False, "Price plain matrix products of each chip.")
     configs.run(main)

@@ -9,6 +9,7 @@ import numpy as np
 
 from unitoken_jax.parallel.topology import Topology
 from unitoken_jax.plan.hlo import (
+    ASYNC,
     Array,
     Computation,
     HloError,
@@ -82,16 +83,16 @@ def inside(
     instruction: Instruction, program: Program
 ) -> tuple[Computation, Instruction] | None:
     """The collective that an async-start or a fusion carries, with its computation."""
-    if instruction.opcode not in ("async-start", "fusion"):
+    if instruction.opcode not in (*ASYNC, "fusion"):
         return None
-    name = instruction.called("calls")
+    name = instruction.called("calls") or instruction.called("to_apply")
     computation = program.computations.get(name or "")
     if computation is None:
         return None
     for each in computation.instructions:
         if each.opcode.removesuffix("-start") in KINDS:
             return computation, each
-        if each.opcode in ("fusion", "async-start"):
+        if each.opcode in ("fusion", *ASYNC):
             found = inside(each, program)
             if found:
                 return found
@@ -163,19 +164,33 @@ def crossing(
 ) -> Collective | None:
     """What a `send` gives to the network between slices; None for any other.
 
-    libtpu leaves one slice's part of a sum to the network of its host: it sends what
-    the chips of a slice have summed, and receives what all slices have.
+    libtpu leaves one slice's part to the network of its host: it sends what the chips
+    of a slice have summed or hold, and receives what all slices have.
+
+    Raises:
+        HloError: a transfer of an unknown type.
     """
     kind = _CROSSING.search(instruction.attributes)
     if instruction.opcode != "send" or kind is None:
         return None
     sent = computation.by_name[instruction.operands[0]].results[0]
-    share = (topology.slices - 1) / topology.slices
-    times = 2 if kind[1] == "ALL_REDUCE" else 1
-    wire = times * sent.nbytes * share
+    others = topology.slices - 1
+    shares = {
+        "ALL_REDUCE": 2 * others / topology.slices,
+        "REDUCE_SCATTER": others / topology.slices,
+        "ALL_TO_ALL": others / topology.slices,
+        "ALL_GATHER": others,
+        "ONE_TO_ONE": 1,
+    }
+    if kind[1] not in shares:
+        raise HloError(
+            f"{instruction.name} sends between slices in an unknown way, {kind[1]}"
+        )
+    wire = shares[kind[1]] * sent.nbytes
+    gathered = topology.slices if kind[1] == "ALL_GATHER" else 1
     return Collective(
         kind[1].lower().replace("_", "-"),
-        sent.nbytes,
+        gathered * sent.nbytes,
         wire,
         "slice",
         wire / topology.chip.network_bandwidth + LATENCY,

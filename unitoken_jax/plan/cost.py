@@ -11,10 +11,14 @@ Four readings of one program:
 - calibrated: 1.22 times the floor, which fits published runs of MaxText on v5p and v5e
   within 10 %. It assumes a well-tuned program: rank variants by `capped`.
 
+What libtpu gives no estimate of (scatters, some copies) is priced by its HBM traffic,
+and named; what cannot be priced at all is named too.
+
 Communication that was started occupies the interconnect in order; only what is not
 over when its result is wanted is waited for.
 """
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,12 +26,27 @@ from dataclasses import dataclass, field
 from unitoken_jax.parallel.topology import Topology
 from unitoken_jax.plan import collectives, kernels
 from unitoken_jax.plan.collectives import Collective
-from unitoken_jax.plan.hlo import Computation, Instruction, Program, branches
+from unitoken_jax.plan.hlo import (
+    ASYNC,
+    Computation,
+    Instruction,
+    Program,
+    branches,
+)
 
 CALIBRATION = 1.22
 ERROR = 0.10  # of the calibrated reading
 
 _CUSTOM = "tpu_custom_call"
+_TARGET = re.compile(r'custom_call_target="([^"]*)"')
+_NOTHING = (  # custom calls that name memory or order, and move nothing
+    *("AllocateBuffer", "ConcatBitcast"),
+    *("PrepareAsyncCallStart", "PrepareAsyncCallDone"),
+)
+_FREE = (
+    *("parameter", "constant", "tuple", "get-tuple-element", "bitcast"),
+    *("after-all", "opt-barrier", "partition-id", "replica-id", "send", "recv"),
+)
 _READINGS = ("compiled", "capped")
 
 
@@ -44,9 +63,13 @@ class Cost:
         kernels: seconds of attention kernels.
         exposed: seconds of waiting for communication, of the capped reading.
         flops: of the matrix products that the program runs, kernels included.
+        units: seconds that these take at the peak.
         memory_bytes: HBM traffic of all that is not a kernel.
         collectives: (kind, mesh axes, network or not) → its totals.
-        unpriced: custom calls without a price → how often they run.
+        unpriced: custom calls and SparseCore work without a price → how often they
+            run.
+        by_traffic: what is priced by its HBM traffic for want of an estimate →
+            seconds.
         top: the dearest instructions → (seconds, what they come from).
     """
 
@@ -58,9 +81,11 @@ class Cost:
     kernels: float = 0.0
     exposed: float = 0.0
     flops: float = 0.0
+    units: float = 0.0
     memory_bytes: float = 0.0
     collectives: dict[tuple[str, str, bool], "Traffic"] = field(default_factory=dict)
     unpriced: Counter = field(default_factory=Counter)
+    by_traffic: Counter = field(default_factory=Counter)
     top: dict[str, tuple[float, str]] = field(default_factory=dict)
 
     @property
@@ -72,13 +97,15 @@ class Cost:
         """Adds what a computation costs that runs several times."""
         for name in (
             *("compiled", "capped", "floor", "matmul", "vector", "kernels"),
-            *("exposed", "flops", "memory_bytes"),
+            *("exposed", "flops", "units", "memory_bytes"),
         ):
             setattr(self, name, getattr(self, name) + times * getattr(other, name))
         for key, traffic in other.collectives.items():
             self.collectives.setdefault(key, Traffic()).add(traffic, times)
         for name, count in other.unpriced.items():
             self.unpriced[name] += round(count * times)
+        for name, seconds in other.by_traffic.items():
+            self.by_traffic[name] += seconds * times
         for name, (seconds, origin) in other.top.items():
             self.top[name] = (times * seconds, origin)
 
@@ -206,20 +233,23 @@ class Walker:
                 return
             seconds = kernel.cycles(chip) / chip.clock
             total.flops += kernel.flops
+            total.units += kernel.flops / chip.peak
             total.kernels += seconds
             total.floor += seconds
             self._advance(total, each, seconds, seconds)
             return
-        cycles = each.cycles
-        if cycles is None:
+        if each.cycles is None:
+            self._without_estimate(computation, each, total)
             return
-        seconds = cycles / chip.clock
-        flops = self._program.flops(each)
+        seconds = each.cycles / chip.clock
+        products = self._program.products(computation, each)
         moved = self._program.bytes(computation, each)
         total.memory_bytes += moved
-        if flops:
-            total.flops += flops
-            total.floor += flops / chip.peak
+        if products:
+            least = sum(count / chip.rate(kind) for kind, count in products.items())
+            total.flops += sum(products.values())
+            total.units += least
+            total.floor += least
             total.matmul += seconds
             self._advance(total, each, seconds, seconds)
         else:
@@ -227,6 +257,29 @@ class Walker:
             total.floor += capped
             total.vector += capped
             self._advance(total, each, seconds, capped)
+
+    def _without_estimate(
+        self, computation: Computation, each: Instruction, total: Cost
+    ) -> None:
+        if self._collective(computation, each) is not None:
+            return  # a fusion that only communicates
+        name = each.op_name.rpartition("/")[2] or each.name
+        if each.opcode in ASYNC:
+            total.unpriced[name] += 1
+        elif each.opcode == "custom-call":
+            target = _TARGET.search(each.attributes)
+            if target is None or target[1] not in _NOTHING:
+                total.unpriced[target[1] if target else name] += 1
+        elif each.opcode not in _FREE and not each.opcode.endswith(("-start", "-done")):
+            moved = self._program.bytes(computation, each)
+            seconds = moved / self._topology.chip.memory_bandwidth
+            total.memory_bytes += moved
+            total.floor += seconds
+            total.vector += seconds
+            total.by_traffic[each.opcode if each.opcode != "fusion" else name] += (
+                seconds
+            )
+            self._advance(total, each, seconds, seconds)
 
     @staticmethod
     def _advance(

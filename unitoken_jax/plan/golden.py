@@ -17,6 +17,7 @@ TOLERANCES = {
     "collectives.wire": 0.05,
 }
 """Number → relative deviation that is no news."""
+EXACT = ("lint", "fits", "unpriced")
 
 
 def numbers(plan: Plan) -> dict[str, Any]:
@@ -32,6 +33,8 @@ def numbers(plan: Plan) -> dict[str, Any]:
         else:
             found[name] = values[field]
     found["lint"] = sorted({each["check"] for each in plan["lint"]})
+    found["fits"] = plan["memory"]["fits"]
+    found["unpriced"] = sorted(plan["unpriced"])
     return found
 
 
@@ -53,7 +56,7 @@ def compare(plan: Plan, path: Path) -> list[str]:
     faults = []
     for name in sorted(before.keys() | now.keys()):
         old, new = before.get(name), now.get(name)
-        if name == "lint" or old is None or new is None:
+        if name in EXACT or old is None or new is None:
             if old != new:
                 faults.append(f"{name} was {old}, is {new}")
             continue

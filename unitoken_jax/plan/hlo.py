@@ -5,8 +5,10 @@ in the order in which they run, with libtpu's own estimates in `backend_config`.
 """
 
 import functools
+import logging
 import math
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -24,8 +26,12 @@ _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 _OP_NAME = re.compile(r'op_name="([^"]*)"')
 _ALIAS = re.compile(r"\{([\d, ]*)\}: \((\d+), \{[\d, ]*\}, (?:may|must)-alias\)")
 
+log = logging.getLogger(__name__)
+
 CALLS = ("calls", "to_apply", "body", "condition", "async_execution_thread")
 MATMULS = ("convolution", "dot")
+ASYNC = ("async-start", "call-start")
+"""Begin what runs beside: a collective, or work of the SparseCores."""
 
 
 class HloError(UserError, ValueError):
@@ -134,7 +140,7 @@ class Program:
     computations: Mapping[str, Computation]
     entry: str
     aliased: frozenset[int] = frozenset()
-    _flops: dict[str, float] = field(default_factory=dict, compare=False)
+    _flops: dict[str, Counter] = field(default_factory=dict, compare=False)
 
     def walk(self) -> Iterator[tuple[Computation, Instruction, float]]:
         """Yield what runs, with how often; bodies of fusions are not entered."""
@@ -148,7 +154,7 @@ class Program:
             if each.opcode == "while":
                 body = self.computations[_required(each, "body")]
                 yield from self._walk(body, times * self.trips(computation, each))
-            elif each.opcode in ("call", "async-start"):
+            elif each.opcode in ("call", *ASYNC):
                 name = each.called("to_apply") or _required(each, "calls")
                 yield from self._walk(self.computations[name], times)
             elif each.opcode == "conditional":
@@ -172,11 +178,33 @@ class Program:
         carry = computation.by_name[loop.operands[0]]
         start = self._constant(computation, carry.operands[index])
         step = self._step(self.computations[_required(loop, "body")], index)
-        return max(0, -(-(limit - (start or 0) + inclusive) // step))
+        if start is None or step is None:
+            log.warning(
+                "%s: where this loop begins or how it counts cannot be read; it is "
+                "taken to count from 0 by 1",
+                loop.name,
+            )
+        return max(0, -(-(limit - (start or 0) + inclusive) // (step or 1)))
 
-    def flops(self, instruction: Instruction) -> float:
+    def flops(self, computation: Computation, instruction: Instruction) -> float:
         """Of the matrix products in an instruction, those inside fusions too."""
-        return self._matmul(instruction, None)
+        return sum(self.products(computation, instruction).values())
+
+    def products(self, computation: Computation, instruction: Instruction) -> Counter:
+        """FLOPs of the matrix products in an instruction, by `product_kind`."""
+        if instruction.opcode == "fusion":
+            name = _required(instruction, "calls")
+            if name not in self._flops:
+                inner = self.computations[name]
+                self._flops[name] = sum(
+                    (self.products(inner, each) for each in inner.instructions),
+                    Counter(),
+                )
+            return self._flops[name]
+        if instruction.opcode not in MATMULS:
+            return Counter()
+        kind = product_kind(computation, instruction)
+        return Counter({kind: matmul_flops(computation, instruction)})
 
     def computation_of(self, fusion: Instruction) -> Computation:
         """What a fusion computes."""
@@ -207,19 +235,6 @@ class Program:
         if inner.root.opcode == "tuple":
             roots = [inner.by_name[name] for name in inner.root.operands]
         return total + sum(_written(inner, root) for root in roots)
-
-    def _matmul(self, instruction: Instruction, within: Computation | None) -> float:
-        if instruction.opcode == "fusion":
-            name = _required(instruction, "calls")
-            if name not in self._flops:
-                inner = self.computations[name]
-                self._flops[name] = sum(
-                    self._matmul(each, inner) for each in inner.instructions
-                )
-            return self._flops[name]
-        if instruction.opcode not in MATMULS or within is None:
-            return 0.0
-        return matmul_flops(within, instruction)
 
     def _comparison(self, condition: Computation) -> tuple[int, int, int] | None:
         root = condition.root
@@ -254,17 +269,17 @@ class Program:
         match = re.fullmatch(r"-?\d+", each.literal.strip())
         return int(match[0]) if match else None
 
-    def _step(self, body: Computation, index: int) -> int:
+    def _step(self, body: Computation, index: int) -> int | None:
         root = body.root
         if root.opcode != "tuple":
-            return 1
+            return None
         each = body.by_name[root.operands[index]]
         scope, outer = body, each
         if each.opcode == "fusion":
             scope = self.computation_of(each)
             each = scope.root
         if each.opcode != "add":
-            return 1
+            return None
         for name in each.operands:
             operand = scope.by_name[name]
             if operand.opcode == "parameter" and scope is not body:
@@ -273,7 +288,7 @@ class Program:
                 found = self._constant(scope, name)
             if found:
                 return found
-        return 1
+        return None
 
 
 def parse(text: str) -> Program:
@@ -315,6 +330,21 @@ def branches(conditional: Instruction) -> list[str]:
         for key in ("true_computation", "false_computation")
         if (name := conditional.called(key))
     ]
+
+
+def product_kind(computation: Computation, instruction: Instruction) -> str:
+    """How the matrix units take a product: 'bf16', 'int8', 'high' or 'highest'.
+
+    Float32 operands at the default precision are rounded to bfloat16; at the higher
+    ones they go through in three or six passes.
+    """
+    types = {
+        computation.by_name[name].results[0].dtype for name in instruction.operands[:2]
+    }
+    if types <= {"s8", "u8", "s4", "u4"}:
+        return "int8"
+    match = re.search(r"operand_precision=\{(\w+)", instruction.attributes)
+    return match[1] if match and match[1] in ("high", "highest") else "bf16"
 
 
 def matmul_flops(computation: Computation, instruction: Instruction) -> float:

@@ -71,13 +71,19 @@ class Kernel(NamedTuple):
 
     @property
     def computed(self) -> int:
-        """Blocks that are computed, of one head."""
+        """Blocks that are computed, of one head.
+
+        Of a causal kernel with fewer queries than keys, those of the last shard of the
+        queries, which all others wait for.
+        """
         queries, keys = self._grid
         if not self.causal:
             return queries * keys
         high, wide = self.blocks
+        before = max(0, self.shape[3] - self.shape[2])
         return sum(
-            min(keys, math.ceil((row + 1) * high / wide)) for row in range(queries)
+            min(keys, math.ceil((before + (row + 1) * high) / wide))
+            for row in range(queries)
         )
 
     @property

@@ -71,7 +71,7 @@ def _float32(program: Program) -> Iterator[Finding]:
     total = 0.0
     found: dict[str, float] = {}
     for computation, each, times in program.walk():
-        flops = program.flops(each) * times
+        flops = program.flops(computation, each) * times
         total += flops
         if flops:
             for name, share in _float32_products(program, computation, each.name):

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+from jax.interpreters.partial_eval import dce_jaxpr
 
 from unitoken_jax.models import registry
 from unitoken_jax.models.chameleon import ChameleonConfig
@@ -61,8 +62,10 @@ def count(
         )
         return rule(state.params, state.optimizer, batch, state.key, state.step)
 
-    traced = jax.make_jaxpr(update)(state, shapes, networks)
-    return _products(traced.jaxpr) - _uncounted(plain.config, layout.optimizer, shapes)
+    traced = jax.make_jaxpr(update)(state, shapes, networks).jaxpr
+    # Gradients that nobody asks for, such as that of a frozen head, fall away.
+    wanted, _ = dce_jaxpr(traced, [True] * len(traced.outvars))
+    return _products(wanted) - _uncounted(plain.config, layout.optimizer, shapes)
 
 
 def _shape(leaf: Any) -> jax.ShapeDtypeStruct:
@@ -115,7 +118,10 @@ def _products(jaxpr: Any) -> float:
         elif name == "conv_general_dilated":
             kernel = equation.invars[1].aval.shape
             spec = equation.params["dimension_numbers"].rhs_spec
-            pairs = math.prod(kernel) / kernel[spec[0]]
+            # Zeros between the elements of a strided convolution's gradient do not
+            # count.
+            zeros = math.prod(equation.params["lhs_dilation"])
+            pairs = math.prod(kernel) / kernel[spec[0]] / zeros
             total += 2.0 * math.prod(equation.outvars[0].aval.shape) * pairs
         else:
             times = equation.params.get("length", 1) if name == "scan" else 1

@@ -18,6 +18,7 @@ READINGS = {
     "calibrated": f"calibrated (±{costs.ERROR:.0%})",
 }
 _TOP = 12
+_GUESSED = 1e-3  # share of the step from which a price without an estimate is shown
 
 
 def assemble(
@@ -50,7 +51,7 @@ def assemble(
     for (_, _, network), traffic in cost.collectives.items():
         wire[network] += traffic.seconds
     limits = {
-        "matrix units": cost.flops / chip.peak,
+        "matrix units": cost.units,
         "HBM": cost.memory_bytes / chip.memory_bandwidth,
         "interconnect": wire[False],
         "network": wire[True],
@@ -86,6 +87,7 @@ def assemble(
         "limits": limits,
         "bound": max(limits, key=lambda name: limits[name]),
         "unpriced": dict(cost.unpriced),
+        "by_traffic": dict(cost.by_traffic),
         "collectives": [
             {
                 "kind": kind,
@@ -176,7 +178,24 @@ def render(plan: Plan) -> str:
         + f"; {plan['bound']} bound the step",
     ]
     for name, count in plan["unpriced"].items():
-        lines.append(f"  NOT PRICED: kernel {name}, {count:.0f} times a step")
+        lines.append(f"  NOT PRICED: {name}, {count:.0f} times a step")
+    if memory["host"]:
+        lines.append(
+            "  NOT PRICED: what goes to host memory and back, "
+            f"{memory['host'] / GIB:.2f} GiB at once"
+        )
+    guessed = {
+        name: value
+        for name, value in sorted(plan["by_traffic"].items(), key=lambda each: -each[1])
+        if value >= _GUESSED * seconds["capped"]
+    }
+    if guessed:
+        lines.append(
+            "  priced by their HBM traffic, without an estimate of libtpu's: "
+            + ", ".join(
+                f"{name} {value * 1e3:.1f} ms" for name, value in guessed.items()
+            )
+        )
     lines += ["", "Communication of a chip and step"]
     lines += _table(
         [["kind", "mesh axes", "over", "count", "GB", "ms", "ms exposed"]]

@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 Setting = Mapping[str, Any]
 """Field of the job ('train.microbatches') → value."""
 
+# Not `offload`: what goes to host memory and back has no price.
 REMAT = ("full", "attention", "minimal", "dots")
 BLOCKS = (512, 1024, 2048)
 MICROBATCHES = (1, 2, 4)
@@ -47,12 +48,14 @@ class Trial:
         seconds: the capped reading; infinite if it does not fit.
         peak: bytes of HBM, 0 if not known.
         fault: why there is no time.
+        given_up: seconds after which it was, 0 if it ended.
     """
 
     setting: Setting
     seconds: float
     peak: float = 0.0
     fault: str = ""
+    given_up: float = 0.0
 
     @property
     def too_large(self) -> bool:
@@ -123,9 +126,10 @@ def search(
     journal: Path,
     *,
     command: Sequence[str] = (),
+    limit: float = math.inf,
     lean: Setting = MappingProxyType({}),
 ) -> list[Trial]:
-    """Tries the settings of one axis after the other, keeping the best of each.
+    """Tries the config as it is, then one axis after the other, keeping the best.
 
     Args:
         space: of `axes`.
@@ -133,6 +137,7 @@ def search(
         journal: JSON lines of the command and the trials so far; read if it exists,
             then appended to.
         command: what is searched, the arguments that all trials have.
+        limit: seconds that a trial is given; one that had less, in vain, runs again.
         lean: a setting that does not fit is tried with this one as well, so that a
             mesh is not lost for what a later axis could spare. That axis begins from
             there, and finds what may be kept.
@@ -143,9 +148,13 @@ def search(
     Raises:
         UserError: the journal is that of another command, or none.
     """
-    done = {_key(trial.setting): trial for trial in _resume(journal, command)}
+    done = {
+        _key(trial.setting): trial
+        for trial in _resume(journal, command)
+        if not 0 < trial.given_up < limit
+    }
     trials: list[Trial] = []
-    best: dict[str, Any] = {}
+    best: Trial | None = None
 
     def result(setting: Setting) -> Trial:
         if _key(setting) not in done:
@@ -155,19 +164,20 @@ def search(
                 file.write(json.dumps(_plain(trial)) + "\n")
         return done[_key(setting)]
 
-    for axis, settings in space.items():
-        here: list[Trial] = []
+    for axis, settings in {"config": [{}], **space}.items():
+        here = [] if best is None else [best]
+        before = {} if best is None else best.setting
         for setting in settings:
-            merged = {**best, **setting}
+            merged = {**before, **setting}
             here.append(result(merged))
             log.info("%s: %s", axis, describe(here[-1]))
             leaner = {**merged, **lean, **setting}
             if here[-1].too_large and leaner != merged:
                 here.append(result(leaner))
                 log.info("%s: %s", axis, describe(here[-1]))
-        fastest = min(here, key=lambda trial: trial.seconds, default=None)
-        if fastest is not None and math.isfinite(fastest.seconds):
-            best = dict(fastest.setting)
+        fastest = min(here, key=lambda trial: trial.seconds)
+        if math.isfinite(fastest.seconds):
+            best = fastest
         trials += [trial for trial in here if trial not in trials]
     return trials
 
@@ -201,7 +211,8 @@ def in_process(
                     check=False,
                 )
             except subprocess.TimeoutExpired:
-                return Trial(setting, math.inf, fault=f"not within {timeout:.0f} s")
+                fault = f"not within {timeout:.0f} s"
+                return Trial(setting, math.inf, fault=fault, given_up=timeout)
             if not output.exists():
                 lines = ended.stderr.strip().splitlines() or ["no message"]
                 return Trial(setting, math.inf, fault=lines[-1][:300])

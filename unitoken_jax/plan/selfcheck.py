@@ -13,11 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from unitoken_jax.config import UserError
 from unitoken_jax.parallel import topology as topologies
 from unitoken_jax.plan import cost, hlo
 
 TOPOLOGIES = {"v4": "v4:2x2x1", "v5e": "v5e:2x2", "v5p": "v5p:2x2x1", "v6e": "v6e:2x2"}
 SIZES = (4096, 8192)
+SHARES = (0.6, 1.02)  # of the peak, least and most
 
 
 @dataclass(frozen=True)
@@ -47,12 +49,23 @@ def run(chip: str, size: int) -> Check:
 
 
 def lines() -> Iterator[str]:
-    """One sentence for every chip and size."""
+    """One sentence for every chip and size.
+
+    Raises:
+        UserError: a share of the peak or a number of FLOPs that cannot be.
+    """
     for chip in TOPOLOGIES:
         for size in SIZES:
             check = run(chip, size)
-            right = math.isclose(check.flops, 2.0 * size**3, rel_tol=1e-6)
-            yield (
-                f"{chip}: a product of {size} cubed at {check.share:.0%} of the peak"
-                + ("" if right else f", but {check.flops:.3g} FLOPs were counted")
-            )
+            yield f"{chip}: a product of {size} cubed at {check.share:.0%} of the peak"
+            least, most = SHARES
+            if not least <= check.share <= most:
+                raise UserError(
+                    f"{chip}: {check.share:.0%} of the peak cannot be; its clock, its "
+                    "FLOPs a cycle or libtpu's estimates are wrong"
+                )
+            if not math.isclose(check.flops, 2.0 * size**3, rel_tol=1e-6):
+                raise UserError(
+                    f"{chip}: {check.flops:.3g} FLOPs were counted of a product of "
+                    f"{size} cubed"
+                )

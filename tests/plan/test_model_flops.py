@@ -1,0 +1,96 @@
+"""FLOPs of the model against the closed formula."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from configs import llama_2_7b
+from data_pipelines.config import DataConfig
+from data_pipelines.shapes import batch_shapes
+from unitoken_jax import config as configs
+from unitoken_jax.models import registry
+from unitoken_jax.plan import model_flops
+from unitoken_jax.train import stage
+from unitoken_jax.train.job import build_chain
+
+SHAPE = {
+    "hidden": 64,
+    "intermediate": 128,
+    "layers": 3,
+    "heads": 4,
+    "kv_heads": 4,
+    "head_dim": 16,
+    "vocab_size": 512,
+}
+ROWS, LENGTH = 8, 128
+
+
+def counted(**groups) -> float:
+    """FLOPs of a step of a small decoder, with these groups of parameters."""
+    config = llama_2_7b.get_config()
+    config.model.decoder.update(SHAPE)
+    config.model.update(loss_chunk=128, first_image_code=4, last_image_code=9)
+    config.train.batch = ROWS
+    config.data.row_length = LENGTH
+    config.mesh = {"data": 8}
+    if groups:
+        config.optimizer.groups = groups
+    (job,) = build_chain(config).stages.values()
+    system = registry.build(job.model, "config.model")
+    shapes = batch_shapes(
+        configs.build(DataConfig, job.data, "config.data"), job.train.batch, 1
+    )
+    layout = stage.lay_out(job, system, "config", jax.devices())
+    batch = {
+        name: jax.ShapeDtypeStruct(shape, dtype)
+        for name, (shape, dtype) in shapes.items()
+    }
+    return model_flops.count(job, system, layout, batch, {})
+
+
+WEIGHTS = 3 * (4 * 64 * 64 + 3 * 64 * 128)  # of the layers
+HEAD = 64 * 512
+SCORES = 3 * 4 * 16 * LENGTH  # layers x heads x head_dim x row
+
+
+def test_a_decoder_that_trains_whole():
+    tokens = ROWS * LENGTH
+    assert counted() == 6 * (WEIGHTS + HEAD) * tokens + 6 * SCORES * tokens
+
+
+def test_gradients_that_nobody_wants_do_not_count():
+    """Behind a frozen head and frozen layers, the embedding alone learns."""
+    tokens = ROWS * LENGTH
+    found = counted(
+        table={"pattern": "decoder/embedding/.*"},
+        still={
+            "pattern": "decoder/.*",
+            "exclude": "decoder/embedding/.*",
+            "frozen": True,
+        },
+    )
+    assert found == 4 * (WEIGHTS + HEAD) * tokens + 6 * SCORES * tokens
+
+
+@pytest.mark.parametrize("stride", [1, 2, 4])
+def test_a_strided_convolution_costs_its_gradients_what_it_costs(stride):
+    """The gradient by the input spreads the output with zeros, which are not pairs."""
+    kernel = jnp.zeros((4, 4, 3, 5))
+
+    def convolve(x, kernel):
+        return jax.lax.conv_general_dilated(
+            x,
+            kernel,
+            (stride, stride),
+            "VALID" if stride > 1 else "SAME",
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        ).sum()
+
+    x = jnp.zeros((2, 16, 16, 3))
+    traced = jax.make_jaxpr(jax.grad(convolve, argnums=0))(x, kernel)
+    output = jax.eval_shape(jax.grad(convolve, argnums=0), x, kernel)
+    pairs = output.size // 3 / stride**2 * kernel.size
+    forward = jax.make_jaxpr(convolve)(x, kernel)
+    assert model_flops._products(traced.jaxpr) - model_flops._products(
+        forward.jaxpr
+    ) == pytest.approx(2 * pairs, rel=0.01)
