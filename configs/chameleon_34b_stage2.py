@@ -26,7 +26,7 @@ SHAPE = {  # `models.chameleon.CHAMELEON_34B`
     "model_parallel_size": 4,
     "swin_norm": True,
 }
-SHARDS = {"v5p_128": 16, "v5e_256": 64, "v6e_256": 64}  # of 34B parameters
+SHARDS = {"v5p_128": 16, "v5e_256": 64, "v6e_256": 32}  # of 34B parameters
 
 
 def get_config(hardware: str = "v5p_128") -> ConfigDict:
