@@ -153,7 +153,7 @@ class Attention(nn.Module):
                 cached_value=cache.value,
                 cached_valid=valid[1],
             )
-        axes = ("heads", "head_dim_contracted", "embed")
+        axes = ("heads_contracted", "head_dim", "embed")
         output = constrain(output, self.rows, *_GATHERED[0])
         init = self.out_init or self.kernel_init
         out = linear((x.shape[-1],), axes, kernel_init=init, name="out")

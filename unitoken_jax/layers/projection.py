@@ -74,7 +74,7 @@ class ResizingAttention(nn.Module):
             pooled = _pool(output.mean(2), self.features)  # [B, T, O]
             out = linear((self.features,), (None, "embed"), use_bias=True, name="out")
             return out(pooled), KeyValue(key, value)
-        axes = ("heads", "head_dim_contracted", "embed")
+        axes = ("heads_contracted", "head_dim", "embed")
         out = linear((self.features,), axes, use_bias=True, name="out")
         return out(output), KeyValue(key, value)
 

@@ -42,7 +42,7 @@ RULES: dict[str, Rule] = {
     # Of kernels that lead back to `embed`, what they sum over is divided if it can be:
     # libtpu scatters gradients along that axis in smaller shards than along the last.
     "mlp_contracted": Rule(("tensor", "fsdp"), whole=True),
-    "head_dim_contracted": Rule(("fsdp",), whole=True),
+    "heads_contracted": Rule(("tensor", "fsdp"), whole=True),
     "heads": Rule(("tensor",)),
     "kv_heads": Rule(("tensor",)),
     "head_dim": Rule(),
