@@ -85,7 +85,7 @@ class Cost:
     memory_bytes: float = 0.0
     collectives: dict[tuple[str, str, bool], "Traffic"] = field(default_factory=dict)
     unpriced: Counter = field(default_factory=Counter)
-    by_traffic: Counter = field(default_factory=Counter)
+    by_traffic: dict[str, float] = field(default_factory=dict)
     top: dict[str, tuple[float, str]] = field(default_factory=dict)
 
     @property
@@ -105,7 +105,8 @@ class Cost:
         for name, count in other.unpriced.items():
             self.unpriced[name] += round(count * times)
         for name, seconds in other.by_traffic.items():
-            self.by_traffic[name] += seconds * times
+            before = self.by_traffic.get(name, 0.0)
+            self.by_traffic[name] = before + seconds * times
         for name, (seconds, origin) in other.top.items():
             self.top[name] = (times * seconds, origin)
 
@@ -276,9 +277,8 @@ class Walker:
             total.memory_bytes += moved
             total.floor += seconds
             total.vector += seconds
-            total.by_traffic[each.opcode if each.opcode != "fusion" else name] += (
-                seconds
-            )
+            kind = name if each.opcode == "fusion" else each.opcode
+            total.by_traffic[kind] = total.by_traffic.get(kind, 0.0) + seconds
             self._advance(total, each, seconds, seconds)
 
     @staticmethod

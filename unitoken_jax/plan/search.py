@@ -165,7 +165,7 @@ def search(
         return done[_key(setting)]
 
     for axis, settings in {"config": [{}], **space}.items():
-        here = [] if best is None else [best]
+        here: list[Trial] = [] if best is None else [best]
         before = {} if best is None else best.setting
         for setting in settings:
             merged = {**before, **setting}
