@@ -217,8 +217,12 @@ def _check_codes(config: object, codes: CodeFacts | None, at: str) -> None:
         raise ConfigError(f"{'; '.join(wrong)}. Set the config to the data set's.")
 
 
-def _check(chain: Chain) -> None:
-    """Refuse unknown names in nodes that are converted only later."""
+def check(chain: Chain) -> None:
+    """Refuse unknown names in nodes that are converted only later.
+
+    Raises:
+        ConfigError: naming the field.
+    """
     for name, job in chain.stages.items():
         configs.build(DataConfig, job.data, f"config.stages.{name}.data")
     configs.build(EvaluationConfig, chain.evaluation, "config.evaluation")
@@ -248,7 +252,7 @@ def train(chain: Chain, workdir: Path, only: str | None = None) -> bool:
     Raises:
         UserError: whatever the user can mend, in a sentence.
     """
-    _check(chain)
+    check(chain)
     workdir.mkdir(parents=True, exist_ok=True)
     first = processes.is_first()
     with log_to_file(workdir / "log.txt") if first else contextlib.nullcontext():
