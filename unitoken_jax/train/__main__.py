@@ -284,10 +284,26 @@ def replay(chain: Chain, workdir: Path, step: int, only: str | None = None) -> F
     return finding
 
 
+def _number(given: int | None, variable: str) -> int:
+    """Return what a flag says, or else a variable of the environment, or else 0."""
+    if given is not None:
+        return given
+    text = os.environ.get(variable) or "0"
+    try:
+        return int(text)
+    except ValueError as error:
+        raise ConfigError(
+            f"{variable}={text} in the environment: expected a whole number; correct "
+            "it or leave it out."
+        ) from error
+
+
 def main() -> None:
     """Train as the flags say."""
     values = flags.FLAGS
-    with processes.joined(values.coordinator, values.processes, values.process):
+    count = _number(values.processes, "JAX_NUM_PROCESSES")
+    index = _number(values.process, "JAX_PROCESS_ID")
+    with processes.joined(values.coordinator, count, index):
         chain = build_chain(values.config)
         use_compile_cache(values.compile_cache)
         workdir = Path(values.workdir)
@@ -316,9 +332,9 @@ if __name__ == "__main__":
         "HOST:PORT of process 0, of a run of several; 'auto' asks the cluster.",
     )
     flags.DEFINE_integer(
-        "processes", int(os.environ.get("JAX_NUM_PROCESSES", "0")), "How many."
+        "processes", None, "How many; if none, what JAX_NUM_PROCESSES says."
     )
     flags.DEFINE_integer(
-        "process", int(os.environ.get("JAX_PROCESS_ID", "0")), "Which of them, from 0."
+        "process", None, "Which of them, from 0; if none, what JAX_PROCESS_ID says."
     )
     configs.run(main)
