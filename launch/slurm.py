@@ -48,40 +48,35 @@ while IFS= read -r line || [ -n "$line" ]; do
   fail "line $number of $variables is not NAME=VALUE."
 done < "$variables"
 """
+# sbatch says the job's number only when it ends, unless a terminal listens.
 _WAIT = """\
 #!/bin/bash
 set -eu
+mark=launch-$(hostname)-$$
 asked=""
 trap 'asked=yes' TERM INT
-folder=$(mktemp -d)
-mkfifo "$folder/said"
 # A group of its own: a signal reaches this script, which then tells the job.
 set -m
-stdbuf --output=L sbatch --wait >"$folder/said" @DOCUMENT@submitted=$!
+sbatch --wait --comment="$mark" @DOCUMENT@submitted=$!
 set +m
-said=""
-read -r said <"$folder/said" || true
-rm -r "$folder"
-echo "$said"
 code=0
-if [ -z "$asked" ]; then wait "$submitted" || code=$?; fi
-if [ -n "$asked" ]; then
-  trap '' TERM INT
-  job=${said#Submitted batch job }
-  job=${job%% *}
-  if [ -n "$job" ]; then
-    echo "job $job is asked to end; the same command goes on" >&2
-    # It saves, and is not queued again.
-    scontrol update "JobId=$job" Requeue=0 || true
-    scancel --state=PENDING "$job" || true
-    scancel --signal=TERM "$job" || true
-  else
-    kill "$submitted" 2>/dev/null || true
-  fi
-  wait "$submitted" || true
-  exit @PREEMPTED@
+wait "$submitted" || code=$?
+if [ -z "$asked" ]; then exit "$code"; fi
+trap '' TERM INT
+job=$(squeue --noheader --user="$(id -un)" --format='%i %k' |
+  awk -v mark="$mark" '$2 == mark { print $1 }')
+if [ -n "$job" ]; then
+  echo "job $job is asked to end; the same command goes on" >&2
+  # It saves, and is not queued again.
+  scontrol update "JobId=$job" Requeue=0 || true
+  scancel --state=PENDING "$job" || true
+  scancel --signal=TERM "$job" || true
+else
+  echo "the job is not in the queue" >&2
+  kill "$submitted" 2>/dev/null || true
 fi
-exit "$code"
+wait "$submitted" || true
+exit @PREEMPTED@
 """
 
 

@@ -17,7 +17,8 @@ decide=FOLDER/$(basename "$0").sh
 if [ -f "$decide" ]; then . "$decide"; fi
 """
 NAMES = (
-    *("gcloud", "kubectl", "xpk", "sbatch", "srun", "scontrol", "scancel", "sleep"),
+    *("gcloud", "kubectl", "xpk", "sleep"),
+    *("sbatch", "srun", "scontrol", "scancel", "squeue"),
 )
 
 

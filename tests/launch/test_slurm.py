@@ -30,7 +30,8 @@ def test_options_become_directives(tmp_path) -> None:
     directives = [line[8:] for line in text.splitlines() if line.startswith("#SBATCH ")]
     assert {"--nodes=3", "--gpus-per-node=8", "--ntasks-per-node=1"} <= set(directives)
     assert {"--job-name=n", "--time=1:00:00", "--requeue"} <= set(directives)
-    assert FakeCloud(tmp_path).calls == ["sbatch --wait"]
+    (call,) = FakeCloud(tmp_path).calls
+    assert call.startswith("sbatch --wait --comment=launch-")
 
 
 @pytest.mark.parametrize(
@@ -111,18 +112,18 @@ def test_asking_the_launcher_asks_the_job(tmp_path, number) -> None:
     cloud = FakeCloud(tmp_path)
     cloud.decide(
         "sbatch",
-        "echo Submitted batch job 17 on cluster c\n"
+        'echo "17 ${2#--comment=}" > "$FOLDER/queue"\n'
         'touch "$FOLDER/up"\n'
         'until [ -f "$FOLDER/told" ]; do /bin/sleep 0.02; done\n'
         'echo saved >> "$FOLDER/calls"\n'
         "exit 75\n",
     )
     cloud.decide("scancel", '[ "$1" != --signal=TERM ] || touch "$FOLDER/told"')
+    cloud.decide("squeue", 'echo 16 other; cat "$FOLDER/queue"; echo 18')
     code, said = cloud.interrupt("slurm", ["--wait", *TRAIN], number)
     assert code == PREEMPTED
     assert said == "job 17 is asked to end; the same command goes on\n"
-    assert cloud.calls == [
-        "sbatch --wait",
+    assert cloud.calls[2:] == [
         "scontrol update JobId=17 Requeue=0",
         "scancel --state=PENDING 17",
         "scancel --signal=TERM 17",
