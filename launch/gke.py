@@ -6,6 +6,7 @@ Pods that were asked to end and saved restart the whole set without counting; ot
 failures count.
 """
 
+import argparse
 import math
 import re
 from collections.abc import Sequence
@@ -155,13 +156,14 @@ def render(words: Sequence[str]) -> tuple[str, bool]:
     """
     parser = script.parser("gke", _SUMMARY)
     parser.add_argument("--image", required=True, help="container in a registry")
-    parser.add_argument("--slices", type=int, default=1, help="TPU slices")
-    parser.add_argument("--retries", type=int, default=3, help="after failures")
+    one, none = script.at_least(1), script.at_least(0)
+    parser.add_argument("--slices", type=one, default=1, help="TPU slices")
+    parser.add_argument("--retries", type=none, default=3, help="after failures")
     parser.add_argument("--spot", action="store_true", help="nodes may be preempted")
     jobset = parser.add_argument_group("a JobSet by kubectl")
     jobset.add_argument("--accelerator", default="", help="such as tpu-v5p-slice")
     jobset.add_argument("--topology", default="", help="of a slice, such as 4x4x4")
-    jobset.add_argument("--chips_per_host", type=int, default=4, help="of the nodes")
+    jobset.add_argument("--chips_per_host", type=one, default=4, help="of the nodes")
     jobset.add_argument("--secret", default="", help="Kubernetes secret of variables")
     jobset.add_argument("--claim", default="", help="volume claim mounted at /data")
     xpk = parser.add_argument_group("a workload by xpk")
@@ -171,6 +173,7 @@ def render(words: Sequence[str]) -> tuple[str, bool]:
     xpk.add_argument("--project", default="", help="'' is gcloud's")
     xpk.add_argument("--env_file", default="", help="variables and secrets, local")
     given = parser.parse_args(words)
+    _check_together(given)
     given.name = _clean(given.name)
     command = [*script.WORKER, *script.train_command(given.arguments, joined=True)]
     if given.cluster:
@@ -180,6 +183,7 @@ def render(words: Sequence[str]) -> tuple[str, bool]:
             "name --accelerator and --topology for a JobSet by kubectl, or --cluster "
             "and --type for a workload by xpk."
         )
+    name = f"jobset/{given.name}"
     content = manifest(
         given.name,
         given.image,
@@ -194,10 +198,10 @@ def render(words: Sequence[str]) -> tuple[str, bool]:
         claim=given.claim,
     )
     document = script.document(yaml.safe_dump(content, sort_keys=False, width=10_000))
-    text = f"{_CLEAR}kubectl apply --filename=- {document}"
+    text = script.fill(_CLEAR, NAME=name) + f"kubectl apply --filename=- {document}"
     if given.wait:
-        text += _WAIT
-    return text.replace("@NAME@", f"jobset/{given.name}"), given.dry_run
+        text += script.fill(_WAIT, NAME=name, PREEMPTED=str(PREEMPTED))
+    return text, given.dry_run
 
 
 # A set that has ended makes room for its successor; one that runs is left alone.
@@ -210,15 +214,68 @@ if [ -n "$state" ]; then kubectl delete @NAME@; fi
 """
 # kubectl can wait for one condition only, and a failed set never completes.
 _WAIT = """\
-while true; do
-  state=$(kubectl get @NAME@ --output="$query")
-  case "$state" in
-    Completed) exit 0 ;;
-    Failed) echo "the job has failed: kubectl describe @NAME@" >&2; exit 1 ;;
-  esac
-  sleep 30
+asked=""
+trap 'asked=yes' TERM INT
+misses=0
+while [ -z "$asked" ]; do
+  if state=$(kubectl get @NAME@ --output="$query" 2>&1); then
+    misses=0
+    case "$state" in
+      *Completed) exit 0 ;;
+      *Failed) echo "the job has failed: kubectl describe @NAME@" >&2; exit 1 ;;
+    esac
+  else
+    misses=$((misses + 1))
+    case "$state" in
+      *NotFound*) echo "@NAME@ was deleted by somebody else" >&2; exit 1 ;;
+    esac
+    if [ "$misses" -ge 20 ]; then echo "$state" >&2; exit 1; fi
+  fi
+  sleep 30 || true
 done
+trap '' TERM INT
+echo "@NAME@ is deleted once it has saved; the same command goes on" >&2
+kubectl delete @NAME@ --cascade=foreground
+exit @PREEMPTED@
 """
+_WAIT_XPK = """\
+asked=""
+trap 'asked=yes' TERM INT
+# A group of its own: a signal reaches this script, which then deletes the workload.
+set -m
+@LIST@ </dev/null &
+waiting=$!
+set +m
+code=0
+wait "$waiting" || code=$?
+if [ -n "$asked" ]; then
+  trap '' TERM INT
+  echo "the workload is deleted once it has saved; the same command goes on" >&2
+  kill "$waiting" 2>/dev/null || true
+  @DELETE@
+  exit @PREEMPTED@
+fi
+exit "$code"
+"""
+_OF_JOBSET = ("accelerator", "topology", "secret", "claim")
+_OF_XPK = ("type", "zone", "project", "env_file")
+
+
+def _check_together(given: argparse.Namespace) -> None:
+    """Refuse options of the other way to submit, which would be dropped."""
+    for option in _OF_JOBSET if given.cluster else ():
+        if getattr(given, option):
+            raise UserError(
+                f"--{option} is of a JobSet by kubectl and --cluster of a workload by "
+                "xpk: leave one out."
+            )
+    for option in () if given.cluster else _OF_XPK:
+        if getattr(given, option):
+            raise UserError(
+                f"--{option} is of a workload by xpk, which needs --cluster as well; "
+                "a JobSet by kubectl does without."
+            )
+    script.check_env_file(given.env_file)
 
 
 def _clean(name: str) -> str:
@@ -231,7 +288,7 @@ def _clean(name: str) -> str:
     return cleaned
 
 
-def _by_xpk(given: Any, command: Sequence[str]) -> str:
+def _by_xpk(given: argparse.Namespace, command: Sequence[str]) -> str:
     """Return the script that submits the command with xpk."""
     if not given.type:
         raise UserError("xpk needs --type, such as v5p-128.")
@@ -248,9 +305,17 @@ def _by_xpk(given: Any, command: Sequence[str]) -> str:
     where += [f"--project={given.project}"] if given.project else []
     text = f"#!/bin/bash\nset -eu\n{script.quote([*create, *where])}\n"
     if given.wait:
-        listed = ["xpk", "workload", "list", f"--cluster={given.cluster}"]
+        cluster = f"--cluster={given.cluster}"
+        listed = ["xpk", "workload", "list", cluster]
         listed += [f"--wait-for-job-completion={given.name}", *where]
-        text += f"{script.quote(listed)}\n"
+        delete = ["xpk", "workload", "delete", cluster]
+        delete += [f"--workload={given.name}", *where]
+        text += script.fill(
+            _WAIT_XPK,
+            LIST=script.quote(listed),
+            DELETE=script.quote(delete),
+            PREEMPTED=str(PREEMPTED),
+        )
     return text
 
 

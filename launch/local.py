@@ -18,7 +18,6 @@ from collections.abc import Mapping, Sequence
 from typing import IO
 
 from launch import script, signals
-from unitoken_jax.config import UserError
 
 _GRACE = 60.0  # seconds between being asked to end and being ended
 _POLL = 0.1
@@ -113,19 +112,20 @@ def _free_port() -> int:
 def run(words: Sequence[str]) -> int:
     """Run, or print, what the words of a command line say; return the exit code."""
     parser = script.parser("local", "Run several processes on this machine.")
-    parser.add_argument("--processes", type=int, default=1, help="how many")
+    count = script.at_least(0)
     parser.add_argument(
-        "--port", type=int, default=0, help="they meet at; 0: a free one"
+        "--processes", type=script.at_least(1), default=1, help="how many"
     )
     parser.add_argument(
-        "--devices", type=int, default=0, help="CPU devices of each process; 0: JAX's"
+        "--port", type=count, default=0, help="they meet at; 0: a free one"
     )
     parser.add_argument(
-        "--retries", type=int, default=0, help="new starts of failed runs"
+        "--devices", type=count, default=0, help="CPU devices of each process; 0: JAX's"
+    )
+    parser.add_argument(
+        "--retries", type=count, default=0, help="new starts of failed runs"
     )
     given = parser.parse_args(words)
-    if given.processes < 1:
-        raise UserError(f"--processes={given.processes}: at least one is needed.")
     added = {"JAX_NUM_CPU_DEVICES": str(given.devices)} if given.devices else {}
     if given.dry_run:
         port = given.port or _free_port()
@@ -150,6 +150,8 @@ def _supervise(given: argparse.Namespace, env: Mapping[str, str]) -> int:
         for attempt in range(given.retries + 1):
             port = given.port or _free_port()
             group[:] = [Group(commands(given.arguments, given.processes, port), env)]
+            if asked:  # before there was a group to tell
+                send(asked[-1])
             code = group[0].wait()
             if code == 0 or asked:
                 break

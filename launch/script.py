@@ -5,11 +5,17 @@ exactly what would run, and can be kept, read and run by hand.
 """
 
 import argparse
+import contextlib
+import os
+import re
 import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NoReturn
 
+from launch import signals
 from unitoken_jax.config import UserError
 
 TRAIN = ("python", "-m", "unitoken_jax.train")
@@ -25,6 +31,38 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter):
         return super()._get_help_string(action)
 
 
+class _Parser(argparse.ArgumentParser):
+    """Refuses words in a sentence."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message.removeprefix('argument ')}.")
+
+
+def at_least(least: int) -> Callable[[str], int]:
+    """Return a type of options: whole numbers that are not below one."""
+
+    def convert(text: str) -> int:
+        try:
+            number = int(text)
+        except ValueError:
+            number = least - 1
+        if number < least:
+            raise argparse.ArgumentTypeError(
+                f"expected a whole number of {least} or more, found {text!r}"
+            )
+        return number
+
+    return convert
+
+
+def check_env_file(path: str) -> None:
+    """Refuse a file of variables that is not on this machine; '' is none."""
+    if path and not Path(path).is_file():
+        raise UserError(
+            f"--env_file={path}: there is no such file; name one of NAME=VALUE lines."
+        )
+
+
 def parser(module: str, summary: str) -> argparse.ArgumentParser:
     """Return a parser with what all launchers understand.
 
@@ -32,7 +70,7 @@ def parser(module: str, summary: str) -> argparse.ArgumentParser:
         module: of the launcher, 'slurm'.
         summary: what it does.
     """
-    made = argparse.ArgumentParser(
+    made = _Parser(
         prog=f"python -m launch.{module}",
         description=summary,
         formatter_class=_Help,
@@ -72,11 +110,25 @@ def train_command(arguments: Sequence[str], *, joined: bool) -> list[str]:
     return [*TRAIN, *arguments, *auto]
 
 
-def document(text: str, mark: str = "END") -> str:
-    """Return a here-document; nothing in `text` is expanded."""
+def document(text: str, mark: str = "END", *, background: bool = False) -> str:
+    """Return a here-document; nothing in `text` is expanded.
+
+    Args:
+        text: of the document.
+        mark: the line that ends it.
+        background: whether the command that reads it is not waited for.
+    """
     if mark in text.splitlines():
         raise UserError(f"a line of the document is {mark!r}, which would end it.")
-    return f"<<'{mark}'\n{text.rstrip()}\n{mark}\n"
+    return f"<<'{mark}'{' &' if background else ''}\n{text.rstrip()}\n{mark}\n"
+
+
+def fill(template: str, **values: str) -> str:
+    """Put values into a script where their names stand between two @.
+
+    A value is not searched for the names of others.
+    """
+    return re.sub("@([A-Z]+)@", lambda found: values[found[1]], template)
 
 
 def quote(words: Sequence[str]) -> str:
@@ -89,6 +141,9 @@ def run(
 ) -> int:
     """Run a script with bash, or print it; return its exit code.
 
+    SIGTERM and SIGINT are passed on to bash and what it runs in the foreground; a
+    script that has more to do then has a trap.
+
     Args:
         render: words of a command line → the script, and whether to print it only.
         words: of the command line.
@@ -98,10 +153,23 @@ def run(
         print(text, end="")
         return 0
     sys.stdout.flush()
-    try:
-        return subprocess.run(["bash", "-c", text], check=False).returncode
-    except OSError as error:
-        raise UserError(f"bash cannot be started: {error.strerror}.") from error
+    groups: list[int] = []
+
+    def send(number: int) -> None:
+        for group in groups:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(group, number)
+
+    with signals.passed_on(send) as asked:
+        try:
+            # A session of its own: a Ctrl-C reaches it once, through `send`.
+            bash = subprocess.Popen(["bash", "-c", text], start_new_session=True)
+        except OSError as error:
+            raise UserError(f"bash cannot be started: {error.strerror}.") from error
+        groups.append(bash.pid)
+        if asked:  # before there was a group to tell
+            send(asked[-1])
+        return signals.exit_code(bash.wait(), asked)
 
 
 def main(launcher: Callable[[Sequence[str]], int]) -> None:

@@ -37,12 +37,14 @@ def passed_on(send: Callable[[int], None]) -> Iterator[list[int]]:
 
 
 def exit_code(code: int, asked: list[int]) -> int:
-    """Return PREEMPTED for a run that was asked to end and ended well.
+    """Return PREEMPTED for a run that was asked to end and did.
+
+    While it starts, compiles or evaluates it saves nothing and the signal ends it.
 
     Args:
         code: of the process, negative if a signal ended it (then 128 + its number).
         asked: the signals that were passed on.
     """
-    if code == 0 and asked:
+    if asked and (code == 0 or -code in asked):
         return PREEMPTED
     return code if code >= 0 else 128 - code

@@ -3,8 +3,8 @@
 Training that is asked to end saves and exits with 0, as one that is complete. For a
 scheduler that restarts what has failed these are different things, so this process
 passes SIGTERM and SIGINT on and exits with PREEMPTED (75, `EX_TEMPFAIL`: "run the same
-command again") if the command then ended well. Any other code is the command's own, and
-128 + N for signal N.
+command again") if the command then ended well or by that signal. Any other code is the
+command's own, and 128 + N for signal N.
 """
 
 import subprocess
@@ -16,6 +16,9 @@ from launch import signals
 
 def run(command: Sequence[str]) -> int:
     """Run a command to its end and return the code that says how it ended."""
+    if not command:
+        print("error: nothing to run: put a command behind --.", file=sys.stderr)
+        return 1
     children: list[subprocess.Popen[bytes]] = []
 
     def send(number: int) -> None:

@@ -178,6 +178,10 @@ def command(tmp_path_factory):
     """Runs a small command line over `Outer`; returns its code and both outputs."""
     folder = tmp_path_factory.mktemp("command")
     (folder / "small.py").write_text(CONFIG_FILE)
+    (folder / "bare.py").write_text("config = 1\n")
+    (folder / "worded.py").write_text(
+        "def get_config(word):\n    raise ValueError(f'{word} is not known: a or b.')\n"
+    )
     (folder / "program.py").write_text(PROGRAM)
     root = Path(__file__).parent
 
@@ -250,6 +254,9 @@ def test_a_group_used_twice_is_overridden_once(command) -> None:
         ),
         ([], "error: flag --config=None: name a file: --config=configs/FILE.py."),
         (["--confg=small.py"], "there is no flag --confg; did you mean 'config'?"),
+        (["--config=bare.py"], "bare.py has no get_config(), which returns the config"),
+        (["--config=worded.py:c"], "get_config('c') fails: c is not known: a or b."),
+        (["--config=small.py:c"], "get_config('c') fails: get_config() takes 0"),
         (["--config=small.py", "extra"], "error: unexpected argument 'extra'"),
         (["--config=small.py", "--config.9x=1"], "'9x' is not a path of names."),
     ],
@@ -259,6 +266,12 @@ def test_the_command_line_refuses_in_one_line(command, arguments, sentence) -> N
     assert (code, output) == (1, "")
     assert sentence in errors
     assert len(errors.splitlines()) == 1
+
+
+def test_help_is_no_fault(command) -> None:
+    code, output, errors = command("--help")
+    assert (code, errors) == (0, "")
+    assert "--config" in output
 
 
 def test_a_flag_that_is_missing_is_named() -> None:

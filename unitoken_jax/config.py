@@ -222,7 +222,7 @@ class _FileParser(flags.ArgumentParser):
             beside = file.parent.glob("*.py") if file.parent.is_dir() else ()
             names = [str(p) for p in beside if p.name != "__init__.py"]
             raise ConfigError(f"there is no such file{nearest(str(file), names)}")
-        config = self._loader.parse(path)
+        config = self._load(path)
         if not isinstance(config, ConfigDict):
             raise ConfigError(
                 f"get_config() returned {type(config).__name__}, "
@@ -234,6 +234,23 @@ class _FileParser(flags.ArgumentParser):
             if argument.startswith("-") and name.startswith(self._prefix):
                 _make_room(config, name.removeprefix(self._prefix).split("."))
         return config
+
+    def _load(self, path: str) -> object:
+        """Return what `get_config` of the file returns; its faults are a sentence."""
+        file, _, word = path.partition(":")
+        try:
+            return self._loader.parse(path)
+        except AttributeError as error:
+            if error.name != "get_config":
+                raise
+            raise ConfigError(
+                f"{file} has no get_config(), which returns the config."
+            ) from error
+        except (TypeError, ValueError) as error:
+            given = repr(word) if word else ""
+            # The loader puts a traceback into the words of its own error.
+            said = str(error.__context__ or error).rstrip(".")
+            raise ConfigError(f"get_config({given}) fails: {said}.") from error
 
 
 def _unshare(node: ConfigDict) -> ConfigDict:
@@ -282,6 +299,11 @@ def define_flag(name: str = "config", *, required: bool = True) -> flags.FlagHol
     return holder
 
 
+def sentence(error: OSError) -> str:
+    """Say which file cannot be read or written, and why."""
+    return f"{error.filename or 'writing a file'}: {error.strerror or error}."
+
+
 def run(main: Callable[[], None]) -> None:
     """Run a command line: parse the flags, call `main`, end faults in a sentence.
 
@@ -293,6 +315,8 @@ def run(main: Callable[[], None]) -> None:
     def parse(argv: Sequence[str]) -> None:
         try:
             rest = flags.FLAGS(argv)[1:]
+        except SystemExit:  # by --help, which is no fault
+            sys.exit(0)
         except flags.UnrecognizedFlagError as error:
             known = flags.FLAGS.get_key_flags_for_module(sys.argv[0])
             hint = nearest(error.flagname, [flag.name for flag in known])
@@ -312,7 +336,7 @@ def run(main: Callable[[], None]) -> None:
         except UserError as error:
             _fail(error)
         except OSError as error:
-            _fail(f"{error.filename or 'writing a file'}: {error.strerror or error}.")
+            _fail(sentence(error))
 
     app.run(guarded, flags_parser=parse)
 

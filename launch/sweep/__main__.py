@@ -7,18 +7,40 @@ when runs have ended, whether or not all of them did well.
 import logging
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from absl import flags
 
+from launch.signals import PREEMPTED
+from launch.sweep import experiment
 from launch.sweep import tasks as planning
-from launch.sweep.config import SweepConfig, points
-from launch.sweep.runner import Runner, launcher, train_here
+from launch.sweep.config import Point, SweepConfig, points
+from launch.sweep.runner import Runner, check_launcher, launcher, train_here
 from unitoken_jax import config
-from unitoken_jax.config import UserError
+from unitoken_jax.config import ConfigError, UserError
+from unitoken_jax.models import registry
 from unitoken_jax.report import comparison
+from unitoken_jax.train import __main__ as training
+from unitoken_jax.train.job import build_chain
 
 log = logging.getLogger("launch.sweep")
+
+
+def check(chosen: Sequence[Point]) -> None:
+    """Refuse what training would refuse in the config of a point.
+
+    Raises:
+        ConfigError: naming the point.
+    """
+    for point in chosen:
+        try:
+            chain = build_chain(experiment.evaluate(point.config, point.set))
+            training.check(chain)
+            for name, job in chain.stages.items():
+                registry.build(job.model, f"config.stages.{name}.model")
+        except ConfigError as error:
+            raise ConfigError(f"{point.name}: {error}") from error
 
 
 def main() -> None:
@@ -30,21 +52,27 @@ def main() -> None:
     sweep = config.build(SweepConfig, given.config)
     folder = Path(given.workdir or f"runs/{sweep.name}")
     everything, chosen = points(sweep), points(sweep, given.only)
+    check(everything)
     tasks = planning.plan(everything, folder, chosen)
-    command = launcher(given.via) if given.via else train_here
+    command = train_here
+    if given.via is not None:
+        command = launcher(given.via)
+        check_launcher(given.via, tasks)
+    reuse = planning.Reuse({}, {})
+    if given.reuse is not None:
+        reuse = planning.reuse(tasks, chosen, Path(given.reuse))
+    for stage, why in reuse.refused.items():
+        log.info("# %s of %s is not taken: %s", stage, given.reuse, why)
     if given.dry_run:
-        equal = {}
-        if given.reuse:
-            equal = planning.equal_stages(tasks, chosen, Path(given.reuse))
         for task in tasks:
             state = "done" if task.is_done() else "to run"
-            if task.name in equal:
+            if task.name in reuse.taken:
                 state = f"taken from {given.reuse}"
             print(f"# {task.name}: {state}\n{shlex.join(command(task))}")
         return
-    if given.reuse:
-        for name in planning.adopt(tasks, chosen, Path(given.reuse)):
-            log.info("%s: taken from %s", name, given.reuse)
+    planning.adopt(tasks, reuse.taken, Path(given.reuse or ""))
+    for name in reuse.taken:
+        log.info("%s: taken from %s", name, given.reuse)
     runner = Runner(
         sweep,
         tasks,
@@ -57,6 +85,7 @@ def main() -> None:
     log.info("report: %s", comparison.build(folder))
     if runner.interrupted:
         log.info("interrupted; the same command goes on.")
+        sys.exit(PREEMPTED)
     elif not complete:
         failed = [n for n, p in runner.progress.items() if p.status == "failed"]
         raise UserError(

@@ -77,14 +77,23 @@ def evaluate(file: str, fields: Sequence[str]) -> dict[str, Any]:
         fields: 'PATH.TO.FIELD=VALUE', as on the command line.
 
     Raises:
-        ConfigError: there is no such file, or a field cannot be set.
+        ConfigError: there is no such file, it refuses the word, or a field cannot be
+            set.
     """
     path, _, word = file.partition(":")
     if not Path(path).is_file():
         known = [str(p) for p in Path(path).parent.glob("*.py")]
         raise ConfigError(f"config: there is no file{nearest(path, known)}")
-    get_config = runpy.run_path(path)["get_config"]
-    node = plain(get_config(word) if word else get_config())
+    get_config = runpy.run_path(path).get("get_config")
+    if get_config is None:
+        raise ConfigError(f"config: {path} has no get_config(), which returns it.")
+    try:
+        node = plain(get_config(word) if word else get_config())
+    except (TypeError, ValueError) as error:
+        given = repr(word) if word else ""
+        raise ConfigError(
+            f"config: get_config({given}) of {path} fails: {str(error).rstrip('.')}."
+        ) from error
     for field in fields:
         _set(node, field)
     return node

@@ -6,8 +6,10 @@ A run outlives a sweep command that is killed: it keeps its log locked, and the 
 command waits for it, for two in one directory would spoil each other's checkpoints.
 """
 
+import contextlib
 import dataclasses
 import fcntl
+import io
 import json
 import logging
 import os
@@ -20,16 +22,24 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
+from launch import gke, local, slurm, tpu_vm
 from launch.signals import PREEMPTED
 from launch.sweep.config import SweepConfig
 from launch.sweep.tasks import Task
-from unitoken_jax.config import plain
+from unitoken_jax.config import ConfigError, UserError, nearest, plain
 
 log = logging.getLogger("launch.sweep")
 
 STATE = "sweep.json"
 _PREEMPTIONS = 100  # of one task, before its ending early counts as a failure
 _POLL = 0.2  # seconds between looks at the processes
+
+_LAUNCHERS = {
+    "gke": gke.run,
+    "local": local.run,
+    "slurm": slurm.run,
+    "tpu_vm": tpu_vm.run,
+}
 
 Command = Callable[[Task], Sequence[str]]
 
@@ -44,14 +54,53 @@ def launcher(words: str) -> Command:
 
     Args:
         words: a module of `launch` and its options: 'slurm --nodes 2'.
+
+    Raises:
+        ConfigError: there is no such launcher.
     """
-    module, *options = shlex.split(words)
+    module, options = _split(words)
 
     def command(task: Task) -> list[str]:
         start = [sys.executable, "-m", f"launch.{module}", *options]
         return [*start, "--name", task.name, "--wait", "--", *task.arguments]
 
     return command
+
+
+def check_launcher(words: str, tasks: Sequence[Task]) -> None:
+    """Refuse options that a launcher does not take.
+
+    Args:
+        words: as those of `launcher`.
+        tasks: that it will run.
+
+    Raises:
+        ConfigError: in the words of the launcher.
+    """
+    module, options = _split(words)
+    for task in tasks:
+        run = ["--dry_run", "--name", task.name, "--wait", "--", *task.arguments]
+        try:
+            with contextlib.redirect_stdout(io.StringIO()):
+                _LAUNCHERS[module]([*options, *run])
+        except UserError as error:
+            raise ConfigError(f"--via {words!r}: {error}") from error
+
+
+def _split(words: str) -> tuple[str, list[str]]:
+    """Return the launcher and its options."""
+    try:
+        module, *options = shlex.split(words)
+    except ValueError as error:
+        raise ConfigError(
+            f"--via {words!r} names no launcher, or a quote is not closed: write it "
+            "as 'slurm --nodes 2'."
+        ) from error
+    if module not in _LAUNCHERS:
+        raise ConfigError(
+            f"--via {words!r}: no launcher {module!r}{nearest(module, _LAUNCHERS)}"
+        )
+    return module, options
 
 
 @dataclasses.dataclass
@@ -75,9 +124,21 @@ class Progress:
 
 @dataclasses.dataclass(frozen=True)
 class _Running:
+    """A process of a task.
+
+    Attributes:
+        task: that it runs.
+        process: itself.
+        began: when, on the monotonic clock.
+        output: where its own part of the log begins, in bytes.
+        saved: what the run had saved before.
+    """
+
     task: Task
     process: subprocess.Popen[bytes]
     began: float
+    output: int
+    saved: set[tuple[str, int]]
 
 
 class Runner:
@@ -175,9 +236,11 @@ class Runner:
             if not self._lock(task, file):
                 return
             task.prepare()
+            saved = _saved(task)
             command = self._command(task)
             file.write(f"$ {shlex.join(command)}\n".encode())
             file.flush()
+            output = file.tell()
             # A session of its own: a Ctrl-C reaches it once, through `_stop`.
             process = subprocess.Popen(
                 command,
@@ -188,7 +251,10 @@ class Runner:
                 env=os.environ | {"PYTHONUNBUFFERED": "1"},
             )
         self.progress[task.name].status = "running"
-        self._running.append(_Running(task, process, time.monotonic()))
+        began = time.monotonic()
+        self._running.append(_Running(task, process, began, output, saved))
+        if self._stopping:  # asked before this one could be told
+            process.terminate()
         log.info("%s %s: started", self._count(), task.name)
         self._write()
 
@@ -224,32 +290,42 @@ class Runner:
                 progress.status, progress.error = "done", ""
                 words = f"done after {progress.seconds:.0f} s"
             else:
-                words = self._judge(task, progress, code)
+                words = self._judge(running, progress, code)
             log.info("%s %s: %s", self._count(), task.name, words)
             self._write()
 
-    def _judge(self, task: Task, progress: Progress, code: int) -> str:
+    def _judge(self, running: _Running, progress: Progress, code: int) -> str:
         """Decide what becomes of a task whose process ended before it was done."""
         progress.status = "waiting"
         if self._stopping:
             return "stopped; the same command goes on with it"
-        if code in (0, PREEMPTED) and progress.preemptions < _PREEMPTIONS:
+        task = running.task
+        if code not in (0, PREEMPTED):
+            progress.error = self._fault(running, code)
+        elif _saved(task) == running.saved:
+            progress.error = (
+                f"it ended well, but {task.workdir} shows nothing new; is it shared "
+                "with this machine?"
+            )
+        elif progress.preemptions == _PREEMPTIONS:
+            progress.error = f"it has ended early {_PREEMPTIONS} times before."
+        else:
             progress.preemptions += 1
             return "ended early, which is no failure; it is resumed"
         progress.failures += 1
-        progress.error = self._fault(task, code)
         if progress.failures <= self._retries:
             return f"failed ({progress.error}) and is tried again"
         progress.status = "failed"
         return f"failed: {progress.error}"
 
-    def _fault(self, task: Task, code: int) -> str:
-        """Return the last line of a task's log, where a fault is a sentence."""
-        path = self._folder / "logs" / f"{task.name}.log"
-        lines = path.read_text(errors="replace").replace("\r", "\n").splitlines()
-        spoken = [line for line in lines if line.startswith("error: ")] or lines[1:]
+    def _fault(self, running: _Running, code: int) -> str:
+        """Return the last line of a process' output, where a fault is a sentence."""
+        path = self._folder / "logs" / f"{running.task.name}.log"
+        output = path.read_bytes()[running.output :].decode(errors="replace")
+        lines = output.replace("\r", "\n").splitlines()
+        spoken = [line for line in lines if line.startswith("error: ")] or lines
         last = spoken[-1].removeprefix("error: ") if spoken else "no output"
-        return last if code > 0 else f"signal {-code}; {last}"
+        return last if code >= 0 else f"signal {-code}; {last}"
 
     def _count(self) -> str:
         done = sum(p.status == "done" for p in self.progress.values())
@@ -281,6 +357,16 @@ class Runner:
         partial = self._folder / f".{STATE}.partial"
         partial.write_text(json.dumps(content, indent=1))
         os.replace(partial, self._folder / STATE)
+
+
+def _saved(task: Task) -> set[tuple[str, int]]:
+    """Return what tells whether a run has got on: its checkpoints and complete stages.
+
+    Each with the time of its last change.
+    """
+    patterns = ("*/checkpoints/*", "*/finished.json")
+    found = [path for pattern in patterns for path in task.workdir.glob(pattern)]
+    return {(str(path), path.stat().st_mtime_ns) for path in found}
 
 
 def _description(task: Task, folder: Path) -> dict[str, Any]:

@@ -11,11 +11,14 @@ import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from launch.sweep import experiment
 from launch.sweep.config import Point
 from launch.sweep.experiment import Experiment, Stage
-from unitoken_jax.config import contains
+from unitoken_jax.config import ConfigError
+
+_NAMED = 3  # fields in which a stage differs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,9 +95,20 @@ def plan(
     return list(tasks.values())
 
 
-def equal_stages(
-    tasks: Sequence[Task], points: Sequence[Point], run: Path
-) -> dict[str, str]:
+@dataclasses.dataclass(frozen=True)
+class Reuse:
+    """What an earlier run spares a sweep.
+
+    Attributes:
+        taken: name of a task that is not done → the run's stage that does it.
+        refused: complete stage of the run that none takes → why not.
+    """
+
+    taken: Mapping[str, str]
+    refused: Mapping[str, str]
+
+
+def reuse(tasks: Sequence[Task], points: Sequence[Point], run: Path) -> Reuse:
     """Find complete stages of an earlier run that shared ones need not train again.
 
     Args:
@@ -102,15 +116,19 @@ def equal_stages(
         points: of the sweep.
         run: directory of the earlier run.
 
-    Returns:
-        Name of a task that is not done → name of the run's stage that does it.
+    Raises:
+        ConfigError: there is no such run, or none of its stages is complete.
     """
+    if not any(run.glob("*/finished.json")):
+        what = "holds no complete stage" if run.is_dir() else "is no directory"
+        raise ConfigError(f"--reuse={run} {what}: name the workdir of a run.")
     stages = {
         _key(stage): stage
         for point in points
         for stage in experiment.read(point.config, point.set).stages
     }
-    found: dict[str, str] = {}
+    taken: dict[str, str] = {}
+    refused: dict[str, str] = {}
     known: set[str] = set()  # complete, whoever trained them
     for task in tasks:
         if task.point is not None:
@@ -119,24 +137,32 @@ def equal_stages(
             known.add(task.name)
             continue
         stage = stages[task.name]
-        begun = (task.workdir / stage.name).exists()
-        is_equal = not begun and _is_equal(stage, run / stage.name)
-        if is_equal and known.issuperset(task.needs):
-            found[task.name] = stage.name
+        if _finished_steps(run / stage.name) is None:
+            continue
+        differing = _differing(stage, run / stage.name)
+        if (task.workdir / stage.name).exists():
+            refused[stage.name] = "it has begun to be trained here"
+        elif differing:
+            more = f" and {len(differing) - _NAMED} more" * (len(differing) > _NAMED)
+            refused[stage.name] = ", ".join(differing[:_NAMED]) + more
+        elif missing := [name for name in task.needs if name not in known]:
+            refused[stage.name] = f"it starts from {missing[0]}, which is not taken"
+        else:
+            taken[task.name] = stage.name
             known.add(task.name)
-    return found
+    for name in taken.values():
+        refused.pop(name, None)
+    return Reuse(taken, refused)
 
 
-def adopt(tasks: Sequence[Task], points: Sequence[Point], run: Path) -> list[str]:
-    """Link the stages that `equal_stages` finds; return the tasks that this does."""
-    found = equal_stages(tasks, points, run)
+def adopt(tasks: Sequence[Task], taken: Mapping[str, str], run: Path) -> None:
+    """Link the stages that `reuse` finds to be taken."""
     for task in tasks:
-        if task.name in found:
+        if task.name in taken:
             task.workdir.mkdir(parents=True, exist_ok=True)
-            source = (run / found[task.name]).resolve()
-            place = task.workdir / found[task.name]
+            source = (run / taken[task.name]).resolve()
+            place = task.workdir / taken[task.name]
             place.symlink_to(source, target_is_directory=True)
-    return list(found)
 
 
 def _key(stage: Stage) -> str:
@@ -216,12 +242,26 @@ def _finished_steps(directory: Path) -> int | None:
         return None
 
 
-def _is_equal(stage: Stage, directory: Path) -> bool:
-    """Say whether a directory holds this stage, complete, trained with these fields."""
-    if _finished_steps(directory) != stage.steps:
-        return False
+def _differing(stage: Stage, directory: Path) -> list[str]:
+    """Say in which fields a complete stage was trained otherwise than this one."""
     try:
         trained = json.loads((directory / "config.json").read_text())
     except (OSError, ValueError):
-        return False
-    return contains(trained, json.loads(json.dumps(stage.job)))
+        return ["its config.json cannot be read"]
+    if (steps := _finished_steps(directory)) != stage.steps:
+        return [f"train.steps is {steps} and not {stage.steps}"]
+    differing: list[str] = []
+
+    def compare(complete: Any, written: Any, path: str) -> None:
+        if isinstance(written, Mapping) and isinstance(complete, Mapping):
+            for key, value in written.items():
+                at = f"{path}.{key}".lstrip(".")
+                if key in complete:
+                    compare(complete[key], value, at)
+                else:
+                    differing.append(f"{at} is not set and not {value!r}")
+        elif complete != written:
+            differing.append(f"{path} is {complete!r} and not {written!r}")
+
+    compare(trained, json.loads(json.dumps(stage.job)), "")
+    return differing

@@ -3,7 +3,12 @@
 import os
 import stat
 import subprocess
+import sys
+import time
+from collections.abc import Sequence
 from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
 
 # Each call is a line of `calls`; FOLDER/NAME.sh may decide on output and exit code.
 PROGRAM = """#!/bin/bash
@@ -11,7 +16,10 @@ echo "$(basename "$0") $*" >> FOLDER/calls
 decide=FOLDER/$(basename "$0").sh
 if [ -f "$decide" ]; then . "$decide"; fi
 """
-NAMES = ("gcloud", "kubectl", "xpk", "sbatch", "srun", "scontrol", "sleep")
+NAMES = (
+    *("gcloud", "kubectl", "xpk", "sleep"),
+    *("sbatch", "srun", "scontrol", "scancel", "squeue"),
+)
 
 
 class FakeCloud:
@@ -30,10 +38,35 @@ class FakeCloud:
 
     def run(self, script: str) -> int:
         """Run a script where these programs come first; return its exit code."""
-        path = f"{self.folder}:{os.environ['PATH']}"
         command = ["bash", "-c", script]
-        env = os.environ | {"PATH": path}
-        return subprocess.run(command, env=env, check=False, timeout=60).returncode
+        return subprocess.run(
+            command, env=self._environment(), check=False, timeout=60
+        ).returncode
+
+    def interrupt(
+        self, module: str, words: Sequence[str], number: int
+    ) -> tuple[int, str]:
+        """Send a launcher a signal when the file `up` is made.
+
+        Returns:
+            Its exit code, and what it said on the standard error output.
+        """
+        with subprocess.Popen(
+            [sys.executable, "-m", f"launch.{module}", *words],
+            cwd=ROOT,
+            env=self._environment(),
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as launcher:
+            limit = time.monotonic() + 30
+            while not (self.folder / "up").exists() and time.monotonic() < limit:
+                time.sleep(0.02)
+            launcher.send_signal(number)
+            said = launcher.communicate(timeout=30)[1]
+        return launcher.returncode, said
+
+    def _environment(self) -> dict[str, str]:
+        return os.environ | {"PATH": f"{self.folder}:{os.environ['PATH']}"}
 
     @property
     def calls(self) -> list[str]:

@@ -2,12 +2,16 @@
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from launch.sweep.experiment import evaluate
+from unitoken_jax.train.job import build_chain
 
 ROOT = Path(__file__).parents[2]
 LINES = (ROOT / "launch" / "Containerfile").read_text().replace("\\\n", " ").split("\n")
@@ -53,12 +57,49 @@ def test_jax_and_its_extra_are_of_one_version(image, tmp_path, extra) -> None:
     ]
 
 
+def documented() -> dict[str, list[str]]:
+    """Training's arguments of each documented command that runs in the container."""
+    found: dict[str, list[str]] = {}
+    for page in ("README.md", "docs/launch.md"):
+        text = (ROOT / page).read_text().replace("\\\n", " ")
+        for command in re.findall(r"^python -m launch.* --image .*", text, re.M):
+            arguments = shlex.split(command.split(" -- ")[1])
+            found[f"{page}, {command.split()[2]}"] = arguments
+    return found
+
+
+def test_documented_commands_of_the_container_are_found() -> None:
+    names = ["README.md, launch.tpu_vm", "docs/launch.md, launch.tpu_vm"]
+    assert list(documented()) == [*names, "docs/launch.md, launch.gke"]
+
+
+@pytest.mark.parametrize("name", documented())
+def test_documented_commands_name_what_is_mounted(name) -> None:
+    """No path of theirs lies in the image."""
+    arguments = documented()[name]
+    file = arguments[arguments.index("--config") + 1]
+    assert arguments[arguments.index("--workdir") + 1].startswith("/data/")
+    prefix = "--config."
+    fields = [word.removeprefix(prefix) for word in arguments if prefix in word]
+    node = evaluate(str(ROOT / file), fields)
+    job = build_chain(node).stages["stage1"]
+    assert job.init == node["init"]
+    assert job.mesh.sizes(64)  # chips of v5p-128, which is 4x4x4
+    for path in (node["data_dir"], *node["init"].values()):
+        assert path.startswith("/data/")
+    whole = evaluate(str(ROOT / file), ())
+    assert node["init"].keys() == whole["init"].keys()
+    mounted = [whole["data_dir"].removeprefix("data/"), *whole["init"].values()]
+    assert [node["data_dir"], *node["init"].values()] == [f"/data/{p}" for p in mounted]
+
+
 def test_what_is_copied_is_enough_to_run(image) -> None:
     """The recipe is found, and the first thing it lacks is weights to start from."""
-    config = ("--config=configs/unitoken_7b_base_stage1.py", "--workdir=run")
+    arguments = documented()["docs/launch.md, launch.gke"]
+    arguments[arguments.index("--workdir") + 1] = "run"
     worker = [sys.executable, "-m", "launch.worker", "--", sys.executable]
     done = subprocess.run(
-        [*worker, "-m", "unitoken_jax.train", *config, "--compile_cache="],
+        [*worker, "-m", "unitoken_jax.train", *arguments, "--compile_cache="],
         cwd=image,
         env={**os.environ, "PYTHONPATH": ""},
         capture_output=True,
@@ -66,4 +107,4 @@ def test_what_is_copied_is_enough_to_run(image) -> None:
         check=False,
     )
     assert done.returncode == 1
-    assert done.stderr.startswith("error: init: 'weights/"), done.stderr
+    assert done.stderr.startswith("error: init: '/data/weights/"), done.stderr

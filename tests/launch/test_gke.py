@@ -1,5 +1,7 @@
 """The JobSet: valid for Kubernetes, and waited for."""
 
+import signal
+
 import jsonschema
 import kubernetes_validate
 import pytest
@@ -7,6 +9,7 @@ import yaml
 from fake_cloud import FakeCloud
 
 from launch import gke
+from launch.signals import PREEMPTED
 from unitoken_jax.config import UserError
 
 VERSION = "1.34"  # of Kubernetes
@@ -145,6 +148,12 @@ def test_hosts_slices_and_secrets() -> None:
         (["--accelerator=a", "--topology=4by4"], "expected sides such as"),
         (["--accelerator=a", "--topology=1x1"], "set --chips_per_host"),
         (["--cluster=c"], "xpk needs --type"),
+        (["--cluster=c", "--claim=d"], "--claim is of .* --cluster of a workload"),
+        (["--cluster=c", "--secret=s"], "--secret is of .* --cluster of a workload"),
+        (["--cluster=c", "--topology=4x4"], "--topology is of .* --cluster"),
+        ([*WORDS, "--env_file=e"], "--env_file is of .* needs --cluster"),
+        ([*WORDS, "--zone=z"], "--zone is of .* needs --cluster"),
+        (["--cluster=c", "--type=t", "--env_file=e"], "--env_file=e: there is no such"),
     ],
 )
 def test_options_that_do_not_fit(options, sentence) -> None:
@@ -170,6 +179,58 @@ def test_waiting_for_the_end(tmp_path, state, code) -> None:
         f"kubectl get jobset/n{x} {output}" for x in ("", " --ignore-not-found")
     )
     assert cloud.calls == [look, "kubectl apply --filename=-", get, "sleep 30", get]
+
+
+@pytest.mark.parametrize(
+    ("said", "tries"), [("Error from server (NotFound)", 1), ("no route to host", 20)]
+)
+def test_faults_of_kubectl_while_waiting(tmp_path, capfd, said, tries) -> None:
+    cloud = FakeCloud(tmp_path)
+    cloud.decide(
+        "kubectl",
+        'if [ "$1" != get ] || [ "$3" = --ignore-not-found ]; then exit; fi\n'
+        f'echo "{said}" >&2; exit 1\n',
+    )
+    assert cloud.run(gke.render([*WORDS, "--name=n", "--wait", *TRAIN])[0]) == 1
+    looks = [call for call in cloud.calls if call.startswith("kubectl get")]
+    assert len(looks) == 1 + tries
+    assert (
+        "deleted by somebody else" if tries == 1 else said
+    ) in capfd.readouterr().err
+
+
+def test_a_passing_fault_does_not_end_the_wait(tmp_path) -> None:
+    cloud = FakeCloud(tmp_path)
+    cloud.decide(
+        "kubectl",
+        'if [ "$1" != get ] || [ "$3" = --ignore-not-found ]; then exit; fi\n'
+        'echo x >> "$FOLDER/looks"\n'
+        'if [ "$(wc -l < "$FOLDER/looks")" -lt 5 ]; then exit 1; fi; echo Completed\n',
+    )
+    assert cloud.run(gke.render([*WORDS, "--wait", *TRAIN])[0]) == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_asking_the_launcher_deletes_the_set(tmp_path, number) -> None:
+    cloud = FakeCloud(tmp_path)
+    cloud.decide("sleep", 'touch "$FOLDER/up"; exec /bin/sleep 30')
+    words = [*WORDS, "--name=n", "--wait", *TRAIN]
+    code, said = cloud.interrupt("gke", words, number)
+    assert code == PREEMPTED
+    assert "jobset/n is deleted once it has saved; the same command goes on" in said
+    assert "Traceback" not in said
+    assert cloud.calls[-1] == "kubectl delete jobset/n --cascade=foreground"
+
+
+def test_asking_the_launcher_deletes_the_workload(tmp_path) -> None:
+    cloud = FakeCloud(tmp_path)
+    wait = 'if [ "$2" = list ]; then touch "$FOLDER/up"; exec /bin/sleep 30; fi'
+    cloud.decide("xpk", wait)
+    words = ["--image=i", "--cluster=c", "--type=t", "--name=n", "--wait", *TRAIN]
+    code, said = cloud.interrupt("gke", words, signal.SIGTERM)
+    assert code == PREEMPTED
+    assert "the workload is deleted once it has saved" in said
+    assert cloud.calls[-1] == "xpk workload delete --cluster=c --workload=n"
 
 
 def test_a_set_that_has_ended_is_replaced(tmp_path) -> None:

@@ -39,7 +39,7 @@ def test_one_process_needs_no_coordinator() -> None:
 def test_nothing_to_run() -> None:
     with pytest.raises(UserError, match="behind --, such as"):
         local.run(["--processes", "2"])
-    with pytest.raises(UserError, match="at least one"):
+    with pytest.raises(UserError, match="--processes: expected a whole number of 1"):
         local.run(["--processes", "0", "--", "--workdir=a"])
 
 
@@ -80,6 +80,26 @@ print("went on")
     assert "went on" in capfd.readouterr().out
     mark.unlink()
     assert local.run(["--processes=2", "--", "x"]) == 1
+
+
+def test_a_group_that_is_asked_while_it_starts_ends(monkeypatch) -> None:
+    """A signal that comes before there are processes to tell is not lost."""
+
+    class Slow(local.Group):
+        def __init__(self, commands, env) -> None:
+            super().__init__(commands, env)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(local, "Group", Slow)
+    monkeypatch.setattr(local, "commands", lambda *_: python(WAITS))
+    began = time.monotonic()
+    assert local.run(["--retries=3", "--", "x"]) == PREEMPTED
+    assert time.monotonic() - began < 20
+
+
+def test_numbers_below_what_makes_sense() -> None:
+    with pytest.raises(UserError, match="--retries: expected a whole number of 0 or"):
+        local.run(["--retries", "-1", "--", "x"])
 
 
 def test_asking_the_launcher_asks_all(tmp_path) -> None:

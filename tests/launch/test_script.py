@@ -1,16 +1,20 @@
 """Scripts of the launchers: sound shell, whatever the arguments are."""
 
+import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from fake_cloud import FakeCloud
 from hypothesis import given
 from hypothesis import strategies as st
 
 from launch import gke, script, slurm, tpu_vm
+from launch.signals import PREEMPTED
 from unitoken_jax.config import UserError
 
 ARGUMENTS = [
@@ -26,7 +30,7 @@ RENDERED = {
         slurm.render,
         "--nodes=2 --env_file=my.env --partition=p --gpus=4 --wait",
     ),
-    "slurm, one node": (slurm.render, "--cpus=8"),
+    "slurm, one node": (slurm.render, "--cpus=8 --name='my run'"),
     "tpu_vm": (
         tpu_vm.render,
         "--tpu=t --zone=z --project=p --type=v5p-128 --version=v2-alpha-tpuv5 --spot "
@@ -48,9 +52,16 @@ RENDERED = {
 }
 
 
+@pytest.fixture(autouse=True)
+def _env_file(tmp_path, monkeypatch) -> None:
+    """Launchers that copy a file of variables look for it first."""
+    (tmp_path / "my.env").touch()
+    monkeypatch.chdir(tmp_path)
+
+
 def inner_scripts(text: str) -> list[str]:
     """The scripts inside a script's here-documents."""
-    found = re.findall(r"<<'END'\n(.*?)\nEND\n", text, re.DOTALL)
+    found = re.findall(r"<<'END'(?: &)?\n(.*?)\nEND\n", text, re.DOTALL)
     return [document for document in found if document.startswith("#!")]
 
 
@@ -92,6 +103,37 @@ def test_words_come_through_the_shell(words) -> None:
     text = f"printf '%s\\0' {script.quote(words)}" if words else "true"
     done = subprocess.run(["bash", "-c", text], capture_output=True, check=True)
     assert done.stdout == b"".join(word.encode() + b"\0" for word in words)
+
+
+def test_values_are_not_searched_for_names() -> None:
+    assert script.fill("@A@ @B@ a@b.c", A="@B@", B="2") == "@B@ 2 a@b.c"
+
+
+@pytest.mark.parametrize(
+    ("render", "options", "sentence"),
+    [
+        (slurm.render, "--nodes 0", "--nodes: expected a whole number of 1 or more"),
+        (slurm.render, "--cpus=-1", "--cpus: expected a whole number of 0 or more"),
+        (slurm.render, "--nodse 1", "unrecognized arguments: --nodse"),
+        (tpu_vm.render, "--zone=z", "the following arguments are required: --tpu"),
+        (gke.render, "--image=i --retries=-1", "--retries: expected a whole number"),
+        (gke.render, "--image=i --slices=two", "or more, found 'two'"),
+        (gke.render, "--image=i --chips_per_host=0", "--chips_per_host: expected"),
+    ],
+)
+def test_wrong_words_are_one_sentence(render, options, sentence) -> None:
+    with pytest.raises(UserError, match=f"{sentence}.*[.]$"):
+        render([*shlex.split(options), *ARGUMENTS])
+
+
+def test_a_signal_reaches_what_runs(tmp_path) -> None:
+    """A script without a trap ends with what it runs, and at once."""
+    cloud = FakeCloud(tmp_path)
+    cloud.decide("sbatch", 'echo $$ > "$FOLDER/up"; exec /bin/sleep 60')
+    code, said = cloud.interrupt("slurm", ARGUMENTS, signal.SIGINT)
+    assert (code, said) == (PREEMPTED, "")
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "up").read_text()), 0)
 
 
 def test_a_document_cannot_end_early() -> None:

@@ -1,9 +1,15 @@
 """The SLURM job: submitted once, queued again when it was only preempted."""
 
+import re
+import signal
+from pathlib import Path
+
 import pytest
 from fake_cloud import FakeCloud
 
 from launch import slurm
+from launch.signals import PREEMPTED
+from unitoken_jax.config import UserError
 
 TRAIN = ["--", "--config=c.py", "--workdir=runs/a"]
 
@@ -24,15 +30,16 @@ def test_options_become_directives(tmp_path) -> None:
     directives = [line[8:] for line in text.splitlines() if line.startswith("#SBATCH ")]
     assert {"--nodes=3", "--gpus-per-node=8", "--ntasks-per-node=1"} <= set(directives)
     assert {"--job-name=n", "--time=1:00:00", "--requeue"} <= set(directives)
-    assert FakeCloud(tmp_path).calls == ["sbatch --wait"]
+    (call,) = FakeCloud(tmp_path).calls
+    assert call.startswith("sbatch --wait --comment=launch-")
 
 
-@pytest.mark.parametrize(("code", "queued"), [(0, False), (75, True), (1, False)])
+@pytest.mark.parametrize(
+    ("code", "queued"), [(0, False), (75, True), (143, True), (1, False)]
+)
 def test_a_preempted_job_is_queued_again(tmp_path, code, queued) -> None:
-    (tmp_path / "bin").mkdir()
-    (tmp_path / "bin" / "activate").touch()
-    secrets = tmp_path / "my.env"
-    secrets.write_text("TOKEN=hidden\n")
+    secrets = environment(tmp_path)
+    secrets.write_text('# of the run\n\nTOKEN=it\'s $(hidden) \\ "here"')
     options = [f"--environment={tmp_path}", f"--env_file={secrets}", "--nodes=2"]
     text = job(tmp_path, *options)
     assert "hidden" not in text
@@ -42,5 +49,83 @@ def test_a_preempted_job_is_queued_again(tmp_path, code, queued) -> None:
     calls = cloud.calls
     assert calls[1].endswith("--workdir=runs/a --coordinator=auto")
     assert "python -m launch.worker -- python -m unitoken_jax.train" in calls[1]
-    assert calls[2] == "token hidden"
+    # A process that has saved does not end the others, which may still save.
+    assert "--kill-on-bad-exit=0 --wait=0" in calls[1]
+    assert calls[2] == 'token it\'s $(hidden) \\ "here"'
     assert calls[3:] == (["scontrol requeue 17"] if queued else [])
+
+
+def environment(folder: Path) -> Path:
+    """Make an empty virtual environment; return where variables may stand."""
+    (folder / "bin").mkdir()
+    (folder / "bin" / "activate").touch()
+    return folder / "my.env"
+
+
+@pytest.mark.parametrize(
+    ("variables", "sentence"),
+    [
+        (None, "cannot read"),
+        ("A=1\nB", "line 2 of .*my.env is not NAME=VALUE"),
+        ("A=1\nB-C=hidden", "line 2 of .*my.env is not NAME=VALUE"),
+    ],
+)
+def test_wrong_variables_end_the_job(tmp_path, capfd, variables, sentence) -> None:
+    file = environment(tmp_path)
+    if variables:
+        file.write_text(variables)
+    text = job(tmp_path, f"--environment={tmp_path}", f"--env_file={file}")
+    cloud = FakeCloud(tmp_path)
+    assert cloud.run(text) == 1
+    said = capfd.readouterr().err
+    assert re.fullmatch(f"error: .*{sentence}.*\n", said)
+    assert "hidden" not in said
+    assert cloud.calls == ["sbatch "]
+
+
+def test_a_missing_environment_ends_the_job(tmp_path, capfd) -> None:
+    text = job(tmp_path, f"--environment={tmp_path / 'none'}")
+    cloud = FakeCloud(tmp_path)
+    assert cloud.run(text) == 1
+    assert "none/bin/activate: set --environment.\n" in capfd.readouterr().err
+    assert cloud.calls == ["sbatch "]
+
+
+def test_directives_are_quoted_and_of_one_line() -> None:
+    text, _ = slurm.render(["--name=my run", "--logs=my logs/%x", *TRAIN])
+    assert "#SBATCH '--job-name=my run'\n" in text
+    assert "#SBATCH '--output=my logs/%x'\n" in text
+    with pytest.raises(UserError, match="has a line break"):
+        slurm.render(["--partition=a\n#SBATCH --exclusive", *TRAIN])
+
+
+@pytest.mark.parametrize("code", [0, 1])
+def test_waiting_ends_with_the_code_of_the_job(tmp_path, capfd, code) -> None:
+    cloud = FakeCloud(tmp_path)
+    cloud.decide("sbatch", f"echo Submitted batch job 17; exit {code}")
+    assert cloud.run(slurm.render(["--wait", *TRAIN])[0]) == code
+    assert capfd.readouterr().out == "Submitted batch job 17\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_asking_the_launcher_asks_the_job(tmp_path, number) -> None:
+    cloud = FakeCloud(tmp_path)
+    cloud.decide(
+        "sbatch",
+        'echo "17 ${2#--comment=}" > "$FOLDER/queue"\n'
+        'touch "$FOLDER/up"\n'
+        'until [ -f "$FOLDER/told" ]; do /bin/sleep 0.02; done\n'
+        'echo saved >> "$FOLDER/calls"\n'
+        "exit 75\n",
+    )
+    cloud.decide("scancel", '[ "$1" != --signal=TERM ] || touch "$FOLDER/told"')
+    cloud.decide("squeue", 'echo 16 other; cat "$FOLDER/queue"; echo 18')
+    code, said = cloud.interrupt("slurm", ["--wait", *TRAIN], number)
+    assert code == PREEMPTED
+    assert said == "job 17 is asked to end; the same command goes on\n"
+    assert cloud.calls[2:] == [
+        "scontrol update JobId=17 Requeue=0",
+        "scancel --state=PENDING 17",
+        "scancel --signal=TERM 17",
+        "saved",
+    ]

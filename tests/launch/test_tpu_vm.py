@@ -1,9 +1,13 @@
 """The slice of TPU VMs: made, used, and made again when it was taken away."""
 
+import signal
+
 import pytest
 from fake_cloud import FakeCloud
 
 from launch import tpu_vm
+from launch.signals import PREEMPTED
+from unitoken_jax.config import UserError
 
 WORDS = [
     *("--tpu=t", "--zone=z", "--type=v5p-128", "--version=v", "--image=i", "--spot"),
@@ -13,7 +17,9 @@ WORDS = [
 GCLOUD = """
 shift 3
 case "$1" in
-  describe) cat "$FOLDER/state" 2>/dev/null || exit 1 ;;
+  describe)
+    if [ -f "$FOLDER/hiccup" ]; then rm "$FOLDER/hiccup"; exit 1; fi
+    cat "$FOLDER/state" 2>/dev/null || { echo "NOT_FOUND: no t" >&2; exit 1; } ;;
   create) echo READY > "$FOLDER/state" ;;
   delete) rm "$FOLDER/state" ;;
   ssh) . "$FOLDER/ssh.sh" ;;
@@ -77,6 +83,77 @@ def test_waiting_for_a_slice_has_an_end(tmp_path) -> None:
     (tmp_path / "state").write_text("REPAIRING\n")
     code, calls = run(tmp_path, ["--minutes=2", *WORDS], "exit 0")
     assert (code, calls) == (75, ["sleep 60", "sleep 60"])
+
+
+@pytest.mark.parametrize("what", ["describe", "create"])
+def test_faults_of_gcloud_end_it_at_once(tmp_path, capfd, what) -> None:
+    cloud = FakeCloud(tmp_path)
+    absent = "echo NOT_FOUND >&2; exit 1"
+    denied = "echo PERMISSION_DENIED: p >&2; exit 1"
+    cloud.decide("gcloud", f'if [ "$4" = {what} ]; then {denied}; fi; {absent}')
+    assert cloud.run(tpu_vm.render(WORDS)[0]) == 1
+    assert capfd.readouterr().err == "PERMISSION_DENIED: p\n"
+    assert not any("sleep" in call for call in cloud.calls)
+
+
+def test_a_slice_that_is_not_free_is_waited_for(tmp_path) -> None:
+    cloud = FakeCloud(tmp_path)
+    cloud.decide(
+        "gcloud",
+        'if [ "$4" = create ]; then echo "no more capacity in z" >&2; exit 1; fi\n'
+        'if [ "$4" = describe ]; then echo NOT_FOUND >&2; exit 1; fi\n',
+    )
+    assert cloud.run(tpu_vm.render(["--minutes=2", *WORDS])[0]) == 75
+    assert cloud.calls.count("sleep 60") == 2
+
+
+def test_without_gcloud_there_is_a_sentence(tmp_path, capfd) -> None:
+    cloud = FakeCloud(tmp_path)
+    (tmp_path / "gcloud").unlink()
+    assert cloud.run(f"PATH={tmp_path}\n{tpu_vm.render(WORDS)[0]}") == 1
+    assert capfd.readouterr().err.startswith("error: there is no gcloud here")
+
+
+def test_a_state_that_cannot_be_read_for_a_moment(tmp_path) -> None:
+    """It is not taken for a slice that is gone: the failure counts."""
+    ssh = 'touch "$FOLDER/hiccup"; exit 3'
+    code, calls = run(tmp_path, ["--retries=0", *WORDS], ssh)
+    assert (code, calls) == (3, ["create", "ssh", "sleep 60"])
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_asking_the_launcher_stops_the_containers(tmp_path, number) -> None:
+    (tmp_path / "state").write_text("READY\n")
+    cloud = FakeCloud(tmp_path)
+    cloud.decide("gcloud", GCLOUD)
+    (tmp_path / "ssh.sh").write_text(
+        'case "$*" in\n'
+        '  *"docker run"*) touch "$FOLDER/up"\n'
+        '    until [ -f "$FOLDER/told" ]; do /bin/sleep 0.02; done\n'
+        '    echo saved >> "$FOLDER/calls"; exit 75 ;;\n'
+        '  *"docker stop"*) touch "$FOLDER/told" ;;\n'
+        "esac\n"
+    )
+    code, said = cloud.interrupt("tpu_vm", ["--name=n", "--delete", *WORDS], number)
+    assert code == PREEMPTED
+    assert said == "the run is asked to end; the same command goes on\n"
+    *_, stop, saved, delete = cloud.calls
+    assert "--worker=all --command=sudo docker stop n" in stop
+    assert (saved, delete.split()[4]) == ("saved", "delete")
+
+
+@pytest.mark.parametrize(
+    ("option", "sentence"),
+    [
+        ("--env_file=none.env", "--env_file=none.env: there is no such file"),
+        ("--mount=nope", "--mount: expected SOURCE:TARGET"),
+        ("--mount=/a:b", "--mount: expected SOURCE:TARGET"),
+        ("--minutes=-1", "--minutes: expected a whole number of 0 or more"),
+    ],
+)
+def test_wrong_options_are_found_before_a_slice_is_made(option, sentence) -> None:
+    with pytest.raises(UserError, match=sentence):
+        tpu_vm.render([option, *WORDS])
 
 
 @pytest.mark.parametrize("given", [True, False])

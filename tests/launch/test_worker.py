@@ -38,6 +38,28 @@ def test_the_code_is_that_of_the_command(program, code) -> None:
         assert worker.wait(30) == code
 
 
+@pytest.mark.parametrize(("number", "code"), [(15, PREEMPTED), (9, 137)])
+def test_a_command_that_dies_by_what_it_was_asked(number, code) -> None:
+    """While it compiles or evaluates nothing catches the signal."""
+    program = "import os, signal, time; signal.signal(15, signal.SIG_DFL); "
+    if number == signal.SIGKILL:
+        program += f"signal.signal(15, lambda *_: os.kill(os.getpid(), {number})); "
+    with start(f"{program}print('ready', flush=True); time.sleep(60)") as worker:
+        assert worker.stdout is not None
+        assert worker.stdout.readline() == "ready\n"
+        worker.terminate()
+        assert worker.wait(30) == code
+
+
+def test_no_command() -> None:
+    command = [sys.executable, "-m", "launch.worker", "--"]
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert done.stderr == "error: nothing to run: put a command behind --.\n"
+
+
 @pytest.mark.parametrize(("saved", "code"), [(0, PREEMPTED), (1, 1)])
 def test_a_command_that_was_asked_to_end(saved, code) -> None:
     with start(SAVES.replace("CODE", str(saved))) as worker:

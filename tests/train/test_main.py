@@ -14,7 +14,7 @@ import tiny_chain
 
 from unitoken_jax.config import ConfigError, UserError, plain
 from unitoken_jax.train import checkpoint
-from unitoken_jax.train.__main__ import train
+from unitoken_jax.train.__main__ import _number, train
 from unitoken_jax.train.job import build_chain
 
 
@@ -170,6 +170,17 @@ def test_sigterm_saves_and_the_same_command_resumes(command, tmp_path) -> None:
     assert "changed since the checkpoint: train.steps" in output
     last = json.loads(metrics.read_text().splitlines()[-1])
     assert last["step"] == saved + 2
+
+
+@pytest.mark.parametrize("variable", ["JAX_NUM_PROCESSES", "JAX_PROCESS_ID"])
+def test_numbers_of_the_environment(variable, monkeypatch) -> None:
+    monkeypatch.delenv(variable, raising=False)
+    assert (_number(None, variable), _number(0, variable)) == (0, 0)
+    monkeypatch.setenv(variable, "3")
+    assert (_number(None, variable), _number(0, variable)) == (3, 0)
+    monkeypatch.setenv(variable, "two")
+    with pytest.raises(ConfigError, match=f"{variable}=two in the environment: exp"):
+        _number(None, variable)
 
 
 def test_a_typo_is_one_line(command) -> None:

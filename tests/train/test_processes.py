@@ -1,5 +1,7 @@
 """What the processes of a run have in common, seen from the only one."""
 
+from typing import NoReturn
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -28,11 +30,29 @@ def test_one_process_needs_nobody() -> None:
         (("localhost:1", 2, 2), "a process from 0 to 1"),
         (("localhost:1", 0, 0), "a process from 0 to 0"),
         (("localhost", 2, 0), "expected HOST:PORT"),
+        (("localhost:abc", 2, 0), "localhost:abc: expected HOST:PORT, a port from 1"),
+        (("localhost:70000", 2, 0), "a port from 1 to 65535"),
+        ((":80", 2, 0), "expected HOST:PORT"),
     ],
 )
 def test_numbers_that_do_not_fit_are_refused(arguments, sentence) -> None:
     with pytest.raises(ConfigError, match=sentence), processes.joined(*arguments):
         pass
+
+
+def test_a_file_that_cannot_be_written_is_a_sentence(monkeypatch) -> None:
+    """A process of several ends at once, and still without a traceback."""
+
+    def leave(message: str) -> NoReturn:
+        raise SystemExit(message)
+
+    monkeypatch.setattr(processes, "_join", lambda *_: None)
+    monkeypatch.setattr(processes, "_leave", leave)
+    with (
+        pytest.raises(SystemExit, match="error: process 0: /no/a: Permission denied"),
+        processes.joined("localhost:1", 2, 0),
+    ):
+        raise PermissionError(13, "Permission denied", "/no/a")
 
 
 def test_only_what_others_cause_is_called_their_loss(monkeypatch) -> None:

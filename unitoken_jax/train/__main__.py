@@ -217,8 +217,12 @@ def _check_codes(config: object, codes: CodeFacts | None, at: str) -> None:
         raise ConfigError(f"{'; '.join(wrong)}. Set the config to the data set's.")
 
 
-def _check(chain: Chain) -> None:
-    """Refuse unknown names in nodes that are converted only later."""
+def check(chain: Chain) -> None:
+    """Refuse unknown names in nodes that are converted only later.
+
+    Raises:
+        ConfigError: naming the field.
+    """
     for name, job in chain.stages.items():
         configs.build(DataConfig, job.data, f"config.stages.{name}.data")
     configs.build(EvaluationConfig, chain.evaluation, "config.evaluation")
@@ -248,7 +252,7 @@ def train(chain: Chain, workdir: Path, only: str | None = None) -> bool:
     Raises:
         UserError: whatever the user can mend, in a sentence.
     """
-    _check(chain)
+    check(chain)
     workdir.mkdir(parents=True, exist_ok=True)
     first = processes.is_first()
     with log_to_file(workdir / "log.txt") if first else contextlib.nullcontext():
@@ -280,10 +284,26 @@ def replay(chain: Chain, workdir: Path, step: int, only: str | None = None) -> F
     return finding
 
 
+def _number(given: int | None, variable: str) -> int:
+    """Return what a flag says, or else a variable of the environment, or else 0."""
+    if given is not None:
+        return given
+    text = os.environ.get(variable) or "0"
+    try:
+        return int(text)
+    except ValueError as error:
+        raise ConfigError(
+            f"{variable}={text} in the environment: expected a whole number; correct "
+            "it or leave it out."
+        ) from error
+
+
 def main() -> None:
     """Train as the flags say."""
     values = flags.FLAGS
-    with processes.joined(values.coordinator, values.processes, values.process):
+    count = _number(values.processes, "JAX_NUM_PROCESSES")
+    index = _number(values.process, "JAX_PROCESS_ID")
+    with processes.joined(values.coordinator, count, index):
         chain = build_chain(values.config)
         use_compile_cache(values.compile_cache)
         workdir = Path(values.workdir)
@@ -312,9 +332,9 @@ if __name__ == "__main__":
         "HOST:PORT of process 0, of a run of several; 'auto' asks the cluster.",
     )
     flags.DEFINE_integer(
-        "processes", int(os.environ.get("JAX_NUM_PROCESSES", "0")), "How many."
+        "processes", None, "How many; if none, what JAX_NUM_PROCESSES says."
     )
     flags.DEFINE_integer(
-        "process", int(os.environ.get("JAX_PROCESS_ID", "0")), "Which of them, from 0."
+        "process", None, "Which of them, from 0; if none, what JAX_PROCESS_ID says."
     )
     configs.run(main)

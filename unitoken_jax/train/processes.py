@@ -18,9 +18,10 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from unitoken_jax.config import ConfigError, UserError
+from unitoken_jax.config import ConfigError, UserError, sentence
 
 AUTO = "auto"
+_LAST_PORT = 65_535
 
 
 class LostError(UserError):
@@ -57,6 +58,8 @@ def joined(coordinator: str, count: int, index: int) -> Iterator[None]:
         yield
     except UserError as error:
         _leave(f"error: process {jax.process_index()}: {error}")
+    except OSError as error:
+        _leave(f"error: process {jax.process_index()}: {sentence(error)}")
     except (Exception, KeyboardInterrupt):
         _leave(traceback.format_exc())
     jax.distributed.shutdown()
@@ -67,11 +70,11 @@ def _join(coordinator: str, count: int, index: int) -> None:
     jax.config.update("jax_enable_preemption_service", False)
     if coordinator == AUTO:
         where: dict[str, object] = {}
-    elif not (0 <= index < count and ":" in coordinator):
+    elif not (0 <= index < count and _is_address(coordinator)):
         raise ConfigError(
             f"--process={index} of --processes={count} at --coordinator="
-            f"{coordinator}: expected HOST:PORT, and a process from 0 to "
-            f"{max(count - 1, 0)}."
+            f"{coordinator}: expected HOST:PORT, a port from 1 to {_LAST_PORT}, and a "
+            f"process from 0 to {max(count - 1, 0)}."
         )
     else:
         where = {
@@ -92,6 +95,11 @@ def _join(coordinator: str, count: int, index: int) -> None:
             f"({_brief(error)}). Start all processes within five minutes of each "
             "other, with the same --coordinator."
         ) from error
+
+
+def _is_address(text: str) -> bool:
+    host, _, port = text.rpartition(":")
+    return bool(host) and port.isdecimal() and 1 <= int(port) <= _LAST_PORT
 
 
 def _leave(message: str) -> NoReturn:

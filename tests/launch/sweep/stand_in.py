@@ -23,10 +23,13 @@ def train(words: list[str]) -> None:
         if what == "fail":
             print("error: the loss is not finite.")
             sys.exit(1)
+        if what == "end":
+            sys.exit(0)
         if "preempt once" in str(what) and not (workdir / "once").exists():
             (workdir / "once").touch()
+            (folder / "checkpoints" / "1").mkdir(parents=True)
             sys.exit(75 if "75" in str(what) else 0)
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
         (folder / "trained").write_text(str(workdir))
         (folder / "finished.json").write_text(json.dumps({"steps": 3}))
     if "stage" not in given:

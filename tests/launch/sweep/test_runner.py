@@ -14,7 +14,8 @@ from example_sweep import write
 
 from launch.sweep import tasks
 from launch.sweep.config import points
-from launch.sweep.runner import Runner, launcher, train_here
+from launch.sweep.runner import Runner, check_launcher, launcher, train_here
+from unitoken_jax.config import ConfigError
 
 ROOT = Path(__file__).parents[3]
 
@@ -100,6 +101,44 @@ def test_ending_early_is_no_failure(folder, end) -> None:
     assert (progress.failures, progress.preemptions) == (0, 1)
 
 
+def test_ending_well_with_nothing_to_show_is_a_failure(folder) -> None:
+    """A directory that this machine does not see would be tried for ever."""
+    behave(folder, **{"last:0.1": "end"})
+    run = runner(folder, retries=1)
+    assert not run.run()
+    progress = run.progress["low_seed1"]
+    assert (progress.failures, progress.preemptions) == (2, 0)
+    assert "shows nothing new; is it shared with this machine?" in progress.error
+
+
+def test_only_the_last_process_speaks(folder) -> None:
+    """A fault of an earlier one is not that of one that crashes."""
+    task = runner(folder)._tasks[0]
+    path = folder / "logs" / f"{task.name}.log"
+    path.parent.mkdir()
+    path.write_text("$ before\nerror: the disk is full.\n")
+    program = "import os; print('lost', flush=True); os.kill(os.getpid(), 9)"
+    run = Runner(
+        write(folder.parent),
+        [task],
+        folder,
+        command=lambda _: [sys.executable, "-c", program],
+        retries=0,
+    )
+    assert not run.run()
+    assert run.progress[task.name].error == "signal 9; lost"
+
+
+def test_a_run_that_starts_while_the_command_is_asked_to_end(folder) -> None:
+    sweep = write(folder.parent)
+    plan = tasks.plan(points(sweep), folder)[:1]
+    wait = [sys.executable, "-c", "import time; time.sleep(60)"]
+    run = Runner(sweep, plan, folder, command=lambda _: wait)
+    run._stopping = True
+    run._launch(plan[0])
+    assert run._running[0].process.wait(20) == -signal.SIGTERM
+
+
 def test_an_interruption_is_passed_on(folder) -> None:
     """Runs that are asked to end do so, and are not counted as failed."""
     saves = "import signal, sys, time; signal.signal(15, lambda *_: sys.exit()); "
@@ -171,6 +210,50 @@ def test_commands_of_this_machine_and_of_clusters(folder) -> None:
     assert command[1:7] == ["-m", "launch.slurm", "--nodes", "2", "--partition", "a b"]
     assert command[7:11] == ["--name", task.name, "--wait", "--"]
     assert tuple(command[11:]) == task.arguments
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (" ", "names no launcher"),
+        ("slurm '", "a quote is not closed"),
+        ("slurn --nodes 2", "no launcher 'slurn'; did you mean 'slurm'"),
+        ("slurm --nodse 2", "--via 'slurm --nodse 2': unrecognized arguments"),
+        ("gke --image i", "name --accelerator and --topology"),
+    ],
+)
+def test_wrong_launchers_are_found_first(folder, words, sentence) -> None:
+    with pytest.raises(ConfigError, match=sentence):
+        check_launcher(words, runner(folder)._tasks)
+
+
+def test_right_launchers_print_nothing(folder, capsys) -> None:
+    for words in ("slurm --nodes 2", "local --processes 2"):
+        check_launcher(words, runner(folder)._tasks)
+    assert capsys.readouterr().out == ""
+
+
+def test_a_typo_in_a_sweep_is_found_before_anything_runs(tmp_path) -> None:
+    (tmp_path / "sweep.py").write_text(
+        "from ml_collections import ConfigDict\n"
+        "def get_config():\n"
+        "    values = [{'label': 'a', 'set': ['stages.stag2.seed=1']}]\n"
+        "    axes = [{'name': 'x', 'values': values}]\n"
+        "    config = 'configs/quickstart.py'\n"
+        "    return ConfigDict({'name': 's', 'config': config, 'axes': axes})\n"
+    )
+    command = [sys.executable, "-m", "launch.sweep", "--dry_run"]
+    done = subprocess.run(
+        [*command, f"--config={tmp_path / 'sweep.py'}"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr.startswith("error: a_seed0: config.stages.stag2: ")
+    assert "did you mean 'stage2'" in done.stderr
 
 
 def test_dry_run_of_the_command_line(tmp_path) -> None:

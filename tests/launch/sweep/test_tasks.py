@@ -98,6 +98,20 @@ def test_a_missing_file(tmp_path) -> None:
         experiment.read(str(tmp_path / "chian.py"), [])
 
 
+@pytest.mark.parametrize(
+    ("content", "word", "sentence"),
+    [
+        ("X = 1", "", r"x\.py has no get_config\(\)"),
+        ("def get_config(): pass", ":a", r"get_config\('a'\) of .*x\.py fails: "),
+        ("def get_config(w):\n    raise ValueError('w is not b.')", ":a", "w is not b"),
+    ],
+)
+def test_a_config_that_gives_none(tmp_path, content, word, sentence) -> None:
+    (tmp_path / "x.py").write_text(content)
+    with pytest.raises(ConfigError, match=sentence):
+        experiment.read(f"{tmp_path / 'x.py'}{word}", [])
+
+
 def test_a_single_job_shares_nothing(tmp_path) -> None:
     (tmp_path / "job.py").write_text(
         "from ml_collections import ConfigDict\n"
@@ -126,17 +140,52 @@ def test_equal_stages_of_an_earlier_run_are_taken(tmp_path) -> None:
     finish(tmp_path / "run", "tokenizer", complete)
     finish(tmp_path / "run", "base", complete | {"seed": 1})
     # To look does nothing.
-    found = tasks.equal_stages(plan, chosen, tmp_path / "run")
-    assert found == {plan[0].name: "tokenizer"}
+    found = tasks.reuse(plan, chosen, tmp_path / "run")
+    assert found.taken == {plan[0].name: "tokenizer"}
+    assert found.refused == {
+        "base": "codes is not set and not {'stage': 'tokenizer'}, seed is 1 and not 0"
+    }
     assert not plan[0].is_done()
-    taken = tasks.adopt(plan, chosen, tmp_path / "run")
-    assert taken == [plan[0].name]  # base was trained with another seed
+    tasks.adopt(plan, found.taken, tmp_path / "run")
     assert plan[0].is_done()
     assert not plan[1].is_done()
     finish(tmp_path / "two", "tokenizer", complete)
     finish(tmp_path / "two", "base", complete | {"codes": {"stage": "tokenizer"}})
-    assert tasks.adopt(plan, chosen, tmp_path / "two") == [plan[1].name]
-    assert tasks.adopt(plan, chosen, tmp_path / "two") == []
+    found = tasks.reuse(plan, chosen, tmp_path / "two")
+    assert found == tasks.Reuse({plan[1].name: "base"}, {})
+    tasks.adopt(plan, found.taken, tmp_path / "two")
+    assert tasks.reuse(plan, chosen, tmp_path / "two") == tasks.Reuse({}, {})
+
+
+def test_why_a_complete_stage_is_not_taken(tmp_path) -> None:
+    chosen = points(write(tmp_path))
+    plan = tasks.plan(chosen, tmp_path / "s")
+    job = {"seed": 0, "model": {"kind": "plain"}, "train": {"steps": 3}}
+    run = tmp_path / "run"
+    finish(run, "tokenizer", job | {"model": {"kind": "other"}})
+    finish(run, "base", job | {"codes": {"stage": "tokenizer"}})
+    assert tasks.reuse(plan, chosen, run).refused == {
+        "tokenizer": "model.kind is 'other' and not 'plain'",
+        "base": f"it starts from {plan[0].name}, which is not taken",
+    }
+    (run / "tokenizer" / "finished.json").write_text('{"steps": 2}')
+    (run / "base" / "config.json").unlink()
+    assert tasks.reuse(plan, chosen, run).refused == {
+        "tokenizer": "train.steps is 2 and not 3",
+        "base": "its config.json cannot be read",
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [("none", "none is no directory"), ("s", "s holds no complete stage")],
+)
+def test_a_run_with_nothing_to_take(tmp_path, name, sentence) -> None:
+    chosen = points(write(tmp_path))
+    plan = tasks.plan(chosen, tmp_path / "s")
+    (tmp_path / "s").mkdir()
+    with pytest.raises(ConfigError, match=f"{sentence}: name the workdir of a run"):
+        tasks.reuse(plan, chosen, tmp_path / name)
 
 
 def test_a_run_without_a_page_is_done_when_its_stages_are(tmp_path) -> None:
