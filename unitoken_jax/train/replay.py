@@ -144,7 +144,6 @@ def _restore(
     for number in sorted(checkpoint.steps(folder), reverse=True):
         if number > latest:
             continue
-        checkpoint.check_shapes(folder / str(number), layout.abstract)
         try:
             restored = checkpoint.read(folder / str(number), layout.abstract)
         except checkpoint.DAMAGE as error:
