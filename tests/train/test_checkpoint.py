@@ -17,7 +17,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from unitoken_jax.train import checkpoint as checkpoints
-from unitoken_jax.train import processes
+from unitoken_jax.train import processes, transfer
 from unitoken_jax.train import state as states
 from unitoken_jax.train.checkpoint import (
     CheckpointConfig,
@@ -164,6 +164,25 @@ def test_cut_arrays_are_noticed_by_readers_of_params(saved, caplog) -> None:
     params, step = checkpoints.restore_params(path, "first")
     assert (step, list(params)) == (2, ["kernel"])
     assert "is damaged" in caplog.text
+
+
+@pytest.mark.parametrize("victim", ["state/_METADATA", "/d/"])
+def test_another_stage_starts_from_the_newest_readable(saved, caplog, victim) -> None:
+    """Shapes and values are of the same step, whatever of a newer one is damaged."""
+    caplog.set_level("INFO")
+    path, _ = saved
+    for file in _files(path):
+        if victim in str(file):
+            file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    params = miniature.make_state(OPTIMIZER).params
+    places = jax.tree.map(lambda x: x.sharding, params)
+    started = transfer.replace(params, places, {"still": (path, "first")})
+    theirs, step = checkpoints.restore_params(path, "first")
+    assert step == 2
+    np.testing.assert_array_equal(started["still"]["kernel"], theirs["kernel"])
+    assert "from first of" in caplog.text
+    assert "at step 2" in caplog.text
+    assert checkpoints.parameter_shapes(path, "first") == {"kernel": (16, 16)}
 
 
 def test_half_written_checkpoints_are_not_seen(saved) -> None:

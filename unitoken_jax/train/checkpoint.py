@@ -32,6 +32,7 @@ from unitoken_jax.train.state import TrainState
 
 log = logging.getLogger(__name__)
 
+Shapes = Mapping[str, tuple[int, ...]]
 _Read = TypeVar("_Read")
 _SHOWN = 3  # offenders named in a message
 _COMPARED = 64  # newest checkpoints that processes compare
@@ -412,7 +413,7 @@ def _check_shapes(folder: Path, abstract: TrainState) -> None:
 def restore_params(
     directory: Path,
     subtree: str = "",
-    shardings: Mapping[str, Any] | None = None,
+    shardings: Mapping[str, Any] | Callable[[Shapes], Mapping[str, Any]] | None = None,
     *,
     average: bool = False,
 ) -> tuple[dict[str, Any], int]:
@@ -422,7 +423,8 @@ def restore_params(
         directory: a stage's directory or its `checkpoints`.
         subtree: path of the part to read ('decoder'), '' for all.
         shardings: where to put each parameter, nested; what is not named is not read.
-            None reads everything as NumPy arrays.
+            A function is given the shapes that are there, by path, and may refuse
+            them. None reads everything as NumPy arrays.
         average: read the whole of their moving average instead, which a stage with
             `train.average` keeps.
 
@@ -434,10 +436,13 @@ def restore_params(
     """
 
     def reader(folder: Path) -> dict[str, Any]:
+        places = shardings
+        if callable(places):
+            places = places(_params_shapes(folder, subtree))
         if average:
             params = _restore_average(folder)
-            return jax.device_put(params, shardings) if shardings else params
-        return _restore_params(folder, subtree, shardings)
+            return jax.device_put(params, places) if places else params
+        return _restore_params(folder, subtree, places)
 
     return _newest(_folder(directory), reader)
 
@@ -448,11 +453,7 @@ def parameter_shapes(directory: Path, subtree: str = "") -> dict[str, tuple[int,
     Raises:
         CheckpointError: no checkpoint, none readable, or no such subtree.
     """
-
-    def reader(folder: Path) -> dict[str, tuple[int, ...]]:
-        tree = _select(_metadata(folder)["params"], subtree, folder.parent)
-        return {path: tuple(leaf.shape) for path, leaf in flatten(tree).items()}
-
+    reader = functools.partial(_params_shapes, subtree=subtree)
     return _newest(_folder(directory), reader)[0]
 
 
@@ -470,9 +471,7 @@ def _newest(folder: Path, reader: Callable[[Path], _Read]) -> tuple[_Read, int]:
     raise CheckpointError(f"there is no readable checkpoint in {folder}.")
 
 
-def describe_differences(
-    saved: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tuple[int, ...]]
-) -> str:
+def describe_differences(saved: Shapes, wanted: Shapes) -> str:
     """Say in words where two sets of shapes differ; '' where they do not."""
     problems = [
         f"{path!r} is {list(saved[path])} there and {list(shape)} here"
@@ -556,6 +555,11 @@ def _restore_average(folder: Path) -> dict[str, Any]:
     how = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item)
     restored = _restore_part(folder, item, how)
     return nest(restored["optimizer"]["average"])
+
+
+def _params_shapes(folder: Path, subtree: str) -> dict[str, tuple[int, ...]]:
+    tree = _select(_metadata(folder)["params"], subtree, folder.parent)
+    return {path: tuple(leaf.shape) for path, leaf in flatten(tree).items()}
 
 
 def _restore_params(
