@@ -107,10 +107,14 @@ def test_fsdp_gives_the_same_curve(whole, tmp_path) -> None:
 
 
 class Terminated(miniature.Batches):
-    """Sends SIGTERM to this process with batch 2."""
+    """Sends SIGTERM to this process with a batch."""
+
+    def __init__(self, number: int = 2) -> None:
+        super().__init__()
+        self._number = number
 
     def __next__(self):
-        if self.position == 2:
+        if self.position == self._number:
             signal.raise_signal(signal.SIGTERM)
         return super().__next__()
 
@@ -131,6 +135,27 @@ def test_preemption_saves_and_resumes_bit_equal(whole, tmp_path, caplog) -> None
     left, _ = checkpoint.restore_params(tmp_path)
     right, _ = checkpoint.restore_params(whole)
     jax.tree.map(np.testing.assert_array_equal, left, right)
+
+
+def test_a_signal_at_the_last_step_is_not_forgotten(tmp_path) -> None:
+    outcome = _train(tmp_path, Terminated(5), **EVERY)
+    assert (outcome.complete, outcome.preempted) == (True, "SIGTERM")
+    assert stage.is_finished(tmp_path, 6)
+
+
+def test_a_signal_while_the_last_step_is_written_is_not_forgotten(
+    tmp_path, monkeypatch
+) -> None:
+    wait = checkpoint.Checkpointer.wait
+
+    def interrupted(self) -> None:
+        signal.raise_signal(signal.SIGTERM)
+        wait(self)
+
+    monkeypatch.setattr(checkpoint.Checkpointer, "wait", interrupted)
+    outcome = _train(tmp_path, **EVERY)
+    assert (outcome.complete, outcome.preempted) == (True, "SIGTERM")
+    assert stage.is_finished(tmp_path, 6)
 
 
 def test_changes_of_the_config_are_reported_on_resume(tmp_path) -> None:

@@ -136,9 +136,9 @@ def run(
                 meta=description,
                 goodput=Goodput(meta, directory / "metrics.jsonl", now),
             )
-            if outcome.preempted is None:
+            if outcome.complete:
                 checkpointer.discard_local()
-        if outcome.preempted is None:
+        if outcome.complete:
             _finish(job, directory, outcome, time.monotonic() - began)
         return outcome
 
