@@ -166,6 +166,38 @@ def test_changes_of_the_config_are_reported_on_resume(tmp_path) -> None:
     assert log.count("changed since") == 1
 
 
+def test_fewer_steps_than_were_trained_are_refused(tmp_path) -> None:
+    _train(tmp_path, **EVERY)
+    (tmp_path / "finished.json").unlink()
+    config = (tmp_path / "config.json").read_text()
+    sentence = r"config\.train\.steps: 4, but the checkpoint in .* is of step 6; set it"
+    with pytest.raises(ConfigError, match=sentence):
+        _train(tmp_path, train={"steps": 4, "batch": 16})
+    assert not (tmp_path / "finished.json").exists()
+    assert (tmp_path / "config.json").read_text() == config
+
+
+def test_a_stage_killed_before_it_was_marked_complete(tmp_path) -> None:
+    _train(tmp_path, **EVERY)
+    mark = tmp_path / "finished.json"
+    before = json.loads(mark.read_text())
+    mark.unlink()
+    outcome = _train(tmp_path, **EVERY)
+    assert (outcome.complete, int(outcome.state.step)) == (True, 6)
+    assert json.loads(mark.read_text())["metrics"] == before["metrics"]
+    assert len(_rows(tmp_path)) == 6
+
+
+def test_a_refused_resume_leaves_the_record_of_the_run(tmp_path, monkeypatch) -> None:
+    _train(tmp_path, **EVERY)
+    names = ("config.json", "environment.json")
+    before = [(tmp_path / name).read_text() for name in names]
+    monkeypatch.setattr(miniature, "WIDTH", 8)
+    with pytest.raises(CheckpointError, match="was made with another config"):
+        _train(tmp_path, **EVERY, seed=3)
+    assert [(tmp_path / name).read_text() for name in names] == before
+
+
 def test_diverging_ends_with_the_ids_of_the_records(tmp_path) -> None:
     batches = miniature.Batches(poison=(1, 2, 3, 4))
     with pytest.raises(DivergedError) as caught:
