@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import signal
 from pathlib import Path
 
 import jax
@@ -76,6 +77,27 @@ def test_runs_in_order_and_then_has_nothing_to_do(tmp_path, caplog) -> None:
     assert "has changed since it was trained (data)" in caplog.text
     again, _ = checkpoint.restore_params(tmp_path / "first", "first")
     jax.tree.map(np.testing.assert_array_equal, params, again)
+
+
+class Terminated(miniature.Batches):
+    """Sends SIGTERM to this process with the last batch of a stage."""
+
+    def __next__(self):
+        if self.position == TRAIN["steps"] - 1:
+            signal.raise_signal(signal.SIGTERM)
+        return super().__next__()
+
+
+def test_a_signal_at_the_last_step_of_a_stage_ends_the_chain(
+    tmp_path, monkeypatch, caplog
+) -> None:
+    monkeypatch.setattr(miniature, "Batches", Terminated)
+    for name in ("first", "second"):
+        assert not chains.run(_chain(), tmp_path, Workshop())
+        assert f"SIGTERM: stage {name} has saved step 2 of 2" in caplog.text
+        assert stage.is_finished(tmp_path / name, 2)
+        assert (tmp_path / "second").exists() == (name == "second")
+    assert chains.run(_chain(), tmp_path, Workshop())
 
 
 def test_groups_that_are_written_in_part_have_not_changed(tmp_path, caplog) -> None:

@@ -1,5 +1,6 @@
 """Checkpoints: exact, partial, damaged, of another config, and no space left."""
 
+import errno
 import gc
 import os
 import shutil
@@ -11,15 +12,18 @@ import jax
 import jax.numpy as jnp
 import miniature
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from unitoken_jax.train import checkpoint as checkpoints
+from unitoken_jax.train import processes, transfer
 from unitoken_jax.train import state as states
 from unitoken_jax.train.checkpoint import (
     CheckpointConfig,
     Checkpointer,
     CheckpointError,
+    Restored,
 )
 from unitoken_jax.train.guard import GuardConfig
 from unitoken_jax.train.step import make_train_step, make_update
@@ -162,6 +166,25 @@ def test_cut_arrays_are_noticed_by_readers_of_params(saved, caplog) -> None:
     assert "is damaged" in caplog.text
 
 
+@pytest.mark.parametrize("victim", ["state/_METADATA", "/d/"])
+def test_another_stage_starts_from_the_newest_readable(saved, caplog, victim) -> None:
+    """Shapes and values are of the same step, whatever of a newer one is damaged."""
+    caplog.set_level("INFO")
+    path, _ = saved
+    for file in _files(path):
+        if victim in str(file):
+            file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    params = miniature.make_state(OPTIMIZER).params
+    places = jax.tree.map(lambda x: x.sharding, params)
+    started = transfer.replace(params, places, {"still": (path, "first")})
+    theirs, step = checkpoints.restore_params(path, "first")
+    assert step == 2
+    np.testing.assert_array_equal(started["still"]["kernel"], theirs["kernel"])
+    assert "from first of" in caplog.text
+    assert "at step 2" in caplog.text
+    assert checkpoints.parameter_shapes(path, "first") == {"kernel": (16, 16)}
+
+
 def test_half_written_checkpoints_are_not_seen(saved) -> None:
     path, _ = saved
     folder = path / "checkpoints"
@@ -173,16 +196,87 @@ def test_half_written_checkpoints_are_not_seen(saved) -> None:
     assert restored.position == 2
 
 
-def test_nothing_readable_is_a_sentence(saved) -> None:
+def _restore(path: Path) -> Restored | None:
+    with _reopen(path) as checkpointer:
+        return checkpointer.restore(_abstract(miniature.make_state(OPTIMIZER)))
+
+
+def test_nothing_readable_is_a_sentence_at_every_start(saved) -> None:
     path, _ = saved
     for file in (path / "checkpoints").rglob("manifest.ocdbt"):
         file.write_bytes(b"")
-    checkpointer = _reopen(path)
-    with pytest.raises(CheckpointError, match="none of the 2 checkpoints in"):
-        checkpointer.restore(_abstract(miniature.make_state(OPTIMIZER)))
-    checkpointer.close()
+    for _ in range(2):
+        with pytest.raises(CheckpointError, match="none of the 2 checkpoints in"):
+            _restore(path)
+        assert checkpoints.steps(path / "checkpoints") == [2, 4]
     with pytest.raises(CheckpointError, match="no readable checkpoint"):
         checkpoints.restore_params(path)
+    with pytest.raises(CheckpointError, match="no readable checkpoint"):
+        checkpoints.parameter_shapes(path)
+
+
+def test_nothing_begins_anew_beside_what_was_set_aside(saved) -> None:
+    path, _ = saved
+    (path / "checkpoints").rename(path / "checkpoints-damaged")
+    sentence = "there is no checkpoint in .*Move a good one back, or remove that folder"
+    with pytest.raises(CheckpointError, match=sentence):
+        _restore(path)
+    shutil.rmtree(path / "checkpoints-damaged")
+    assert _restore(path) is None
+
+
+def test_a_failure_of_the_file_system_is_no_damage(saved, monkeypatch, caplog) -> None:
+    path, _ = saved
+    errors: list[Exception] = []
+    restore = ocp.StandardCheckpointHandler.restore
+
+    def failing(*arguments, **named):
+        if errors:
+            raise errors.pop()
+        return restore(*arguments, **named)
+
+    monkeypatch.setattr(ocp.StandardCheckpointHandler, "restore", failing)
+    stale = OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+    errors += [stale]
+    restored = _restore(path)
+    assert restored is not None
+    assert restored.position == 4
+    assert "Stale file handle); it is tried once more" in caplog.text
+    errors += [ValueError("ABORTED: as TensorStore says it"), stale]
+    with pytest.raises(CheckpointError, match=r"checkpoints/4 could not be read \(OSE"):
+        _restore(path)
+    assert checkpoints.steps(path / "checkpoints") == [2, 4]
+    assert not (path / "checkpoints-damaged").exists()
+
+
+def test_a_failure_that_tensorstore_meets_is_no_damage(saved) -> None:
+    path, _ = saved
+    for file in _files(path):
+        if "/d/" in str(file):
+            file.unlink()
+            file.symlink_to(file.name)  # "too many levels of symbolic links"
+    with pytest.raises(CheckpointError, match=r"checkpoints/4 could not be read"):
+        _restore(path)
+    with pytest.raises(CheckpointError, match=r"checkpoints/4 could not be read"):
+        checkpoints.restore_params(path)
+    assert checkpoints.steps(path / "checkpoints") == [2, 4]
+
+
+@pytest.mark.parametrize(
+    ("other", "sentence"),
+    [((0, 1), "another process could not read"), ((0, 0), "none of the 2 checkpoints")],
+)
+def test_another_process_cannot_read(saved, monkeypatch, other, sentence) -> None:
+    """It decides for all, though this one can read."""
+    path, _ = saved
+
+    def gather(values):
+        return np.asarray([values, other if len(values) == 2 else values])
+
+    monkeypatch.setattr(processes, "gather", gather)
+    with pytest.raises(CheckpointError, match=sentence):
+        _restore(path)
+    assert checkpoints.steps(path / "checkpoints") == [2, 4]
 
 
 def test_another_config_is_a_sentence_and_harms_nothing(saved) -> None:

@@ -1,5 +1,8 @@
 """What the processes of a run have in common, seen from the only one."""
 
+import signal
+import subprocess
+import sys
 from typing import NoReturn
 
 import jax
@@ -21,6 +24,23 @@ def test_one_process_needs_nobody() -> None:
     batch = {"image": np.arange(3)}
     assert processes.of_first(batch)["image"] is batch["image"]
     np.testing.assert_array_equal(processes.fetch(jnp.arange(3)), [0, 1, 2])
+
+
+INTERRUPTED = """
+import signal
+from unitoken_jax.train import processes
+with processes.joined("", 0, 0):
+    signal.raise_signal(signal.SIGINT)
+"""
+
+
+def test_ctrl_c_ends_it_in_a_sentence() -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED], capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == -signal.SIGINT
+    (line,) = ended.stderr.splitlines()
+    assert line.startswith("error: interrupted; the same command resumes")
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,9 @@ def _free_port() -> int:
 class Processes:
     """Two processes of one run in `directory`."""
 
-    def __init__(self, directory: Path, fields: dict, *, devices=1, delay=0.0) -> None:
+    def __init__(
+        self, directory: Path, fields: dict, *, devices=1, delay=0.0, asked=-1
+    ) -> None:
         coordinator = f"localhost:{_free_port()}"
         options = {
             "coordinator": coordinator,
@@ -56,6 +58,7 @@ class Processes:
             "devices": devices,
             "directory": str(directory),
             "delay": delay,
+            "asked": asked,
             "fields": fields,
         }
         self._metrics = directory / "metrics.jsonl"
@@ -166,6 +169,13 @@ def test_sigterm_to_either_saves_one_step(alone, tmp_path, victim) -> None:
     assert sorted(losses) == list(range(1, saved + 6))
     for step in range(1, min(saved + 6, len(alone))):
         assert losses[step] == pytest.approx(alone[step], rel=TOLERANCE)
+
+
+def test_sigterm_to_one_at_the_last_step_is_known_to_both(tmp_path) -> None:
+    with Processes(tmp_path, _fields(4), asked=3) as run:
+        outputs = run.finish()
+    assert all("ended at 4: SIGTERM\n" in output for output in outputs)
+    assert stage.is_finished(tmp_path, 4)
 
 
 @pytest.mark.parametrize(

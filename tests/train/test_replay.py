@@ -91,6 +91,7 @@ def test_a_parameter_that_is_not_finite_is_named_and_no_record(tmp_path) -> None
         return variables
 
     changed = dataclasses.replace(system, init=broken)
+    (tmp_path / "flight").mkdir()  # of a run that ended before its first checkpoint
     found = replay(_job(), _parts(system=changed), tmp_path, 1)
     assert found.start == 0
     assert found.origins["metrics/loss"].startswith("parameters/still/kernel, float32")
@@ -115,6 +116,13 @@ def test_other_data_than_the_run_had_is_noticed(tmp_path) -> None:
 def test_a_step_beyond_the_end_is_refused(tmp_path) -> None:
     with pytest.raises(UserError, match="has steps 1 to 6"):
         replay(_job(), _parts(), tmp_path, 7)
+
+
+def test_a_directory_without_a_run_is_refused(tmp_path) -> None:
+    for directory in (tmp_path, tmp_path / "missing"):
+        with pytest.raises(UserError, match="neither a checkpoint nor a flight record"):
+            replay(_job(), _parts(), directory, 3)
+    assert not list(tmp_path.iterdir())
 
 
 class Pictures(miniature.Batches):

@@ -107,10 +107,14 @@ def test_fsdp_gives_the_same_curve(whole, tmp_path) -> None:
 
 
 class Terminated(miniature.Batches):
-    """Sends SIGTERM to this process with batch 2."""
+    """Sends SIGTERM to this process with a batch."""
+
+    def __init__(self, number: int = 2) -> None:
+        super().__init__()
+        self._number = number
 
     def __next__(self):
-        if self.position == 2:
+        if self.position == self._number:
             signal.raise_signal(signal.SIGTERM)
         return super().__next__()
 
@@ -133,12 +137,65 @@ def test_preemption_saves_and_resumes_bit_equal(whole, tmp_path, caplog) -> None
     jax.tree.map(np.testing.assert_array_equal, left, right)
 
 
+def test_a_signal_at_the_last_step_is_not_forgotten(tmp_path) -> None:
+    outcome = _train(tmp_path, Terminated(5), **EVERY)
+    assert (outcome.complete, outcome.preempted) == (True, "SIGTERM")
+    assert stage.is_finished(tmp_path, 6)
+
+
+def test_a_signal_while_the_last_step_is_written_is_not_forgotten(
+    tmp_path, monkeypatch
+) -> None:
+    wait = checkpoint.Checkpointer.wait
+
+    def interrupted(self) -> None:
+        signal.raise_signal(signal.SIGTERM)
+        wait(self)
+
+    monkeypatch.setattr(checkpoint.Checkpointer, "wait", interrupted)
+    outcome = _train(tmp_path, **EVERY)
+    assert (outcome.complete, outcome.preempted) == (True, "SIGTERM")
+    assert stage.is_finished(tmp_path, 6)
+
+
 def test_changes_of_the_config_are_reported_on_resume(tmp_path) -> None:
     _train(tmp_path, Terminated(), **EVERY)
     _train(tmp_path, **EVERY, guard={"limit": 5})
     log = (tmp_path / "log.txt").read_text()
     assert "WARNING changed since the checkpoint: guard.limit = 5" in log
     assert log.count("changed since") == 1
+
+
+def test_fewer_steps_than_were_trained_are_refused(tmp_path) -> None:
+    _train(tmp_path, **EVERY)
+    (tmp_path / "finished.json").unlink()
+    config = (tmp_path / "config.json").read_text()
+    sentence = r"config\.train\.steps: 4, but the checkpoint in .* is of step 6; set it"
+    with pytest.raises(ConfigError, match=sentence):
+        _train(tmp_path, train={"steps": 4, "batch": 16})
+    assert not (tmp_path / "finished.json").exists()
+    assert (tmp_path / "config.json").read_text() == config
+
+
+def test_a_stage_killed_before_it_was_marked_complete(tmp_path) -> None:
+    _train(tmp_path, **EVERY)
+    mark = tmp_path / "finished.json"
+    before = json.loads(mark.read_text())
+    mark.unlink()
+    outcome = _train(tmp_path, **EVERY)
+    assert (outcome.complete, int(outcome.state.step)) == (True, 6)
+    assert json.loads(mark.read_text())["metrics"] == before["metrics"]
+    assert len(_rows(tmp_path)) == 6
+
+
+def test_a_refused_resume_leaves_the_record_of_the_run(tmp_path, monkeypatch) -> None:
+    _train(tmp_path, **EVERY)
+    names = ("config.json", "environment.json")
+    before = [(tmp_path / name).read_text() for name in names]
+    monkeypatch.setattr(miniature, "WIDTH", 8)
+    with pytest.raises(CheckpointError, match="was made with another config"):
+        _train(tmp_path, **EVERY, seed=3)
+    assert [(tmp_path / name).read_text() for name in names] == before
 
 
 def test_diverging_ends_with_the_ids_of_the_records(tmp_path) -> None:

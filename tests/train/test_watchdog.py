@@ -34,6 +34,16 @@ def test_a_silence_is_reported_once(tmp_path, caplog) -> None:
     assert not [t for t in threading.enumerate() if t.name == "watchdog"]
 
 
+def test_none_is_noticed_while_it_is_suspended(tmp_path, caplog) -> None:
+    config = WatchdogConfig(seconds=0.2)
+    with Watchdog(config, tmp_path / "stacks.txt", 4) as watchdog:
+        with watchdog.suspended():
+            time.sleep(0.6)
+        assert not caplog.records
+        _wait(lambda: caplog.records)  # watched again, from here on
+    assert "no step has ended for 0 s, the last was step 4" in caplog.messages[0]
+
+
 def test_none_is_noticed_when_switched_off(tmp_path, caplog) -> None:
     with Watchdog(WatchdogConfig(seconds=0), tmp_path / "stacks.txt", 0):
         time.sleep(0.1)

@@ -1,10 +1,12 @@
 """One process of a run over the miniature network: python worker.py OPTIONS.
 
 OPTIONS is JSON: `coordinator`, `count`, `index`, `devices` of this process, `directory`
-of the stage, `delay` of every batch in seconds, and `fields` of the job.
+of the stage, `delay` of every batch in seconds, `asked`, the batch with which process 1
+is asked to end (−1: none), and `fields` of the job.
 """
 
 import json
+import signal
 import sys
 import time
 from pathlib import Path
@@ -22,12 +24,14 @@ from unitoken_jax.train.console import log_to_console
 class Part(miniature.Batches):
     """This process's rows of every batch."""
 
-    def __init__(self, rows: np.ndarray, delay: float) -> None:
+    def __init__(self, rows: np.ndarray, delay: float, asked: int) -> None:
         super().__init__()
-        self._rows, self._delay = rows, delay
+        self._rows, self._delay, self._asked = rows, delay, asked
 
     def __next__(self) -> dict[str, np.ndarray]:
         time.sleep(self._delay)
+        if self.position == self._asked and jax.process_index() == 1:
+            signal.raise_signal(signal.SIGTERM)
         whole = super().__next__()
         record = whole.pop("record")
         return {name: x[self._rows] for name, x in whole.items()} | {"record": record}
@@ -37,7 +41,7 @@ def train(options: dict) -> None:
     """Train the stage and print how it ended."""
     job = miniature.job(**options["fields"])
     rows = local_rows(job.train.batch, make_mesh(job.mesh))
-    batches = Part(rows, options["delay"])
+    batches = Part(rows, options["delay"], options["asked"])
     parts = stage.Parts(miniature.system(), {"kind": "noise"}, batches)
     outcome = stage.run(job, parts, Path(options["directory"]))
     print(f"ended at {int(outcome.state.step)}: {outcome.preempted}")

@@ -86,6 +86,9 @@ def run(
 ) -> bool:
     """Train what is left to train; return whether every stage is complete.
 
+    A run that is asked to end as its last stage becomes complete is not called so: what
+    follows is left to the next start.
+
     Args:
         chain: the stages.
         workdir: where each has a directory of its name.
@@ -123,7 +126,7 @@ def run(
 
 
 def _run_stage(chain: Chain, job: Job, workdir: Path, workshop: Workshop) -> bool:
-    """Train one stage; return False if it was asked to end before it was complete."""
+    """Train one stage; return False if the run was asked to end in it."""
     at = f"config.stages.{job.name}"
     with _assembled(chain, job, workdir, workshop) as (parts, sources):
         outcome = stage.run(job, parts, workdir / job.name, at=at, sources=sources)

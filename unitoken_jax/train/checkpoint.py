@@ -3,20 +3,22 @@
 A checkpoint directory holds one folder per step with three items: `state` (arrays, in
 Orbax's own sharded layout), `data` (the position of the stream) and `meta` (the full
 config, versions and revision). Saving copies the arrays to the host and writes in the
-background. A checkpoint that cannot be read is set aside, and the one before it used.
+background. A damaged checkpoint is set aside once the one before it has been read; one
+that the file system fails to read stays, and nothing is trained over it.
 Checkpoints on the hosts' own disks (`local.py`) may stand between them. The two modules
 are the only ones that know Orbax.
 """
 
 import dataclasses
+import functools
 import json
 import logging
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -30,14 +32,31 @@ from unitoken_jax.train.state import TrainState
 
 log = logging.getLogger(__name__)
 
+Shapes = Mapping[str, tuple[int, ...]]
+_Read = TypeVar("_Read")
 _SHOWN = 3  # offenders named in a message
 _COMPARED = 64  # newest checkpoints that processes compare
-# What readers raise on damaged bytes; running out of memory is not among it.
-DAMAGE = (OSError, ValueError, LookupError, TypeError)
+# What readers raise on damaged bytes; neither running out of memory nor a file system
+# that fails is among it.
+DAMAGE = (FileNotFoundError, ValueError, LookupError, TypeError)
+# How a ValueError of TensorStore begins if the file system failed; with damaged bytes
+# it is DATA_LOSS, NOT_FOUND or OUT_OF_RANGE.
+_FAILURES = (
+    "ABORTED:",
+    "DEADLINE_EXCEEDED:",
+    "PERMISSION_DENIED:",
+    "RESOURCE_EXHAUSTED:",
+    "UNAVAILABLE:",
+    "UNKNOWN:",
+)
 
 
 class CheckpointError(UserError):
-    """A checkpoint is missing, does not fit or could not be written."""
+    """A checkpoint is missing, does not fit or could not be read or written."""
+
+
+class UnreadableError(CheckpointError):
+    """The file system failed, twice, to read a checkpoint that may be good."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,8 +186,8 @@ class Checkpointer:
             abstract: the state as `jax.ShapeDtypeStruct`s with shardings.
 
         Raises:
-            CheckpointError: the checkpoint holds other arrays than the state, or there
-                are checkpoints and none can be read.
+            CheckpointError: the checkpoint holds other arrays than the state, there
+                are checkpoints and none can be read, or only damaged ones are left.
         """
         found = _common(self._manager.all_steps())
         if self._local is not None:
@@ -176,22 +195,55 @@ class Checkpointer:
             for step in _common(self._local.steps()):
                 if step > newest and (restored := self._restore_local(step, abstract)):
                     return restored
+        if not found:
+            self._check_beginning()
+            return None
+        damaged: list[int] = []
         for step in found:
-            check_shapes(self.directory / str(step), abstract)
-            restored = error = None
-            try:
-                restored = read(self.directory / str(step), abstract)
-            except DAMAGE as problem:
-                error = problem
-            if processes.all_say(restored is not None):
+            if restored := self._restore_step(step, abstract):
+                self._set_aside(damaged)
                 return restored
-            self._set_aside(step, error)
-        if found:
+            damaged.append(step)
+        raise CheckpointError(
+            f"none of the {len(found)} checkpoints in {self.directory} can be read; "
+            "they stay where they are. Put a good copy in the place of one, or remove "
+            "that folder to begin the stage anew."
+        )
+
+    def _check_beginning(self) -> None:
+        """Refuse to begin anew where checkpoints were set aside."""
+        is_new = not (self._damaged.is_dir() and any(self._damaged.iterdir()))
+        if not processes.all_say(is_new):
             raise CheckpointError(
-                f"none of the {len(found)} checkpoints in {self.directory} can be "
-                f"read; they are kept in {self._damaged}. Start again with another "
-                "--workdir, or without that folder."
+                f"there is no checkpoint in {self.directory}, only those in "
+                f"{self._damaged} that could not be read. Move a good one back, or "
+                "remove that folder to begin the stage anew."
             )
+
+    def _restore_step(self, step: int, abstract: TrainState) -> Restored | None:
+        """Restore a checkpoint, or return None if it is damaged for any process."""
+        folder = self.directory / str(step)
+        restored = failure = None
+        reason = "for another process"
+        try:
+            restored = read(folder, abstract)
+        except UnreadableError as error:
+            failure = error
+        except DAMAGE as error:
+            reason = _brief(error)
+        said = processes.gather([int(restored is not None), int(failure is not None)])
+        is_read, has_failed = said[:, 0], said[:, 1]
+        if has_failed.any():
+            raise failure or UnreadableError(
+                f"another process could not read {folder}. Its own output says why; "
+                "run again to resume."
+            )
+        if is_read.all():
+            return restored
+        log.warning(
+            "checkpoint %d is damaged (%s); the one before it is tried.",
+            *(step, reason),
+        )
         return None
 
     def _restore_local(self, step: int, abstract: TrainState) -> Restored | None:
@@ -200,7 +252,7 @@ class Checkpointer:
         state = notes = None
         try:
             state, notes = self._local.restore(step, abstract)
-        except DAMAGE as error:
+        except (OSError, *DAMAGE) as error:
             log.warning(
                 "the checkpoint of step %d on this host cannot be used (%s)",
                 *(step, _brief(error)),
@@ -211,19 +263,22 @@ class Checkpointer:
         log.info("step %d is restored from %s", step, self._local.directory)
         return Restored(state, int(notes["position"]), notes["meta"])
 
-    def _set_aside(self, step: int, error: Exception | None) -> None:
+    def _set_aside(self, damaged: list[int]) -> None:
+        """Move checkpoints away, now that an older one has been read well."""
+        if not damaged:
+            return
         self._manager.close()
-        target = self._damaged / str(step)
         if processes.is_first():
             self._damaged.mkdir(exist_ok=True)
-            shutil.rmtree(target, ignore_errors=True)
-            shutil.move(self.directory / str(step), target)
+            for step in damaged:
+                target = self._damaged / str(step)
+                shutil.rmtree(target, ignore_errors=True)
+                shutil.move(self.directory / str(step), target)
         log.warning(
-            "checkpoint %d is damaged (%s); it is moved to %s and the one before "
-            "it is used.",
-            *(step, _brief(error) if error else "for another process", target),
+            "damaged checkpoints (%s) are moved to %s.",
+            *(", ".join(map(str, damaged)), self._damaged),
         )
-        processes.wait_for_all("setting a damaged checkpoint aside")
+        processes.wait_for_all("setting damaged checkpoints aside")
         self._manager = self._open()
 
     @property
@@ -283,21 +338,25 @@ def _common(found: Iterable[int]) -> list[int]:
 
 
 def read(folder: Path, abstract: TrainState) -> Restored:
-    """Read one checkpoint; nothing is waited for or written.
+    """Read one checkpoint; no other process is waited for and nothing is written.
 
     Args:
         folder: of the checkpoint's step.
         abstract: the state as `jax.ShapeDtypeStruct`s with shardings.
 
     Raises:
-        OSError, ValueError, LookupError, TypeError: as the damage has it.
+        CheckpointError: it holds other arrays than the state.
+        UnreadableError: the file system failed, twice.
+        FileNotFoundError, ValueError, LookupError, TypeError: as the damage has it.
     """
-    handler: Any = ocp.StandardCheckpointHandler()
-    try:
-        arguments = ocp.args.StandardRestore(abstract)  # pyright: ignore[reportCallIssue]
+    return _twice(folder, lambda: _read(folder, abstract))
+
+
+def _read(folder: Path, abstract: TrainState) -> Restored:
+    _check_shapes(folder, abstract)
+    arguments = ocp.args.StandardRestore(abstract)  # pyright: ignore[reportCallIssue]
+    with _reading(ocp.StandardCheckpointHandler()) as handler:
         state = handler.restore(folder / "state", args=arguments)
-    finally:
-        handler.close()
     position, meta = (
         json.loads((folder / name / "metadata").read_text())
         for name in ("data", "meta")
@@ -305,12 +364,38 @@ def read(folder: Path, abstract: TrainState) -> Restored:
     return Restored(state, int(position["position"]), meta)
 
 
-def check_shapes(folder: Path, abstract: TrainState) -> None:
+def _twice(folder: Path, reader: Callable[[], _Read]) -> _Read:
+    """Read something of a checkpoint, once more if the file system fails.
+
+    Raises:
+        UnreadableError: it fails again.
+    """
+    try:
+        return reader()
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        log.warning(
+            "checkpoint %s could not be read (%s); it is tried once more.",
+            *(folder, _brief(error)),
+        )
+    try:
+        return reader()
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise UnreadableError(
+            f"checkpoint {folder} could not be read ({_brief(error)}); it stays where "
+            "it is. Check the file system and the permissions, then run again."
+        ) from error
+
+
+def _check_shapes(folder: Path, abstract: TrainState) -> None:
     """Refuse a checkpoint of another config in a sentence, before reading it.
 
     Raises:
         CheckpointError: it holds other arrays than the state. One whose description
-            cannot be read is not refused here.
+            is damaged is not refused here.
     """
     try:
         saved, wanted = _shapes(_metadata(folder)), _shapes(abstract)
@@ -328,7 +413,7 @@ def check_shapes(folder: Path, abstract: TrainState) -> None:
 def restore_params(
     directory: Path,
     subtree: str = "",
-    shardings: Mapping[str, Any] | None = None,
+    shardings: Mapping[str, Any] | Callable[[Shapes], Mapping[str, Any]] | None = None,
     *,
     average: bool = False,
 ) -> tuple[dict[str, Any], int]:
@@ -338,7 +423,8 @@ def restore_params(
         directory: a stage's directory or its `checkpoints`.
         subtree: path of the part to read ('decoder'), '' for all.
         shardings: where to put each parameter, nested; what is not named is not read.
-            None reads everything as NumPy arrays.
+            A function is given the shapes that are there, by path, and may refuse
+            them. None reads everything as NumPy arrays.
         average: read the whole of their moving average instead, which a stage with
             `train.average` keeps.
 
@@ -348,40 +434,44 @@ def restore_params(
     Raises:
         CheckpointError: no checkpoint, none readable, or no such subtree.
     """
-    folder = _folder(directory)
-    for step in sorted(steps(folder), reverse=True):
-        try:
-            if average:
-                params = _restore_average(folder / str(step))
-                return jax.device_put(params, shardings) if shardings else params, step
-            return _restore_params(folder / str(step), subtree, shardings), step
-        except CheckpointError:
-            raise
-        except DAMAGE as error:
-            log.warning(
-                "checkpoint %s is damaged (%s); the one before it is used.",
-                *(folder / str(step), _brief(error)),
-            )
-    raise CheckpointError(f"there is no readable checkpoint in {folder}.")
+
+    def reader(folder: Path) -> dict[str, Any]:
+        places = shardings
+        if callable(places):
+            places = places(_params_shapes(folder, subtree))
+        if average:
+            params = _restore_average(folder)
+            return jax.device_put(params, places) if places else params
+        return _restore_params(folder, subtree, places)
+
+    return _newest(_folder(directory), reader)
 
 
 def parameter_shapes(directory: Path, subtree: str = "") -> dict[str, tuple[int, ...]]:
     """Return the shapes of the parameters under `subtree`, by path within it.
 
     Raises:
-        CheckpointError: no checkpoint, or no such subtree.
+        CheckpointError: no checkpoint, none readable, or no such subtree.
     """
-    folder = _folder(directory)
-    found = steps(folder)
-    if not found:
-        raise CheckpointError(f"there is no checkpoint in {folder}.")
-    tree = _select(_metadata(folder / str(found[-1]))["params"], subtree, folder)
-    return {path: tuple(leaf.shape) for path, leaf in flatten(tree).items()}
+    reader = functools.partial(_params_shapes, subtree=subtree)
+    return _newest(_folder(directory), reader)[0]
 
 
-def describe_differences(
-    saved: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tuple[int, ...]]
-) -> str:
+def _newest(folder: Path, reader: Callable[[Path], _Read]) -> tuple[_Read, int]:
+    """Return what `reader` makes of the newest checkpoint it can read, and its step."""
+    for step in sorted(steps(folder), reverse=True):
+        path = folder / str(step)
+        try:
+            return _twice(path, functools.partial(reader, path)), step
+        except DAMAGE as error:
+            log.warning(
+                "checkpoint %s is damaged (%s); the one before it is used.",
+                *(path, _brief(error)),
+            )
+    raise CheckpointError(f"there is no readable checkpoint in {folder}.")
+
+
+def describe_differences(saved: Shapes, wanted: Shapes) -> str:
     """Say in words where two sets of shapes differ; '' where they do not."""
     problems = [
         f"{path!r} is {list(saved[path])} there and {list(shape)} here"
@@ -406,9 +496,19 @@ def _folder(directory: Path) -> Path:
 
 def _metadata(folder: Path) -> dict[str, Any]:
     """Return the tree of array descriptions of one checkpoint."""
-    handler: Any = ocp.PyTreeCheckpointHandler()
-    try:
+    with _reading(ocp.PyTreeCheckpointHandler()) as handler:
         return handler.metadata(folder / "state").tree
+
+
+@contextmanager
+def _reading(handler: Any) -> Iterator[Any]:
+    """Close a handler of Orbax in the end; a file system that failed is an OSError."""
+    try:
+        yield handler
+    except ValueError as error:
+        if str(error).startswith(_FAILURES):
+            raise OSError(str(error)) from error
+        raise
     finally:
         handler.close()
 
@@ -436,12 +536,9 @@ def _select(tree: Mapping[str, Any], subtree: str, folder: Path) -> dict[str, An
 
 def _restore_part(folder: Path, item: Any, how: Any) -> Any:
     """Restore those arrays of a state that `item` names."""
-    handler: Any = ocp.PyTreeCheckpointHandler()
     arguments = ocp.args.PyTreeRestore(item, restore_args=how, partial_restore=True)  # pyright: ignore[reportCallIssue]
-    try:
+    with _reading(ocp.PyTreeCheckpointHandler()) as handler:
         return handler.restore(folder / "state", args=arguments)
-    finally:
-        handler.close()
 
 
 def _restore_average(folder: Path) -> dict[str, Any]:
@@ -458,6 +555,11 @@ def _restore_average(folder: Path) -> dict[str, Any]:
     how = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item)
     restored = _restore_part(folder, item, how)
     return nest(restored["optimizer"]["average"])
+
+
+def _params_shapes(folder: Path, subtree: str) -> dict[str, tuple[int, ...]]:
+    tree = _select(_metadata(folder)["params"], subtree, folder.parent)
+    return {path: tuple(leaf.shape) for path, leaf in flatten(tree).items()}
 
 
 def _restore_params(

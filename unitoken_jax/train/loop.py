@@ -78,9 +78,18 @@ class Program:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a loop ended: `preempted` names the signal, None if all steps are done."""
+    """How a loop ended.
+
+    Attributes:
+        state: after the last step that was taken.
+        complete: whether all steps are done.
+        preempted: the signal that asked the run to end, of whatever process; None if
+            there was none. It may have come when all steps were done.
+        metrics: of the last line that was written.
+    """
 
     state: TrainState
+    complete: bool
     preempted: str | None
     metrics: Mapping[str, float]
 
@@ -124,7 +133,7 @@ def run(
         LostError: another process of the run has ended.
     """
     config, first = job.train, int(state.step)
-    preempted, poll, saves = None, processes.Poll(), _Saves(job.checkpoint)
+    poll, saves = processes.Poll(), _Saves(job.checkpoint)
     key = np.asarray(jax.random.key_data(state.key))
     flight = FlightRecorder(
         directory / "flight",
@@ -165,17 +174,23 @@ def run(
             if tier or draws:
                 read.previous()  # a checkpoint of a diverged run would not help
             goodput.add(time.perf_counter() - began - wait)
-            if draws:
-                _draw(program, state, batch, recorder, step)
-            if tier:
-                save = checkpointer.save if tier == "all" else checkpointer.save_local
-                save(state, batches.position, {**meta, **goodput.record()})
-            if stop and not last:
-                preempted = preemption.name(stop)
+            with watchdog.suspended():
+                if draws:
+                    _draw(program, state, batch, recorder, step)
+                if tier:
+                    save = checkpointer.save
+                    if tier == "local":
+                        save = checkpointer.save_local
+                    save(state, batches.position, {**meta, **goodput.record()})
+            if stop:
                 break
         read.previous()
-        checkpointer.wait()
-        return Outcome(state, preempted, recorder.last)
+        with watchdog.suspended():
+            checkpointer.wait()
+            # Whoever was asked too late for an answer in the loop says so now.
+            asked_for = int(processes.gather([asked.requested]).max())
+        complete = int(state.step) == config.steps
+        return Outcome(state, complete, preemption.name(asked_for), recorder.last)
 
 
 class _Saves:

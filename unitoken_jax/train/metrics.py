@@ -203,6 +203,22 @@ def _open_lines(path: Path) -> IO[str]:
     return file
 
 
+def last_metrics(directory: Path, step: int) -> dict[str, float]:
+    """Return what `directory` has recorded of a step last; {} if that is nothing."""
+    try:
+        text = (directory / "metrics.jsonl").read_text(encoding="utf-8")
+    except OSError:
+        return {}
+    for line in reversed(text.splitlines()):
+        try:
+            row = json.loads(line)
+        except ValueError:  # a killed run may have left half a line
+            continue
+        if row.get("step") == step:
+            return {k: x for k, x in row.items() if k not in ("step", "time")}
+    return {}
+
+
 def memory() -> dict[str, float]:
     """Return the memory in use, bytes: of this process, and of device 0 if it tells."""
     rows = {"memory_bytes": float(_resident_bytes())}

@@ -6,6 +6,7 @@ that it cannot read) is agreed on here. With one process all of this does nothin
 """
 
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,10 +31,10 @@ class LostError(UserError):
 
 @contextmanager
 def joined(coordinator: str, count: int, index: int) -> Iterator[None]:
-    """Be one process of a run while the context lasts.
+    """Be one process of a run while the context lasts; Ctrl-C ends it in a sentence.
 
-    A process that fails ends at once, with a sentence: Python's ordinary end would wait
-    for the others, who may be waiting for this one.
+    Of several, one that fails ends at once, with a sentence: Python's ordinary end
+    would wait for the others, who may be waiting for this one.
 
     Args:
         coordinator: 'HOST:PORT' of process 0; 'auto' asks the cluster that JAX finds
@@ -51,7 +52,10 @@ def joined(coordinator: str, count: int, index: int) -> Iterator[None]:
                 f"--processes={count} needs --coordinator=HOST:PORT, the address of "
                 "process 0, the same for all of them."
             )
-        yield
+        try:
+            yield
+        except KeyboardInterrupt:
+            _end_interrupted()
         return
     _join(coordinator, count, index)
     try:
@@ -60,7 +64,9 @@ def joined(coordinator: str, count: int, index: int) -> Iterator[None]:
         _leave(f"error: process {jax.process_index()}: {error}")
     except OSError as error:
         _leave(f"error: process {jax.process_index()}: {sentence(error)}")
-    except (Exception, KeyboardInterrupt):
+    except KeyboardInterrupt:
+        _end_interrupted()
+    except Exception:
         _leave(traceback.format_exc())
     jax.distributed.shutdown()
 
@@ -107,6 +113,18 @@ def _leave(message: str) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(1)
+
+
+def _end_interrupted() -> None:
+    """End by Ctrl-C's signal, as its sender expects, with a sentence."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    print(
+        "error: interrupted; the same command resumes at the newest checkpoint.",
+        file=sys.stderr,
+    )
+    sys.stdout.flush()
+    sys.stderr.flush()
+    signal.raise_signal(signal.SIGINT)
 
 
 def is_first() -> bool:

@@ -24,6 +24,7 @@ from unitoken_jax.train.step import make_gradient
 
 log = logging.getLogger(__name__)
 
+_TRACES = ("checkpoints", "flight", "metrics.jsonl")  # of a run, in its directory
 _NAMED = 8  # rows to blame, before it is the whole batch
 _AGREES = 1e-3  # of a loss, relative: as another mesh or device rounds
 
@@ -98,13 +99,19 @@ def replay(
         devices: see `stage.run`.
 
     Raises:
-        UserError: the stage has no such step, or there are several processes.
+        UserError: the stage has no such step or was never trained in `directory`, or
+            there are several processes.
     """
     if jax.process_count() > 1:
         raise UserError("--replay runs in one process; its mesh may be another.")
     if not 1 <= step <= job.train.steps:
         raise UserError(
             f"--replay={step}: the stage {job.name!r} has steps 1 to {job.train.steps}."
+        )
+    if not any((directory / name).exists() for name in _TRACES):
+        raise UserError(
+            f"--replay={step}: {directory} holds neither a checkpoint nor a flight "
+            "record of a run; give the --workdir and --stage of the step."
         )
     layout = stage.lay_out(job, parts.system, at, devices)
     state, start = _restore(directory, layout, step - 1)
@@ -144,7 +151,6 @@ def _restore(
     for number in sorted(checkpoint.steps(folder), reverse=True):
         if number > latest:
             continue
-        checkpoint.check_shapes(folder / str(number), layout.abstract)
         try:
             restored = checkpoint.read(folder / str(number), layout.abstract)
         except checkpoint.DAMAGE as error:

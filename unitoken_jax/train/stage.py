@@ -35,6 +35,7 @@ from unitoken_jax.train.checkpoint import Checkpointer
 from unitoken_jax.train.console import log_to_file
 from unitoken_jax.train.goodput import Goodput
 from unitoken_jax.train.job import Job
+from unitoken_jax.train.metrics import last_metrics
 from unitoken_jax.train.optimizer import Optimizer, make_optimizer
 from unitoken_jax.train.paths import flatten
 from unitoken_jax.train.state import Params, TrainState
@@ -112,10 +113,13 @@ def run(
     directory.mkdir(parents=True, exist_ok=True)
     with _logged(directory):
         began, now = time.monotonic(), time.time()
-        description = _describe(job, parts, directory, at)
+        description = _describe(job, parts, at)
         layout = lay_out(job, parts.system, at, devices)
         with Checkpointer(directory / "checkpoints", job.checkpoint) as checkpointer:
             restored = checkpointer.restore(layout.abstract)
+            if restored is not None:
+                _check_position(job, restored.position, directory, at)
+            _write_description(directory, description)
             if restored is None:
                 state, position, meta = start(job, layout, sources or {}), 0, {}
             else:
@@ -136,9 +140,9 @@ def run(
                 meta=description,
                 goodput=Goodput(meta, directory / "metrics.jsonl", now),
             )
-            if outcome.preempted is None:
+            if outcome.complete:
                 checkpointer.discard_local()
-        if outcome.preempted is None:
+        if outcome.complete:
             _finish(job, directory, outcome, time.monotonic() - began)
         return outcome
 
@@ -345,10 +349,12 @@ def check_adversary(job: Job, system: System, at: str) -> Adversary | None:
 
 def _finish(job: Job, directory: Path, outcome: loop.Outcome, seconds: float) -> None:
     """Mark the stage as complete."""
+    # Nothing is left to do where an earlier start was killed before it came here.
+    metrics = outcome.metrics or last_metrics(directory, job.train.steps)
     content = {
         "steps": job.train.steps,
         "seconds": seconds,
-        "metrics": dict(outcome.metrics),
+        "metrics": dict(metrics),
     }
     if processes.is_first():
         environment.write_json(directory / FINISHED, content)
@@ -370,14 +376,11 @@ def _logged(directory: Path) -> Iterator[None]:
             raise
 
 
-def _describe(job: Job, parts: Parts, directory: Path, at: str) -> dict[str, Any]:
-    """Write down config and environment; return them for the checkpoints."""
+def _describe(job: Job, parts: Parts, at: str) -> dict[str, Any]:
+    """Log config and environment; return them, as they stand in the checkpoints."""
     model = {"kind": parts.system.kind, **plain(parts.system.config)}
     complete = dataclasses.replace(job, model=model, data=plain(parts.data))
     config, surroundings = plain(complete), environment.describe()
-    if processes.is_first():
-        environment.write_json(directory / "config.json", config)
-        environment.write_json(directory / "environment.json", surroundings)
     log.info("%s", render(complete, at))
     devices = surroundings["devices"]
     log.info(
@@ -385,6 +388,23 @@ def _describe(job: Job, parts: Parts, directory: Path, at: str) -> dict[str, Any
         *(devices["count"], devices["kind"], jax.__version__, surroundings["revision"]),
     )
     return {"config": config, "environment": surroundings}
+
+
+def _write_description(directory: Path, description: Mapping[str, Any]) -> None:
+    """Write config and environment, now that the stage is sure to have them."""
+    if processes.is_first():
+        for name, content in description.items():
+            environment.write_json(directory / f"{name}.json", content)
+
+
+def _check_position(job: Job, position: int, directory: Path, at: str) -> None:
+    """Refuse parameters that have been trained for longer than the stage is to be."""
+    steps = job.train.steps
+    if position > steps:
+        raise ConfigError(
+            f"{at}.train.steps: {steps}, but the checkpoint in {directory} is of step "
+            f"{position}; set it to {position} or more, or use another --workdir."
+        )
 
 
 def _check_rows(job: Job, mesh: Mesh, at: str) -> None:

@@ -8,12 +8,10 @@ from typing import Any
 
 from unitoken_jax.config import nearest
 from unitoken_jax.train import checkpoint
-from unitoken_jax.train.checkpoint import CheckpointError
+from unitoken_jax.train.checkpoint import CheckpointError, Shapes
 from unitoken_jax.train.paths import flatten, nest
 
 log = logging.getLogger(__name__)
-
-Shapes = Mapping[str, tuple[int, ...]]
 
 
 def locate(source: str, workdir: Path, stages: Mapping[str, Any]) -> tuple[Path, str]:
@@ -55,28 +53,49 @@ def replace(
     fresh = set(ours)
     for subtree, (directory, theirs) in sources.items():
         prefix = f"{subtree}/"
-        found = checkpoint.parameter_shapes(directory, theirs)
-        wanted = check_part(shapes, subtree, found, f"{directory}:{theirs}")
-        values, step = checkpoint.restore_params(
-            directory, theirs, nest({path: places[prefix + path] for path in wanted})
-        )
+        choice = _Choice(shapes, places, subtree, f"{directory}:{theirs}")
+        values, step = checkpoint.restore_params(directory, theirs, choice)
         # Converted checkpoints may be bfloat16; what trains keeps its own type.
         ours |= {
             prefix + path: value.astype(ours[prefix + path].dtype)
             for path, value in flatten(values).items()
         }
-        fresh -= {prefix + path for path in wanted}
-        size = sum(math.prod(shape) for shape in wanted.values())
-        unused = sorted({path.split("/")[0] for path in found.keys() - wanted.keys()})
+        fresh -= {prefix + path for path in choice.wanted}
+        size = sum(math.prod(shape) for shape in choice.wanted.values())
+        unused = ", ".join(choice.unused)
         log.info(
             "%s: %d arrays, %s parameters, from %s of %s at step %d%s",
-            *(subtree, len(wanted), f"{size:,}", theirs or "all", directory, step),
-            f"; {', '.join(unused)} there is not used" if unused else "",
+            *(subtree, len(choice.wanted), f"{size:,}", theirs or "all"),
+            *(directory, step, f"; {unused} there is not used" if unused else ""),
         )
     if sources and fresh:
         tops = sorted({path.split("/")[0] for path in fresh})
         log.info("fresh: %s", ", ".join(tops))
     return nest(ours)
+
+
+class _Choice:
+    """Chooses what to read of a checkpoint, by the shapes that it holds.
+
+    Attributes:
+        wanted: shapes of our subtree, by path within it.
+        unused: names of parts that are there and not read.
+    """
+
+    def __init__(
+        self, shapes: Shapes, places: Mapping[str, Any], subtree: str, source: str
+    ) -> None:
+        self._shapes, self._places = shapes, places
+        self._subtree, self._source = subtree, source
+        self.wanted: Shapes = {}
+        self.unused: list[str] = []
+
+    def __call__(self, found: Shapes) -> dict[str, Any]:
+        """Return where each parameter shall live, nested."""
+        self.wanted = check_part(self._shapes, self._subtree, found, self._source)
+        left = found.keys() - self.wanted.keys()
+        self.unused = sorted({path.split("/")[0] for path in left})
+        return nest({k: self._places[f"{self._subtree}/{k}"] for k in self.wanted})
 
 
 def check_part(shapes: Shapes, subtree: str, found: Shapes, source: str) -> Shapes:

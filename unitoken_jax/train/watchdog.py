@@ -7,6 +7,8 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 log = logging.getLogger(__name__)
@@ -28,7 +30,7 @@ class WatchdogConfig:
 
 
 class Watchdog:
-    """Watches over a loop that calls `beat` after every step.
+    """Watches over a loop that calls `beat` after every step, unless `suspended`.
 
     It reports once for every silence: a sentence to the log, the stacks of all threads
     to `path` and, if it ends the process, the sentence to the standard error output.
@@ -38,6 +40,7 @@ class Watchdog:
         """Prepare to watch from `step` on; entering the context starts it."""
         self._config, self._path = config, path
         self._step, self._beaten, self._reported = step, time.monotonic(), False
+        self._suspended = False
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog")
         self._thread.daemon = True
@@ -45,6 +48,16 @@ class Watchdog:
     def beat(self, step: int) -> None:
         """Say that `step` has ended."""
         self._step, self._beaten, self._reported = step, time.monotonic(), False
+
+    @contextmanager
+    def suspended(self) -> Iterator[None]:
+        """Watch over nothing while the context lasts: what is done may take long."""
+        self._suspended = True
+        try:
+            yield
+        finally:
+            self.beat(self._step)
+            self._suspended = False
 
     def __enter__(self) -> "Watchdog":
         if self._config.seconds:
@@ -61,7 +74,7 @@ class Watchdog:
         limit = self._config.seconds
         while not self._done.wait(min(limit / 4, 10.0)):
             silence = time.monotonic() - self._beaten
-            if silence > limit and not self._reported:
+            if silence > limit and not (self._reported or self._suspended):
                 self._reported = True
                 self._report(silence)
 
