@@ -124,12 +124,23 @@ class Attention(nn.Module):
         of_queries, of_keys = (
             (self.rows, *axes) for axes in _division(self.heads, self.kv_heads)
         )
+        value = keys(name="value")(source)
+        # First where they are computed, in the type that is sent: left to itself the
+        # compiler gathers all positions of x instead, or exchanges float32.
         query, key, value = (
-            checkpoint_name(constrain(array.astype(self.dtype), *axes), name)
+            constrain(array.astype(self.dtype), self.rows, "length", *axes[1:])
+            for array, axes in (
+                (query, _GATHERED[0]),
+                (key, _GATHERED[1]),
+                (value, _GATHERED[1]),
+            )
+        )
+        query, key, value = (
+            checkpoint_name(constrain(array, *axes), name)
             for array, axes, name in (
                 (query, of_queries, "query"),
                 (key, of_keys, "key"),
-                (keys(name="value")(source), of_keys, "value"),
+                (value, of_keys, "value"),
             )
         )
         if cache is None or valid is None:
