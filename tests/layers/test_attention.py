@@ -1,9 +1,13 @@
 """The attention layer: what it adds to the op, and that its cache means the same."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
+from jax.sharding import NamedSharding, PartitionSpec
 
 from tests.models.random_weights import random_weights
 from unitoken_jax.layers.attention import Attention, KeyValue
@@ -98,3 +102,28 @@ def test_rows_divided_over_devices(kv_heads, backend):
         found,
         expected,
     )
+
+
+def test_divided_rows_exchange_heads_and_gather_no_inputs():
+    """What heads are made of stays where it is, in the backward pass as well."""
+    layer = Attention(heads=4, kv_heads=4, head_dim=8, norm_rows=1, dtype="bfloat16")
+    x = jnp.zeros((2, 32, 64), jnp.bfloat16)
+    params = jax.eval_shape(lambda key: layer.init(key, x), jax.random.key(0))
+    angles = rotary_angles(jnp.array([range(32)] * 2), 8, 100.0)
+
+    @jax.jit
+    def step(params, x):
+        def loss(params, x):
+            output, _ = layer.apply(params, x, angles=angles, causal=True)
+            return jnp.sum(output.astype(jnp.float32) ** 2)
+
+        return jax.grad(loss, argnums=(0, 1))(params, x)
+
+    mesh = make_mesh(MeshConfig(data=2, sequence=4))
+    with jax.set_mesh(mesh):
+        where = NamedSharding(mesh, PartitionSpec("data", "sequence"))
+        placed = jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where)
+        text = step.lower(nn.unbox(params), placed).compile().as_text()
+    gathered = re.findall(r"= \w+\[([\d,]*)\]\S* all-gather\(", text)
+    assert "all-to-all" in text
+    assert "1,32,64" not in gathered
