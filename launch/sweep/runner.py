@@ -302,7 +302,7 @@ class Runner:
         task = running.task
         if code not in (0, PREEMPTED):
             progress.error = self._fault(running, code)
-        elif _saved(task) == running.saved:
+        elif code == 0 and _saved(task) == running.saved:
             progress.error = (
                 f"it ended well, but {task.workdir} shows nothing new; is it shared "
                 "with this machine?"
