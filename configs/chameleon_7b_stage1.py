@@ -8,9 +8,11 @@ Paper or released: the released code has no recipe of this baseline. It is UniTo
 with the continuous half left out, see `configs/common.py`.
 
 Hardware: a TPU v5p-128 slice (64 chips); the words `v5e_256`, `v6e_256` and `any`
-behind the file's name and a colon choose others. Parameters and optimiser take 4.9 GiB
-of a chip of v5p-128. Estimated, not measured: 5 hours at 40 % of the chips' peak. On 8
-GPUs of 80 GB as in the scripts: `:any --config.train.microbatches=8`.
+behind the file's name and a colon choose others. Predicted, not measured, ±10 %
+(docs/plan.md): the step of stage II; 0.43 s a step, 2 hours, 18 GiB a chip on v5p-128;
+0.26 s, 1.4 hours, 6 GiB on v5e-256; 0.09 s, 0.5 hours, 10 GiB on v6e-256, for which
+nothing is calibrated. On 8 GPUs of 80 GB as in the scripts:
+`:any --config.train.microbatches=8`.
 
     python -m unitoken_jax.train --config configs/chameleon_7b_stage1.py \
         --workdir runs/chameleon_7b

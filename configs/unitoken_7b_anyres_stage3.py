@@ -8,9 +8,11 @@ samples; neither script nor weights of this stage are released, so that all else
 stage II's, see `configs/common.py`.
 
 Hardware: a TPU v5p-128 slice (64 chips); the words `v5e_256`, `v6e_256` and `any`
-behind the file's name and a colon choose others. The step is that of stage II,
-predicted, not measured, at 1.37 s ± 10 % (docs/plan.md): 1.6 hours. On 8 GPUs of 80 GB
-as in the scripts: `:any --config.train.microbatches=8`.
+behind the file's name and a colon choose others. Predicted, not measured, ±10 %
+(docs/plan.md): the step of stage II; 1.37 s a step, 1.6 hours, 41 GiB a chip on
+v5p-128; 0.80 s, 0.9 hours, 13 GiB on v5e-256; 0.27 s, 0.3 hours, 17 GiB on v6e-256, for
+which nothing is calibrated. On 8 GPUs of 80 GB as in the scripts:
+`:any --config.train.microbatches=8`.
 
     python -m unitoken_jax.train --config configs/unitoken_7b_anyres_stage3.py \
         --workdir runs/unitoken_7b_anyres

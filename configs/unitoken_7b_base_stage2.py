@@ -8,9 +8,10 @@ samples to read, the released lists about 8.1M, and the released script of this 
 names the data of stage I by mistake.
 
 Hardware: a TPU v5p-128 slice (64 chips); the words `v5e_256`, `v6e_256` and `any`
-behind the file's name and a colon choose others. Parameters and optimiser take 5.2 GiB
-of a chip of v5p-128. Estimated, not measured: 54 hours at 40 % of the chips' peak. On 8
-GPUs of 80 GB as in the scripts: `:any --config.train.microbatches=8`.
+behind the file's name and a colon choose others. Predicted, not measured, ±10 %
+(docs/plan.md): 0.60 s a step, 26 hours, 23 GiB a chip on v5p-128; 0.36 s, 16 hours, 8
+GiB on v5e-256; 0.12 s, 5 hours, 12 GiB on v6e-256, for which nothing is calibrated. On
+8 GPUs of 80 GB as in the scripts: `:any --config.train.microbatches=8`.
 
     python -m unitoken_jax.train --config configs/unitoken_7b_base_stage2.py \
         --workdir runs/unitoken_7b_base
