@@ -26,12 +26,11 @@ SHAPE = {  # `models.chameleon.CHAMELEON_34B`
     "model_parallel_size": 4,
     "swin_norm": True,
 }
-SHARDS = {"v5p_128": 16, "v5e_256": 64, "v6e_256": 32}  # of 34B parameters
 
 
 def get_config(hardware: str = "v5p_128") -> ConfigDict:
     """Return the job for v5p_128, v5e_256, v6e_256 or any."""
-    config = common.job(
+    return common.job(
         "stage2",
         data_dir="data/prepared/unitoken_stage2",
         samples=20_000_000,
@@ -41,6 +40,5 @@ def get_config(hardware: str = "v5p_128") -> ConfigDict:
         groups=common.CHAMELEON_GROUPS,
         init={"decoder": "weights/lumina-mgpt-34b-512:decoder"},
         hardware=hardware,
+        share="tensor",
     )
-    config.update(common.spread(hardware, common.ROWS, SHARDS))
-    return config

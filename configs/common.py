@@ -45,7 +45,7 @@ TPU_OPTIONS = {
 }
 
 CHIPS = {"v5p_128": 64, "v5e_256": 256, "v6e_256": 256}  # of Google's names of slices
-SHARDS = {"v5p_128": 16, "v5e_256": 32, "v6e_256": 16}  # of 7B parameters
+SHARDS = {"v5p_128": 16, "v5e_256": 32, "v6e_256": 16}  # of the parameters
 
 PARTS = ("decoder", "vision", "adapter")
 _STILL = r"vision/(patch_embedding/.*|position_embedding|head/.*)"
@@ -63,20 +63,21 @@ STAGE2_GROUPS = {
 CHAMELEON_GROUPS = {"decoder": {"pattern": "decoder/.*"}}
 
 
-def spread(
-    hardware: str, rows: int, shards: Mapping[str, int] = SHARDS
-) -> dict[str, Any]:
+def spread(hardware: str, rows: int, share: str = "sequence") -> dict[str, Any]:
     """How a step is spread over a slice, as `python -m unitoken_jax.plan` likes it.
 
     Each of several copies of the parameters is divided over a part of the chips: libtpu
     scatters sums over a part of a slice, and not over all of it, and in fewer shards
-    more of them. Where there are more chips than rows, several share a row.
+    more of them.
 
     Args:
         hardware: "v5p_128", "v5e_256", "v6e_256", or "any": all devices there are, the
             parameters divided over all of them.
         rows: elements of a batch.
-        shards: of a copy of the parameters, by hardware; few, but a chip must hold one.
+        share: the mesh axis of chips that share a row, where there are more chips than
+            rows. They divide its positions ("sequence"), or heads and MLP ("tensor"),
+            which sends less where rows are short; of the parameters there is one copy
+            then.
 
     Returns:
         The fields `mesh` and `tpu_options` of a job.
@@ -86,9 +87,10 @@ def spread(
     if hardware not in CHIPS:
         raise ValueError(f"{hardware} is not known: {', '.join(CHIPS)} or any")
     sharers = -(-CHIPS[hardware] // rows)
-    fsdp = shards[hardware]
-    copies = CHIPS[hardware] // sharers // fsdp
-    mesh = {"data": copies, "fsdp": fsdp, "sequence": sharers}
+    groups = CHIPS[hardware] // sharers
+    one = share == "tensor" and sharers > 1
+    fsdp = groups if one else SHARDS[hardware]
+    mesh = {"data": groups // fsdp, "fsdp": fsdp, share: sharers}
     return {"mesh": mesh, "tpu_options": TPU_OPTIONS}
 
 
@@ -132,6 +134,7 @@ def job(
     groups: Mapping[str, Any],
     init: Mapping[str, str],
     hardware: str,
+    share: str = "sequence",
 ) -> ConfigDict:
     """One stage that sees each of its samples once.
 
@@ -145,6 +148,7 @@ def job(
         groups: which parameters learn, and how fast.
         init: what they start from.
         hardware: of `spread`.
+        share: likewise.
     """
     steps = samples // SAMPLES
     return ConfigDict(
@@ -167,7 +171,7 @@ def job(
             },
             "train": {"steps": steps, "batch": ROWS},
             "checkpoint": {"every": 1000, "keep": 2},
-            **spread(hardware, ROWS),
+            **spread(hardware, ROWS, share),
             "generation": {"guidance": 5.0, "top_k": 4000, "unconditional": "released"},
         }
     )

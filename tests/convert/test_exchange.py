@@ -524,11 +524,13 @@ def test_what_our_networks_cannot_do_is_refused():
     refused("scales its rotary positions", kind.read_config, scaled)
     refused("tie_word_embeddings", kind.read_config, {"tie_word_embeddings": True})
     refused("hidden_act", FORMATS["siglip-hf"].read_config, {"hidden_act": "gelu"})
-    wide = ChameleonConfig(hidden=32, heads=4, head_dim=16)
+    wide = ChameleonConfig(hidden=32, heads=4, kv_heads=4, head_dim=16)
     refused("heads of 16", FORMATS["chameleon-hf"].write_config, wide, {})
     refused("no Llama", kind.write_config, WIDE, {})
     refused("is no Chameleon", FORMATS["lumina"].write_config, LLAMA, {})
-    odd = ChameleonConfig(hidden=32, intermediate=10**6 + 1, heads=4, head_dim=8)
+    odd = ChameleonConfig(
+        hidden=32, intermediate=10**6 + 1, heads=4, kv_heads=4, head_dim=8
+    )
     refused("never gives", FORMATS["chameleon-meta"].write_config, odd, {})
 
 
