@@ -5,6 +5,7 @@ out.
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -24,6 +25,7 @@ from unitoken_jax.train.paths import flatten
 
 REPLICATED = 64 * 2**20  # bytes of one parameter that every chip may hold whole
 REDUCED = 2**20  # bytes of a gradient below which an all-reduce is as good
+SUMMED = 64 * 2**20  # bytes of all such of a step that are worth a finding
 _FLOAT32 = 0.001  # share of the step's FLOPs that float32 products may have
 _HOST = ("outfeed", "infeed", "send", "recv")
 _CALLBACK = re.compile(r'custom_call_target="([^"]*(?:callback|Host)[^"]*)"')
@@ -140,8 +142,8 @@ def _host_calls(program: Program) -> Iterator[Finding]:
 def _all_reduced(
     compiled: Compiled, program: Program, topology: Topology
 ) -> Iterator[Finding]:
-    gathered, reduced = 0.0, 0.0
-    where = ""
+    gathered = 0.0
+    reduced: Counter = Counter()
     for computation, each, times in program.walk():
         if each.opcode.removesuffix("-start") != "all-reduce":
             continue
@@ -156,20 +158,21 @@ def _all_reduced(
         if padded and not each.op_name:
             gathered += found.nbytes * times
         else:
-            reduced += found.nbytes * times
-            where = where or _origin(each)
-    if gathered:
+            reduced[_origin(each)] += round(found.nbytes * times)
+    if gathered >= SUMMED:
         yield Finding(
             "all-reduce for all-gather",
             f"{gathered / 1e9:.1f} GB of weights are gathered by all-reduces of arrays "
             "full of zeros, at twice the traffic: the devices of the mesh do not "
             "follow the interconnect's rings",
         )
-    if reduced:
+    if reduced.total() >= SUMMED:
+        ((largest, _),) = reduced.most_common(1)
         yield Finding(
             "all-reduce for reduce-scatter",
-            f"{reduced / 1e9:.1f} GB of gradients, such as that of {where}, come back "
-            "whole by all-reduce although every chip keeps one shard",
+            f"{reduced.total() / 1e9:.1f} GB of gradients, above all that of "
+            f"{largest}, come back whole by all-reduce although every chip keeps one "
+            "shard",
         )
 
 
