@@ -9,9 +9,10 @@ names the data of stage I by mistake.
 
 Hardware: a TPU v5p-128 slice (64 chips); the words `v5e_256`, `v6e_256` and `any`
 behind the file's name and a colon choose others. Predicted, not measured, ±10 %
-(docs/plan.md): 1.37 s a step, 60 hours, 41 GiB a chip on v5p-128; 0.80 s, 35 hours, 13
-GiB on v5e-256; 0.27 s, 12 hours, 17 GiB on v6e-256, for which nothing is calibrated. On
-8 GPUs of 80 GB as in the scripts: `:any --config.train.microbatches=8`.
+(docs/plan.md): 1.37 s a step, 60 hours, 41 GiB a chip on v5p-128; 0.80 to 0.89 s, 35 to
+39 hours, 13 GiB on v5e-256; 0.27 to 0.39 s, 12 to 17 hours, 17 GiB on v6e-256, for
+which nothing is calibrated. On 8 GPUs of 80 GB as in the scripts:
+`:any --config.train.microbatches=8`.
 
     python -m unitoken_jax.train --config configs/unitoken_7b_anyres_stage2.py \
         --workdir runs/unitoken_7b_anyres

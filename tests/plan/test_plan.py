@@ -27,18 +27,21 @@ LARGE = ("unitoken_7b_anyres_stage2", "v5p_128")
 CASES = (
     SMALL,
     LARGE,
-    *(("unitoken_7b_anyres_stage2", hardware) for hardware in ("v5e_256", "v6e_256")),
     *(
         (config, hardware)
         for config in (
             "unitoken_7b_anyres_stage1",
+            "unitoken_7b_anyres_stage2",
+            "unitoken_7b_base_stage2",
+            "chameleon_7b_stage2",
             "chameleon_34b_stage2",
-            "unitok_vitamin_l",
             "unitok_mllm_7b_pretrain",
+            "unitok_vitamin_l",
         )
         for hardware in SLICES
+        if (config, hardware) != LARGE
+        and (GOLDEN / f"{config}_{hardware}.json").exists()
     ),
-    ("llama_2_7b", "v5p_128"),
 )
 pytestmark = pytest.mark.skipif(
     not topology.is_available(),

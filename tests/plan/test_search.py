@@ -104,6 +104,19 @@ def test_a_trial_that_had_too_little_time_runs_again_with_more(tmp_path):
     assert calls == [50, 200]
 
 
+def test_what_the_config_has_is_not_tried_again(tmp_path):
+    calls = []
+
+    def counted(setting) -> Trial:
+        calls.append(dict(setting))
+        return attempt({"remat": "minimal", "block": 512, **setting})
+
+    own = {"remat": "minimal", "block": 512}
+    trials = search.search(SPACE, counted, tmp_path / "trials.jsonl", own=own)
+    assert calls == [{}, {"remat": "full"}, {"remat": "none"}, {"block": 1024}]
+    assert len(trials) == 4
+
+
 def test_what_does_not_fit_is_tried_with_less_to_keep(tmp_path):
     """The large mesh is the fastest, but only with what the second axis finds."""
 
@@ -137,6 +150,9 @@ def test_meshes_share_the_rows_equally():
     (job,) = build_chain(unitoken_7b_anyres_stage2.get_config()).stages.values()
     lean = {"model.decoder.remat": "full", "model.vision.remat": "full"}
     assert search.leanest(job) == lean
+    own = search.current(job, search.axes(job, topology.parse("v5p:4x4x4")))
+    assert own["model.decoder.remat"] == "minimal"
+    assert (own["mesh.data"], own["mesh.fsdp"]) == (4, 16)
     space = search.axes(job, topology.parse("v5e:16x16"))
     meshes = [tuple(each.values()) for each in space["mesh"]]
     assert (1, 1, 64, 4, 1) in meshes  # 64 rows

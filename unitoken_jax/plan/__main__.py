@@ -106,6 +106,7 @@ def _search(job: Job, topology: topologies.Topology, journal: Path) -> None:
         journal,
         command=command,
         limit=flags.FLAGS.limit,
+        own=search.current(job, space),
         lean=search.leanest(job),
     )
     ranked = sorted(trials, key=lambda each: each.seconds)
@@ -113,7 +114,8 @@ def _search(job: Job, topology: topologies.Topology, journal: Path) -> None:
         log.info("%s", search.describe(trial))
     if not ranked or not math.isfinite(ranked[0].seconds):
         raise UserError("--search: none of these settings fits.")
-    log.info("The fastest: %s", " ".join(search.overrides(ranked[0].setting, at)))
+    flags_of_best = " ".join(search.overrides(ranked[0].setting, at))
+    log.info("The fastest: %s", flags_of_best or "the config as it is")
 
 
 def _for_trials(arguments: list[str]) -> list[str]:

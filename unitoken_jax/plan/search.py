@@ -120,6 +120,20 @@ def leanest(job: Job) -> Setting:
     }
 
 
+def current(job: Job, space: Mapping[str, Sequence[Setting]]) -> Setting:
+    """What the config has of the fields that a search varies, where it sets them."""
+    names = {name for settings in space.values() for each in settings for name in each}
+    found: dict[str, Any] = {}
+    for name in names:
+        node: Any = job
+        for part in name.split("."):
+            is_group = isinstance(node, Mapping)
+            node = node.get(part) if is_group else getattr(node, part, None)
+        if node is not None:
+            found[name] = node
+    return found
+
+
 def search(
     space: Mapping[str, Sequence[Setting]],
     attempt: Callable[[Setting], Trial],
@@ -127,6 +141,7 @@ def search(
     *,
     command: Sequence[str] = (),
     limit: float = math.inf,
+    own: Setting = MappingProxyType({}),
     lean: Setting = MappingProxyType({}),
 ) -> list[Trial]:
     """Tries the config as it is, then one axis after the other, keeping the best.
@@ -138,6 +153,7 @@ def search(
             then appended to.
         command: what is searched, the arguments that all trials have.
         limit: seconds that a trial is given; one that had less, in vain, runs again.
+        own: of `current`; a setting is what differs from it, and tried once.
         lean: a setting that does not fit is tried with this one as well, so that a
             mesh is not lost for what a later axis could spare. That axis begins from
             there, and finds what may be kept.
@@ -157,6 +173,7 @@ def search(
     best: Trial | None = None
 
     def result(setting: Setting) -> Trial:
+        setting = {k: value for k, value in setting.items() if own.get(k) != value}
         if _key(setting) not in done:
             trial = attempt(setting)
             done[_key(setting)] = trial
