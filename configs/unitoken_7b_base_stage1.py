@@ -10,9 +10,9 @@ Chameleon as the start in one place and of Lumina-mGPT in another; the scripts s
 from the latter.
 
 Hardware: a TPU v5p-128 slice (64 chips); the words `v5e_256`, `v6e_256` and `any`
-behind the file's name and a colon choose others. Parameters and optimiser take 1.9 GiB
-of a chip of v5p-128. Estimated, not measured: 5 hours at 40 % of the chips' peak. On 8
-GPUs of 80 GB as in the scripts: `:any --config.train.microbatches=4`.
+behind the file's name and a colon choose others. Predicted, not measured, ±10 %
+(docs/plan.md): 0.43 to 0.45 s a step, 2 hours, 18 GiB a chip on v5p-128. On 8 GPUs of
+80 GB as in the scripts: `:any --config.train.microbatches=4`.
 
     python -m unitoken_jax.convert --from lumina --to jax \
         --input Lumina-mGPT-7B-512 --output weights/lumina-mgpt-7b-512
