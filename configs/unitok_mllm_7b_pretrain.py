@@ -14,9 +14,9 @@ file that is not published; here it starts at random.
 
 Hardware: a TPU v5p-128 slice (64 chips); the words `v5e_256`, `v6e_256` and `any`
 behind the file's name and a colon choose others. Predicted, not measured, ±10 %
-(docs/plan.md): 0.79 to 0.81 s a step, 20 to 21 hours, 28 GiB a chip on v5p-128; 0.14 to
-0.30 s, 4 to 8 hours, 12 GiB on v6e-256, for which nothing is calibrated; the depth head
-is half of the work.
+(docs/plan.md): 0.79 to 0.81 s a step, 20 to 21 hours, 28 GiB a chip on v5p-128; 0.46 to
+0.60 s, 12 to 15 hours, 7 GiB on v5e-256; 0.14 to 0.30 s, 4 to 8 hours, 12 GiB on
+v6e-256, for which nothing is calibrated; the depth head is half of the work.
 
     python -m unitoken_jax.train --config configs/unitok_mllm_7b_pretrain.py \
         --workdir runs/unitok_mllm_7b
@@ -28,6 +28,8 @@ from ml_collections import ConfigDict
 
 from configs import common
 
+# libtpu refuses rows whose positions two chips of v5e share, in copies of 32 shards.
+SHARE = {"v5e_256": "tensor"}
 ROWS, PER_ROW = 128, 6  # rows of a step, samples of a row
 MODEL = {
     "kind": "unitok_mllm",
@@ -96,7 +98,7 @@ def job(
             },
             "train": {"steps": steps, "batch": ROWS},
             "checkpoint": {"every": 1000, "keep": 2},
-            **common.spread(hardware, ROWS),
+            **common.spread(hardware, ROWS, SHARE.get(hardware, "sequence")),
             "generation": {"guidance": 7.0, "answer_limit": 128},
         }
     )

@@ -31,7 +31,7 @@ _OTHERS = {
     "unitoken_7b_base_stage2": _ON_ALL,
     "chameleon_7b_stage2": _ON_ALL,
     "chameleon_34b_stage2": _ON_ALL,
-    "unitok_mllm_7b_pretrain": ("v5p_128", "v6e_256"),
+    "unitok_mllm_7b_pretrain": _ON_ALL,
     "unitok_vitamin_l": ("v5p_128",),
 }
 CASES = (
