@@ -38,6 +38,20 @@ def test_a_compiled_scan_of_four_layers():
     assert flops == 4 * 4 * 2.0 * 16_384 * 4096**2
 
 
+def test_a_computation_of_another_thread_is_entered():
+    """SparseCores have one; the thread's name stands behind the closing brace."""
+    found = program(
+        "%a = f32[8]{0} parameter(0)\n"
+        "%s = (f32[8]{0}, f32[8]{0}) call-start(%a), to_apply=%offload\n"
+        "ROOT %d = f32[8]{0} call-done(%s)",
+        "%offload (p: f32[8]) -> f32[8] {\n"
+        "  %p = f32[8]{0} parameter(0)\n"
+        "  ROOT %n = f32[8]{0} negate(%p)\n"
+        '}, execution_thread="sparsecore"',
+    )
+    assert [each.name for _, each, _ in found.walk()] == ["a", "s", "p", "n", "d"]
+
+
 def test_dots_and_convolutions():
     dot = "dot(%a, %b), lhs_contracting_dims={1}, rhs_contracting_dims={0}"
     assert product("8,16", "16,4", "8,4", dot) == 2 * 8 * 16 * 4

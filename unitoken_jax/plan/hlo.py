@@ -305,7 +305,7 @@ def parse(text: str) -> Program:
         if header and not line.startswith(" "):
             name, lines = header[2], []
             entry = name if header[1] else entry
-        elif name is not None and line == "}":
+        elif name is not None and line.startswith("}"):  # perhaps its thread follows
             read = tuple(_instruction(each) for each in lines)
             computations[name] = Computation(name, read)
             name = None
