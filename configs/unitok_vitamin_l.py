@@ -9,7 +9,7 @@ Numbers are those of the released scripts where the paper gives none. Reported: 
 Hardware: a TPU v5p-128 slice (64 chips), 256 pictures a chip in portions of eight
 (published: 256 A100 for about 50 hours); the words `v5e_256`, `v6e_256` and `any`
 behind the file's name and a colon choose others. Predicted, not measured, ±10 %
-(docs/plan.md): 3.4 s a step, 74 hours, 40 GiB a chip. Parameters, gradients and both
+(docs/plan.md): 3.5 s a step, 76 hours, 40 GiB a chip. Parameters, gradients and both
 moments of 820 million parameters lie divided over sixteen chips.
 
 LPIPS, DINOv2 (both of FoundationVision/unitok_external) and CLIP's tokenizer are files:

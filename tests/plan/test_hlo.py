@@ -46,7 +46,8 @@ def test_a_computation_of_another_thread_is_entered():
         "ROOT %d = f32[8]{0} call-done(%s)",
         "%offload (p: f32[8]) -> f32[8] {\n"
         "  %p = f32[8]{0} parameter(0)\n"
-        "  ROOT %n = f32[8]{0} negate(%p)\n"
+        '  ROOT %n = f32[8]{0} negate(%p), backend_config={"over": {\n'
+        '}, "several": "lines"}\n'
         '}, execution_thread="sparsecore"',
     )
     assert [each.name for _, each, _ in found.walk()] == ["a", "s", "p", "n", "d"]

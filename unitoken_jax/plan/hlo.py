@@ -20,6 +20,7 @@ _BITS = {"pred": 8, "token": 0, "opaque": 0}
 _ARRAY = re.compile(r"([a-z]\w*)\[([\d,<=]*)\](?:\{([^}]*)\})?")
 _START = re.compile(r"  (ROOT )?%?([\w.\-]+) = ")
 _HEADER = re.compile(r"(ENTRY )?%?([\w.\-]+) \(")
+_END = re.compile(r"\}(?:, execution_thread=.*)?")
 _NAME = re.compile(r"%([\w.\-]+)")
 _OPCODE = re.compile(r"([a-z][\w\-]*)\(")
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
@@ -305,7 +306,7 @@ def parse(text: str) -> Program:
         if header and not line.startswith(" "):
             name, lines = header[2], []
             entry = name if header[1] else entry
-        elif name is not None and line.startswith("}"):  # perhaps its thread follows
+        elif name is not None and _END.fullmatch(line):
             read = tuple(_instruction(each) for each in lines)
             computations[name] = Computation(name, read)
             name = None
