@@ -5,11 +5,9 @@ exactly what would run, and can be kept, read and run by hand.
 """
 
 import argparse
-import contextlib
 import os
 import re
 import shlex
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -153,23 +151,10 @@ def run(
         print(text, end="")
         return 0
     sys.stdout.flush()
-    groups: list[int] = []
-
-    def send(number: int) -> None:
-        for group in groups:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(group, number)
-
-    with signals.passed_on(send) as asked:
-        try:
-            # A session of its own: a Ctrl-C reaches it once, through `send`.
-            bash = subprocess.Popen(["bash", "-c", text], start_new_session=True)
-        except OSError as error:
-            raise UserError(f"bash cannot be started: {error.strerror}.") from error
-        groups.append(bash.pid)
-        if asked:  # before there was a group to tell
-            send(asked[-1])
-        return signals.exit_code(bash.wait(), asked)
+    try:
+        return signals.supervise(["bash", "-c", text], os.killpg)
+    except OSError as error:
+        raise UserError(f"bash cannot be started: {error.strerror}.") from error
 
 
 def main(launcher: Callable[[Sequence[str]], int]) -> None:

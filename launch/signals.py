@@ -4,8 +4,10 @@ Training that is asked to end saves and exits with 0, as one that is complete; f
 restarts it these are different things.
 """
 
+import contextlib
 import signal
-from collections.abc import Callable, Iterator
+import subprocess
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 PREEMPTED = 75
@@ -34,6 +36,31 @@ def passed_on(send: Callable[[int], None]) -> Iterator[list[int]]:
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
+
+
+def supervise(command: Sequence[str], tell: Callable[[int, int], None]) -> int:
+    """Run a command to its end, passing signals on; return `exit_code`.
+
+    Args:
+        command: to run, in a session of its own: a Ctrl-C reaches it once, through us.
+        tell: `os.kill`, or `os.killpg` for all that the command runs.
+
+    Raises:
+        OSError: it cannot be started.
+    """
+    children: list[subprocess.Popen[bytes]] = []
+
+    def send(number: int) -> None:
+        for child in children:
+            if child.poll() is None:
+                with contextlib.suppress(ProcessLookupError):
+                    tell(child.pid, number)
+
+    with passed_on(send) as asked:
+        children.append(subprocess.Popen(command, start_new_session=True))
+        if asked:  # before there was a child to tell
+            send(asked[-1])
+        return exit_code(children[0].wait(), asked)
 
 
 def exit_code(code: int, asked: list[int]) -> int:

@@ -15,7 +15,7 @@ from unitoken_jax.config import UserError
 
 _SUMMARY = "Submit a SLURM job of one process a node."
 
-# Filled by str.replace: shell's own braces stay as they are.
+# Filled by script.fill: shell's own braces stay as they are.
 _JOB = """\
 #!/bin/bash
 @OPTIONS@
@@ -122,7 +122,7 @@ def render(words: Sequence[str]) -> tuple[str, bool]:
             raise UserError(f"{option!r} has a line break; write it in one line.")
     variables = ""
     if given.env_file:
-        variables = _VARIABLES.replace("@FILE@", script.quote([given.env_file]))
+        variables = script.fill(_VARIABLES, FILE=script.quote([given.env_file]))
     command = [*script.WORKER, *script.train_command(given.arguments, joined=joined)]
     job = script.fill(
         _JOB,

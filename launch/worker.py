@@ -7,7 +7,7 @@ command again") if the command then ended well or by that signal. Any other code
 command's own, and 128 + N for signal N.
 """
 
-import subprocess
+import os
 import sys
 from collections.abc import Sequence
 
@@ -19,23 +19,11 @@ def run(command: Sequence[str]) -> int:
     if not command:
         print("error: nothing to run: put a command behind --.", file=sys.stderr)
         return 1
-    children: list[subprocess.Popen[bytes]] = []
-
-    def send(number: int) -> None:
-        for child in children:
-            child.send_signal(number)
-
-    with signals.passed_on(send) as asked:
-        try:
-            # A session of its own: a Ctrl-C reaches it once, through `send`.
-            children.append(subprocess.Popen(command, start_new_session=True))
-            if asked:  # before there was a child to tell
-                children[0].send_signal(asked[-1])
-            code = children[0].wait()
-        except OSError as error:
-            print(f"error: {command[0]}: {error.strerror}.", file=sys.stderr)
-            return 127
-    return signals.exit_code(code, asked)
+    try:
+        return signals.supervise(command, os.kill)
+    except OSError as error:
+        print(f"error: {command[0]}: {error.strerror}.", file=sys.stderr)
+        return 127
 
 
 if __name__ == "__main__":

@@ -64,12 +64,28 @@ def contains(complete: Any, written: Any) -> bool:
         complete: as it was used, with every default.
         written: as a config file has it: what it leaves out is not compared.
     """
-    if isinstance(written, Mapping) and isinstance(complete, Mapping):
-        return all(
-            key in complete and contains(complete[key], value)
-            for key, value in written.items()
-        )
-    return complete == written
+    return not differences(complete, written)
+
+
+def differences(complete: Any, written: Any, path: str = "") -> list[str]:
+    """Say in which fields complete plain values are not those that are written.
+
+    Args:
+        complete: as in `contains`.
+        written: likewise.
+        path: of both, in the config.
+    """
+    if not (isinstance(written, Mapping) and isinstance(complete, Mapping)):
+        same = complete == written
+        return [] if same else [f"{path} is {complete!r} and not {written!r}"]
+    found: list[str] = []
+    for key, value in written.items():
+        at = f"{path}.{key}".lstrip(".")
+        if key in complete:
+            found += differences(complete[key], value, at)
+        else:
+            found.append(f"{at} is not set and not {value!r}")
+    return found
 
 
 def build(cls: type[T], node: Any, path: str = "config") -> T:

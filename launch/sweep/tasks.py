@@ -11,12 +11,11 @@ import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from launch.sweep import experiment
 from launch.sweep.config import Point
 from launch.sweep.experiment import Experiment, Stage
-from unitoken_jax.config import ConfigError
+from unitoken_jax.config import ConfigError, differences
 
 _NAMED = 3  # fields in which a stage differs
 
@@ -250,18 +249,4 @@ def _differing(stage: Stage, directory: Path) -> list[str]:
         return ["its config.json cannot be read"]
     if (steps := _finished_steps(directory)) != stage.steps:
         return [f"train.steps is {steps} and not {stage.steps}"]
-    differing: list[str] = []
-
-    def compare(complete: Any, written: Any, path: str) -> None:
-        if isinstance(written, Mapping) and isinstance(complete, Mapping):
-            for key, value in written.items():
-                at = f"{path}.{key}".lstrip(".")
-                if key in complete:
-                    compare(complete[key], value, at)
-                else:
-                    differing.append(f"{at} is not set and not {value!r}")
-        elif complete != written:
-            differing.append(f"{path} is {complete!r} and not {written!r}")
-
-    compare(trained, json.loads(json.dumps(stage.job)), "")
-    return differing
+    return differences(trained, json.loads(json.dumps(stage.job)))

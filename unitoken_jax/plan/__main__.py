@@ -8,7 +8,6 @@ training. Needs libtpu: pip install -r requirements-plan.txt.
 import json
 import logging
 import math
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from unitoken_jax.models.frozen import FrozenNetwork
 from unitoken_jax.parallel import topology as topologies
 from unitoken_jax.plan import ahead, model_flops, report, search, selfcheck
 from unitoken_jax.train.console import log_to_console
+from unitoken_jax.train.environment import write_text
 from unitoken_jax.train.job import Job, build_chain
 
 log = logging.getLogger("unitoken_jax.plan.main")
@@ -59,7 +59,7 @@ def plan(job: Job, topology: topologies.Topology, text: Path | None = None) -> A
         job, system, shapes, topology, at=at, companions=companions
     )
     if text is not None:
-        _write(text, compiled.text)
+        write_text(text, compiled.text)
     packed = data.kind in ("sequences", "liquid")
     items = {"rows" if packed else "pictures": job.train.batch}
     if packed:
@@ -138,12 +138,6 @@ def _chosen(names: list[str], space: Any) -> list[str]:
     return names
 
 
-def _write(path: Path, text: str) -> None:
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
-
-
 def main() -> None:
     """Plan as the flags say."""
     given = flags.FLAGS
@@ -170,7 +164,7 @@ def main() -> None:
         found = plan(job, topology, Path(given.text) if given.text else None)
         log.info("%s", report.render(found))
         if given.json:
-            _write(Path(given.json), json.dumps(found, indent=1) + "\n")
+            write_text(Path(given.json), json.dumps(found, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ written down one a line, so that a search that was interrupted goes on where it 
 import json
 import logging
 import math
-import os
 import subprocess
 import sys
 import tempfile
@@ -19,6 +18,7 @@ from typing import Any
 
 from unitoken_jax.config import UserError
 from unitoken_jax.parallel.topology import Topology
+from unitoken_jax.train.environment import write_text
 from unitoken_jax.train.job import Job
 
 log = logging.getLogger(__name__)
@@ -69,10 +69,8 @@ _TOO_LARGE = "does not fit"  # in the sentence of `ahead.TooLargeError` as well
 def axes(job: Job, topology: Topology) -> dict[str, list[Setting]]:
     """What a search varies: axis → settings to try."""
     space: dict[str, list[Setting]] = {"mesh": list(_meshes(job, topology))}
-    for part in ("decoder", "vision"):
-        node = job.model.get(part)
-        if isinstance(node, Mapping):
-            space[f"{part}_remat"] = [{f"model.{part}.remat": name} for name in REMAT]
+    for part in _rematerialised(job):
+        space[f"{part}_remat"] = [{f"model.{part}.remat": name} for name in REMAT]
     if job.model.get("kind") == "unitok":
         space["portions"] = [
             {
@@ -112,12 +110,12 @@ def _meshes(job: Job, topology: Topology) -> Iterator[Setting]:
 
 def leanest(job: Job) -> Setting:
     """The rematerialisation that keeps least, for settings that do not fit."""
-    parts = (part for part in ("decoder", "vision") if part in job.model)
-    return {
-        f"model.{part}.remat": "full"
-        for part in parts
-        if isinstance(job.model[part], Mapping)
-    }
+    return {f"model.{part}.remat": "full" for part in _rematerialised(job)}
+
+
+def _rematerialised(job: Job) -> list[str]:
+    parts = ("decoder", "vision")
+    return [part for part in parts if isinstance(job.model.get(part), Mapping)]
 
 
 def current(job: Job, space: Mapping[str, Sequence[Setting]]) -> Setting:
@@ -261,9 +259,7 @@ def _resume(journal: Path, command: Sequence[str]) -> list[Trial]:
         )
     journal.parent.mkdir(parents=True, exist_ok=True)
     lines = [{"command": list(command)}, *map(_plain, trials)]
-    partial = journal.with_name(journal.name + ".partial")
-    partial.write_text("".join(json.dumps(each) + "\n" for each in lines), "utf-8")
-    os.replace(partial, journal)
+    write_text(journal, "".join(json.dumps(each) + "\n" for each in lines))
     return trials
 
 

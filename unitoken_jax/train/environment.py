@@ -65,9 +65,14 @@ def revision() -> str | None:
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a JSON file so that readers see the old or the new one, never a part."""
+    """Write a JSON file as `write_text` does."""
+    write_text(path, json.dumps(content, indent=2, sort_keys=True) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file so that readers see the old or the new one, never a part."""
     partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
+    partial.write_text(text, encoding="utf-8")
     partial.replace(path)
 
 
