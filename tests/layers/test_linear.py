@@ -49,7 +49,13 @@ def test_embedding_looks_up_and_its_gradient_adds():
 
 
 @pytest.mark.parametrize(
-    ("layer", "ids"), [(Embedding(56, 24), (4, 6)), (CodeEmbeddings(3, 56, 24), (4, 3))]
+    ("layer", "ids"),
+    [
+        (Embedding(56, 24), (4, 6)),
+        (Embedding(56, 24), (4,)),
+        (Embedding(56, 256), (4, 6)),
+        (CodeEmbeddings(3, 56, 24), (4, 3)),
+    ],
 )
 def test_no_device_holds_a_whole_table(layer, ids):
     """Neither the table nor its gradient; rows that are elsewhere come summed."""
@@ -82,5 +88,34 @@ def test_no_device_holds_a_whole_table(layer, ids):
     for ours, plain in zip(found, expected, strict=True):
         np.testing.assert_allclose(ours, plain, rtol=1e-5, atol=1e-5)
     program = compiled.as_text()
-    assert re.search(r"\b28,(12|24)\]", program)
+    assert re.search(r"\b28,(12|24|128)\]", program)
     assert not re.search(r"[\[,]56,", program)
+
+
+@pytest.mark.parametrize("width", [24, 25, 512])
+@pytest.mark.parametrize("ids", [(8, 6), (3, 5), (4,), (2, 2, 2)])
+@pytest.mark.parametrize(
+    "axes",
+    [
+        {"fsdp": 8},
+        {"slice": 2, "data": 2, "fsdp": 2},
+        {"data": 2, "fsdp": 2, "tensor": 2},
+        {"fsdp": 2, "tensor": 4},
+        {"data": 2, "fsdp": 2, "sequence": 2},
+    ],
+    ids=lambda axes: "-".join(f"{name}{size}" for name, size in axes.items()),
+)
+def test_sums_are_the_same_however_table_and_ids_are_divided(axes, ids, width):
+    """Also where the mesh divides one of them in part or not at all."""
+    layer = Embedding(56, width)
+    table = jax.random.normal(jax.random.key(1), (56, width))
+    rows = jax.random.randint(jax.random.key(2), ids, 0, 56)
+    weights = jax.random.normal(jax.random.key(3), (*ids, width))
+
+    def loss(table):
+        return jnp.sum(weights * layer.apply({"params": {"embedding": table}}, rows))
+
+    expected = jax.grad(loss)(table)
+    with jax.set_mesh(make_mesh(MeshConfig(**axes))):
+        found = jax.jit(jax.grad(loss))(table)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)

@@ -6,11 +6,12 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax.nn import initializers
+from jax.sharding import PartitionSpec
 
 from unitoken_jax.layers.parameter import Initializer, parameter
 from unitoken_jax.layers.products import Products, multiply
-from unitoken_jax.ops.embedding import lookup
-from unitoken_jax.parallel.rules import constrain
+from unitoken_jax.ops.embedding import Layout, lookup
+from unitoken_jax.parallel.rules import constrain, partition
 
 
 def fan_in_normal(inputs: int) -> Initializer:
@@ -91,4 +92,17 @@ class Embedding(nn.Module):
             # Whole rows on every device, or the lookup would gather the result.
             return constrain(table.astype(self.dtype), self.axes[0], "width")
 
-        return lookup(table, ids, prepare)
+        return lookup(table, ids, prepare, _layout(shape, self.axes, ids.shape))
+
+
+def _layout(
+    shape: tuple[int, int], axes: tuple[str, str], ids: tuple[int, ...]
+) -> Layout | None:
+    """How the gradient of an embedding is summed; None where the compiler decides."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or not 1 <= len(ids) <= 2:
+        return None
+    names = ("batch", "length")[: len(ids)]
+    rows = partition((*names, "width"), (*ids, shape[1]), mesh, "an activation")
+    layout = Layout(partition(axes, shape, mesh, "a table"), PartitionSpec(*rows[:-1]))
+    return layout if layout.scatters else None
