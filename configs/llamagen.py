@@ -9,14 +9,16 @@ The smaller sizes follow its earlier recipe for XL, which is LlamaGen's own: bat
 a constant rate of 1e-4, a tenth of the labels dropped, guidance 1.15. Both: 300 epochs,
 AdamW (0.9, 0.95) with decay 0.05 on matrices, clipping at 1, dropout 0.1, bfloat16.
 
-Hardware: a TPU v5p-32 slice (16 chips) for XXL. Estimated, not measured: 70 hours at
-40 % of the chips' peak.
+Hardware: a TPU v5p-128 slice (64 chips); `XXL_v5e_256`, `XXL_v6e_256` and `XXL_any`
+choose others.
 
     python -m unitoken_jax.train --config configs/llamagen.py:XXL \
         --workdir runs/llamagen_xxl
 """
 
 from ml_collections import ConfigDict
+
+from configs import common
 
 PICTURES, EPOCHS = 1_281_167, 300
 SHAPES = {
@@ -27,8 +29,11 @@ SHAPES = {
 }
 
 
-def get_config(size: str = "XXL") -> ConfigDict:
-    """Return the job of a size, B, L, XL or XXL."""
+def get_config(words: str = "XXL") -> ConfigDict:
+    """Return the job of a size, and a slice if it is named: 'XXL' or 'XL_v5e_256'."""
+    size, _, hardware = words.partition("_")
+    if size not in SHAPES:
+        raise ValueError(f"{size} is not a size: {', '.join(SHAPES)}")
     free = size == "XXL"
     batch = 1024 if free else 256
     steps = EPOCHS * PICTURES // batch
@@ -59,7 +64,7 @@ def get_config(size: str = "XXL") -> ConfigDict:
             },
             "train": {"steps": steps, "batch": batch},
             "checkpoint": {"every": 5000, "keep": 2},
-            "mesh": {"data": -1, "fsdp": 1},
+            **common.spread(hardware or "v5p_128", batch),
             "generation": {
                 "guidance": 1.0 if free else 1.15,
                 "temperature": 0.9,

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from configs import common
 from data_pipelines.config import DataConfig
 from unitoken_jax.config import build, plain, render
 from unitoken_jax.evaluate.config import EvaluationConfig
@@ -38,6 +39,10 @@ class Models:
 
 def _chain(name: str) -> Chain:
     return build_chain(importlib.import_module(f"configs.{name}").get_config())
+
+
+def _takes_hardware(name: str) -> bool:
+    return "v5e_256" in (importlib.import_module(f"configs.{name}").__doc__ or "")
 
 
 def _complete(chain: Chain) -> Chain:
@@ -74,6 +79,19 @@ def test_print_is_as_it_was(name: str) -> None:
 def test_stages_fit_together(name: str) -> None:
     """Groups cover every parameter, and stages find what they start from."""
     chains.check(_chain(name), Models())
+
+
+@pytest.mark.parametrize("hardware", common.CHIPS)
+@pytest.mark.parametrize("name", [name for name in NAMES if _takes_hardware(name)])
+def test_a_slice_is_used_whole(name: str, hardware: str) -> None:
+    """Every chip has a part of the mesh, and every part of the batch the same size."""
+    module = importlib.import_module(f"configs.{name}")
+    word = f"{next(iter(module.SHAPES))}_{hardware}" if name == "llamagen" else hardware
+    (job,) = build_chain(module.get_config(word)).stages.values()
+    mesh = job.mesh
+    groups = mesh.slice * mesh.data * mesh.fsdp
+    assert groups * mesh.tensor * mesh.sequence == common.CHIPS[hardware]
+    assert job.train.batch % groups == 0
 
 
 @pytest.mark.parametrize("name", NAMES)
