@@ -279,6 +279,25 @@ def test_another_process_cannot_read(saved, monkeypatch, other, sentence) -> Non
     assert checkpoints.steps(path / "checkpoints") == [2, 4]
 
 
+@pytest.mark.parametrize("own", [[2, 4], []])
+def test_a_directory_that_is_not_shared_is_a_sentence(
+    saved, monkeypatch, tmp_path, own
+) -> None:
+    """Nothing begins anew, in whatever process the checkpoints are."""
+    path = saved[0] if own else tmp_path / "elsewhere"
+
+    def gather(values):
+        if len(values) == 1:  # whether it is new
+            return np.asarray([values, [int(bool(own))]])
+        other = [-1] * len(values) if own else [2, *values[1:]]
+        return np.asarray([values, other])
+
+    monkeypatch.setattr(processes, "gather", gather)
+    with pytest.raises(CheckpointError, match="processes see different checkpoints"):
+        _restore(path)
+    assert checkpoints.steps(path / "checkpoints") == own
+
+
 def test_another_config_is_a_sentence_and_harms_nothing(saved) -> None:
     path, _ = saved
     fresh = miniature.make_state(OPTIMIZER)

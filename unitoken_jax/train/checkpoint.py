@@ -187,16 +187,18 @@ class Checkpointer:
 
         Raises:
             CheckpointError: the checkpoint holds other arrays than the state, there
-                are checkpoints and none can be read, or only damaged ones are left.
+                are checkpoints and none can be read or seen by every process, or only
+                damaged ones are left.
         """
-        found = _common(self._manager.all_steps())
+        listed = self._manager.all_steps()
+        found = _common(listed)
         if self._local is not None:
             newest = max(found, default=-1)
             for step in _common(self._local.steps()):
                 if step > newest and (restored := self._restore_local(step, abstract)):
                     return restored
         if not found:
-            self._check_beginning()
+            self._check_beginning(is_new=not listed)
             return None
         damaged: list[int] = []
         for step in found:
@@ -210,8 +212,14 @@ class Checkpointer:
             "that folder to begin the stage anew."
         )
 
-    def _check_beginning(self) -> None:
-        """Refuse to begin anew where checkpoints were set aside."""
+    def _check_beginning(self, *, is_new: bool) -> None:
+        """Refuse to begin anew where checkpoints are seen, or were set aside."""
+        if not processes.all_say(is_new):
+            raise CheckpointError(
+                f"processes see different checkpoints in {self.directory}, and none in "
+                "common. It must be a directory that all of them share; mount it on "
+                "every host and run again to resume."
+            )
         is_new = not (self._damaged.is_dir() and any(self._damaged.iterdir()))
         if not processes.all_say(is_new):
             raise CheckpointError(
