@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax.nn import initializers
-from jax.sharding import PartitionSpec
 
 from unitoken_jax.layers.parameter import Initializer, parameter
 from unitoken_jax.layers.products import Products, multiply
@@ -88,21 +87,39 @@ class Embedding(nn.Module):
         shape = (self.size, self.width)
         table = parameter(self, "embedding", self.table_init, self.axes, shape)
 
-        def prepare(table: jax.Array) -> jax.Array:
-            # Whole rows on every device, or the lookup would gather the result.
-            return constrain(table.astype(self.dtype), self.axes[0], "width")
-
-        return lookup(table, ids, prepare, _layout(shape, self.axes, ids.shape))
+        return look_up(table, ids, self.axes, ("batch", "length"), self.dtype)
 
 
-def _layout(
-    shape: tuple[int, int], axes: tuple[str, str], ids: tuple[int, ...]
-) -> Layout | None:
-    """How the gradient of an embedding is summed; None where the compiler decides."""
+def look_up(
+    table: jax.Array,
+    ids: jax.Array,
+    axes: tuple[str, str],
+    ids_axes: tuple[str, ...],
+    dtype: str,
+) -> jax.Array:
+    """Looks up rows of a table that is divided over the mesh in force.
+
+    Args:
+        table: [V, D].
+        ids: integers of any shape, in [0, V).
+        axes: logical names of the table's axes.
+        ids_axes: logical names of the first axes of the ids; no other is divided.
+        dtype: type of the result.
+
+    Returns:
+        [..., D].
+    """
+
+    def prepare(table: jax.Array) -> jax.Array:
+        # Whole rows on every device, or the lookup would gather the result.
+        return constrain(table.astype(dtype), axes[0], "width")
+
     mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or not 1 <= len(ids) <= 2:
-        return None
-    names = ("batch", "length")[: len(ids)]
-    rows = partition((*names, "width"), (*ids, shape[1]), mesh, "an activation")
-    layout = Layout(partition(axes, shape, mesh, "a table"), PartitionSpec(*rows[:-1]))
-    return layout if layout.scatters else None
+    if mesh.empty:
+        return lookup(table, ids, prepare)
+    names = (*ids_axes, *(None,) * ids.ndim)[: ids.ndim]
+    layout = Layout(
+        partition(axes, table.shape, mesh, "a table"),
+        partition(names, ids.shape, mesh, "ids"),
+    )
+    return lookup(table, ids, prepare, layout if layout.scatters else None)

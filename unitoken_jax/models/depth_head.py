@@ -14,12 +14,12 @@ from flax import linen as nn
 from jax.nn import initializers
 
 from unitoken_jax.layers.attention import KeyValue
+from unitoken_jax.layers.linear import look_up
 from unitoken_jax.layers.norms import RMSNorm
 from unitoken_jax.layers.parameter import parameter
 from unitoken_jax.layers.stack import stacked
 from unitoken_jax.models.chameleon import Block, ChameleonConfig, Context
 from unitoken_jax.ops.code_scores import CodeScores, code_logits, score_codes
-from unitoken_jax.ops.embedding import lookup
 from unitoken_jax.ops.rotary import rotary_angles
 from unitoken_jax.parallel.rules import constrain
 
@@ -49,15 +49,11 @@ class CodeEmbeddings(nn.Module):
         init = initializers.normal(self.init_scale)
         tables = parameter(self, "embedding", init, axes, shape)
 
-        def prepare(table: jax.Array) -> jax.Array:
-            # Whole rows on every device, or the lookup would gather the result.
-            return constrain(table.astype(self.dtype), "vocab", "width")
-
-        def look_up(table: jax.Array, codes: jax.Array) -> jax.Array:
-            return lookup(table, codes, prepare)
+        def rows(table: jax.Array, codes: jax.Array) -> jax.Array:
+            return look_up(table, codes, ("vocab", "embed"), ("batch",), self.dtype)
 
         codes = jnp.asarray(codes)
-        return jax.vmap(look_up, (0, -1), -2)(tables[: codes.shape[-1]], codes)
+        return jax.vmap(rows, (0, -1), -2)(tables[: codes.shape[-1]], codes)
 
 
 class CodeHead(nn.Module):

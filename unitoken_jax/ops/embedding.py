@@ -1,6 +1,5 @@
 """Rows of a table by id, with a gradient that is summed in float32."""
 
-import math
 from collections.abc import Callable
 from functools import partial
 from itertools import chain
@@ -9,8 +8,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
-
-_LANES = 128  # of a TPU's vector registers
 
 
 class Layout(NamedTuple):
@@ -23,11 +20,15 @@ class Layout(NamedTuple):
     def scatters(self) -> bool:
         """Whether sums over the ids can be scattered into the parts of the table.
 
-        What divides V must not divide the ids, and what divides D must divide them too.
+        V must be whole, and what divides D must divide the ids too.
         """
         rows_over, width_over = (_axes(entry) for entry in self.table)
-        ids_over = {axis for entry in self.ids for axis in _axes(entry)}
-        return ids_over.isdisjoint(rows_over) and ids_over.issuperset(width_over)
+        return not rows_over and set(width_over) <= set(self.ids_over)
+
+    @property
+    def ids_over(self) -> tuple[str, ...]:
+        """Mesh axes that divide the ids."""
+        return tuple(chain.from_iterable(_axes(entry) for entry in self.ids))
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
@@ -47,7 +48,8 @@ def lookup(
         ids: integers of any shape, in [0, V).
         prepare: casts (and places) the whole table before rows are taken from it.
         layout: how both are divided, if it `scatters`: every device then receives the
-            gradient of its own part only. Without it every device receives the whole.
+            gradient of its own part only. Without it the compiler sums as it likes:
+            whole tables on every device, unless V is divided.
 
     Returns:
         [..., D] in the type that `prepare` gives.
@@ -84,36 +86,24 @@ lookup.defvjp(_forward, _backward)
 
 
 def _sum_rows(shape: tuple[int, ...], ids: jax.Array, gradient: jax.Array) -> jax.Array:
-    """Adds rows [..., D] to a table of zeros; ids beyond it are dropped."""
+    """Adds rows [..., D] to a table of zeros."""
     total = jnp.zeros(shape, jnp.float32)
-    return total.at[ids].add(gradient.astype(jnp.float32), mode="drop")
+    return total.at[ids].add(gradient.astype(jnp.float32))
 
 
 def _sum_parts(
     layout: Layout, shape: tuple[int, ...], ids: jax.Array, gradient: jax.Array
 ) -> jax.Array:
     """Adds what each device looked up, then scatters the sums over what divides D."""
-    mesh = jax.sharding.get_abstract_mesh()
-    rows_over, width_over = (_axes(entry) for entry in layout.table)
-    ids_over = chain.from_iterable(_axes(entry) for entry in layout.ids)
-    left = tuple(axis for axis in ids_over if axis not in width_over)
-    rows = shape[0] // math.prod(mesh.shape[axis] for axis in rows_over)
-    parts = math.prod(mesh.shape[axis] for axis in width_over)
+    width_over = _axes(layout.table[1])
+    left = tuple(axis for axis in layout.ids_over if axis not in width_over)
 
     def add(ids: jax.Array, gradient: jax.Array) -> jax.Array:
-        if rows_over:
-            ids = ids - rows * jax.lax.axis_index(rows_over)
-            # Ids of the parts before this one would count from its end.
-            ids = jnp.where(ids < 0, rows, ids)
-        total = _sum_rows((rows, shape[1]), ids, gradient)  # [V / rows_over, D]
-        scatter = partial(jax.lax.psum_scatter, axis_name=width_over)
-        if parts > 1 and shape[1] // parts < _LANES and rows % parts == 0:
-            # libtpu sums narrower columns whole, but scatters rows of any width.
-            total = scatter(total.reshape(parts, -1, shape[1]))
-            total = jax.lax.all_to_all(total, width_over, 1, 0, tiled=True)
-        elif parts > 1:
-            total = scatter(total, scatter_dimension=1, tiled=True)
-        # [V / rows_over, D / width_over]
+        total = _sum_rows(shape, ids, gradient)  # [V, D]
+        if width_over:
+            total = jax.lax.psum_scatter(
+                total, width_over, scatter_dimension=1, tiled=True
+            )  # [V, D / width_over]
         return jax.lax.psum(total, left) if left else total
 
     return jax.shard_map(
