@@ -27,7 +27,7 @@ Setting = Mapping[str, Any]
 """Field of the job ('train.microbatches') → value."""
 
 # Not `offload`: what goes to host memory and back has no price.
-REMAT = ("full", "attention", "minimal", "dots")
+REMAT = ("full", "attention", "minimal", "dots", "none")
 BLOCKS = (512, 1024, 2048)
 MICROBATCHES = (1, 2, 4)
 PORTIONS = (4, 8, 16, 32, 64)
