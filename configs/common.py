@@ -46,6 +46,8 @@ TPU_OPTIONS = {
 
 CHIPS = {"v5p_128": 64, "v5e_256": 256, "v6e_256": 256}  # of Google's names of slices
 SHARDS = {"v5p_128": 16, "v5e_256": 32, "v6e_256": 16}  # of the parameters
+# Where a chip has few tokens; with more on v5p, compiling takes three times as long.
+VMEM_KIB = {"v5e_256": 32_768, "v6e_256": 32_768}
 
 PARTS = ("decoder", "vision", "adapter")
 _STILL = r"vision/(patch_embedding/.*|position_embedding|head/.*)"
@@ -91,7 +93,10 @@ def spread(hardware: str, rows: int, share: str = "sequence") -> dict[str, Any]:
     one = share == "tensor" and sharers > 1
     fsdp = groups if one else SHARDS[hardware]
     mesh = {"data": groups // fsdp, "fsdp": fsdp, share: sharers}
-    return {"mesh": mesh, "tpu_options": TPU_OPTIONS}
+    options = TPU_OPTIONS
+    if hardware in VMEM_KIB:
+        options = options | {"xla_tpu_scoped_vmem_limit_kib": VMEM_KIB[hardware]}
+    return {"mesh": mesh, "tpu_options": options}
 
 
 def base_rows(**mixture: float) -> dict[str, Any]:
