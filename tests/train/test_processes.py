@@ -29,6 +29,8 @@ def test_one_process_needs_nobody() -> None:
 INTERRUPTED = """
 import signal
 from unitoken_jax.train import processes
+# A suite in the background of a shell inherits that Ctrl-C is ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 with processes.joined("", 0, 0):
     signal.raise_signal(signal.SIGINT)
 """
