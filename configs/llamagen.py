@@ -10,7 +10,8 @@ a constant rate of 1e-4, a tenth of the labels dropped, guidance 1.15. Both: 300
 AdamW (0.9, 0.95) with decay 0.05 on matrices, clipping at 1, dropout 0.1, bfloat16.
 
 Hardware: a TPU v5p-128 slice (64 chips); `XXL_v5e_256`, `XXL_v6e_256` and `XXL_any`
-choose others.
+choose others. Predicted, not measured, ±10 % (docs/plan.md), XXL: 0.21 to 0.26 s a
+step, 22 to 27 hours, 17 GiB a chip on v5p-128.
 
     python -m unitoken_jax.train --config configs/llamagen.py:XXL \
         --workdir runs/llamagen_xxl

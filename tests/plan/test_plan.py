@@ -28,11 +28,13 @@ _ON_ALL = tuple(SLICES)
 _OTHERS = {
     "unitoken_7b_anyres_stage1": _ON_ALL,
     "unitoken_7b_anyres_stage2": ("v5e_256", "v6e_256"),
+    "unitoken_7b_base_stage1": _ON_ALL,
     "unitoken_7b_base_stage2": _ON_ALL,
     "chameleon_7b_stage2": _ON_ALL,
     "chameleon_34b_stage2": _ON_ALL,
     "unitok_mllm_7b_pretrain": _ON_ALL,
     "unitok_vitamin_l": ("v5p_128",),
+    "llamagen": ("v5p_128",),
 }
 CASES = (
     SMALL,
@@ -50,7 +52,8 @@ def command(config: str, hardware: str) -> list[str]:
     if hardware not in SLICES:
         flags = [f"--config=configs/{name}.py", f"--stage={stage}"]
         return [*flags, f"--topology={hardware}"]
-    return [f"--config=configs/{name}.py:{hardware}", f"--topology={SLICES[hardware]}"]
+    word = f"XXL_{hardware}" if name == "llamagen" else hardware
+    return [f"--config=configs/{name}.py:{word}", f"--topology={SLICES[hardware]}"]
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
