@@ -9,7 +9,7 @@ template, with no marker around the picture, as in the released code.
 Hardware: a TPU v5p-128 slice (64 chips); the words `v5e_256`, `v6e_256` and `any`
 behind the file's name and a colon choose others. Predicted, not measured, ±10 %
 (docs/plan.md): the step of pre-training; 0.79 to 0.81 s a step, 0.9 hours, 28 GiB a
-chip on v5p-128; 0.46 to 0.60 s, 0.5 to 0.7 hours, 7 GiB on v5e-256; 0.14 to 0.30 s, 0.2
+chip on v5p-128; 0.46 to 0.59 s, 0.5 to 0.6 hours, 7 GiB on v5e-256; 0.15 to 0.28 s, 0.2
 to 0.3 hours, 12 GiB on v6e-256, for which nothing is calibrated.
 
     python -m unitoken_jax.train --config configs/unitok_mllm_7b_finetune.py \

@@ -15,7 +15,7 @@ file that is not published; here it starts at random.
 Hardware: a TPU v5p-128 slice (64 chips); the words `v5e_256`, `v6e_256` and `any`
 behind the file's name and a colon choose others. Predicted, not measured, ±10 %
 (docs/plan.md): 0.79 to 0.81 s a step, 20 to 21 hours, 28 GiB a chip on v5p-128; 0.46 to
-0.60 s, 12 to 15 hours, 7 GiB on v5e-256; 0.14 to 0.30 s, 4 to 8 hours, 12 GiB on
+0.59 s, 12 to 15 hours, 7 GiB on v5e-256; 0.15 to 0.28 s, 4 to 7 hours, 12 GiB on
 v6e-256, for which nothing is calibrated; the depth head is half of the work.
 
     python -m unitoken_jax.train --config configs/unitok_mllm_7b_pretrain.py \
