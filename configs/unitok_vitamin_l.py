@@ -33,7 +33,6 @@ from configs import common
 SAMPLES = 1_280_000_000
 BATCH = 16_384
 STEPS = SAMPLES // BATCH + 3  # rounded up to a multiple of the loader's 8 workers
-CHIPS = 64  # if the slice is not named
 TOGETHER = 8  # pictures of a chip that pass through convolutions at a time
 # Without those that fuse gathers into products: kernels of convolutions are small, and
 # with fused gathers the compiler's search for their windows had not ended after eleven
@@ -49,7 +48,8 @@ NO_DECAY = ".*(scale|bias)"
 def get_config(hardware: str = "v5p_128") -> ConfigDict:
     """Return the one stage for v5p_128, v5e_256, v6e_256 or any."""
     compute = {"dtype": "bfloat16", "remat": "full"}
-    portions = BATCH // (common.CHIPS.get(hardware, CHIPS) * TOGETHER)
+    chips = common.CHIPS.get(hardware, common.CHIPS["v5p_128"])
+    portions = BATCH // (chips * TOGETHER)
     vision = compute | {"portions": portions}
     backbone = dict(compute)
     return ConfigDict(

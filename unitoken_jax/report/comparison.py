@@ -18,13 +18,12 @@ from unitoken_jax.report import chart, plot, quantities, run, template
 from unitoken_jax.report.run import Run
 
 STATE = "sweep.json"
-# Circle, square, triangle and diamond around the origin, as paths.
-_SHAPES = (
-    "M-4 0a4 4 0 1 0 8 0a4 4 0 1 0 -8 0",
-    "M-3.6 -3.6h7.2v7.2h-7.2z",
-    "M0 -4.6L4.4 3.6H-4.4z",
-    "M0 -4.8L4.8 0L0 4.8L-4.8 0z",
-)
+_SHAPES = {  # paths around the origin
+    "circles": "M-4 0a4 4 0 1 0 8 0a4 4 0 1 0 -8 0",
+    "squares": "M-3.6 -3.6h7.2v7.2h-7.2z",
+    "triangles": "M0 -4.6L4.4 3.6H-4.4z",
+    "diamonds": "M0 -4.8L4.8 0L0 4.8L-4.8 0z",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,7 +147,9 @@ def compose(folder: Path) -> str:
             for label, number in colours.items()
             if any(setting.labels[colour] == label for setting in settings)
         },
-        shape_names=looks.shapes(settings),
+        shape_names=list(
+            zip(itertools.cycle(_SHAPES), looks.shapes(settings), strict=False)
+        ),
         measures=[
             (
                 name,
@@ -179,7 +180,7 @@ def compose(folder: Path) -> str:
         missing=[a for a in attempts if a.status in ("waiting", "running")],
         attempts=attempts,
         canvas=chart,
-        shapes=_SHAPES,
+        shapes=tuple(_SHAPES.values()),
     )
 
 

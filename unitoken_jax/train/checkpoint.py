@@ -220,8 +220,8 @@ class Checkpointer:
                 "common. It must be a directory that all of them share; mount it on "
                 "every host and run again to resume."
             )
-        is_new = not (self._damaged.is_dir() and any(self._damaged.iterdir()))
-        if not processes.all_say(is_new):
+        has_damaged = self._damaged.is_dir() and any(self._damaged.iterdir())
+        if not processes.all_say(not has_damaged):
             raise CheckpointError(
                 f"there is no checkpoint in {self.directory}, only those in "
                 f"{self._damaged} that could not be read. Move a good one back, or "
