@@ -148,7 +148,7 @@ def test_a_damaged_newest_checkpoint_is_set_aside(
     checkpointer = _reopen(path)
     restored = checkpointer.restore(_abstract(miniature.make_state(OPTIMIZER, 1)))
     assert (int(restored.state.step), restored.position) == (2, 2)
-    assert "checkpoint 4 is damaged" in caplog.text
+    assert "checkpoints/4 is damaged" in caplog.text
     assert (path / "checkpoints-damaged" / "4").is_dir()
     state, _ = _advance(restored.state, 2, 4)
     checkpointer.save(state, 4, {})
@@ -183,6 +183,26 @@ def test_another_stage_starts_from_the_newest_readable(saved, caplog, victim) ->
     assert "from first of" in caplog.text
     assert "at step 2" in caplog.text
     assert checkpoints.parameter_shapes(path, "first") == {"kernel": (16, 16)}
+
+
+def test_processes_start_from_one_checkpoint(saved, monkeypatch, caplog) -> None:
+    """Though this process could read the newest, another could not."""
+    caplog.set_level("INFO")
+    path, _ = saved
+    answers = [(0, 0), (1, 0)]  # of the other, for steps 4 and 2
+
+    def gather(values):
+        other = answers.pop(0) if len(values) == 2 else values
+        return np.asarray([values, other])
+
+    monkeypatch.setattr(processes, "gather", gather)
+    params = miniature.make_state(OPTIMIZER).params
+    places = jax.tree.map(lambda x: x.sharding, params)
+    transfer.replace(params, places, {"still": (path, "first")})
+    assert "checkpoints/4 is damaged (for another process)" in caplog.text
+    assert "at step 2" in caplog.text
+    # Who reads while the others wait for it asks nobody.
+    assert checkpoints.restore_params(path, "first")[1] == 4
 
 
 def test_half_written_checkpoints_are_not_seen(saved) -> None:

@@ -202,7 +202,8 @@ class Checkpointer:
             return None
         damaged: list[int] = []
         for step in found:
-            if restored := self._restore_step(step, abstract):
+            path = self.directory / str(step)
+            if restored := _by_all(path, functools.partial(read, path, abstract)):
                 self._set_aside(damaged)
                 return restored
             damaged.append(step)
@@ -227,32 +228,6 @@ class Checkpointer:
                 f"{self._damaged} that could not be read. Move a good one back, or "
                 "remove that folder to begin the stage anew."
             )
-
-    def _restore_step(self, step: int, abstract: TrainState) -> Restored | None:
-        """Restore a checkpoint, or return None if it is damaged for any process."""
-        folder = self.directory / str(step)
-        restored = failure = None
-        reason = "for another process"
-        try:
-            restored = read(folder, abstract)
-        except UnreadableError as error:
-            failure = error
-        except DAMAGE as error:
-            reason = _brief(error)
-        said = processes.gather([int(restored is not None), int(failure is not None)])
-        is_read, has_failed = said[:, 0], said[:, 1]
-        if has_failed.any():
-            raise failure or UnreadableError(
-                f"another process could not read {folder}. Its own output says why; "
-                "run again to resume."
-            )
-        if is_read.all():
-            return restored
-        log.warning(
-            "checkpoint %d is damaged (%s); the one before it is tried.",
-            *(step, reason),
-        )
-        return None
 
     def _restore_local(self, step: int, abstract: TrainState) -> Restored | None:
         """Restore from the hosts' own disks if all of them can."""
@@ -345,6 +320,32 @@ def _common(found: Iterable[int]) -> list[int]:
     return sorted(common, reverse=True)
 
 
+def _by_all(folder: Path, reader: Callable[[], _Read]) -> _Read | None:
+    """Read a checkpoint, or return None if it is damaged for any process."""
+    found = failure = None
+    reason = "for another process"
+    try:
+        found = reader()
+    except UnreadableError as error:
+        failure = error
+    except DAMAGE as error:
+        reason = _brief(error)
+    said = processes.gather([int(found is not None), int(failure is not None)])
+    is_read, has_failed = said[:, 0], said[:, 1]
+    if has_failed.any():
+        raise failure or UnreadableError(
+            f"another process could not read {folder}. Its own output says why; "
+            "run again to resume."
+        )
+    if is_read.all():
+        return found
+    log.warning(
+        "checkpoint %s is damaged (%s); the one before it is tried.",
+        *(folder, reason),
+    )
+    return None
+
+
 def read(folder: Path, abstract: TrainState) -> Restored:
     """Read one checkpoint; no other process is waited for and nothing is written.
 
@@ -424,6 +425,7 @@ def restore_params(
     shardings: Mapping[str, Any] | Callable[[Shapes], Mapping[str, Any]] | None = None,
     *,
     average: bool = False,
+    together: bool = False,
 ) -> tuple[dict[str, Any], int]:
     """Read parameters alone, without optimiser, from the newest readable checkpoint.
 
@@ -435,6 +437,9 @@ def restore_params(
             them. None reads everything as NumPy arrays.
         average: read the whole of their moving average instead, which a stage with
             `train.average` keeps.
+        together: all processes of the run call this alike and get the parameters of
+            one checkpoint, which all of them can read. Without it no other process
+            is waited for.
 
     Returns:
         The nested parameters and the step of the checkpoint.
@@ -452,7 +457,7 @@ def restore_params(
             return jax.device_put(params, places) if places else params
         return _restore_params(folder, subtree, places)
 
-    return _newest(_folder(directory), reader)
+    return _newest(_folder(directory), reader, together=together)
 
 
 def parameter_shapes(directory: Path, subtree: str = "") -> dict[str, tuple[int, ...]]:
@@ -465,12 +470,20 @@ def parameter_shapes(directory: Path, subtree: str = "") -> dict[str, tuple[int,
     return _newest(_folder(directory), reader)[0]
 
 
-def _newest(folder: Path, reader: Callable[[Path], _Read]) -> tuple[_Read, int]:
+def _newest(
+    folder: Path, reader: Callable[[Path], _Read], *, together: bool = False
+) -> tuple[_Read, int]:
     """Return what `reader` makes of the newest checkpoint it can read, and its step."""
-    for step in sorted(steps(folder), reverse=True):
+    found = steps(folder)
+    for step in _common(found) if together else reversed(found):
         path = folder / str(step)
+        attempt = functools.partial(_twice, path, functools.partial(reader, path))
+        if together:
+            if (result := _by_all(path, attempt)) is not None:
+                return result, step
+            continue
         try:
-            return _twice(path, functools.partial(reader, path)), step
+            return attempt(), step
         except DAMAGE as error:
             log.warning(
                 "checkpoint %s is damaged (%s); the one before it is used.",

@@ -54,7 +54,9 @@ def replace(
     for subtree, (directory, theirs) in sources.items():
         prefix = f"{subtree}/"
         choice = _Choice(shapes, places, subtree, f"{directory}:{theirs}")
-        values, step = checkpoint.restore_params(directory, theirs, choice)
+        values, step = checkpoint.restore_params(
+            directory, theirs, choice, together=True
+        )
         # Converted checkpoints may be bfloat16; what trains keeps its own type.
         ours |= {
             prefix + path: value.astype(ours[prefix + path].dtype)
