@@ -12,7 +12,7 @@ import pytest
 
 from unitoken_jax.config import UserError
 from unitoken_jax.train import chain as chains
-from unitoken_jax.train import checkpoint, stage
+from unitoken_jax.train import checkpoint, processes, stage
 from unitoken_jax.train.job import Chain, CodesConfig
 
 TRAIN = {"steps": 2, "batch": 8, "log_every": 1}
@@ -124,6 +124,14 @@ def test_one_stage_alone_needs_what_it_starts_from(tmp_path) -> None:
         chains.run(_chain(), tmp_path, Workshop(), only="second")
     assert not chains.run(_chain(), tmp_path, Workshop(), only="first")
     assert chains.run(_chain(), tmp_path, Workshop(), only="second")
+
+
+def test_the_first_process_says_what_is_complete(tmp_path, monkeypatch) -> None:
+    """The others may see the files of a shared directory sooner or later than it."""
+    assert not chains.run(_chain(), tmp_path, Workshop(), only="first")
+    monkeypatch.setattr(processes, "gather", lambda values: np.asarray([[0], values]))
+    with pytest.raises(UserError, match="run --stage=first first"):
+        chains.run(_chain(), tmp_path, Workshop(), only="second")
 
 
 def test_a_stage_starts_from_earlier_ones_only(tmp_path) -> None:

@@ -10,7 +10,7 @@ from typing import Protocol
 from unitoken_jax.config import UserError, contains, nearest, plain
 from unitoken_jax.models import registry
 from unitoken_jax.models.registry import System
-from unitoken_jax.train import stage, transfer
+from unitoken_jax.train import processes, stage, transfer
 from unitoken_jax.train.job import Chain, Job
 from unitoken_jax.train.optimizer import make_optimizer
 from unitoken_jax.train.paths import flatten
@@ -104,8 +104,7 @@ def run(
     todo = [
         name
         for name in chain.order
-        if only in (None, name)
-        and not stage.is_finished(workdir / name, chain.stages[name].train.steps)
+        if only in (None, name) and not _is_complete(workdir / name, chain.stages[name])
     ]
     for name in todo:
         for source in chain.stages[name].init.values():
@@ -119,10 +118,16 @@ def run(
         elif only in (None, name):
             log.info("stage %s is complete (%d steps)", name, job.train.steps)
             _warn_of_changes(job, workdir / name)
-    return all(
-        stage.is_finished(workdir / name, job.train.steps)
-        for name, job in chain.stages.items()
-    )
+    return all(_is_complete(workdir / name, job) for name, job in chain.stages.items())
+
+
+def _is_complete(directory: Path, job: Job) -> bool:
+    """Say whether a stage is finished, as the first process sees it; all must ask.
+
+    On a shared file system the others may see it later, and would go another way.
+    """
+    is_finished = stage.is_finished(directory, job.train.steps)
+    return bool(processes.gather([int(is_finished)])[0, 0])
 
 
 def _run_stage(chain: Chain, job: Job, workdir: Path, workshop: Workshop) -> bool:
@@ -186,8 +191,7 @@ def _assembled(
 def _check_sources(chain: Chain, job: Job, workdir: Path) -> None:
     """Refuse a stage before what it starts from is complete."""
     for source in _stages_needed(chain, job):
-        steps = chain.stages[source].train.steps
-        if not stage.is_finished(workdir / source, steps):
+        if not _is_complete(workdir / source, chain.stages[source]):
             raise UserError(
                 f"stage {job.name!r} starts from {source!r}, which is not complete in "
                 f"{workdir}; run --stage={source} first, or the whole chain without "
