@@ -128,12 +128,18 @@ def test_a_complete_run_leaves_nothing_behind(run) -> None:
     assert list((path / "fast").iterdir()) == []
 
 
-def test_multiples_are_kept_for_ever(tmp_path) -> None:
+@pytest.mark.parametrize(
+    ("saved", "kept"),
+    [((1, 2, 3, 4, 5), [2, 4, 5]), ((1, 3, 5, 6, 7, 9), [3, 5, 6, 9])],
+    ids=["in time", "late"],
+)
+def test_multiples_are_kept_for_ever(tmp_path, saved, kept) -> None:
     state = miniature.make_state(OPTIMIZER)
     with _open(tmp_path, keep=1, keep_every=2) as checkpointer:
-        for step in range(1, 6):
+        for step in range(1, max(saved) + 1):
             state, _ = STEP(state, miniature.batch(step))
-            checkpointer.save(state, step, {})
-    assert checkpoints.steps(tmp_path / "run" / "checkpoints") == [2, 4, 5]
+            if step in saved:
+                checkpointer.save(state, step, {})
+    assert checkpoints.steps(tmp_path / "run" / "checkpoints") == kept
     with pytest.raises(ValueError, match="keep_every must be a multiple of every"):
         CheckpointConfig(every=2, keep_every=3)

@@ -11,11 +11,12 @@ are the only ones that know Orbax.
 
 import dataclasses
 import functools
+import itertools
 import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -68,7 +69,8 @@ class CheckpointConfig:
     Attributes:
         every: steps between checkpoints.
         keep: how many of the newest are kept.
-        keep_every: checkpoints of multiples of this step are kept for ever (0: none).
+        keep_every: the first checkpoint at or after each multiple of this step is
+            kept for ever (0: none).
         local: checkpoints on the hosts' own disks in between.
     """
 
@@ -86,6 +88,20 @@ class CheckpointConfig:
                 f"keep_every must be a multiple of every ({self.every}), "
                 f"not {self.keep_every}."
             )
+
+
+@dataclasses.dataclass(frozen=True)
+class _FirstAfterMultiples(ocp.checkpoint_managers.PreservationPolicy):
+    """Keep the first checkpoint at or after each multiple: some are saved late."""
+
+    interval: int
+
+    def should_preserve(
+        self, checkpoints: Sequence[Any], *, context: Any
+    ) -> list[bool]:
+        """Say of each checkpoint, oldest first, whether it is kept."""
+        multiples = [0, *(c.step // self.interval for c in checkpoints)]
+        return [after > before for before, after in itertools.pairwise(multiples)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,7 +144,7 @@ class Checkpointer:
         policies = ocp.checkpoint_managers
         kept: list[Any] = [policies.LatestN(self.config.keep)]
         if self.config.keep_every:
-            kept.append(policies.EveryNSteps(self.config.keep_every))
+            kept.append(_FirstAfterMultiples(self.config.keep_every))
         options = ocp.CheckpointManagerOptions(
             preservation_policy=policies.AnyPreservationPolicy(kept),
             cleanup_tmp_directories=True,
