@@ -299,6 +299,33 @@ def test_another_process_cannot_read(saved, monkeypatch, other, sentence) -> Non
     assert checkpoints.steps(path / "checkpoints") == [2, 4]
 
 
+def test_what_another_process_does_not_see_is_set_aside(saved, monkeypatch) -> None:
+    """Or this one would save step 4 no more, and the other wait for it."""
+    path, _ = saved
+
+    def gather(values):
+        other = [2, *[-1] * (len(values) - 1)] if len(values) > 2 else values
+        return np.asarray([values, other])
+
+    with monkeypatch.context() as patch:
+        patch.setattr(processes, "gather", gather)
+        restored = _restore(path)
+    assert restored is not None
+    assert restored.position == 2
+    assert checkpoints.steps(path / "checkpoints") == [2]
+    assert (path / "checkpoints-damaged" / "4").is_dir()
+    state, _ = _advance(restored.state, 2, 4)
+
+    # One that is listed all the same is not taken for saved by one process alone.
+    (path / "checkpoints-damaged" / "4").rename(path / "checkpoints" / "4")
+    monkeypatch.setattr(processes, "gather", lambda values: np.asarray([values, [0]]))
+    with (
+        pytest.raises(CheckpointError, match="Checkpoint for step 4 already exists"),
+        _reopen(path) as checkpointer,
+    ):
+        checkpointer.save(state, 4, {})
+
+
 @pytest.mark.parametrize("own", [[2, 4], []])
 def test_a_directory_that_is_not_shared_is_a_sentence(
     saved, monkeypatch, tmp_path, own

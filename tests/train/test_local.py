@@ -8,8 +8,11 @@ import jax
 import miniature
 import numpy as np
 import pytest
+from safetensors import SafetensorError
 
 from unitoken_jax.train import checkpoint as checkpoints
+from unitoken_jax.train import local as tier
+from unitoken_jax.train import processes
 from unitoken_jax.train import state as states
 from unitoken_jax.train.checkpoint import CheckpointConfig, Checkpointer
 from unitoken_jax.train.guard import GuardConfig
@@ -114,11 +117,108 @@ def test_a_damaged_local_one_is_not_used(run, caplog) -> None:
     assert "the checkpoint of step 4 on this host cannot be used" in caplog.text
 
 
-def test_a_new_run_in_the_same_place_knows_none_of_it(run) -> None:
+@pytest.mark.parametrize("removed", ["run", "run/checkpoints", "run/checkpoints/2"])
+def test_without_what_it_went_on_from_a_run_begins_anew(run, removed) -> None:
     path, _ = run
-    shutil.rmtree(path / "run")
+    shutil.rmtree(path / removed)
     with _open(path) as checkpointer:
         assert checkpointer.restore(_abstract(_mesh((2, 4)))) is None
+
+
+def test_before_its_first_shared_checkpoint_a_run_resumes(tmp_path) -> None:
+    mesh = _mesh((2, 4))
+    places = jax.tree.map(lambda x: x.sharding, _abstract(mesh))
+    state = jax.device_put(miniature.make_state(OPTIMIZER), places)
+    state, _ = STEP(state, jax.device_put(miniature.batch(0), places.step))
+    with _open(tmp_path) as checkpointer:
+        checkpointer.save_local(state, 1, {})
+    with _open(tmp_path) as checkpointer:
+        assert checkpointer.restore(_abstract(mesh)).position == 1
+
+
+def test_later_steps_are_forgotten_when_the_run_goes_back(run) -> None:
+    """They would pass for newer ones of the run, and have its own removed."""
+    path, _ = run
+    shutil.copytree(_fast(path), _fast(path).with_name("process-0-of-2"))
+    other = _mesh((4, 2))
+    with _open(path) as checkpointer:
+        state = checkpointer.restore(_abstract(other)).state
+        assert checkpoints.steps(_fast(path)) == []
+        assert [p.name for p in _fast(path).parent.iterdir()] == ["process-0-of-1"]
+        batch = jax.device_put(miniature.batch(2), state.step.sharding)
+        state, _ = STEP(state, batch)
+        checkpointer.save_local(state, 3, {"name": "again"})
+    with _open(path) as checkpointer:
+        assert checkpointer.restore(_abstract(other)).meta == {"name": "again"}
+
+
+def test_steps_of_different_starts_are_not_put_together(
+    run, monkeypatch, caplog
+) -> None:
+    path, _ = run
+
+    def gather(values):
+        other = list(values)
+        if len(values) == 2 and values[1]:  # what can be read, and the start's number
+            other[1] -= 1
+        return np.asarray([values, other])
+
+    with _open(path) as checkpointer:
+        monkeypatch.setattr(processes, "gather", gather)
+        restored = checkpointer.restore(_abstract(_mesh((2, 4))))
+        monkeypatch.undo()
+    assert restored.position == 2
+    assert "what the hosts hold of step 4 does not go together" in caplog.text
+
+
+def test_a_local_one_below_a_damaged_shared_one_is_used(run) -> None:
+    path, expected = run
+    with _open(path) as checkpointer:
+        state = checkpointer.restore(_abstract(_mesh((2, 4)))).state
+        batch = jax.device_put(miniature.batch(5), state.step.sharding)
+        state, _ = STEP(state, batch)
+        checkpointer.save(state, 5, {})
+    shared = path / "run" / "checkpoints"
+    for file in (shared / "5").rglob("manifest.ocdbt"):
+        file.write_bytes(b"")
+    with _open(path) as checkpointer:
+        restored = checkpointer.restore(_abstract(_mesh((2, 4))))
+    assert restored.position == 4
+    jax.tree.map(np.testing.assert_array_equal, restored.state.params, expected)
+    assert checkpoints.steps(shared) == [2]
+    assert (path / "run" / "checkpoints-damaged" / "5").is_dir()
+
+
+def test_a_full_disk_is_done_without(run, monkeypatch, caplog) -> None:
+    path, _ = run
+    lying: list[int] = []
+
+    def full(*_):
+        lying.append(len(list(_fast(path).iterdir())))
+        raise SafetensorError("I/O error: No space left on device")
+
+    with _open(path) as checkpointer:
+        state = checkpointer.restore(_abstract(_mesh((2, 4)))).state
+        monkeypatch.setattr(tier, "save_file", full)
+        for step in (5, 6, 7):
+            batch = jax.device_put(miniature.batch(step), state.step.sharding)
+            state, _ = STEP(state, batch)
+            checkpointer.save_local(state, step, {})
+        checkpointer.save(state, 7, {})
+    assert checkpoints.steps(path / "run" / "checkpoints") == [2, 7]
+    assert caplog.text.count(f"nothing more is saved in {_fast(path)}") == 1
+    assert lying == [2]  # the newest and what is being written
+    assert [p.name for p in _fast(path).iterdir()] == ["4"]
+
+
+def test_a_place_that_cannot_be_made_is_done_without(tmp_path, caplog) -> None:
+    (tmp_path / "fast").write_text("a file")
+    state = miniature.make_state(OPTIMIZER)
+    with _open(tmp_path) as checkpointer:
+        assert checkpointer.restore(_abstract(_mesh((2, 4)))) is None
+        checkpointer.save_local(state, 0, {})
+        checkpointer.discard_local()
+    assert "checkpoint.local.directory" in caplog.text
 
 
 def test_a_complete_run_leaves_nothing_behind(run) -> None:

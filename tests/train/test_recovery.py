@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -178,6 +179,13 @@ def test_sigterm_to_one_at_the_last_step_is_known_to_both(tmp_path) -> None:
     assert stage.is_finished(tmp_path, 4)
 
 
+def _steps_on_both(fast: Path) -> set[int]:
+    """Return the steps that both processes have on their hosts' disks."""
+    folders = list(fast.glob("unitoken-*/process-*-of-2"))
+    assert len(folders) == 2
+    return set.intersection(*(set(checkpoint.steps(folder)) for folder in folders))
+
+
 @pytest.mark.parametrize(
     ("victim", "tier"),
     [pytest.param(0, "shared", marks=pytest.mark.slow), (1, "local")],
@@ -200,11 +208,10 @@ def test_killing_either_ends_the_other_and_a_restart_resumes(
     ours = f"error: process {1 - victim}: the computation failed, as another process"
     theirs = "most likely indicates that another task died"
     assert ours in errors or (victim == 0 and theirs in errors), errors
-    folders = [tmp_path / "checkpoints"]
     if tier == "local":
-        folders = list((tmp_path / "fast").glob("unitoken-*/process-*-of-2"))
-        assert len(folders) == 2
-    saved = max(set.intersection(*(set(checkpoint.steps(f)) for f in folders)))
+        saved = max(_steps_on_both(tmp_path / "fast"))
+    else:
+        saved = max(checkpoint.steps(tmp_path / "checkpoints"))
 
     with Processes(tmp_path, _fields(saved + 5, checkpoint=checkpoints)) as run:
         outputs = run.finish()
@@ -213,4 +220,28 @@ def test_killing_either_ends_the_other_and_a_restart_resumes(
     assert not (tmp_path / "fast").exists() or not any((tmp_path / "fast").iterdir())
     losses = _losses(tmp_path)
     for step in range(1, saved + 6):
+        assert losses[step] == pytest.approx(alone[step], rel=TOLERANCE)
+
+
+@pytest.mark.slow
+def test_a_replaced_host_makes_the_other_forget_later_steps(alone, tmp_path) -> None:
+    fast = tmp_path / "fast"
+    checkpoints = {"every": 20, "local": {"directory": str(fast), "every": 2}}
+    fields = _fields(10_000, checkpoint=checkpoints)
+    with Processes(tmp_path, fields, delay=0.05) as run:
+        run.wait_for_step(32)
+    later = min(_steps_on_both(fast))
+    (lost,) = fast.glob("unitoken-*/process-1-of-2")
+    shutil.rmtree(lost)
+    (tmp_path / "metrics.jsonl").unlink()
+    with Processes(tmp_path, fields, delay=0.05) as run:
+        run.wait_for_step(26)
+    saved = max(_steps_on_both(fast))
+    assert 20 < saved < later
+
+    with Processes(tmp_path, _fields(saved + 3, checkpoint=checkpoints)) as run:
+        outputs = run.finish()
+    assert f"step {saved} is restored from" in outputs[0]
+    losses = _losses(tmp_path)
+    for step in range(21, saved + 4):
         assert losses[step] == pytest.approx(alone[step], rel=TOLERANCE)

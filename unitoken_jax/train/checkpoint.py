@@ -14,7 +14,7 @@ import functools
 import itertools
 import json
 import logging
-import os
+import secrets
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -139,6 +139,8 @@ class Checkpointer:
             self._local = None
             if config.local.directory:
                 self._local = LocalCheckpoints(config.local, self._identity())
+                # What different starts have saved at one step is not of one timeline.
+                self._start = int(processes.gather([secrets.randbits(31)])[0, 0])
 
     def _open(self) -> ocp.CheckpointManager:
         policies = ocp.checkpoint_managers
@@ -154,14 +156,19 @@ class Checkpointer:
         return ocp.CheckpointManager(self.directory, options=options)
 
     def _identity(self) -> str:
-        """Return a name of this run that no run before it in this place has had."""
-        path = self.directory.with_name(f"{self.directory.name}-identity")
-        if processes.is_first() and not path.exists():
-            partial = path.with_suffix(".partial")
-            partial.write_text(os.urandom(8).hex())
-            partial.replace(path)
-        processes.wait_for_all("naming the run")
-        return path.read_text()
+        """Return a name of this run that no run before it in this place has had.
+
+        It lies among the checkpoints, so that removing them begins a new run.
+        """
+        path, name = self.directory / "identity", bytes(8).hex()
+        if processes.is_first():
+            if not path.exists():
+                partial = path.with_suffix(".partial")
+                partial.write_text(secrets.token_hex(8))
+                partial.replace(path)
+            name = path.read_text()
+        numbers = np.frombuffer(bytes.fromhex(name), np.int32)
+        return processes.gather(numbers.tolist())[0].tobytes().hex()
 
     @property
     def is_busy(self) -> bool:
@@ -177,26 +184,34 @@ class Checkpointer:
         write is raised here, by a later `save` or by `close`.
         """
         step = int(state.step)
-        if step in self._manager.all_steps():
-            return
         items = ocp.args.Composite(
             state=ocp.args.StandardSave(state),  # pyright: ignore[reportCallIssue]
             data=ocp.args.JsonSave({"position": position}),  # pyright: ignore[reportCallIssue]
             meta=ocp.args.JsonSave(dict(meta)),  # pyright: ignore[reportCallIssue]
         )
         with self._writing("written"):
-            self._manager.save(step, args=items, force=True)
+            # Whoever returned alone would leave the others waiting for it.
+            if not processes.all_say(step in self._manager.all_steps()):
+                self._manager.save(step, args=items, force=True)
 
     def save_local(
         self, state: TrainState, position: int, meta: Mapping[str, Any]
     ) -> None:
         """Start saving `state` on the hosts' own disks, as `save`; needs `local`."""
         if self._local is not None:
+            notes = {
+                "position": position,
+                "meta": dict(meta),
+                "start": self._start,
+                "after": max(self._manager.all_steps(), default=-1),
+            }
             with self._writing("written"):
-                self._local.save(state, {"position": position, "meta": dict(meta)})
+                self._local.save(state, notes)
 
     def restore(self, abstract: TrainState) -> Restored | None:
         """Restore the newest checkpoint that can be read, or None if there is none.
+
+        What is newer is set aside, or removed from the hosts' own disks.
 
         Args:
             abstract: the state as `jax.ShapeDtypeStruct`s with shardings.
@@ -207,27 +222,36 @@ class Checkpointer:
                 damaged ones are left.
         """
         listed = self._manager.all_steps()
-        found = _common(listed)
-        if self._local is not None:
-            newest = max(found, default=-1)
-            for step in _common(self._local.steps()):
-                if step > newest and (restored := self._restore_local(step, abstract)):
-                    return restored
-        if not found:
-            self._check_beginning(is_new=not listed)
-            return None
+        shared, unshared = _compare(listed)
+        local = _compare(self._local.steps())[0] if self._local is not None else []
+        newest = max([*shared, *unshared], default=-1)
         damaged: list[int] = []
-        for step in found:
-            path = self.directory / str(step)
-            if restored := _by_all(path, functools.partial(read, path, abstract)):
-                self._set_aside(damaged)
+        for step in sorted({*shared, *local}, reverse=True):
+            restored = None
+            if step in shared:
+                path = self.directory / str(step)
+                restored = _by_all(path, functools.partial(read, path, abstract))
+                damaged += [] if restored else [step]
+            if restored is None and step in local:
+                restored = self._restore_local(step, abstract, newest)
+            if restored is not None:
+                self._set_aside(damaged + [s for s in unshared if s > step])
+                self._begin_local(step)
                 return restored
-            damaged.append(step)
-        raise CheckpointError(
-            f"none of the {len(found)} checkpoints in {self.directory} can be read; "
-            "they stay where they are. Put a good copy in the place of one, or remove "
-            "that folder to begin the stage anew."
-        )
+        if shared:
+            raise CheckpointError(
+                f"none of the {len(shared)} checkpoints in {self.directory} can be "
+                "read; they stay where they are. Put a good copy in the place of one, "
+                "or remove that folder to begin the stage anew."
+            )
+        self._check_beginning(is_new=not listed)
+        self._begin_local(-1)
+        return None
+
+    def _begin_local(self, step: int) -> None:
+        """Forget what hosts hold of a timeline that the run leaves at `step`."""
+        if self._local is not None:
+            self._local.begin(step)
 
     def _check_beginning(self, *, is_new: bool) -> None:
         """Refuse to begin anew where checkpoints are seen, or were set aside."""
@@ -245,39 +269,52 @@ class Checkpointer:
                 "remove that folder to begin the stage anew."
             )
 
-    def _restore_local(self, step: int, abstract: TrainState) -> Restored | None:
-        """Restore from the hosts' own disks if all of them can."""
+    def _restore_local(
+        self, step: int, abstract: TrainState, newest: int
+    ) -> Restored | None:
+        """Restore from the hosts' own disks if all can, what one start has saved.
+
+        If the shared one that it followed is newer than `newest`, the run went back.
+        """
         assert self._local is not None
-        state = notes = None
+        state = None
+        notes: dict[str, Any] = {}
         try:
-            state, notes = self._local.restore(step, abstract)
+            found, notes = self._local.restore(step, abstract)
+            if notes["after"] > newest:
+                raise LookupError(f"checkpoint {notes['after']}, before it, is gone")
+            state = found
         except (OSError, *DAMAGE) as error:
             log.warning(
                 "the checkpoint of step %d on this host cannot be used (%s)",
                 *(step, _brief(error)),
             )
-        usable = processes.all_say(state is not None)
-        if not usable or state is None or notes is None:
+        said = processes.gather([int(state is not None), notes.get("start", 0)])
+        if state is None or not said[:, 0].all():
+            return None
+        if len(set(said[:, 1].tolist())) > 1:
+            log.warning("what the hosts hold of step %d does not go together", step)
             return None
         log.info("step %d is restored from %s", step, self._local.directory)
         return Restored(state, int(notes["position"]), notes["meta"])
 
-    def _set_aside(self, damaged: list[int]) -> None:
-        """Move checkpoints away, now that an older one has been read well."""
-        if not damaged:
+    def _set_aside(self, steps: list[int]) -> None:
+        """Move checkpoints away that a process cannot read or see; an older is read."""
+        if not steps:
             return
         self._manager.close()
         if processes.is_first():
             self._damaged.mkdir(exist_ok=True)
-            for step in damaged:
-                target = self._damaged / str(step)
-                shutil.rmtree(target, ignore_errors=True)
-                shutil.move(self.directory / str(step), target)
+            for folder in (self.directory / str(step) for step in steps):
+                if folder.exists():
+                    target = self._damaged / folder.name
+                    shutil.rmtree(target, ignore_errors=True)
+                    shutil.move(folder, target)
         log.warning(
-            "damaged checkpoints (%s) are moved to %s.",
-            *(", ".join(map(str, damaged)), self._damaged),
+            "checkpoints that not every process can read (%s) are moved to %s.",
+            *(", ".join(map(str, steps)), self._damaged),
         )
-        processes.wait_for_all("setting damaged checkpoints aside")
+        processes.wait_for_all("setting checkpoints aside")
         self._manager = self._open()
 
     @property
@@ -328,12 +365,13 @@ class Checkpointer:
             ) from error
 
 
-def _common(found: Iterable[int]) -> list[int]:
-    """Return the steps that every process has found, newest first."""
+def _compare(found: Iterable[int]) -> tuple[list[int], list[int]]:
+    """Return the steps that all processes have found, newest first, and the others."""
     newest = sorted(found, reverse=True)[:_COMPARED]
     said = processes.gather(newest + [-1] * (_COMPARED - len(newest)))
-    common = set(newest).intersection(*(row.tolist() for row in said))
-    return sorted(common, reverse=True)
+    rows = [{*row.tolist()} - {-1} for row in said]
+    common = set.intersection(*rows)
+    return sorted(common, reverse=True), sorted(set.union(*rows) - common)
 
 
 def _by_all(folder: Path, reader: Callable[[], _Read]) -> _Read | None:
@@ -491,7 +529,7 @@ def _newest(
 ) -> tuple[_Read, int]:
     """Return what `reader` makes of the newest checkpoint it can read, and its step."""
     found = steps(folder)
-    for step in _common(found) if together else reversed(found):
+    for step in _compare(found)[0] if together else reversed(found):
         path = folder / str(step)
         attempt = functools.partial(_twice, path, functools.partial(reader, path))
         if together:

@@ -2,14 +2,17 @@
 
 Each process saves what its own devices hold, shard by shard, and waits for no other. So
 they are of use only to the same number of processes on the same mesh; after a change,
-or when one host is replaced, the run goes back to the newest common checkpoint.
+or when one host is replaced, the run goes back to the newest common checkpoint, and
+what hosts hold of later steps is removed. A disk that fails is done without.
 """
 
 import dataclasses
 import json
+import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from unitoken_jax.train.state import TrainState
+
+log = logging.getLogger(__name__)
 
 _FILE = "shards.safetensors"
 _KEPT = 2
@@ -55,9 +60,11 @@ class LocalCheckpoints:
         process, count = jax.process_index(), jax.process_count()
         self._root = Path(config.directory).absolute() / f"unitoken-{identity}"
         self.directory = self._root / f"process-{process}-of-{count}"
-        self.directory.mkdir(parents=True, exist_ok=True)
-        for partial in self.directory.glob("*.partial"):
-            shutil.rmtree(partial, ignore_errors=True)
+        self._is_given_up = False
+        with self._tolerant():
+            self.directory.mkdir(parents=True, exist_ok=True)
+            for partial in self.directory.glob("*.partial"):
+                shutil.rmtree(partial, ignore_errors=True)
         self._writer = ThreadPoolExecutor(1, "local-checkpoint")
         self._writing: Future[None] | None = None
 
@@ -67,22 +74,52 @@ class LocalCheckpoints:
         return self._writing is not None and not self._writing.done()
 
     def steps(self) -> list[int]:
-        """Return the steps of the complete checkpoints."""
-        return sorted(int(p.name) for p in self.directory.iterdir() if p.name.isdigit())
+        """Return the steps of the complete checkpoints, oldest first."""
+        try:
+            names = [path.name for path in self.directory.iterdir()]
+        except OSError:  # the disk has failed, or is another
+            return []
+        return sorted(int(name) for name in names if name.isdigit())
+
+    def begin(self, step: int) -> None:
+        """Remove what is of later steps or for another number of processes.
+
+        The run goes on at `step`; what it left behind would pass for its own, or have
+        what it saves next removed as older.
+        """
+        with self._tolerant():
+            for later in (found for found in self.steps() if found > step):
+                shutil.rmtree(self.directory / str(later))
+        for folder in self._root.glob("process-*-of-*"):
+            if not folder.name.endswith(f"-of-{jax.process_count()}"):
+                shutil.rmtree(folder, ignore_errors=True)
+
+    @contextmanager
+    def _tolerant(self) -> Iterator[None]:
+        """Save nothing more here if the disk fails: other checkpoints go on."""
+        try:
+            yield
+        except OSError as error:
+            self._is_given_up = True
+            log.warning(
+                "nothing more is saved in %s, on a disk that failed (%s); the shared "
+                "checkpoints go on. Make room there, or name another place in "
+                "checkpoint.local.directory, before the next start.",
+                *(self.directory, error),
+            )
 
     def save(self, state: TrainState, notes: Mapping[str, Any]) -> None:
         """Start saving; returns when the shards are copied to the host.
 
+        Does nothing once the disk has failed.
+
         Args:
             state: arrays on the devices.
             notes: what else to keep, as JSON.
-
-        Raises:
-            OSError: the one before could not be written.
         """
         self.wait()
         step = int(state.step)
-        if step in self.steps():
+        if self._is_given_up or step in self.steps():
             return
         leaves = jax.tree.leaves(state)
         for leaf in leaves:
@@ -99,12 +136,17 @@ class LocalCheckpoints:
     def _write(
         self, step: int, shards: dict[str, np.ndarray], header: dict[str, str]
     ) -> None:
-        partial = self.directory / f"{step}.partial"
-        partial.mkdir(exist_ok=True)
-        save_file(shards, partial / _FILE, header)
-        partial.rename(self.directory / str(step))
-        for old in self.steps()[:-_KEPT]:
+        # Every process has the newest by now, see `loop`: it is all that must stay.
+        for old in self.steps()[: 1 - _KEPT]:
             shutil.rmtree(self.directory / str(old), ignore_errors=True)
+        partial = self.directory / f"{step}.partial"
+        try:
+            partial.mkdir(exist_ok=True)
+            save_file(shards, partial / _FILE, header)
+            partial.rename(self.directory / str(step))
+        except (OSError, SafetensorError) as error:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise OSError(str(error)) from error
 
     def restore(
         self, step: int, abstract: TrainState
@@ -140,14 +182,13 @@ class LocalCheckpoints:
         """Block until everything is written."""
         writing, self._writing = self._writing, None
         if writing is not None:
-            writing.result()
+            with self._tolerant():
+                writing.result()
 
     def close(self) -> None:
         """Finish writing."""
-        try:
-            self.wait()
-        finally:
-            self._writer.shutdown()
+        self.wait()
+        self._writer.shutdown()
 
     def discard(self) -> None:
         """Remove this process's checkpoints."""
