@@ -5,6 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from unitoken_jax.ops.contrastive import contrastive_loss
+from unitoken_jax.ops.losses import score_tokens, sigmoid_loss
 from unitoken_jax.train import nonfinite
 
 
@@ -97,3 +99,71 @@ def test_loops_and_branches() -> None:
     _, origins = _find(function, x=jnp.float32(2.0))
     (origin,) = set(origins.values())
     assert origin.name == "[3]: log"
+
+
+def test_a_constant_is_not_to_blame() -> None:
+    def function(inputs):
+        start = jnp.zeros(2) - jnp.inf
+        highest = jnp.maximum(start, inputs["x"]) + start * 0.0  # -inf · 0 is a NaN
+        return {"start": start, "y": highest}
+
+    _, origins = _find(function, x=jnp.ones(2))
+    assert list(origins) == ["y"]
+    assert origins["y"].name == "add"
+
+
+def test_a_nan_is_named_rather_than_an_infinity() -> None:
+    def function(inputs):
+        hidden = jnp.where(inputs["x"] > 1, inputs["x"], -jnp.inf)
+        return {"y": hidden + inputs["noise"]}
+
+    _, origins = _find(function, x=jnp.ones(2), noise=jnp.asarray([0.0, jnp.nan]))
+    assert origins["y"].name == "noise"
+
+
+def _gradients_of(loss):
+    """Value and gradients of a loss of one dict."""
+
+    def function(inputs):
+        value, gradients = jax.value_and_grad(loss)(inputs)
+        return {"loss": value, "gradients": gradients}
+
+    return function
+
+
+@pytest.mark.parametrize("of", [contrastive_loss, sigmoid_loss])
+def test_losses_over_pairs_name_the_culprit(of) -> None:
+    """Not where their running maximum starts."""
+    rest = () if of is contrastive_loss else (jnp.float32(-10),)
+    function = _gradients_of(
+        lambda i: of(i["images"], i["texts"], i["scale"], *rest, chunk=4)[0]
+    )
+    rng = np.random.default_rng(0)
+    images, texts = (jnp.asarray(rng.normal(size=(7, 8)), jnp.float32) for _ in "ab")
+    inputs = {"images": images, "texts": texts, "scale": jnp.float32(1)}
+
+    _, origins = _find(function, **{**inputs, "texts": texts.at[2, 1].set(jnp.nan)})
+    assert {origin.name for origin in origins.values()} == {"texts"}
+    _, origins = _find(function, **{**inputs, "scale": jnp.float32(1e38)})
+    operation = "mul" if of is contrastive_loss else "exp"
+    assert "loss" in origins
+    assert all(origin.name.endswith(operation) for origin in origins.values())
+
+
+def test_next_token_loss_names_the_culprit() -> None:
+    rng = np.random.default_rng(0)
+    hidden = jnp.asarray(rng.normal(size=(2, 5, 8)), jnp.float32)
+    head = jnp.asarray(rng.normal(size=(8, 40)), jnp.float32)
+    targets = jnp.asarray(rng.integers(0, 40, (2, 5)), jnp.int32)
+    function = _gradients_of(
+        lambda i: score_tokens(
+            i["hidden"], i["head"], targets, chunk=16
+        ).cross_entropy.mean()
+    )
+    _, origins = _find(function, hidden=hidden, head=head.at[3, 4].set(jnp.nan))
+    assert {origin.name for origin in origins.values()} == {"head"}
+    _, origins = _find(function, hidden=hidden * 1e30, head=head * 1e30)
+    assert "loss" in origins
+    for origin in origins.values():
+        assert origin.name.endswith("dot_general")
+        assert origin.line.startswith("unitoken_jax/ops/losses.py:")

@@ -4,10 +4,12 @@ A traced function is evaluated equation by equation. Whatever is not finite carr
 origin: the tensor that was not finite first while all that it was computed from still
 was. Calls and loops run as a whole, and only those that give something that is not
 finite are looked into, so that a network of many layers takes seconds. Infinities that
-a mask removes again leave no trace in what is finite.
+a mask removes again leave no trace in what is finite. What depends on no argument has
+no origin: where a running maximum starts at -inf, that is meant.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -64,8 +66,9 @@ def find(function: Callable[..., Any], *arguments: Any) -> tuple[Any, dict[str, 
             without the leading number if it is a tree.
 
     Returns:
-        What the function gives, and for each of its results that is not finite, by
-        path ('loss', 'gradients/decoder/head/kernel'), its `Origin`.
+        What the function gives, and for each of its results that is not finite (and
+        depends on an argument), by path ('loss', 'gradients/decoder/head/kernel'), its
+        `Origin`.
     """
     closed, shapes = jax.make_jaxpr(function, return_shape=True)(*arguments)
     values = []
@@ -85,19 +88,26 @@ def find(function: Callable[..., Any], *arguments: Any) -> tuple[Any, dict[str, 
 
 @dataclasses.dataclass(frozen=True)
 class _Value:
+    """What stands in a variable; constant if it depends on no argument."""
+
     array: Any
     origin: Origin | None = None
+    is_constant: bool = False
+
+
+def _constant(array: Any) -> _Value:
+    return _Value(array, is_constant=True)
 
 
 def _run(
     jaxpr: Jaxpr, consts: Sequence[Any], arguments: Sequence[_Value], scope: str
 ) -> list[_Value]:
     """Evaluate a function's equations in order."""
-    values = dict(zip(jaxpr.constvars, map(_Value, consts), strict=True))
+    values = dict(zip(jaxpr.constvars, map(_constant, consts), strict=True))
     values |= dict(zip(jaxpr.invars, arguments, strict=True))
 
     def read(atom: Any) -> _Value:
-        return _Value(atom.val) if isinstance(atom, Literal) else values[atom]
+        return _constant(atom.val) if isinstance(atom, Literal) else values[atom]
 
     # A value is let go of behind its last use: layers of a large model add up.
     last = {v: i for i, e in enumerate(jaxpr.eqns) for v in e.invars if not _fixed(v)}
@@ -121,13 +131,13 @@ def _fixed(atom: Any) -> bool:
 def _evaluate(equation: JaxprEqn, inputs: list[_Value], scope: str) -> list[_Value]:
     """Evaluate one equation; give what is not finite its origin."""
     arrays = _bind(equation, [value.array for value in inputs])
+    if all(value.is_constant for value in inputs):
+        return [_constant(array) for array in arrays]
     wrong = [not _is_finite(array) for array in arrays]
     if not any(wrong):
         return [_Value(array) for array in arrays]
-    inherited = [value.origin for value in inputs if value.origin is not None]
-    if inherited:
-        origin = inherited[0]
-    else:
+    origin = _foremost(inputs)
+    if origin is None:
         inside = _scope(equation, scope)
         name = equation.primitive.name
         first = arrays[wrong.index(True)]
@@ -137,6 +147,13 @@ def _evaluate(equation: JaxprEqn, inputs: list[_Value], scope: str) -> list[_Val
     return [
         _Value(a, origin if w else None) for a, w in zip(arrays, wrong, strict=True)
     ]
+
+
+def _foremost(values: Sequence[_Value]) -> Origin | None:
+    """Return the first origin, of a NaN if there is one: infinities may be meant."""
+    origins = [value.origin for value in values if value.origin is not None]
+    nans = (origin for origin in origins if math.isnan(origin.value))
+    return next(nans, origins[0] if origins else None)
 
 
 def _bind(equation: JaxprEqn, arrays: list[Any]) -> list[Any]:
@@ -171,8 +188,7 @@ def _look_inside(equation: JaxprEqn, inputs: list[_Value], scope: str) -> Origin
 def _first(closed: ClosedJaxpr, inputs: Sequence[_Value], scope: str) -> Origin | None:
     if len(inputs) != len(closed.jaxpr.invars):
         return None
-    results = _run(closed.jaxpr, closed.consts, inputs, scope)
-    return next((r.origin for r in results if r.origin is not None), None)
+    return _foremost(_run(closed.jaxpr, closed.consts, inputs, scope))
 
 
 def _look_into_scan(
@@ -181,16 +197,18 @@ def _look_into_scan(
     body: ClosedJaxpr = parameters["jaxpr"]
     fixed, carried = parameters["num_consts"], parameters["num_carry"]
     run = jax.jit(_as_function(body))
-    consts = [value.array for value in inputs[:fixed]]
-    carry = [value.array for value in inputs[fixed : fixed + carried]]
+    consts, carry = inputs[:fixed], inputs[fixed : fixed + carried]
     order = range(parameters["length"])
     for index in reversed(order) if parameters["reverse"] else order:
-        parts = [value.array[index] for value in inputs[fixed + carried :]]
+        parts = [
+            dataclasses.replace(value, array=value.array[index])
+            for value in inputs[fixed + carried :]
+        ]
         arguments = [*consts, *carry, *parts]
-        results = run(*arguments)
+        results = run(*(value.array for value in arguments))
         if not all(map(_is_finite, results)):
-            return _first(body, list(map(_Value, arguments)), f"{scope}[{index}]")
-        carry = list(results[:carried])
+            return _first(body, arguments, f"{scope}[{index}]")
+        carry = list(map(_Value, results[:carried]))
     return None
 
 
