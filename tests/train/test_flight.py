@@ -74,6 +74,19 @@ def test_lines_are_json_and_bounded(tmp_path) -> None:
     assert set(range(46, 51)) <= flight.read(tmp_path, range(51)).keys()
 
 
+def test_many_starts_are_bounded_too(tmp_path) -> None:
+    for start in range(12):
+        _record(tmp_path, 3 * start + 1, 3 * start + 3, steps=5)
+        with _recorder(tmp_path, steps=5):
+            pass  # ends before its first step
+    files = [file.read_text().splitlines() for file in tmp_path.iterdir()]
+    assert len(files) == 2
+    for lines in files:
+        assert sum('"step"' in line for line in lines) <= 10
+        assert sum('"rows"' in line for line in lines) <= 5
+    assert set(range(32, 37)) <= flight.read(tmp_path, range(37)).keys()
+
+
 def test_nothing_is_recorded_when_switched_off(tmp_path) -> None:
     with _recorder(tmp_path / "flight", steps=0) as recorder:
         recorder.before(1, _batch(1), None)

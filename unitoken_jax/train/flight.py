@@ -88,7 +88,7 @@ class FlightRecorder:
         self._thread = threading.Thread(target=self._work, name="flight recorder")
         self._thread.daemon = True
         self._lost = 0
-        self._written = 0
+        self._written = 0  # lines of steps in the file
 
     def before(
         self, step: int, batch: Mapping[str, np.ndarray], record: np.ndarray | None
@@ -138,15 +138,19 @@ class FlightRecorder:
             log.warning("%d lines of %s were lost", self._lost, self._path)
 
     def _work(self) -> None:
+        file = None
         try:
-            file = self._open()
             while (line := self._lines.get()) is not None:
+                # Not before there is a line: starts without a step would add up.
+                file = file or self._open()
                 if self._written >= 2 * self._config.steps:
                     file.close()
                     self._path.replace(_older(self._path))
                     file = self._open()
                 self._write(file, line())
-            file.close()
+                self._written += 1
+            if file is not None:
+                file.close()
         except OSError as error:
             log.warning("%s ends here: %s", self._path, error.strerror)
             while self._lines.get() is not None:
@@ -156,14 +160,15 @@ class FlightRecorder:
         file = self._path.open("a", encoding="utf-8")
         if file.tell():
             file.write("\n")  # a killed run may have left half a line
-        self._written = 0
         self._write(file, self._header)
+        # What earlier starts wrote counts: however many, the two files stay bounded.
+        with self._path.open("rb") as lines:
+            self._written = sum(b'"step"' in line for line in lines)
         return file
 
     def _write(self, file: IO[str], line: Mapping[str, Any]) -> None:
         file.write(json.dumps(line) + "\n")
         file.flush()  # to the operating system: it outlives the process
-        self._written += 1
 
 
 def _older(path: Path) -> Path:

@@ -13,6 +13,9 @@ from pathlib import Path
 
 log = logging.getLogger(__name__)
 
+_PATIENCE = 10.0  # seconds for writing the stacks down, before the process ends anyway
+_ERRORS = 2  # the standard error output
+
 
 @dataclasses.dataclass(frozen=True)
 class WatchdogConfig:
@@ -32,8 +35,9 @@ class WatchdogConfig:
 class Watchdog:
     """Watches over a loop that calls `beat` after every step, unless `suspended`.
 
-    It reports once for every silence: a sentence to the log, the stacks of all threads
-    to `path` and, if it ends the process, the sentence to the standard error output.
+    It reports once for every silence: a sentence to the log and the stacks of all
+    threads to `path`. If it ends the process, both go to the standard error output
+    first, and no disk that hangs keeps it.
     """
 
     def __init__(self, config: WatchdogConfig, path: Path, step: int) -> None:
@@ -79,21 +83,33 @@ class Watchdog:
                 self._report(silence)
 
     def _report(self, silence: float) -> None:
+        silent = (
+            f"no step has ended for {silence:.0f} s, the last was step {self._step}"
+        )
+        if self._config.end:
+            _end_soon()
+            print(
+                f"error: {silent}. watchdog.end is set: the same command resumes.",
+                file=sys.stderr,
+                flush=True,
+            )
+            faulthandler.dump_traceback(_ERRORS, all_threads=True)
         try:
             with self._path.open("w") as file:
                 faulthandler.dump_traceback(file, all_threads=True)
             where = f"what every thread is doing stands in {self._path}"
         except OSError as error:
             where = f"the threads could not be written down ({error.strerror})"
-        sentence = (
-            f"no step has ended for {silence:.0f} s, the last was step {self._step}; "
-            f"{where}."
-        )
-        log.error("%s", sentence)
+        log.error("%s; %s.", silent, where)
         if self._config.end:
-            print(
-                f"error: {sentence} watchdog.end is set: the same command resumes.",
-                file=sys.stderr,
-                flush=True,
-            )
             os._exit(1)
+
+
+def _end_soon() -> None:
+    """End the process in a while, whatever holds up those who write until then.
+
+    faulthandler's timer waits for no disk and, unlike a thread of Python's, not for the
+    interpreter's lock either, which a blocked writer may hold.
+    """
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    faulthandler.dump_traceback_later(_PATIENCE, exit=True, file=nowhere)
