@@ -100,6 +100,9 @@ class CodeFiles(Sequence[CodeFile]):
 
 def _read(path: Path) -> np.ndarray:
     try:
-        return np.load(path, allow_pickle=False)
+        try:
+            return np.load(path, allow_pickle=False)
+        except OSError:  # once more: a file system may fail for a moment
+            return np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise CodeFileError(f"{path} cannot be read ({error})") from error

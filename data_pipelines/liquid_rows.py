@@ -102,6 +102,11 @@ class LiquidRows:
         """Image tokens of a picture S."""
         return self.grid[0] * self.grid[1]
 
+    @property
+    def records(self) -> np.ndarray:
+        """The record of every sample that rows are planned of."""
+        return self._table.record
+
     def _tabulate(self) -> _Table:
         """Lists the samples in the order of records and tasks."""
         rows: list[tuple[int, ...]] = []

@@ -21,6 +21,7 @@ generator of the element's number, cut to the host's share, batched. It has no f
 and no iterator state, so its position is the number of the next step.
 """
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -103,6 +104,7 @@ class Stream:
         epoch: elements after which every sample was seen, where components differ in
             that of the slowest.
         summary: what the stream is made of, in lines for a log.
+        digest: see `Loader.digest`.
         codes: see `Loader.codes`.
     """
 
@@ -110,6 +112,7 @@ class Stream:
     gallery: Gallery
     epoch: float
     summary: str
+    digest: str
     codes: "CodeFacts | None" = None
 
 
@@ -137,6 +140,8 @@ class Loader(Iterator[Batch]):
         steps_per_epoch: steps in which every sample is seen once; where components are
             of different length, each of the one that takes longest.
         summary: what the stream is made of, in lines for a log.
+        digest: of which samples the stream has, in what order: the same on all hosts
+            and at every start, unless they read other data.
         codes: of the kinds 'liquid' and 'classes', what a model must agree with.
     """
 
@@ -159,6 +164,7 @@ class Loader(Iterator[Batch]):
         self._position = 0
         self.steps_per_epoch = stream.epoch / share.batch
         self.summary = stream.summary
+        self.digest = stream.digest
         self.codes = stream.codes
 
     def __iter__(self) -> "Loader":
@@ -293,7 +299,8 @@ def _pictures(
     order = _shuffled(len(split), _seed(seed, _ORDER))
     elements = order.random_map(build, seed=_seed(seed, _CHANCE))
     summary = f"{config.kind}: {len(split):,} records\n"
-    return Stream(elements, gallery, len(split), summary)
+    digest = _digest(seed, len(split))
+    return Stream(elements, gallery, len(split), summary, digest)
 
 
 def _sequences(
@@ -325,6 +332,11 @@ class _Rows(Protocol):
         """The rows of each task."""
         ...
 
+    @property
+    def records(self) -> np.ndarray:
+        """The record of every sample."""
+        ...
+
     def build(self, place: Any, rng: np.random.Generator, /) -> dict[str, np.ndarray]:
         """Returns one row of (task, number)."""
         ...
@@ -354,7 +366,10 @@ def _packed(
         f"{plan.filled:.1%} filled; {share:.1%} of the rows\n"
         for task, plan, share in zip(tasks, plans, shares, strict=True)
     )
-    return Stream(elements, gallery, epoch, summary)
+    # A record that could not be read has no samples, which changes all rows.
+    order = [(packed.records[plan.samples], plan.starts) for plan in plans]
+    digest = _digest(seed, weights, *(array for pair in order for array in pair))
+    return Stream(elements, gallery, epoch, summary, digest)
 
 
 def _classes(
@@ -382,7 +397,8 @@ def _classes(
     facts = CodeFacts(shape[0], shape[1], size, classes)
     named = f" of {classes} classes" if classes else ""
     summary = f"classes: {len(split):,} pictures{named}\n"
-    return Stream(elements, gallery, len(split), summary, facts)
+    digest = _digest(seed, len(split))
+    return Stream(elements, gallery, len(split), summary, digest, facts)
 
 
 def _codebook_size(split: Split) -> int | None:
@@ -432,6 +448,15 @@ def _gallery(
 def _shuffled(length: int, seed: int) -> grain.MapDataset[int]:
     """Returns 0 … length − 1, endlessly, in a new order every epoch."""
     return grain.MapDataset.range(length).shuffle(seed=seed).repeat()
+
+
+def _digest(*plan: Any) -> str:
+    """Returns 16 hexadecimal digits for what a stream was planned to be."""
+    content = hashlib.sha256()
+    for part in plan:
+        is_array = isinstance(part, np.ndarray)
+        content.update(part.tobytes() if is_array else repr(part).encode())
+    return content.hexdigest()[:16]
 
 
 # What a seed is derived for.

@@ -124,6 +124,11 @@ class PackedRows:
         # Rows of all tasks stand in one batch, so their record lists are of one width.
         self._widest = max(plan.widest for plan in self.plans.values())
 
+    @property
+    def records(self) -> np.ndarray:
+        """The record of every sample that rows are planned of."""
+        return self.table.record
+
     def _plan(self, task: Task, seed: int) -> Plan:
         chosen = self.table.of_task(task)
         if not len(chosen):

@@ -4,6 +4,7 @@ Files are named {split}-{i:05d}-of-{n:05d}.array_record and written with groups 
 record, so that reading record i decompresses record i only.
 """
 
+import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
@@ -22,6 +23,8 @@ from data_pipelines.manifest import (
     file_digest,
     read_manifest,
 )
+
+_LOG = logging.getLogger(__name__)
 
 # Pictures are compressed already; the texts beside them gain too little to pay for
 # decompression at every random read.
@@ -163,12 +166,23 @@ class Split(Sequence[records.Record]):
             )
         index = int(index) % self._length
         try:
-            return self._source[index]
+            return self._read(self._source, index)
         except (RuntimeError, ValueError, OSError) as error:
             raise ShardError(
                 f"{self._where(index)} cannot be read ({error}); the file is damaged: "
                 "copy it again or prepare the data again with --overwrite"
             ) from error
+
+    def _read(self, source: ArrayRecordDataSource, index: int) -> bytes:
+        """Reads a record, once more if that fails: a file system may, for a moment."""
+        try:
+            return source[index]
+        except (RuntimeError, OSError) as error:
+            content = source[index]
+            _LOG.warning(
+                "%s could be read the second time only (%s)", self._where(index), error
+            )
+            return content
 
     def close(self) -> None:
         """Lets go of the open files; reading again opens them again."""

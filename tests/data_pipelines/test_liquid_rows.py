@@ -100,6 +100,14 @@ def test_rows_hold_what_their_records_say(directory, vocabulary):
     assert 0.1 < dropped / drawn < 0.45
 
 
+def test_the_digest_is_of_samples_and_their_order(directory, vocabulary):
+    digests = []
+    for options in ({}, {"batch": 2}, {"seed": 1}):
+        with loader(CONFIG, directory, vocabulary, **options) as made:
+            digests.append(made.digest)
+    assert digests[0] == digests[1] != digests[2]
+
+
 def test_an_epoch_shows_every_sample_once(directory, vocabulary):
     mixture = LiquidMixture(draw=1.0, caption=0.0, question=0.0)
     config = replace(CONFIG, liquid=replace(CONFIG.liquid, mixture=mixture))

@@ -15,7 +15,7 @@ from data_pipelines.loader import LoaderError, make_loader
 from data_pipelines.pretokenize import pretokenize
 from data_pipelines.records import RecordError
 from data_pipelines.sequence import IGNORE, NO_SLOT, LayoutConfig
-from data_pipelines.shards import ShardError
+from data_pipelines.shards import ShardError, Split
 
 CONFIGS = {
     "pictures": replace(
@@ -97,6 +97,42 @@ def test_hosts_share_the_global_batch_in_order(kind, directory, vocabulary):
                 for key in batch
             }
             assert_equal(joined, batch)
+
+
+@KINDS
+def test_the_digest_is_of_samples_and_their_order(kind, directory, vocabulary):
+    def digest(config=CONFIGS[kind], **options):
+        options = {"batch": 4, "seed": 3} | options
+        with make_loader(config, directory, vocabulary, **options) as loader:
+            return loader.digest
+
+    assert digest(host=1, hosts=2) == digest() == digest(batch=8)
+    assert digest(replace(CONFIGS[kind], threads=2, prompt_drop=0.5)) == digest()
+    assert digest(seed=4) != digest()
+
+
+def test_records_that_cannot_be_read_change_the_digest(
+    directory, vocabulary, monkeypatch
+):
+    def digest(record, times):
+        read, left = Split._read, [times]
+
+        def failing(self, source, index):
+            if index == record and left[0]:
+                left[0] -= 1
+                raise RuntimeError("pread() failed: Input/output error")
+            return read(self, source, index)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Split, "_read", failing)
+            with make_loader(
+                prepared.SEQUENCES, directory, vocabulary, batch=4, seed=3
+            ) as loader:
+                return loader.digest, list(loader.bad_records)
+
+    whole, lacking = digest(0, 0), [digest(record, 1) for record in (7, 8)]
+    assert [bad for _, bad in lacking] == [["picture/00007"], ["picture/00008"]]
+    assert len({whole[0], *(x for x, _ in lacking)}) == 3
 
 
 @KINDS

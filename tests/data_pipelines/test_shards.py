@@ -65,6 +65,31 @@ def test_truncated_and_missing_shards_are_named(tmp_path, examples):
         Split(directory, "test")
 
 
+def test_a_read_that_fails_once_is_tried_again(tmp_path, examples, caplog):
+    split = Split(examples.data_set(tmp_path / "set"), "train")
+
+    class Failing:
+        """The records, behind a file system that fails `left` times."""
+
+        def __init__(self, source, left):
+            self.source, self.left = source, left
+
+        def __getitem__(self, index):
+            if self.left:
+                self.left -= 1
+                raise RuntimeError("pread() failed: Input/output error")
+            return self.source[index]
+
+    source = split._source
+    split._source = Failing(source, 1)
+    assert split[5] == examples.record(5)
+    (line,) = caplog.messages
+    assert "train-00001-of-00002.array_record, entry 2 could be read the second" in line
+    split._source = Failing(source, 2)
+    with pytest.raises(ShardError, match=r"cannot be read \(pread\(\) failed"):
+        split[5]
+
+
 def test_changed_contents_are_noticed(tmp_path, examples):
     directory = examples.data_set(tmp_path / "set")
     path = directory / "train-00000-of-00002.array_record"

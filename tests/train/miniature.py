@@ -70,6 +70,8 @@ def make_optimizer(**fields) -> Optimizer:
 class Batches:
     """The stream of `batch`, with record ids; some batches may be poisoned."""
 
+    digest = "0123456789abcdef"
+
     def __init__(self, poison: tuple[int, ...] = ()) -> None:
         self.position = 0
         self.closed = False

@@ -50,7 +50,14 @@ class Processes:
     """Two processes of one run in `directory`."""
 
     def __init__(
-        self, directory: Path, fields: dict, *, devices=1, delay=0.0, asked=-1
+        self,
+        directory: Path,
+        fields: dict,
+        *,
+        devices=1,
+        delay=0.0,
+        asked=-1,
+        digests=(miniature.Batches.digest,) * 2,
     ) -> None:
         coordinator = f"localhost:{_free_port()}"
         options = {
@@ -65,13 +72,13 @@ class Processes:
         self._metrics = directory / "metrics.jsonl"
         self.all = [
             subprocess.Popen(
-                [sys.executable, HERE / "worker.py", json.dumps(one)],
+                [sys.executable, HERE / "worker.py", json.dumps(options | own)],
                 env=ENVIRONMENT,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,
             )
-            for one in ({**options, "index": index} for index in range(2))
+            for own in ({"index": i, "digest": x} for i, x in enumerate(digests))
         ]
 
     def wait_for_step(self, step: int) -> None:
@@ -153,6 +160,18 @@ def test_two_processes_train_as_one(alone, tmp_path, mesh) -> None:
     assert (tmp_path / "log.txt").read_text().count("is complete after") == 1
     names = sorted(path.name for path in (tmp_path / "flight").iterdir())
     assert names == ["process-00000.jsonl", "process-00001.jsonl"]
+
+
+def test_streams_that_differ_are_refused(tmp_path) -> None:
+    digests = ("0123456789abcdef", "0123456789abcdee")
+    with Processes(tmp_path, _fields(4), digests=digests) as run:
+        ends = [run.end(index) for index in range(2)]
+    for index, (code, _, errors) in enumerate(ends):
+        assert code != 0
+        sentence = f"error: process {index}: config.data: process 1 has other samples"
+        # The first process may be gone before the other has said its own.
+        assert sentence in errors or (index and "another task died" in errors), errors
+    assert not (tmp_path / "checkpoints").exists()
 
 
 @pytest.mark.parametrize("victim", [pytest.param(0, marks=pytest.mark.slow), 1])

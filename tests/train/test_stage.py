@@ -166,6 +166,28 @@ def test_changes_of_the_config_are_reported_on_resume(tmp_path) -> None:
     assert log.count("changed since") == 1
 
 
+def test_another_stream_is_reported_on_resume(tmp_path) -> None:
+    _train(tmp_path, Terminated(), **EVERY)
+    log = tmp_path / "log.txt"
+    sentence = "WARNING the data has other samples than at the checkpoint"
+    _train(tmp_path, Terminated(4), **EVERY)
+    assert sentence not in log.read_text()
+    other = Terminated(5)
+    other.digest = "fedcba9876543210"
+    _train(tmp_path, other, **EVERY)
+    assert sentence in log.read_text()
+
+
+def test_a_checkpoint_that_knows_no_stream_resumes(tmp_path) -> None:
+    _train(tmp_path, Terminated(), **EVERY)
+    path = tmp_path / "checkpoints" / "3" / "meta" / "metadata"
+    meta = json.loads(path.read_text())
+    assert meta.pop("stream") == miniature.Batches.digest
+    path.write_text(json.dumps(meta))
+    assert _train(tmp_path, **EVERY).complete
+    assert "other samples" not in (tmp_path / "log.txt").read_text()
+
+
 def test_fewer_steps_than_were_trained_are_refused(tmp_path) -> None:
     _train(tmp_path, **EVERY)
     (tmp_path / "finished.json").unlink()

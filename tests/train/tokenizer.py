@@ -98,6 +98,8 @@ def batch(index: int, rows: int = 8) -> dict[str, np.ndarray]:
 class Batches:
     """The stream of `batch`; SIGTERM comes with batch `stop`."""
 
+    digest = "0123456789abcdef"
+
     def __init__(self, stop: int = -1) -> None:
         self.position, self._stop = 0, stop
 

@@ -2,7 +2,7 @@
 
 OPTIONS is JSON: `coordinator`, `count`, `index`, `devices` of this process, `directory`
 of the stage, `delay` of every batch in seconds, `asked`, the batch with which process 1
-is asked to end (−1: none), and `fields` of the job.
+is asked to end (−1: none), `digest` of this process's stream, and `fields` of the job.
 """
 
 import json
@@ -42,6 +42,7 @@ def train(options: dict) -> None:
     job = miniature.job(**options["fields"])
     rows = local_rows(job.train.batch, make_mesh(job.mesh))
     batches = Part(rows, options["delay"], options["asked"])
+    batches.digest = options["digest"]
     parts = stage.Parts(miniature.system(), {"kind": "noise"}, batches)
     outcome = stage.run(job, parts, Path(options["directory"]))
     print(f"ended at {int(outcome.state.step)}: {outcome.preempted}")

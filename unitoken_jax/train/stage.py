@@ -17,7 +17,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from unitoken_jax.config import ConfigError, nearest, plain, render
+from unitoken_jax.config import ConfigError, UserError, nearest, plain, render
 from unitoken_jax.models import registry
 from unitoken_jax.models.frozen import Companions
 from unitoken_jax.models.registry import System
@@ -55,6 +55,11 @@ _ROW_AXES = ("slice", "data", "fsdp")  # mesh axes that share the rows of a batc
 
 class Stream(loop.Batches, Protocol):
     """A stream of batches that holds files or threads."""
+
+    @property
+    def digest(self) -> str:
+        """Hexadecimal digits for which samples it has, in what order."""
+        ...
 
     def close(self) -> None:
         """Let go of them."""
@@ -114,6 +119,7 @@ def run(
     with _logged(directory):
         began, now = time.monotonic(), time.time()
         description = _describe(job, parts, at)
+        _check_streams(parts.batches.digest, at)
         layout = lay_out(job, parts.system, at, devices)
         with Checkpointer(directory / "checkpoints", job.checkpoint) as checkpointer:
             restored = checkpointer.restore(layout.abstract)
@@ -127,6 +133,7 @@ def run(
                 meta = restored.meta
                 log.info("resuming at step %d of %d", position, job.train.steps)
                 _report_changes(meta, description)
+                _report_stream(meta, parts.batches.digest)
             _report_size(state, layout.optimizer)
             program = compile_step(job, parts, layout, state)
             parts.batches.position = position
@@ -137,7 +144,7 @@ def run(
                 parts.batches,
                 checkpointer,
                 directory=directory,
-                meta=description,
+                meta={**description, "stream": parts.batches.digest},
                 goodput=Goodput(meta, directory / "metrics.jsonl", now),
             )
             if outcome.complete:
@@ -407,6 +414,20 @@ def _check_position(job: Job, position: int, directory: Path, at: str) -> None:
         )
 
 
+def _check_streams(digest: str, at: str) -> None:
+    """Refuse processes that would feed rows of different streams into one batch."""
+    words = [int(digest[i : i + 4], 16) for i in range(0, len(digest), 4)]
+    said = processes.gather(words)
+    others = np.flatnonzero((said != said[0]).any(1)).tolist()
+    if others:
+        raise UserError(
+            f"{at}.data: process {', '.join(map(str, others))} has other samples, or "
+            "in another order, than process 0. Either they see different data, or a "
+            "record could not be read by one of them, whose output names it; compare "
+            "the data sets and run again."
+        )
+
+
 def _check_rows(job: Job, mesh: Mesh, at: str) -> None:
     shards = int(np.prod([mesh.shape[axis] for axis in _ROW_AXES]))
     rows = job.train.batch // job.train.microbatches
@@ -427,6 +448,16 @@ def _report_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     )
     for line in sorted(new - old):
         log.warning("changed since the checkpoint: %s", line.removeprefix("."))
+
+
+def _report_stream(before: Mapping[str, Any], digest: str) -> None:
+    """Warn of another stream than the checkpoint's; older ones do not say."""
+    if before.get("stream", digest) != digest:
+        log.warning(
+            "the data has other samples than at the checkpoint, or in another order: "
+            "the config or the data set has changed, or a record could not be read, "
+            "then or now, as a warning says. The run goes on with what there is now."
+        )
 
 
 def _report_size(state: TrainState, optimizer: Optimizer) -> None:
