@@ -1,6 +1,8 @@
 """What the processes of a run have in common, seen from the only one."""
 
+import os
 import signal
+import socket
 import subprocess
 import sys
 from typing import NoReturn
@@ -60,6 +62,52 @@ def test_ctrl_c_ends_it_in_a_sentence() -> None:
 def test_numbers_that_do_not_fit_are_refused(arguments, sentence) -> None:
     with pytest.raises(ConfigError, match=sentence), processes.joined(*arguments):
         pass
+
+
+IN_SLURM = """
+import jax
+from jax._src.xla_bridge import CUDA_VISIBLE_DEVICES
+from unitoken_jax.train import processes
+with processes.joined("auto", 0, 0):
+    print(jax.process_index(), CUDA_VISIBLE_DEVICES.value)
+"""
+
+
+@pytest.mark.parametrize(
+    ("nodes", "added", "seen"),
+    [
+        (2, {}, ["all", "all"]),
+        (1, {}, ["0", "1"]),
+        (2, {"JAX_LOCAL_DEVICE_IDS": "4,5"}, ["4,5", "4,5"]),
+        (2, {"OMPI_COMM_WORLD_SIZE": "2"}, ["0", "1"]),
+    ],
+    ids=["a node each", "one node", "devices are named", "mpirun"],
+)
+def test_a_task_that_has_a_node_sees_all_its_gpus(nodes, added, seen) -> None:
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        port = probe.getsockname()[1]
+    started = []
+    for number in range(2):
+        said = {
+            "SLURM_JOB_ID": "17",
+            "SLURM_STEP_NODELIST": "localhost",
+            "SLURM_STEP_NUM_NODES": str(nodes),
+            "SLURM_NTASKS": "2",
+            "SLURM_PROCID": str(number),
+            "SLURM_LOCALID": str(number),
+            "JAX_COORDINATOR_PORT": str(port),
+        }
+        started.append(
+            subprocess.Popen(
+                [sys.executable, "-c", IN_SLURM],
+                env={**os.environ, **said, **added, "JAX_PLATFORMS": "cpu"},
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+        )
+    found = [process.communicate(timeout=120)[0].split() for process in started]
+    assert found == [[str(number), ids] for number, ids in enumerate(seen)]
 
 
 def test_a_file_that_cannot_be_written_is_a_sentence(monkeypatch) -> None:

@@ -75,7 +75,7 @@ def _join(coordinator: str, count: int, index: int) -> None:
     # Its SIGTERM handler would stand in the way of ours.
     jax.config.update("jax_enable_preemption_service", False)
     if coordinator == AUTO:
-        where: dict[str, object] = {}
+        where: dict[str, object] = {"local_device_ids": []} if _has_node() else {}
     elif not (0 <= index < count and _is_address(coordinator)):
         raise ConfigError(
             f"--process={index} of --processes={count} at --coordinator="
@@ -101,6 +101,18 @@ def _join(coordinator: str, count: int, index: int) -> None:
             f"({_brief(error)}). Start all processes within five minutes of each "
             "other, with the same --coordinator."
         ) from error
+
+
+def _has_node() -> bool:
+    """Say whether SLURM gave this process a node of its own, with all its devices.
+
+    Of any task that SLURM starts, JAX takes one GPU: that of the task's number.
+    """
+    count = os.environ.get("SLURM_NTASKS")
+    alone = count is not None and count == os.environ.get("SLURM_STEP_NUM_NODES")
+    # SLURM starts mpirun's daemons one a node, whose processes share it.
+    by_mpirun = "OMPI_COMM_WORLD_SIZE" in os.environ
+    return alone and not by_mpirun and "JAX_LOCAL_DEVICE_IDS" not in os.environ
 
 
 def _is_address(text: str) -> bool:
