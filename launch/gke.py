@@ -215,7 +215,7 @@ if [ -n "$state" ]; then kubectl delete @NAME@; fi
 # kubectl can wait for one condition only, and a failed set never completes.
 _WAIT = """\
 asked=""
-trap 'asked=yes' TERM INT
+trap 'asked=yes' HUP TERM INT
 misses=0
 while [ -z "$asked" ]; do
   if state=$(kubectl get @NAME@ --output="$query" 2>&1); then
@@ -233,14 +233,15 @@ while [ -z "$asked" ]; do
   fi
   sleep 30 || true
 done
-trap '' TERM INT
-echo "@NAME@ is deleted once it has saved; the same command goes on" >&2
+trap '' HUP TERM INT
+# The terminal may be closed.
+echo "@NAME@ is deleted once it has saved; the same command goes on" >&2 || true
 kubectl delete @NAME@ --cascade=foreground
 exit @PREEMPTED@
 """
 _WAIT_XPK = """\
 asked=""
-trap 'asked=yes' TERM INT
+trap 'asked=yes' HUP TERM INT
 # A group of its own: a signal reaches this script, which then deletes the workload.
 set -m
 @LIST@ </dev/null &
@@ -249,8 +250,10 @@ set +m
 code=0
 wait "$waiting" || code=$?
 if [ -n "$asked" ]; then
-  trap '' TERM INT
-  echo "the workload is deleted once it has saved; the same command goes on" >&2
+  trap '' HUP TERM INT
+  # The terminal may be closed.
+  echo "the workload is deleted once it has saved; the same command goes on" >&2 ||
+    true
   kill "$waiting" 2>/dev/null || true
   @DELETE@
   exit @PREEMPTED@

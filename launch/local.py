@@ -2,10 +2,12 @@
 
 They join over a free port of the loopback interface, as the processes of a cluster do.
 If one fails the others are ended, and all are started again from the newest checkpoint,
-`--retries` times. SIGTERM and Ctrl-C are passed on: all save the same step and end.
+`--retries` times. SIGTERM, Ctrl-C and the end of the terminal are passed on: all save
+the same step and end.
 """
 
 import argparse
+import contextlib
 import os
 import shlex
 import signal
@@ -79,8 +81,10 @@ def _echo(number: int, stream: IO[bytes]) -> None:
     with stream:
         for line in stream:
             text = line.decode(errors="replace")
-            sys.stdout.write(f"process {number}: {text}")
-            sys.stdout.flush()
+            # If the terminal is closed, the process can still speak, and save.
+            with contextlib.suppress(OSError):
+                sys.stdout.write(f"process {number}: {text}")
+                sys.stdout.flush()
 
 
 def commands(arguments: Sequence[str], processes: int, port: int) -> list[list[str]]:

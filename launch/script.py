@@ -139,8 +139,8 @@ def run(
 ) -> int:
     """Run a script with bash, or print it; return its exit code.
 
-    SIGTERM and SIGINT are passed on to bash and what it runs in the foreground; a
-    script that has more to do then has a trap.
+    SIGTERM, SIGINT and SIGHUP are passed on to bash and what it runs in the foreground;
+    a script that has more to do then has a trap.
 
     Args:
         render: words of a command line → the script, and whether to print it only.

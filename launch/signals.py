@@ -18,6 +18,9 @@ PREEMPTED = 75
 def passed_on(send: Callable[[int], None]) -> Iterator[list[int]]:
     """Pass SIGTERM and SIGINT on while the context lasts.
 
+    So is SIGHUP, as SIGTERM: what runs has sessions of its own, and would outlive a
+    terminal that is closed. Under nohup it stays ignored.
+
     Args:
         send: is called with the number of each.
 
@@ -27,10 +30,14 @@ def passed_on(send: Callable[[int], None]) -> Iterator[list[int]]:
     asked: list[int] = []
 
     def note(number: int, _: object) -> None:
-        asked.append(number)
-        send(number)
+        passed = signal.SIGTERM if number == signal.SIGHUP else number
+        asked.append(passed)
+        send(passed)
 
-    handlers = {n: signal.signal(n, note) for n in (signal.SIGTERM, signal.SIGINT)}
+    noted = [signal.SIGTERM, signal.SIGINT]
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        noted.append(signal.SIGHUP)
+    handlers = {number: signal.signal(number, note) for number in noted}
     try:
         yield asked
     finally:

@@ -54,7 +54,7 @@ _WAIT = """\
 set -eu
 mark=launch-$(hostname)-$$
 asked=""
-trap 'asked=yes' TERM INT
+trap 'asked=yes' HUP TERM INT
 # A group of its own: a signal reaches this script, which then tells the job.
 set -m
 sbatch --wait --comment="$mark" @DOCUMENT@submitted=$!
@@ -62,17 +62,18 @@ set +m
 code=0
 wait "$submitted" || code=$?
 if [ -z "$asked" ]; then exit "$code"; fi
-trap '' TERM INT
+trap '' HUP TERM INT
 job=$(squeue --noheader --user="$(id -un)" --format='%i %k' |
   awk -v mark="$mark" '$2 == mark { print $1 }')
 if [ -n "$job" ]; then
-  echo "job $job is asked to end; the same command goes on" >&2
+  # The terminal may be closed.
+  echo "job $job is asked to end; the same command goes on" >&2 || true
   # It saves, and is not queued again.
   scontrol update "JobId=$job" Requeue=0 || true
   scancel --state=PENDING "$job" || true
   scancel --signal=TERM "$job" || true
 else
-  echo "the job is not in the queue" >&2
+  echo "the job is not in the queue" >&2 || true
   kill "$submitted" 2>/dev/null || true
 fi
 wait "$submitted" || true

@@ -27,7 +27,7 @@ fi
 said=$(mktemp)
 trap 'rm "$said"' EXIT
 asked=""
-trap 'asked=yes' TERM INT
+trap 'asked=yes' HUP TERM INT
 vm() { gcloud compute tpus tpu-vm "$@" @WHERE@; }
 # Sets the state; it is ABSENT only if gcloud says so.
 patience=0
@@ -80,7 +80,7 @@ while true; do
   set +m
   wait "$running" || code=$?
   if [ -n "$asked" ]; then
-    trap '' TERM INT
+    trap '' HUP TERM INT
     echo "the run is asked to end; the same command goes on" >&2
     vm ssh "$tpu" --worker=all --command=@STOP@
     wait "$running"

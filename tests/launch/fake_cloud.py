@@ -1,6 +1,7 @@
 """Programs of the clouds that only write down how they were called."""
 
 import os
+import signal
 import stat
 import subprocess
 import sys
@@ -20,6 +21,8 @@ NAMES = (
     *("gcloud", "kubectl", "xpk", "sleep"),
     *("sbatch", "srun", "scontrol", "scancel", "squeue"),
 )
+# A suite under nohup inherits that the end of the terminal is ignored.
+HEARS = ("env", "--default-signal=HUP")
 
 
 class FakeCloud:
@@ -48,22 +51,28 @@ class FakeCloud:
     ) -> tuple[int, str]:
         """Send a launcher a signal when the file `up` is made.
 
+        With SIGHUP nothing can be said any more, as in a terminal that is closed.
+
         Returns:
             Its exit code, and what it said on the standard error output.
         """
-        with subprocess.Popen(
-            [sys.executable, "-m", f"launch.{module}", *words],
-            cwd=ROOT,
-            env=self._environment(),
-            stderr=subprocess.PIPE,
-            text=True,
-        ) as launcher:
+        hangs_up = number == signal.SIGHUP
+        with (
+            open("/dev/full", "w") as gone,
+            subprocess.Popen(
+                [*HEARS, sys.executable, "-m", f"launch.{module}", *words],
+                cwd=ROOT,
+                env=self._environment(),
+                stderr=gone if hangs_up else subprocess.PIPE,
+                text=True,
+            ) as launcher,
+        ):
             limit = time.monotonic() + 30
             while not (self.folder / "up").exists() and time.monotonic() < limit:
                 time.sleep(0.02)
             launcher.send_signal(number)
             said = launcher.communicate(timeout=30)[1]
-        return launcher.returncode, said
+        return launcher.returncode, said or ""
 
     def _environment(self) -> dict[str, str]:
         return os.environ | {"PATH": f"{self.folder}:{os.environ['PATH']}"}

@@ -6,9 +6,11 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from fake_cloud import HEARS
 
 from launch import local
 from launch.signals import PREEMPTED
@@ -102,30 +104,68 @@ def test_numbers_below_what_makes_sense() -> None:
         local.run(["--retries", "-1", "--", "x"])
 
 
-def test_asking_the_launcher_asks_all(tmp_path) -> None:
-    saves = (
-        "import pathlib, signal, sys, time\n"
-        "def save(*_):\n"
-        "    pathlib.Path(sys.argv[1]).touch()\n"
-        "    sys.exit()\n"
-        "signal.signal(signal.SIGTERM, save)\n"
-        "pathlib.Path(sys.argv[1] + '.ready').touch()\n"
-        "time.sleep(60)\n"
+SAVES = """
+import pathlib, signal, sys, time
+_, path, speaks = sys.argv
+def save(*_):
+    for _ in range(2 if speaks == "yes" else 0):
+        print("saving", flush=True)
+        time.sleep(0.5)
+    pathlib.Path(path).touch()
+    sys.exit()
+signal.signal(signal.SIGTERM, save)
+pathlib.Path(path + ".ready").touch()
+time.sleep(60)
+"""
+LAUNCHES = """
+import sys
+from launch import local
+_, saves, folder = sys.argv
+local.commands = lambda *_: [
+    [sys.executable, "-c", saves, f"{folder}/{number}", "yes" if number else "no"]
+    for number in range(2)
+]
+sys.exit(local.run(["--processes=2", "--", "x"]))
+"""
+
+
+def launch(folder, by: Sequence[str] = HEARS, terminal=None) -> subprocess.Popen[bytes]:
+    """Start a launcher; return when its processes have begun."""
+    command = [*by, sys.executable, "-c", LAUNCHES, SAVES, str(folder)]
+    launcher = subprocess.Popen(
+        command, cwd=ROOT, stdin=terminal, stdout=terminal, stderr=terminal
     )
-    program = (
-        "import sys\n"
-        "from launch import local\n"
-        f"saves = {saves!r}\n"
-        f"paths = [{str(tmp_path / '0')!r}, {str(tmp_path / '1')!r}]\n"
-        "command = [sys.executable, '-c', saves]\n"
-        "local.commands = lambda *_: [[*command, path] for path in paths]\n"
-        "sys.exit(local.run(['--processes=2', '--', 'x']))\n"
-    )
-    with subprocess.Popen([sys.executable, "-c", program], cwd=ROOT) as launcher:
-        while len(list(tmp_path.glob("*.ready"))) < 2:
-            assert launcher.poll() is None
-            time.sleep(0.05)
-        launcher.send_signal(signal.SIGTERM)
+    while len(list(folder.glob("*.ready"))) < 2:
+        assert launcher.poll() is None
+        time.sleep(0.05)
+    return launcher
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_asking_the_launcher_asks_all(tmp_path, number) -> None:
+    with launch(tmp_path) as launcher:
+        launcher.send_signal(number)
         assert launcher.wait(30) == PREEMPTED
     assert (tmp_path / "0").exists()
     assert (tmp_path / "1").exists()
+
+
+def test_a_terminal_that_is_closed_asks_all(tmp_path) -> None:
+    """Also those who then have something to say."""
+    outer, inner = os.openpty()
+    by = ["setsid", "--ctty", *HEARS]
+    with launch(tmp_path, by, inner) as launcher:
+        os.close(inner)
+        os.close(outer)
+        launcher.wait(30)
+    assert (tmp_path / "0").exists()
+    assert (tmp_path / "1").exists()
+
+
+def test_nohup_keeps_a_run(tmp_path) -> None:
+    with launch(tmp_path, ["env", "--ignore-signal=HUP"]) as launcher:
+        launcher.send_signal(signal.SIGHUP)
+        with pytest.raises(subprocess.TimeoutExpired):
+            launcher.wait(0.5)
+        launcher.terminate()
+        assert launcher.wait(30) == PREEMPTED

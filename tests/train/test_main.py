@@ -13,7 +13,7 @@ import pytest
 import tiny_chain
 
 from unitoken_jax.config import ConfigError, UserError, plain
-from unitoken_jax.train import checkpoint
+from unitoken_jax.train import checkpoint, lock
 from unitoken_jax.train.__main__ import _number, train
 from unitoken_jax.train.job import build_chain
 
@@ -63,6 +63,14 @@ def test_faults_are_found_before_anything_trains(
         train(build_chain(changed), tmp_path)
     assert sentence in str(caught.value)
     assert not list(tmp_path.rglob("metrics.jsonl"))
+
+
+def test_two_runs_in_one_directory_are_refused(node, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(lock, "_PATIENCE", 0.0)
+    (tmp_path / "log.txt").touch()
+    with lock.only_run(tmp_path), pytest.raises(UserError, match=r"remove .*/\.lock"):
+        train(build_chain(node), tmp_path)
+    assert (tmp_path / "log.txt").read_text() == ""
 
 
 def test_a_model_must_number_ids_as_the_data_set(node, tmp_path) -> None:

@@ -43,7 +43,7 @@ from unitoken_jax.parallel.mesh import make_mesh
 from unitoken_jax.parallel.rows import local_rows
 from unitoken_jax.report import page
 from unitoken_jax.train import chain as chains
-from unitoken_jax.train import pictures, processes, stage
+from unitoken_jax.train import lock, pictures, processes, stage
 from unitoken_jax.train.checkpoint import restore_params
 from unitoken_jax.train.console import log_to_console, log_to_file
 from unitoken_jax.train.environment import use_compile_cache
@@ -255,7 +255,10 @@ def train(chain: Chain, workdir: Path, only: str | None = None) -> bool:
     check(chain)
     workdir.mkdir(parents=True, exist_ok=True)
     first = processes.is_first()
-    with log_to_file(workdir / "log.txt") if first else contextlib.nullcontext():
+    with (
+        lock.only_run(workdir),
+        log_to_file(workdir / "log.txt") if first else contextlib.nullcontext(),
+    ):
         complete = chains.run(chain, workdir, Workshop(workdir), only=only)
         if complete and chain.finish and only is None:
             if first:

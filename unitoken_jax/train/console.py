@@ -1,5 +1,6 @@
 """Where log lines go: the console, beside a progress bar, and a stage's `log.txt`."""
 
+import contextlib
 import logging
 import sys
 from collections.abc import Iterator
@@ -20,8 +21,10 @@ class _Console(logging.Handler):
             return
         warns = record.levelno >= logging.WARNING
         prefix = f"{record.levelname.lower()}: " if warns else ""
-        tqdm.write(prefix + record.getMessage(), file=sys.stdout)
-        sys.stdout.flush()
+        # A terminal that was closed must not end a run, which may be about to save.
+        with contextlib.suppress(OSError):
+            tqdm.write(prefix + record.getMessage(), file=sys.stdout)
+            sys.stdout.flush()
 
 
 @contextmanager
