@@ -56,6 +56,8 @@ ready() {
   if [ -n "$asked" ] || grep -qiE '@PASSING@' "$said"; then return 1; fi
   exit 1
 }
+# Ends the run on all workers.
+stop() { vm ssh "$tpu" --worker=all --command=@STOP@; }
 leave() {
   @DELETE@exit "$1"
 }
@@ -67,7 +69,7 @@ while true; do
     waits=$((waits + 1))
     if [ "$waits" -gt @WAITS@ ]; then
       echo "no slice $tpu after @WAITS@ minutes; its state is $state" >&2
-      exit @PREEMPTED@
+      leave @PREEMPTED@
     fi
     sleep 60
   done
@@ -79,29 +81,31 @@ while true; do
   running=$!
   set +m
   wait "$running" || code=$?
+  # A slice that is being taken away is called ready for a moment.
+  if [ "$code" -ne 0 ] && [ -z "$asked" ]; then sleep 60; fi
   if [ -n "$asked" ]; then
     trap '' HUP TERM INT
     echo "the run is asked to end; the same command goes on" >&2
-    vm ssh "$tpu" --worker=all --command=@STOP@
+    stop
     wait "$running"
     leave @PREEMPTED@
   fi
   if [ "$code" -eq 0 ]; then leave 0; fi
-  if [ "$code" -eq @PREEMPTED@ ]; then
-    echo "the run was asked to end and has saved; it goes on" >&2
+  look
+  if [ "$state" != READY ]; then
+    echo "the slice is $state, which is no failure; it is made again" >&2
     continue
   fi
-  look
-  if [ "$state" = READY ]; then
-    failures=$((failures + 1))
-    echo "failure $failures: code $code" >&2
-    if [ "$failures" -gt @RETRIES@ ]; then exit "$code"; fi
-  else
-    echo "the slice is $state, which is no failure; it is made again" >&2
-  fi
+  # Of a run that somebody stopped, too: it may be another launcher's turn.
+  failures=$((failures + 1))
+  echo "failure $failures: code $code" >&2
+  if [ "$failures" -le @RETRIES@ ]; then continue; fi
+  # Workers may run on whose connection ended; after @PREEMPTED@ they are somebody else's.
+  if [ "$code" -ne @PREEMPTED@ ]; then stop; fi
+  leave "$code"
 done
 """
-_DELETE = 'vm delete "$tpu" --quiet || [ -n "$asked" ] || exit 1\n  '
+_DELETE = 'vm delete "$tpu" --quiet || [ "$1" -ne 0 ] || exit 1\n  '
 # What gcloud says of slices that there may be later.
 _PASSING = "capacity|stockout|quota|RESOURCE_EXHAUSTED|UNAVAILABLE|ALREADY_EXISTS"
 

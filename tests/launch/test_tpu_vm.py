@@ -63,20 +63,32 @@ fi
 """
     code, calls = run(tmp_path, ["--retries=0", *WORDS], taken_twice)
     assert code == 0
-    assert calls == ["create", "ssh", *("delete", "create", "ssh") * 2]
+    assert calls == ["create", "ssh", *("sleep 60", "delete", "create", "ssh") * 2]
 
 
-def test_a_run_that_was_asked_to_end_goes_on(tmp_path) -> None:
-    """The slice may still be called ready when its machines are told to end."""
-    told_once = 'rm "$FOLDER/first" 2>/dev/null && exit 75; exit 0'
+@pytest.mark.parametrize("code", [75, 255])
+def test_a_slice_is_called_ready_while_it_is_taken_away(tmp_path, code) -> None:
+    """Its machines are told to end, or their connections end, before that."""
+    once = f'rm "$FOLDER/first" 2>/dev/null && exit {code}; exit 0'
     (tmp_path / "first").touch()
-    code, calls = run(tmp_path, ["--retries=0", *WORDS], told_once)
-    assert (code, calls) == (0, ["create", "ssh", "ssh"])
+    FakeCloud(tmp_path).decide("sleep", 'echo PREEMPTED > "$FOLDER/state"')
+    code, calls = run(tmp_path, ["--retries=0", *WORDS], once)
+    assert code == 0
+    assert calls == ["create", "ssh", "sleep 60", "delete", "create", "ssh"]
 
 
 def test_failures_on_a_slice_that_stays_are_counted(tmp_path) -> None:
-    code, calls = run(tmp_path, ["--retries=2", *WORDS], "exit 3")
-    assert (code, calls) == (3, ["create", "ssh", "ssh", "ssh"])
+    """In the end no worker runs on, and nothing costs more than it must."""
+    code, calls = run(tmp_path, ["--retries=2", "--delete", *WORDS], "exit 3")
+    assert code == 3
+    assert calls == ["create", *("ssh", "sleep 60") * 3, "ssh", "delete"]
+    assert "--command=sudo docker stop unitoken" in FakeCloud(tmp_path).calls[-2]
+
+
+def test_a_run_that_others_stop_is_not_started_for_ever(tmp_path) -> None:
+    """Nor does it stop the others once more before it gives up."""
+    code, calls = run(tmp_path, ["--retries=2", *WORDS], "exit 75")
+    assert (code, calls) == (75, ["create", *("ssh", "sleep 60") * 3])
 
 
 def test_waiting_for_a_slice_has_an_end(tmp_path) -> None:
@@ -118,7 +130,7 @@ def test_a_state_that_cannot_be_read_for_a_moment(tmp_path) -> None:
     """It is not taken for a slice that is gone: the failure counts."""
     ssh = 'touch "$FOLDER/hiccup"; exit 3'
     code, calls = run(tmp_path, ["--retries=0", *WORDS], ssh)
-    assert (code, calls) == (3, ["create", "ssh", "sleep 60"])
+    assert (code, calls) == (3, ["create", "ssh", "sleep 60", "sleep 60", "ssh"])
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
@@ -141,6 +153,28 @@ def test_asking_the_launcher_stops_the_containers(tmp_path, number) -> None:
     *_, stop, saved, delete = cloud.calls
     assert "--worker=all --command=sudo docker stop n" in stop
     assert (saved, delete.split()[4]) == ("saved", "delete")
+
+
+def test_asking_the_launcher_before_it_starts_again(tmp_path) -> None:
+    """Some workers may run on."""
+    (tmp_path / "state").write_text("READY\n")
+    cloud = FakeCloud(tmp_path)
+    cloud.decide("gcloud", GCLOUD)
+    (tmp_path / "ssh.sh").write_text("exit 255")
+    cloud.decide("sleep", 'touch "$FOLDER/up"; exec /bin/sleep 30')
+    words = ["--name=n", "--delete", *WORDS]
+    code, _ = cloud.interrupt("tpu_vm", words, signal.SIGTERM)
+    assert code == PREEMPTED
+    *_, pause, stop, delete = cloud.calls
+    assert pause == "sleep 60"
+    assert "--worker=all --command=sudo docker stop n" in stop
+    assert delete.split()[4] == "delete"
+
+
+def test_a_slice_that_never_comes_is_deleted_too(tmp_path) -> None:
+    (tmp_path / "state").write_text("REPAIRING\n")
+    code, calls = run(tmp_path, ["--minutes=1", "--delete", *WORDS], "exit 0")
+    assert (code, calls) == (75, ["sleep 60", "delete"])
 
 
 @pytest.mark.parametrize(
