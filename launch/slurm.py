@@ -5,6 +5,8 @@ its time is over, saves, and queues itself again; preempted jobs and those that 
 node are queued again by SLURM.
 """
 
+import argparse
+import re
 import signal
 from collections.abc import Sequence
 from functools import partial
@@ -13,6 +15,7 @@ from launch import script
 from launch.signals import PREEMPTED
 from unitoken_jax.config import UserError
 
+_LEAST_TIME = 600  # seconds; shorter stretches would save nothing, again and again
 _SUMMARY = "Submit a SLURM job of one process a node."
 
 # Filled by script.fill: shell's own braces stay as they are.
@@ -81,6 +84,24 @@ exit @PREEMPTED@
 """
 
 
+def _time(text: str) -> str:
+    """Refuse a limit in which no run can start, step and save."""
+    found = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", text)
+    if found is None:  # such as UNLIMITED: sbatch judges
+        return text
+    days, *rest = (int(part) if part else 0 for part in found.groups())
+    if found[1] is None and found[4] is None:  # MINUTES or MINUTES:SECONDS
+        rest = [0, *rest[:2]]
+    hours, minutes, seconds = rest
+    total = 86_400 * days + 3_600 * hours + 60 * minutes + seconds
+    if 0 < total < _LEAST_TIME:  # 0 is none
+        raise argparse.ArgumentTypeError(
+            f"{text} is less than {_LEAST_TIME // 60} minutes: the job is told to save "
+            "two minutes before its end, and must have started and taken steps by then"
+        )
+    return text
+
+
 def render(words: Sequence[str]) -> tuple[str, bool]:
     """Return the script that submits the job, and whether to print it only.
 
@@ -92,7 +113,9 @@ def render(words: Sequence[str]) -> tuple[str, bool]:
     parser.add_argument("--nodes", type=one, default=1, help="one process each")
     parser.add_argument("--gpus", type=none, default=0, help="of each node")
     parser.add_argument("--cpus", type=none, default=0, help="of each process")
-    parser.add_argument("--time", default="24:00:00", help="limit of one stretch")
+    parser.add_argument(
+        "--time", type=_time, default="24:00:00", help="limit of one stretch"
+    )
     parser.add_argument("--partition", default="", help="'' is the cluster's default")
     parser.add_argument("--logs", default="slurm-%x-%j.log", help="file pattern")
     parser.add_argument(

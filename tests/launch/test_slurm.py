@@ -99,6 +99,18 @@ def test_directives_are_quoted_and_of_one_line() -> None:
         slurm.render(["--partition=a\n#SBATCH --exclusive", *TRAIN])
 
 
+@pytest.mark.parametrize("time", ["9", "9:59", "0:09:59", "0-0:9"])
+def test_a_time_in_which_nothing_is_saved(time) -> None:
+    """Such a job would be queued again for ever."""
+    with pytest.raises(UserError, match=f"--time: {time} is less than 10 minutes"):
+        slurm.render([f"--time={time}", *TRAIN])
+
+
+@pytest.mark.parametrize("time", ["10", "10:00", "0:10:00", "1-0", "0", "UNLIMITED"])
+def test_a_time_that_may_do(time) -> None:
+    assert f"#SBATCH --time={time}\n" in slurm.render([f"--time={time}", *TRAIN])[0]
+
+
 @pytest.mark.parametrize("code", [0, 1])
 def test_waiting_ends_with_the_code_of_the_job(tmp_path, capfd, code) -> None:
     cloud = FakeCloud(tmp_path)
