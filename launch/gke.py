@@ -39,6 +39,7 @@ def manifest(
     spot: bool = False,
     secret: str = "",
     claim: str = "",
+    scratch: str = "",
 ) -> dict[str, Any]:
     """Return a JobSet.
 
@@ -54,10 +55,17 @@ def manifest(
         spot: whether nodes may be preempted.
         secret: a Kubernetes secret whose entries become variables.
         claim: a volume claim that is mounted at /data; many pods write to it.
+        scratch: a directory of the nodes that is mounted at /local; unlike /dev/shm of
+            a pod it is there for the next one.
 
     Raises:
-        UserError: a topology that hosts cannot share equally.
+        UserError: a topology that hosts cannot share equally, or no such path.
     """
+    if scratch and not scratch.startswith("/"):
+        raise UserError(
+            f"--scratch={scratch}: expected a path from the root of the nodes, such as "
+            "/dev/shm/unitoken."
+        )
     sides = topology.split("x")
     if not all(side.isdigit() and int(side) for side in sides):
         raise UserError(f"--topology={topology}: expected sides such as 4x4x4.")
@@ -89,6 +97,10 @@ def manifest(
     if claim:
         container["volumeMounts"].append({"name": "data", "mountPath": "/data"})
         volumes.append({"name": "data", "persistentVolumeClaim": {"claimName": claim}})
+    if scratch:
+        container["volumeMounts"].append({"name": "scratch", "mountPath": "/local"})
+        place = {"path": scratch, "type": "DirectoryOrCreate"}
+        volumes.append({"name": "scratch", "hostPath": place})
     pod = {
         "restartPolicy": "Never",
         "terminationGracePeriodSeconds": _GRACE,
@@ -166,6 +178,9 @@ def render(words: Sequence[str]) -> tuple[str, bool]:
     jobset.add_argument("--chips_per_host", type=one, default=4, help="of the nodes")
     jobset.add_argument("--secret", default="", help="Kubernetes secret of variables")
     jobset.add_argument("--claim", default="", help="volume claim mounted at /data")
+    jobset.add_argument(
+        "--scratch", default="", help="directory of the nodes, mounted at /local"
+    )
     xpk = parser.add_argument_group("a workload by xpk")
     xpk.add_argument("--cluster", default="", help="made by xpk")
     xpk.add_argument("--type", default="", help="TPU type, such as v5p-128")
@@ -196,6 +211,7 @@ def render(words: Sequence[str]) -> tuple[str, bool]:
         spot=given.spot,
         secret=given.secret,
         claim=given.claim,
+        scratch=given.scratch,
     )
     document = script.document(yaml.safe_dump(content, sort_keys=False, width=10_000))
     text = script.fill(_CLEAR, NAME=name) + f"kubectl apply --filename=- {document}"
@@ -260,7 +276,7 @@ if [ -n "$asked" ]; then
 fi
 exit "$code"
 """
-_OF_JOBSET = ("accelerator", "topology", "secret", "claim")
+_OF_JOBSET = ("accelerator", "topology", "secret", "claim", "scratch")
 _OF_XPK = ("type", "zone", "project", "env_file")
 
 

@@ -100,7 +100,7 @@ while true; do
   failures=$((failures + 1))
   echo "failure $failures: code $code" >&2
   if [ "$failures" -le @RETRIES@ ]; then continue; fi
-  # Workers may run on whose connection ended; after @PREEMPTED@ they are somebody else's.
+  # Workers whose connection ended may run on; after @PREEMPTED@ others use them.
   if [ "$code" -ne @PREEMPTED@ ]; then stop; fi
   leave "$code"
 done

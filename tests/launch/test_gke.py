@@ -108,8 +108,12 @@ def validate(content: dict) -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [(), ("--spot", "--secret=s", "--claim=c", "--slices=4", "--retries=9")],
-    ids=["bare", "full"],
+    [
+        (),
+        ("--spot", "--secret=s", "--claim=c", "--slices=4", "--retries=9"),
+        ("--scratch=/dev/shm/unitoken",),
+    ],
+    ids=["bare", "full", "scratch"],
 )
 def test_the_manifest_is_valid(options) -> None:
     validate(manifest(*options))
@@ -141,12 +145,23 @@ def test_hosts_slices_and_secrets() -> None:
     assert mounts == {"/dev/shm", "/data"}
 
 
+def test_a_directory_of_the_nodes_outlives_the_pods() -> None:
+    (replicated,) = manifest("--scratch=/mnt/disks/a")["spec"]["replicatedJobs"]
+    pod = replicated["template"]["spec"]["template"]["spec"]
+    (volume,) = (v for v in pod["volumes"] if v["name"] == "scratch")
+    assert volume["hostPath"]["path"] == "/mnt/disks/a"
+    (container,) = pod["containers"]
+    assert {"name": "scratch", "mountPath": "/local"} in container["volumeMounts"]
+
+
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
         (["--topology=4x4"], "name --accelerator and --topology"),
         (["--accelerator=a", "--topology=4by4"], "expected sides such as"),
         (["--accelerator=a", "--topology=1x1"], "set --chips_per_host"),
+        ([*WORDS, "--scratch=local"], "--scratch=local: expected a path from the root"),
+        (["--cluster=c", "--scratch=/l"], "--scratch is of .* --cluster"),
         (["--cluster=c"], "xpk needs --type"),
         (["--cluster=c", "--claim=d"], "--claim is of .* --cluster of a workload"),
         (["--cluster=c", "--secret=s"], "--secret is of .* --cluster of a workload"),

@@ -34,7 +34,8 @@ _KEPT = 2
 class LocalConfig:
     """Save to `directory` of each host ('': not at all) every so many steps.
 
-    A folder in memory (`/dev/shm`) survives the process but not the machine.
+    A folder in memory (`/dev/shm`) survives the process but not the machine, nor the
+    container whose own it is.
     """
 
     directory: str = ""
