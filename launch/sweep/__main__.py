@@ -77,6 +77,7 @@ def main() -> None:
         sweep,
         tasks,
         folder,
+        everything=planning.plan(everything, folder),
         command=command,
         parallel=given.parallel,
         retries=given.retries,

@@ -105,13 +105,13 @@ def _split(words: str) -> tuple[str, list[str]]:
 
 @dataclasses.dataclass
 class Progress:
-    """How a task stands.
+    """How a task stands, after all commands that ran the sweep.
 
     Attributes:
         status: 'waiting', 'running', 'done', 'failed', or 'blocked' by a failed one.
         failures: processes that ended with a fault.
         preemptions: processes that ended early and well.
-        seconds: spent by its processes in this sweep command.
+        seconds: spent by its processes.
         error: the last fault, in a sentence.
     """
 
@@ -150,16 +150,19 @@ class Runner:
         tasks: Sequence[Task],
         folder: Path,
         *,
+        everything: Sequence[Task] | None = None,
         command: Command = train_here,
         parallel: int = 1,
         retries: int = 1,
     ) -> None:
-        """Look at what is done already.
+        """Look at what is done already; share what only now has become common.
 
         Args:
             sweep: what is run.
             tasks: each after those that it needs.
             folder: of the sweep.
+            everything: tasks of the whole sweep, of which those that are not run are
+                written as they stand; None is `tasks`.
             command: that runs a task; it must end when the task has ended.
             parallel: tasks at a time.
             retries: how often a failed task is run again.
@@ -169,12 +172,19 @@ class Runner:
         self._running: list[_Running] = []
         self._stopping = False
         self._awaited: set[str] = set()
-        self.progress: dict[str, Progress] = {}
+        self._everything = tasks if everything is None else everything
+        self._share()
         before = _read(folder / STATE).get("tasks", {})
-        for task in tasks:
-            progress = Progress(status="done" if task.is_done() else "waiting")
-            progress.seconds = before.get(task.name, {}).get("seconds", 0.0)
-            self.progress[task.name] = progress
+        self._stand = {
+            task.name: _restore(task, before.get(task.name, {}), folder)
+            for task in self._everything
+        }
+        self.progress = {task.name: self._stand[task.name] for task in tasks}
+        for progress in self.progress.values():
+            if progress.status != "done":
+                progress.status = "waiting"
+        # The limits of this command count from here.
+        self._earlier = {n: dataclasses.replace(p) for n, p in self.progress.items()}
 
     def run(self) -> bool:
         """Run what is not done; return whether everything is.
@@ -204,6 +214,14 @@ class Runner:
         """Whether it was asked to end."""
         return self._stopping
 
+    def _share(self) -> None:
+        """Share what points trained alone, of those that are done first."""
+        for task in sorted(self._everything, key=lambda task: not task.is_done()):
+            if task.unshared:
+                with self._open_log(task) as file:
+                    if _lock(file):  # no run of an earlier command is at it
+                        task.share()
+
     def _start(self) -> bool:
         """Start what can run now; return whether that, or a wait, changes anything."""
         started = False
@@ -229,11 +247,14 @@ class Runner:
             return True
         return all(running.task.codes != task.codes for running in self._running)
 
-    def _launch(self, task: Task) -> None:
+    def _open_log(self, task: Task) -> IO[bytes]:
         path = self._folder / "logs" / f"{task.name}.log"
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("ab") as file:
-            if not self._lock(task, file):
+        return path.open("ab")
+
+    def _launch(self, task: Task) -> None:
+        with self._open_log(task) as file:
+            if not self._take(task, file):
                 return
             task.prepare()
             saved = _saved(task)
@@ -258,11 +279,9 @@ class Runner:
         log.info("%s %s: started", self._count(), task.name)
         self._write()
 
-    def _lock(self, task: Task, file: IO[bytes]) -> bool:
-        """Lock a log for whoever has it open; say whether the task is to be started."""
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+    def _take(self, task: Task, file: IO[bytes]) -> bool:
+        """Lock a task's log; say whether the task is to be started."""
+        if not _lock(file):
             if task.name not in self._awaited:
                 self._awaited.add(task.name)
                 log.info(
@@ -271,7 +290,8 @@ class Runner:
                 )
             return False
         if task.name in self._awaited and task.is_done():
-            self.progress[task.name].status = "done"
+            progress = self.progress[task.name]
+            progress.status, progress.error = "done", ""
             log.info("%s %s: done by an earlier command", self._count(), task.name)
             self._write()
             return False
@@ -299,7 +319,7 @@ class Runner:
         progress.status = "waiting"
         if self._stopping:
             return "stopped; the same command goes on with it"
-        task = running.task
+        task, earlier = running.task, self._earlier[running.task.name]
         if code not in (0, PREEMPTED):
             progress.error = self._fault(running, code)
         elif code == 0 and _saved(task) == running.saved:
@@ -307,13 +327,13 @@ class Runner:
                 f"it ended well, but {task.workdir} shows nothing new; is it shared "
                 "with this machine?"
             )
-        elif progress.preemptions == _PREEMPTIONS:
+        elif progress.preemptions - earlier.preemptions == _PREEMPTIONS:
             progress.error = f"it has ended early {_PREEMPTIONS} times before."
         else:
             progress.preemptions += 1
             return "ended early, which is no failure; it is resumed"
         progress.failures += 1
-        if progress.failures <= self._retries:
+        if progress.failures - earlier.failures <= self._retries:
             return f"failed ({progress.error}) and is tried again"
         progress.status = "failed"
         return f"failed: {progress.error}"
@@ -348,15 +368,40 @@ class Runner:
             ],
             "page": plain(self._sweep.page),
             "tasks": {
-                task.name: dataclasses.asdict(self.progress[task.name])
+                task.name: dataclasses.asdict(self._stand[task.name])
                 | _description(task, self._folder)
-                for task in self._tasks
+                for task in self._everything
             },
         }
         self._folder.mkdir(parents=True, exist_ok=True)
         partial = self._folder / f".{STATE}.partial"
         partial.write_text(json.dumps(content, indent=1))
         os.replace(partial, self._folder / STATE)
+
+
+def _restore(task: Task, before: Mapping[str, Any], folder: Path) -> Progress:
+    """Return how a task stands, which an earlier command has written of.
+
+    A task of another config is another one: its run is in a directory of its own.
+    """
+    progress = Progress()
+    if before.get("run") == _description(task, folder)["run"]:
+        names = [field.name for field in dataclasses.fields(Progress)]
+        progress = Progress(**{name: before[name] for name in names if name in before})
+    if task.is_done():
+        progress.status, progress.error = "done", ""
+    elif progress.status not in ("failed", "blocked"):
+        progress.status = "waiting"
+    return progress
+
+
+def _lock(file: IO[bytes]) -> bool:
+    """Lock a file for whoever has it open, unless another has."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
 
 
 def _saved(task: Task) -> set[tuple[str, int]]:

@@ -6,7 +6,9 @@ run: whatever is not complete is trained, then evaluated.
 """
 
 import dataclasses
+import itertools
 import json
+import logging
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -16,6 +18,8 @@ from launch.sweep import experiment
 from launch.sweep.config import Point
 from launch.sweep.experiment import Experiment, Stage
 from unitoken_jax.config import ConfigError, differences
+
+log = logging.getLogger("launch.sweep")
 
 _NAMED = 3  # fields in which a stage differs
 
@@ -53,17 +57,37 @@ class Task:
                 return False
         return not self.page or (self.workdir / "report.html").is_file()
 
+    @property
+    def unshared(self) -> list[Path]:
+        """Directories of its own in places of links.
+
+        The sweep has changed: what stands there was trained before others had it alike.
+        """
+        return [p for p in self.links if p.is_dir() and not p.is_symlink()]
+
+    def share(self) -> None:
+        """Move such directories to where they are shared, unless that is taken."""
+        for place in self.unshared:
+            target = self.links[place]
+            target.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                place.rename(target)  # replaces an empty directory
+            except OSError:
+                continue
+            _link(place, os.path.relpath(target, place.parent))
+            log.info("%s is shared now, as %s", place, target)
+
     def prepare(self) -> None:
-        """Make its directory and links."""
+        """Make its directory and links; set aside what they take the place of."""
+        for place in self.unshared:
+            _set_aside(place)
         self.workdir.mkdir(parents=True, exist_ok=True)
         if self.codes is not None:
             self.codes.mkdir(parents=True, exist_ok=True)
         for place, target in self.links.items():
             relative = os.path.relpath(target, place.parent)
-            if place.is_symlink() and os.readlink(place) == relative:
-                continue
-            place.unlink(missing_ok=True)
-            place.symlink_to(relative, target_is_directory=True)
+            if not place.is_symlink() or os.readlink(place) != relative:
+                _link(place, relative)
 
 
 def plan(
@@ -159,9 +183,27 @@ def adopt(tasks: Sequence[Task], taken: Mapping[str, str], run: Path) -> None:
     for task in tasks:
         if task.name in taken:
             task.workdir.mkdir(parents=True, exist_ok=True)
-            source = (run / taken[task.name]).resolve()
-            place = task.workdir / taken[task.name]
-            place.symlink_to(source, target_is_directory=True)
+            stage = taken[task.name]
+            # A link to a run that is gone may stand there.
+            _link(task.workdir / stage, (run / stage).resolve())
+
+
+def _link(place: Path, target: Path | str) -> None:
+    """Make a link to a directory in place of another link, if there is one."""
+    place.unlink(missing_ok=True)
+    place.symlink_to(target, target_is_directory=True)
+
+
+def _set_aside(place: Path) -> None:
+    """Move a directory away; nobody but its owner can say that it is not needed."""
+    aside = place.parent / "aside"
+    aside.mkdir(exist_ok=True)
+    names = (aside / f"{place.name}-{number}" for number in itertools.count(1))
+    free = next(name for name in names if not name.exists())
+    place.rename(free)
+    log.info(
+        "%s is shared and there already; what stood here is kept as %s", place, free
+    )
 
 
 def _key(stage: Stage) -> str:

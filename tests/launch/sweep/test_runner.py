@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -37,10 +38,17 @@ def behave(folder: Path, **behaviour: str) -> None:
     (folder / "behaviour.json").write_text(json.dumps(behaviour))
 
 
-def runner(folder: Path, **options) -> Runner:
+def runner(folder: Path, only: Sequence[str] = (), **options) -> Runner:
     sweep = write(folder.parent)
-    plan = tasks.plan(points(sweep), folder)
-    return Runner(sweep, plan, folder, command=pretend, **options)
+    everything = tasks.plan(points(sweep), folder)
+    chosen = tasks.plan(points(sweep), folder, points(sweep, only))
+    options = {"command": pretend, "everything": everything} | options
+    return Runner(sweep, chosen, folder, **options)
+
+
+def state(folder: Path) -> dict[str, dict]:
+    """How the tasks stand by `sweep.json`."""
+    return json.loads((folder / "sweep.json").read_text())["tasks"]
 
 
 def trained_in(folder: Path) -> set[str]:
@@ -57,9 +65,9 @@ def test_shared_stages_are_trained_once(folder, parallel) -> None:
         assert (point / "base").is_symlink()
         assert not os.readlink(point / "base").startswith("/")
         assert (point / "base" / "finished.json").is_file()
-    state = json.loads((folder / "sweep.json").read_text())
-    assert {task["status"] for task in state["tasks"].values()} == {"done"}
-    labels = [task["labels"] for task in state["tasks"].values()]
+    stands = state(folder).values()
+    assert {task["status"] for task in stands} == {"done"}
+    labels = [task["labels"] for task in stands]
     assert labels.count({"rate": "low"}) == labels.count(None) == 2
 
 
@@ -82,6 +90,83 @@ def test_failures_are_tried_again_and_named(folder) -> None:
     assert log.count("$ ") == log.count("error: the loss is not finite.") == 3
     behave(folder)
     assert runner(folder).run()
+    # What is done is still known to have failed, and for how long it ran.
+    before = state(folder)
+    assert before["high_seed1"]["status"] == "done"
+    assert (before["high_seed1"]["failures"], before["high_seed1"]["error"]) == (3, "")
+    assert runner(folder).run()
+    assert state(folder) == before
+
+
+def test_every_command_tries_as_often(folder) -> None:
+    behave(folder, **{"last:0.9": "fail"})
+    for failures in (2, 4):
+        assert not runner(folder, only=["rate=high", "seed=1"], retries=1).run()
+        assert state(folder)["high_seed1"]["failures"] == failures
+
+
+def test_points_that_are_not_chosen_stand_as_they_are(folder) -> None:
+    behave(folder, **{"last:0.9": "fail"})
+    assert not runner(folder, retries=0).run()
+    before = state(folder)
+    assert before["high_seed2"]["error"] == "the loss is not finite."
+    assert runner(folder, only=["rate=low"]).run()
+    assert state(folder) == before
+    assert list(state(folder)) == list(before)
+
+
+def test_points_that_were_never_chosen_wait(folder) -> None:
+    assert runner(folder, only=["rate=low"]).run()
+    before = state(folder)
+    assert before["high_seed1"]["status"] == before["high_seed2"]["status"] == "waiting"
+
+
+def test_another_config_of_a_point_has_a_history_of_its_own(folder) -> None:
+    assert runner(folder).run()
+    path = folder / "sweep.json"
+    content = json.loads(path.read_text())
+    content["tasks"]["low_seed1"] |= {"run": "points/low_seed1-00000000", "failures": 1}
+    content["tasks"]["low_seed2"] |= {"seconds": 5.0, "failures": 1}
+    path.write_text(json.dumps(content))
+    found = runner(folder).progress
+    assert (found["low_seed1"].seconds, found["low_seed1"].failures) == (0.0, 0)
+    assert (found["low_seed2"].seconds, found["low_seed2"].failures) == (5.0, 1)
+
+
+def alone(folder: Path) -> Runner:
+    """A sweep of one point, which has nothing to share."""
+    sweep = write(folder.parent)
+    plan = tasks.plan(points(sweep, ["rate=low", "seed=1"]), folder)
+    return Runner(sweep, plan, folder, command=pretend, retries=0)
+
+
+@pytest.mark.parametrize("behaviour", ["", "fail"])
+def test_a_sweep_that_grows_shares_what_its_first_point_trained(
+    folder, behaviour
+) -> None:
+    behave(folder, **{"last:0.1": behaviour})
+    assert alone(folder).run() == (not behaviour)
+    (point,) = folder.glob("points/*")
+    assert not (point / "tokenizer").is_symlink()
+    behave(folder)
+    assert runner(folder).run()
+    assert (point / "tokenizer").is_symlink()
+    trained = [*folder.glob("shared/*/*/trained"), *folder.glob("points/*/*/trained")]
+    assert {path.read_text() for path in trained if path.parent.name != "last"} == {
+        str(point)
+    }
+
+
+def test_what_a_run_that_was_left_behind_trains_stays_its_own(folder) -> None:
+    behave(folder, **{"last:0.1": "fail"})
+    assert not alone(folder).run()
+    (point,) = folder.glob("points/*")
+    with (folder / "logs" / "low_seed1.log").open("ab") as left:
+        fcntl.flock(left, fcntl.LOCK_EX)
+        runner(folder)
+        assert not (point / "tokenizer").is_symlink()
+    runner(folder)
+    assert (point / "tokenizer").is_symlink()
 
 
 def test_what_starts_from_a_failed_stage_is_blocked(folder) -> None:

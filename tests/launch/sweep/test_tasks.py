@@ -196,3 +196,57 @@ def test_a_run_without_a_page_is_done_when_its_stages_are(tmp_path) -> None:
         for name in task.stages:
             finish(task.workdir, name, {})
         assert task.is_done() == done
+
+
+def test_a_link_to_a_run_that_is_gone_is_replaced(tmp_path) -> None:
+    chosen = points(write(tmp_path))
+    plan = tasks.plan(chosen, tmp_path / "s")
+    job = {"seed": 0, "model": {"kind": "plain"}, "train": {"steps": 3}}
+    for name in ("old", "new"):
+        finish(tmp_path / name, "tokenizer", job)
+        found = tasks.reuse(plan, chosen, tmp_path / name)
+        assert found.taken == {plan[0].name: "tokenizer"}
+        tasks.adopt(plan, found.taken, tmp_path / name)
+        assert plan[0].is_done()
+        (tmp_path / name).rename(tmp_path / f"{name} elsewhere")
+
+
+def alone_and_together(folder) -> tuple[tasks.Task, tasks.Task, tasks.Task]:
+    """The only point of a sweep, then it and its tokenizer once it has company."""
+    sweep = write(folder)
+    (alone,) = tasks.plan(points(sweep, ["rate=low", "seed=1"]), folder / "s")
+    tokenizer, _, together, *_ = tasks.plan(points(sweep), folder / "s")
+    assert alone.workdir == together.workdir
+    assert not alone.links
+    return alone, together, tokenizer
+
+
+def test_what_becomes_common_moves_to_where_it_is_shared(tmp_path) -> None:
+    alone, together, tokenizer = alone_and_together(tmp_path)
+    alone.prepare()
+    finish(alone.workdir, "tokenizer", {})
+    (alone.workdir / "codes" / "tokenizer").mkdir(parents=True)
+    assert together.codes is not None
+    together.codes.mkdir(parents=True)  # empty
+    together.share()
+    assert tokenizer.is_done()
+    assert (together.codes / "tokenizer").is_dir()
+    assert (alone.workdir / "tokenizer").is_symlink()
+    assert (alone.workdir / "tokenizer" / "finished.json").is_file()
+    assert not together.unshared
+    together.prepare()
+    assert not (alone.workdir / "aside").exists()
+
+
+def test_what_is_shared_already_sets_aside_what_a_point_has(tmp_path) -> None:
+    alone, together, tokenizer = alone_and_together(tmp_path)
+    finish(tokenizer.workdir, "tokenizer", {})
+    for number in (1, 2):
+        (alone.workdir / "tokenizer").unlink(missing_ok=True)
+        finish(alone.workdir, "tokenizer", {"number": number})
+        together.share()
+        assert together.unshared == [alone.workdir / "tokenizer"]
+        together.prepare()
+        assert (alone.workdir / "tokenizer").is_symlink()
+        kept = alone.workdir / "aside" / f"tokenizer-{number}" / "config.json"
+        assert json.loads(kept.read_text()) == {"number": number}
