@@ -1,6 +1,7 @@
 """The page of a sweep: complete, self-contained, and honest about what is missing."""
 
 import json
+import math
 import re
 import subprocess
 import sys
@@ -110,6 +111,78 @@ def test_means_ranges_and_failures_are_told(tmp_path) -> None:
     assert "base-1234" not in html
     assert "http" not in html.replace("http://www.w3.org", "")
     assert "Collapsed" not in html
+    assert "Not finite" not in html
+
+
+def change(run: Path, measure: str, value: float | None) -> None:
+    """Give a measure of a run another value; None takes it away."""
+    evaluator, _, key = measure.partition("/")
+    path = run / "evaluation.json"
+    evaluation = json.loads(path.read_text())
+    measures = evaluation[evaluator]["measures"]
+    measures[key]["value"] = value
+    if value is None:
+        del measures[key]
+    path.write_text(json.dumps(evaluation))
+
+
+def row(html: str, *labels: str) -> str:
+    """Return the cells of one setting."""
+    start = "".join(f'<th scope="row">{label}</th>' for label in labels)
+    return html.partition(start)[2].partition("</tr>")[0]
+
+
+def test_a_seed_that_is_not_finite_is_counted_and_named(tmp_path) -> None:
+    bits, rank = "generation/bits_per_code", "generation/caption_rank"
+    view = {"measures": [], "collapse": rank, "collapse_share": 0.0}
+    folder = write_sweep(tmp_path / "s", **view)
+    change(folder / "points" / "dual_4-1_seed5-0", bits, math.nan)
+    change(folder / "points" / "dual_4-1_seed6-0", rank, math.inf)
+    change(folder / "points" / "dual_1-1_seed5-0", bits, math.nan)
+    change(folder / "points" / "dual_1-1_seed6-0", bits, -math.inf)
+    change(folder / "points" / "dual_1-2_seed6-0", bits, None)
+    html = comparison.build(folder).read_text()
+    cells = row(html, "dual", "4:1")
+    assert "4.60 bits<small>1 of 2 finite</small>" in cells
+    assert cells.endswith('<td class="figure">2</td>\n      ')
+    assert "not finite</td>" in row(html, "dual", "1:1")
+    assert "6.50 bits<small>1 seed</small>" in row(html, "dual", "1:2")
+    named = re.sub(r"<.*?>", "", html[html.index("Not finite:") :])
+    assert named.startswith(
+        "Not finite: dual_4-1_seed5 (Bits per code); "
+        "dual_4-1_seed6 (Own caption ranked first); "
+        "dual_1-1_seed5 (Bits per code); dual_1-1_seed6 (Bits per code).\n"
+    )
+
+
+def test_one_failure_is_no_plural(tmp_path) -> None:
+    folder = write_sweep(tmp_path / "s")
+    state = json.loads((folder / "sweep.json").read_text())
+    for name, changes in {
+        "dual_4-1_seed5": {"failures": 1},
+        "discrete_1-2_seed5": {"failures": 1},
+        "discrete_1-2_seed6": {"status": "blocked", "failures": 0},
+    }.items():
+        state["tasks"][name] |= changes
+    (folder / "sweep.json").write_text(json.dumps(state))
+    html = comparison.build(folder).read_text()
+    assert "dual_4-1_seed5 failed once before it was done." in html
+    assert "failed</span> after 1 try: the" in html
+    assert "blocked</span>: the" in html
+
+
+def test_a_mark_is_of_seeds_that_have_both_measures(tmp_path) -> None:
+    """A seed that lacks one of them counts as if it lacked both."""
+    x, y = "understanding/accuracy/all", "generation/bits_per_code"
+    marks = []
+    for name, lost in (("one", [y]), ("both", [x, y])):
+        folder = write_sweep(tmp_path / name)
+        for measure in lost:
+            change(folder / "points" / "dual_4-1_seed5-0", measure, math.nan)
+        html = comparison.build(folder).read_text()
+        marks.append(re.findall(r'<g class="mark.*?</g>', html, re.DOTALL))
+    assert len(marks[0]) == 3 + 2
+    assert marks[0] == marks[1]
 
 
 def test_further_plots_and_what_is_better(tmp_path) -> None:
@@ -142,7 +215,7 @@ def test_facets_share_their_axes(tmp_path) -> None:
 def test_collapsed_settings_are_named(tmp_path) -> None:
     changes = {"collapse": "generation/caption_rank", "collapse_share": 0.5}
     html = comparison.build(write_sweep(tmp_path / "s", **changes)).read_text()
-    assert "Collapsed: dual, 1:1; dual, 1:2; discrete, 1:1." in html
+    assert "Collapsed:</span> dual, 1:1; dual, 1:2; discrete, 1:1." in html
     assert "Caption rank is below 0.5" in html or "Own caption ranked first is" in html
 
 

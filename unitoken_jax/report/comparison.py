@@ -40,11 +40,13 @@ class Attempt:
     found: Run | None
 
     def measure(self, name: str) -> Mapping[str, Any] | None:
-        """Return what an evaluator found: {value, unit, baseline, …}, or None."""
+        """Return what an evaluator found: {value, unit, baseline, …}, or None.
+
+        The value need not be finite.
+        """
         evaluator, _, key = name.partition("/")
         part = self.found.evaluation.get(evaluator, {}) if self.found else {}
-        measure = part.get("measures", {}).get(key)
-        return measure if measure and math.isfinite(measure["value"]) else None
+        return part.get("measures", {}).get(key)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,10 +61,19 @@ class Setting:
         """The values in words."""
         return ", ".join(self.labels.values())
 
-    def values(self, measure: str) -> list[float]:
-        """Return a measure for each seed that has it."""
-        found = [attempt.measure(measure) for attempt in self.attempts]
-        return [item["value"] for item in found if item is not None]
+    @property
+    def done(self) -> int:
+        """How many of its runs are complete."""
+        return sum(attempt.status == "done" for attempt in self.attempts)
+
+    def values(self, *measures: str) -> list[tuple[float, ...]]:
+        """Return the values of some measures, for each seed that has all finite."""
+        found = [[a.measure(name) for name in measures] for a in self.attempts]
+        return [
+            tuple(measure["value"] for measure in same if measure)
+            for same in found
+            if all(measure and _is_finite(measure) for measure in same)
+        ]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,7 +173,7 @@ def compose(folder: Path) -> str:
             {
                 "labels": [setting.labels[axis] for axis in axes],
                 "cells": [_cell(setting, name) for name in measures],
-                "seeds": sum(a.status == "done" for a in setting.attempts),
+                "seeds": setting.done,
                 "collapsed": setting in collapsed,
             }
             for setting in settings
@@ -175,6 +186,7 @@ def compose(folder: Path) -> str:
         collapsed=[setting.name for setting in settings if setting in collapsed],
         collapse=view["collapse"],
         collapse_share=view["collapse_share"],
+        lost=_lost(attempts, [*measures, view["collapse"]]),
         troubled=[a for a in attempts if a.status in ("failed", "blocked")],
         retried=[a for a in attempts if a.failures and a.status == "done"],
         missing=[a for a in attempts if a.status in ("waiting", "running")],
@@ -219,36 +231,33 @@ def _facets(settings: Sequence[Setting], axis: str) -> dict[str, list[Setting]]:
     return facets
 
 
-def _complete(settings: Sequence[Setting], measures: tuple[str, str]) -> list[Setting]:
-    return [setting for setting in settings if all(map(setting.values, measures))]
-
-
 def _trades(
     facets: Mapping[str, Sequence[Setting]], measures: tuple[str, str], looks: Looks
 ) -> list[plot.Plot]:
     """Plot a measure against another: a plot a facet, all with the same axes."""
-    x, y = measures
     dots: dict[str, list[plot.Dot]] = {}
     for facet, settings in facets.items():
         shapes = looks.shapes(settings)
-        if complete := _complete(settings, measures):
-            dots[facet] = [
-                plot.Dot(
+        for setting in settings:
+            # Of a seed that lacks one of the two, the other says nothing either.
+            if pairs := setting.values(*measures):
+                x, y = zip(*pairs, strict=True)
+                dot = plot.Dot(
                     name=setting.name,
                     colour=looks.number(setting),
                     shape=shapes.index(looks.shape(setting)),
-                    x=setting.values(x),
-                    y=setting.values(y),
+                    x=x,
+                    y=y,
                 )
-                for setting in complete
-            ]
-            dots[facet].sort(key=lambda dot: (dot.shape, dot.colour))
+                dots.setdefault(facet, []).append(dot)
+    for same in dots.values():
+        same.sort(key=lambda dot: (dot.shape, dot.colour))
     beside = list(itertools.chain(*dots.values()))
     return [
         plot.against(
             same,
-            _facet_title(facet, _measure_title(y)),
-            _measure_title(x),
+            _facet_title(facet, _measure_title(measures[1])),
+            _measure_title(measures[0]),
             beside=beside,
             ordered=looks.ordered,
         )
@@ -300,18 +309,47 @@ def _series(
                     )
 
 
-def _cell(setting: Setting, name: str) -> tuple[str, str]:
-    """Write the mean over seeds and their range; of one seed, its 95 % interval."""
+def _is_finite(measure: Mapping[str, Any]) -> bool:
+    return math.isfinite(measure["value"])
+
+
+def _cell(setting: Setting, name: str) -> tuple[str, tuple[str, ...]]:
+    """Write the mean over seeds, then their range; of one seed, its 95 % interval.
+
+    And how many seeds those are, where the table's last column has another number.
+    """
     found = [m for a in setting.attempts if (m := a.measure(name)) is not None]
-    if not found:
-        return "–", ""
-    write = _writer(found[0])
-    values = [measure["value"] for measure in found]
+    finite = list(filter(_is_finite, found))
+    if not finite:
+        return "not finite" if found else "–", ()
+    write = _writer(finite[0])
+    values = [measure["value"] for measure in finite]
     ends: list[Any] = [min(values), max(values)]
-    if len(found) == 1:
-        ends = [found[0].get("low"), found[0].get("high")]
+    if len(finite) == 1:
+        ends = [finite[0].get("low"), finite[0].get("high")]
     spread = write(*ends) if None not in ends else ""
-    return write(float(np.mean(values))), spread
+    count = ""
+    if len(finite) < len(found):
+        count = f"{len(finite)} of {len(found)} finite"
+    elif len(found) != setting.done:
+        count = f"{len(found)} seed{'s' if len(found) != 1 else ''}"
+    return write(float(np.mean(values))), tuple(filter(None, (spread, count)))
+
+
+def _lost(
+    attempts: Sequence[Attempt], names: Sequence[str]
+) -> list[tuple[str, list[str]]]:
+    """Return the runs with measures that are not finite, and those measures."""
+    lost = []
+    for attempt in attempts:
+        measures = {name: attempt.measure(name) for name in names}
+        if keys := [
+            name.partition("/")[2]
+            for name, measure in measures.items()
+            if measure and not _is_finite(measure)
+        ]:
+            lost.append((attempt.name, keys))
+    return lost
 
 
 def _against(attempts: Sequence[Attempt], name: str) -> str:
