@@ -42,12 +42,14 @@ TPU_OPTIONS = {
     for name, value in common.TPU_OPTIONS.items()
     if "collective_fusion" not in name
 }
+ROOMY = ("v5p_128", "v6e_256")  # whose chips can keep what attention gives
 NO_DECAY = ".*(scale|bias)"
 
 
 def get_config(hardware: str = "v5p_128") -> ConfigDict:
     """Return the one stage for v5p_128, v5e_256, v6e_256 or any."""
-    compute = {"dtype": "bfloat16", "remat": "full"}
+    remat = "attention" if hardware in ROOMY else "full"
+    compute = {"dtype": "bfloat16", "remat": remat}
     chips = common.CHIPS.get(hardware, common.CHIPS["v5p_128"])
     portions = BATCH // (chips * TOGETHER)
     vision = compute | {"portions": portions}
