@@ -61,3 +61,7 @@ def test_refuses_factors_that_refuse_everything() -> None:
         guard.GuardConfig(spike_factor=0.5)
     with pytest.raises(ValueError, match="limit must be at least 1"):
         guard.GuardConfig(limit=0)
+    with pytest.raises(ValueError, match="patience must be 0 or more, not -1"):
+        guard.GuardConfig(patience=-1)
+    with pytest.raises(ValueError, match="spike_factor must exceed 1"):
+        guard.GuardConfig(spike_factor=float("nan"))

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from unitoken_jax.config import ConfigError
+from unitoken_jax.config import ConfigError, build
 from unitoken_jax.train.optimizer import Group, OptimizerConfig, assign, make_optimizer
 
 PARAMS = {
@@ -47,6 +47,35 @@ def test_no_decay_and_patterns_are_checked() -> None:
         Group("(")
     with pytest.raises(ConfigError, match=r"optimizer\.warmup: a warm-up of 20"):
         make_optimizer(OptimizerConfig(1e-3, warmup=20), PATHS, 10)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "sentence"),
+    [
+        ("learning_rate", -1e-3, "be finite and at least 0, not -0.001"),
+        ("learning_rate", float("nan"), "be finite and at least 0, not nan"),
+        ("warmup", -1, "be finite and at least 0, not -1"),
+        ("weight_decay", -1.0, "be finite and at least 0, not -1.0"),
+        ("clip", -1.0, "exceed 0, not -1.0"),
+        ("clip", 0.0, "exceed 0, not 0.0"),
+        ("eps", -1.0, "exceed 0, not -1.0"),
+        ("b1", 1.5, r"be in \[0, 1\), not 1.5"),
+        ("b2", 1.0, r"be in \[0, 1\), not 1.0"),
+        ("end_scale", 1.5, r"be in \[0, 1\], not 1.5"),
+    ],
+)
+def test_refuses_numbers_that_train_uphill_or_not_at_all(
+    field, value, sentence
+) -> None:
+    with pytest.raises(ConfigError, match=f"^optimizer: {field} must {sentence}"):
+        build(OptimizerConfig, {"learning_rate": 1e-3} | {field: value}, "optimizer")
+
+
+@pytest.mark.parametrize("field", ["lr_scale", "weight_decay"])
+def test_refuses_negative_numbers_of_a_group(field) -> None:
+    with pytest.raises(ValueError, match=f"^{field} must be finite and at least 0"):
+        Group(".*", **{field: -0.1})
+    assert _config(clip=None, groups={"all": Group(".*", **{field: 0.0})})
 
 
 def test_exclude_narrows_a_group() -> None:

@@ -26,12 +26,14 @@ class GuardConfig:
     patience: int = 50
 
     def __post_init__(self) -> None:
-        if self.spike_factor != 0 and self.spike_factor <= 1:
+        if self.spike_factor != 0 and not self.spike_factor > 1:
             raise ValueError(
                 f"spike_factor must exceed 1 (or be 0), not {self.spike_factor}."
             )
         if self.limit < 1:
             raise ValueError(f"limit must be at least 1, not {self.limit}.")
+        if self.patience < 0:
+            raise ValueError(f"patience must be 0 or more, not {self.patience}.")
 
 
 @jax.tree_util.register_dataclass

@@ -9,6 +9,7 @@ arXiv 1711.05101.
 """
 
 import dataclasses
+import math
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -45,6 +46,7 @@ class Group:
                 raise ValueError(
                     f"{field} {getattr(self, field)!r} is no expression: {error}."
                 ) from error
+        _check(lr_scale=self.lr_scale, weight_decay=self.weight_decay or 0.0)
 
     def matches(self, path: str) -> bool:
         """Say whether the parameter at `path` belongs to this group."""
@@ -73,6 +75,25 @@ class OptimizerConfig:
     groups: Mapping[str, Group] = dataclasses.field(
         default_factory=lambda: {"all": Group(".*")}
     )
+
+    def __post_init__(self) -> None:
+        _check(
+            learning_rate=self.learning_rate,
+            warmup=self.warmup,
+            weight_decay=self.weight_decay,
+        )
+        # A negative bound or eps would turn the steps uphill.
+        for name in ("clip", "eps"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"{name} must exceed 0, not {value}.")
+        for name in ("b1", "b2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(
+                    f"{name} must be in [0, 1), not {getattr(self, name)}."
+                )
+        if not 0 <= self.end_scale <= 1:
+            raise ValueError(f"end_scale must be in [0, 1], not {self.end_scale}.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -202,6 +223,13 @@ def make_optimizer(
     except ValueError as error:
         raise ConfigError(f"{at}.warmup: {error}") from error
     return Optimizer(transform, schedule, groups)
+
+
+def _check(**values: float) -> None:
+    """Refuse, by name, what is negative or not finite."""
+    for name, value in values.items():
+        if not 0 <= value < math.inf:
+            raise ValueError(f"{name} must be finite and at least 0, not {value}.")
 
 
 def _decay_and_scale(
