@@ -46,6 +46,17 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"{hint} Known: {', '.join(names)}."
 
 
+def positive(config: Any, *names: str) -> None:
+    """Refuse a config in which one of the fields `names` is below 1.
+
+    Raises:
+        ValueError: naming the field; `build` adds where the config stands.
+    """
+    for name in names:
+        if getattr(config, name) < 1:
+            raise ValueError(f"{name} must be at least 1, not {getattr(config, name)}.")
+
+
 def plain(node: Any) -> Any:
     """Return `node` as dicts, tuples and primitives, whatever it was made of."""
     if dataclasses.is_dataclass(node) and not isinstance(node, type):

@@ -110,6 +110,44 @@ def test_faults_name_the_path_and_the_nearest():
         registry.build({"kind": "unitoken", "decoder": {"vocab_size": 100}})
 
 
+@pytest.mark.parametrize(
+    ("kind", "fields", "sentence"),
+    [
+        ("unitoken", {"decoder": {"head_dim": 5}}, "decoder: head_dim=5 must be even"),
+        ("unitoken", {"decoder": {"layers": 0}}, "decoder: layers must be at least 1"),
+        (
+            "unitoken",
+            {"decoder": {"dropout": 1.5}},
+            r"dropout must be in \[0, 1\), not",
+        ),
+        (
+            "unitoken",
+            {"decoder": {"model_parallel_size": 3}},
+            "decoder: model_parallel_size=3 must divide heads=32",
+        ),
+        (
+            "unitoken",
+            {"decoder": {"dtype": "bfloat61"}},
+            r"decoder\.dtype: 'bfloat61' is not .*did you mean 'bfloat16'",
+        ),
+        ("unitoken", {"vision": {"dtype": "int32"}}, r"vision\.dtype: 'int32' is not"),
+        ("unitoken", {"vision": {"patch": 385}}, "patch=385 must not exceed image=384"),
+        ("unitoken", {"loss_chunk": 0}, ": loss_chunk must be at least 1, not 0"),
+        ("siglip", {"text": {"heads": 5}}, "hidden=1152 must be a multiple of heads=5"),
+        ("siglip", {"vision": {"layers": 0}}, "vision: layers must be at least 1"),
+        ("unitok", {"vision": {"heads": 3}}, "hidden=1024 must be a multiple of heads"),
+        ("unitok", {"text": {"heads": 0}}, "text: heads must be at least 1, not 0"),
+        ("unitok_mllm", {"loss_chunk": 0}, ": loss_chunk must be at least 1"),
+        ("unitok_mllm", {"code_chunk": 0}, ": code_chunk must be at least 1"),
+        ("llamagen", {"loss_chunk": 0}, ": loss_chunk must be at least 1"),
+        ("llamagen", {"dropout": 1.0}, r": dropout must be in \[0, 1\), not 1.0"),
+    ],
+)
+def test_sizes_that_do_not_fit_are_faults_of_the_config(kind, fields, sentence):
+    with pytest.raises(ConfigError, match=rf"^config\.model.*{sentence}"):
+        registry.build({"kind": kind} | fields)
+
+
 def test_published_size():
     shapes = registry.abstract_params(registry.build({"kind": "unitoken"}))
     sizes = [math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes)]

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from random_weights import random_weights
 
+from unitoken_jax.config import ConfigError
 from unitoken_jax.convert import unitok as layout
 from unitoken_jax.convert.table import (
     Constant,
@@ -291,3 +292,8 @@ def test_training_drops_paths_of_deep_blocks_only():
 def test_sizes_that_codebooks_do_not_divide_are_refused():
     with pytest.raises(ValueError, match="vocab_size=64 is not a multiple of"):
         dataclasses.replace(TINY, num_codebooks=5)
+
+
+def test_a_batch_that_does_not_divide_is_a_fault_of_the_config():
+    with pytest.raises(ConfigError, match=r"one in 4 of a batch of 6 .*decode_every"):
+        unitok_objective.every(jnp.zeros((6, 2)), 4)

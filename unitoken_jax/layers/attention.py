@@ -1,12 +1,13 @@
 """Multi-head attention with named parameters, for training and with a cache."""
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
 
+from unitoken_jax.config import positive
 from unitoken_jax.layers.linear import Linear
 from unitoken_jax.layers.norms import HeadNorm
 from unitoken_jax.layers.parameter import Initializer
@@ -37,6 +38,19 @@ class KeyValue(NamedTuple):
 
     key: jax.Array
     value: jax.Array
+
+
+def check_heads(config: Any) -> None:
+    """Refuse a config whose `heads` do not divide its width `hidden` evenly.
+
+    Raises:
+        ValueError: naming both.
+    """
+    positive(config, "hidden", "layers", "heads")
+    if config.hidden % config.heads:
+        raise ValueError(
+            f"hidden={config.hidden} must be a multiple of heads={config.heads}"
+        )
 
 
 class Attention(nn.Module):

@@ -18,6 +18,9 @@ Products = Literal["full", "int8", "fp8"]
   of e5m2), the gradient of a kernel as well.
 """
 
+Dtype = Literal["float32", "bfloat16", "float16"]
+"""The type of a network's computation."""
+
 Multiply = Callable[[jax.Array, jax.Array, Any], jax.Array]
 
 

@@ -14,12 +14,13 @@ from flax import linen as nn
 from flax import struct
 from jax.nn import initializers
 
+from unitoken_jax.config import positive
 from unitoken_jax.layers.attention import Attention, KeyValue
 from unitoken_jax.layers.dropout import Dropout
 from unitoken_jax.layers.linear import Embedding, Linear
 from unitoken_jax.layers.mlp import GatedMLP
 from unitoken_jax.layers.norms import RMSNorm
-from unitoken_jax.layers.products import Products
+from unitoken_jax.layers.products import Dtype, Products
 from unitoken_jax.layers.stack import Remat, stacked
 from unitoken_jax.ops.attention import Backend
 from unitoken_jax.ops.masks import SegmentIds
@@ -71,11 +72,13 @@ class ChameleonConfig:
     attention_block: int = 512
     remat: Remat = "none"
     products: Products = "full"
-    dtype: str = "float32"
+    dtype: Dtype = "float32"
 
     def __post_init__(self) -> None:
-        """Refuses heads and tiles that do not come out even."""
-        if self.heads < 1 or self.kv_heads < 1 or self.heads % self.kv_heads:
+        """Refuses heads and tiles that do not come out even, and what has no size."""
+        sizes = ("vocab_size", "hidden", "intermediate", "layers", "heads", "kv_heads")
+        positive(self, *sizes, "head_dim", "model_parallel_size")
+        if self.heads % self.kv_heads:
             raise ValueError(
                 f"heads={self.heads} must be a multiple of kv_heads={self.kv_heads}"
             )
@@ -83,6 +86,18 @@ class ChameleonConfig:
             raise ValueError(
                 f"attention_block={self.attention_block} must be a multiple of 128"
             )
+        if self.head_dim % 2:
+            raise ValueError(
+                f"head_dim={self.head_dim} must be even: the rotation takes pairs"
+            )
+        rows = self.model_parallel_size
+        if self.qk_norm and self.kv_heads % rows:
+            raise ValueError(
+                f"model_parallel_size={rows} must divide heads={self.heads} and "
+                f"kv_heads={self.kv_heads}: QK-norm has so many rows"
+            )
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must be in [0, 1), not {self.dropout}.")
 
 
 CHAMELEON_34B = ChameleonConfig(

@@ -12,11 +12,12 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.nn import initializers
 
-from unitoken_jax.layers.attention import Attention
+from unitoken_jax.layers.attention import Attention, check_heads
 from unitoken_jax.layers.linear import Embedding, Linear
 from unitoken_jax.layers.mlp import MLP
 from unitoken_jax.layers.norms import LayerNorm
 from unitoken_jax.layers.parameter import Initializer, parameter
+from unitoken_jax.layers.products import Dtype
 from unitoken_jax.layers.stack import Remat, stacked
 from unitoken_jax.ops.attention import Backend
 from unitoken_jax.parallel.rules import constrain
@@ -50,7 +51,11 @@ class ClipTextConfig:
     norm_eps: float = 1e-5
     attention: Backend = "auto"
     remat: Remat = "none"
-    dtype: str = "float32"
+    dtype: Dtype = "float32"
+
+    def __post_init__(self) -> None:
+        """Refuses heads that do not come out even."""
+        check_heads(self)
 
 
 def shrinking_normal(standard: float, shrunk: float, inner: int) -> Initializer:

@@ -7,12 +7,13 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.nn import initializers
 
-from unitoken_jax.layers.attention import Attention
+from unitoken_jax.layers.attention import Attention, check_heads
 from unitoken_jax.layers.geglu import vit_init
 from unitoken_jax.layers.linear import Linear
 from unitoken_jax.layers.mlp import MLP
 from unitoken_jax.layers.norms import LayerNorm
 from unitoken_jax.layers.parameter import parameter
+from unitoken_jax.layers.products import Dtype
 from unitoken_jax.layers.stack import Remat, stacked
 from unitoken_jax.ops import pixels
 from unitoken_jax.ops.attention import Backend
@@ -46,7 +47,11 @@ class Dinov2Config:
     norm_eps: float = 1e-6
     attention: Backend = "auto"
     remat: Remat = "none"
-    dtype: str = "float32"
+    dtype: Dtype = "float32"
+
+    def __post_init__(self) -> None:
+        """Refuses heads that do not come out even."""
+        check_heads(self)
 
 
 class Dinov2Block(nn.Module):

@@ -15,6 +15,7 @@ from jax.nn import initializers
 from unitoken_jax.layers.group_norm import GroupNorm
 from unitoken_jax.layers.linear import Linear
 from unitoken_jax.layers.parameter import parameter
+from unitoken_jax.layers.products import Dtype
 from unitoken_jax.models.dinov2 import Dinov2, Dinov2Config
 from unitoken_jax.ops.convolution import convolve_circular
 from unitoken_jax.ops.resize import fit_multiple
@@ -47,7 +48,7 @@ class DiscriminatorConfig:
     taps: tuple[int, ...] = (0, 2, 5, 8, 11)
     kernel: int = 9
     groups: int = 32
-    dtype: str = "float32"
+    dtype: Dtype = "float32"
 
 
 class CircularConv(nn.Module):

@@ -16,10 +16,12 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.nn import initializers
 
+from unitoken_jax.config import positive
 from unitoken_jax.layers.attention import KeyValue
 from unitoken_jax.layers.dropout import Dropout
 from unitoken_jax.layers.linear import Embedding
 from unitoken_jax.layers.norms import RMSNorm
+from unitoken_jax.layers.products import Dtype
 from unitoken_jax.layers.stack import Remat, stacked
 from unitoken_jax.models.chameleon import Block, Cache, ChameleonConfig, Context
 from unitoken_jax.models.depth_head import CodeEmbeddings, DepthHead
@@ -91,15 +93,22 @@ class LlamaGenConfig:
     loss_chunk: int = 32
     attention: Backend = "auto"
     remat: Remat = "none"
-    dtype: str = "float32"
+    dtype: Dtype = "float32"
 
     def __post_init__(self) -> None:
-        """Refuses shapes that do not come out even."""
+        """Refuses shapes that do not come out even, and a loss in no parts."""
+        positive(self, "hidden", "layers", "heads", "multiple_of", "classes")
+        positive(self, "codebooks", "codes", "side", "depth_layers", "loss_chunk")
         if self.hidden % self.heads or (self.hidden // self.heads) % 4:
             raise ValueError(
                 f"hidden={self.hidden} over heads={self.heads} must give heads whose "
                 "width is a multiple of 4"
             )
+        for name in ("token_dropout", "dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(
+                    f"{name} must be in [0, 1), not {getattr(self, name)}."
+                )
         if self.class_dropout and not self.null_class:
             raise ValueError(
                 f"class_dropout={self.class_dropout} leaves classes out, which needs "

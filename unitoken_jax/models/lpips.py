@@ -11,6 +11,7 @@ from jax.nn import initializers
 
 from unitoken_jax.layers.convolution import Conv
 from unitoken_jax.layers.parameter import parameter
+from unitoken_jax.layers.products import Dtype
 
 SHIFT = np.array([-0.030, -0.088, -0.188], np.float32)
 SCALE = np.array([0.458, 0.448, 0.450], np.float32)
@@ -29,7 +30,7 @@ class LpipsConfig:
 
     widths: tuple[int, ...] = (64, 128, 256, 512, 512)
     depths: tuple[int, ...] = (2, 2, 3, 3, 3)
-    dtype: str = "float32"
+    dtype: Dtype = "float32"
 
 
 class Lpips(nn.Module):

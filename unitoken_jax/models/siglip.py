@@ -14,11 +14,13 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.nn import initializers
 
-from unitoken_jax.layers.attention import Attention
+from unitoken_jax.config import positive
+from unitoken_jax.layers.attention import Attention, check_heads
 from unitoken_jax.layers.linear import Embedding, Linear
 from unitoken_jax.layers.mlp import MLP
 from unitoken_jax.layers.norms import LayerNorm
 from unitoken_jax.layers.parameter import parameter
+from unitoken_jax.layers.products import Dtype
 from unitoken_jax.layers.stack import Remat, stacked
 from unitoken_jax.ops import losses, pixels
 from unitoken_jax.ops.attention import Backend
@@ -57,7 +59,14 @@ class SiglipVisionConfig:
     norm_eps: float = 1e-6
     attention: Backend = "auto"
     remat: Remat = "none"
-    dtype: str = "float32"
+    dtype: Dtype = "float32"
+
+    def __post_init__(self) -> None:
+        """Refuses heads that do not come out even, and images smaller than a patch."""
+        check_heads(self)
+        positive(self, "mlp", "patch")
+        if self.patch > self.image:
+            raise ValueError(f"patch={self.patch} must not exceed image={self.image}")
 
     @property
     def grid(self) -> int:
@@ -102,7 +111,12 @@ class SiglipTextConfig:
     norm_eps: float = 1e-6
     attention: Backend = "auto"
     remat: Remat = "none"
-    dtype: str = "float32"
+    dtype: Dtype = "float32"
+
+    def __post_init__(self) -> None:
+        """Refuses heads that do not come out even, and what has no size."""
+        check_heads(self)
+        positive(self, "vocab_size", "length", "mlp")
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from jax.nn import initializers
 
 from unitoken_jax.layers.convolution import Conv
 from unitoken_jax.layers.parameter import parameter
+from unitoken_jax.layers.products import Dtype
 from unitoken_jax.models.lpips import SCALE, SHIFT
 from unitoken_jax.ops.convolution import depthwise
 
@@ -37,7 +38,7 @@ class StLpipsConfig:
 
     widths: tuple[int, ...] = (64, 192, 384, 256, 256)
     sizes: tuple[int, ...] = (11, 5, 3, 3, 3)
-    dtype: str = "float32"
+    dtype: Dtype = "float32"
 
 
 class StLpips(nn.Module):

@@ -16,6 +16,7 @@ from flax import linen as nn
 from flax import struct
 from jax.nn import initializers
 
+from unitoken_jax.config import positive
 from unitoken_jax.layers.attention import KeyValue
 from unitoken_jax.layers.codebooks import Codebooks
 from unitoken_jax.layers.head import division
@@ -60,6 +61,11 @@ class UniTokMllmConfig:
     z_loss: float = 5e-5
     loss_chunk: int = 4096
     code_chunk: int = 32
+
+    def __post_init__(self) -> None:
+        """Refuses what has no size, and a loss in no parts."""
+        positive(self, "codebooks", "codes", "code_width", "projection")
+        positive(self, "depth_layers", "loss_chunk", "code_chunk")
 
 
 @struct.dataclass

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
+from unitoken_jax.config import ConfigError, positive
 from unitoken_jax.models.frozen import Companions
 from unitoken_jax.ops import pixels, quantisation
 from unitoken_jax.ops.contrastive import contrastive_loss
@@ -67,9 +68,7 @@ class ObjectiveConfig:
 
     def __post_init__(self) -> None:
         counts = ("decode_every", "perceptual_every", "perceptual_portions")
-        for name in (*counts, "contrastive_chunk"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1.")
+        positive(self, *counts, "contrastive_chunk")
         if not 0 <= self.usage_decay < 1:
             raise ValueError(f"usage_decay must be in [0, 1), not {self.usage_decay}.")
 
@@ -254,9 +253,13 @@ def settle(model: Any, params: Params, metrics: Metrics) -> tuple[Params, Metric
 
 
 def every(images: jax.Array, step: int) -> jax.Array:
-    """Return one in `step` of [B, …], without moving rows between devices."""
+    """Return one in `step` of [B, …], without moving rows between devices.
+
+    Raises:
+        ConfigError: the batch does not divide.
+    """
     if images.shape[0] % step:
-        raise ValueError(
+        raise ConfigError(
             f"one in {step} of a batch of {images.shape[0]} pictures: choose divisors "
             "of the batch for objective.decode_every and perceptual_every"
         )

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.nn import initializers
 
+from unitoken_jax.config import positive
 from unitoken_jax.layers.head import division
 from unitoken_jax.layers.mlp import MLP
 from unitoken_jax.models.chameleon import Cache, Chameleon, ChameleonConfig
@@ -50,8 +51,7 @@ class UniTokenConfig:
 
     def __post_init__(self) -> None:
         """Refuses image codes outside the vocabulary, and a loss in no parts."""
-        if self.loss_chunk < 1:
-            raise ValueError(f"loss_chunk={self.loss_chunk} must be positive")
+        positive(self, "loss_chunk")
         first, last = self.first_image_code, self.last_image_code
         if not 0 <= first <= last < self.decoder.vocab_size:
             raise ValueError(

@@ -14,12 +14,14 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.nn import initializers
 
-from unitoken_jax.layers.attention import Attention
+from unitoken_jax.config import positive
+from unitoken_jax.layers.attention import Attention, check_heads
 from unitoken_jax.layers.convolution import Conv, DepthwiseConv
 from unitoken_jax.layers.geglu import GeGLU, vit_init
 from unitoken_jax.layers.norms import LayerNorm
 from unitoken_jax.layers.parameter import Initializer
 from unitoken_jax.layers.portions import pass_in_portions
+from unitoken_jax.layers.products import Dtype
 from unitoken_jax.layers.stack import Remat, stacked
 from unitoken_jax.ops.attention import Backend
 from unitoken_jax.ops.convolution import average_pool
@@ -62,11 +64,11 @@ class ViTaminConfig:
     attention: Backend = "auto"
     remat: Remat = "none"
     portions: int = 1
-    dtype: str = "float32"
+    dtype: Dtype = "float32"
 
     def __post_init__(self) -> None:
-        if self.portions < 1:
-            raise ValueError(f"portions must be at least 1, not {self.portions}.")
+        check_heads(self)
+        positive(self, "portions")
         if not self.widths or len(self.widths) != len(self.depths):
             raise ValueError(
                 f"widths {self.widths} and depths {self.depths} are one number for each"

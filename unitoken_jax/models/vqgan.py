@@ -18,6 +18,7 @@ from unitoken_jax.layers.convolution import Conv
 from unitoken_jax.layers.dropout import Dropout
 from unitoken_jax.layers.group_norm import GroupNorm
 from unitoken_jax.layers.parameter import parameter
+from unitoken_jax.layers.products import Dtype
 from unitoken_jax.ops.attention import attention
 from unitoken_jax.ops.fidelity import psnr
 from unitoken_jax.ops.quantisation import (
@@ -79,7 +80,7 @@ class VQGANConfig:
     codebook_scale: float = 1.0
     revival_weight: float = 0.0
     search_chunk: int = 0
-    dtype: str = "float32"
+    dtype: Dtype = "float32"
 
     @property
     def factor(self) -> int:
