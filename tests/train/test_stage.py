@@ -1,11 +1,13 @@
 """A stage from beginning to end: files, resuming, devices, faults."""
 
 import copy
+import dataclasses
 import json
 import signal
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import miniature
 import numpy as np
 import pytest
@@ -17,12 +19,16 @@ from unitoken_jax.models import registry
 from unitoken_jax.train import checkpoint, stage
 from unitoken_jax.train.checkpoint import CheckpointError
 from unitoken_jax.train.loop import DivergedError
+from unitoken_jax.train.paths import flatten
 
 
-def _train(directory: Path, batches=None, pictures=None, devices=None, **fields):
+def _train(
+    directory: Path, batches=None, pictures=None, devices=None, system=None, **fields
+):
     job = miniature.job(**fields)
     batches = batches or miniature.Batches()
-    parts = stage.Parts(miniature.system(), {"kind": "noise"}, batches, pictures)
+    system = system or miniature.system()
+    parts = stage.Parts(system, {"kind": "noise"}, batches, pictures)
     return stage.run(job, parts, directory, devices=devices)
 
 
@@ -241,7 +247,7 @@ def test_a_skipped_step_is_counted_and_left_out_of_means(tmp_path) -> None:
     assert all(np.isfinite(row["loss"]) for row in rows)
 
 
-def test_pictures_and_profile(tmp_path) -> None:
+def test_pictures_and_profile(tmp_path, monkeypatch) -> None:
     def pictures(params, batch):
         assert "record" not in batch
         assert params["first"]["kernel"].shape == (16, 16)
@@ -249,7 +255,24 @@ def test_pictures_and_profile(tmp_path) -> None:
 
     train = {"steps": 5, "batch": 16, "image_every": 2, "log_every": 5}
     train |= {"profile_start": 2, "profile_steps": 2}
-    _train(tmp_path, pictures=pictures, train=train)
+
+    def settle(params, metrics):  # takes longer than the host needs for a step
+        factor = jnp.full((800, 800), 1e-3)
+        busy = jax.lax.fori_loop(0, 20, lambda _, x: jnp.tanh(x @ x), factor)
+        return params, metrics | {"busy": busy[0, 0]}
+
+    done = []
+    stop = jax.profiler.stop_trace
+
+    def stop_trace():
+        done.append(all(array.is_ready() for array in jax.live_arrays()))
+        stop()
+
+    monkeypatch.setattr(jax.profiler, "stop_trace", stop_trace)
+    slow = dataclasses.replace(miniature.system(), settle=settle)
+    one = jax.devices()[:1]
+    _train(tmp_path, pictures=pictures, train=train, system=slow, devices=one)
+    assert done == [True]  # or the last step of the window is not in it
     names = sorted(path.name for path in (tmp_path / "samples").iterdir())
     assert names == [f"grid-000000{step}.png" for step in (2, 4, 5)]
     with Image.open(tmp_path / "samples" / names[0]) as image:
@@ -289,3 +312,22 @@ def test_starts_from_parts_of_another_stage(whole, tmp_path, caplog) -> None:
     parts.batches.position = 0
     with pytest.raises(CheckpointError, match="has no such part; did you mean 'still'"):
         stage.run(job, parts, tmp_path / "bad", sources={"stil": (whole, "first")})
+
+
+@pytest.mark.parametrize("subtree", ["first", "still"])
+def test_the_average_starts_from_parts_of_another_stage(whole, subtree) -> None:
+    """Of a frozen part it would else stay the random start for long."""
+    train = {"steps": 1, "batch": 16, "average": 0.99}
+    job = miniature.job(train=train, mesh={"data": 4, "fsdp": 2}, seed=1)
+    layout = stage.lay_out(job, miniature.system(), "config", None)
+    state = stage.start(job, layout, {subtree: (whole, subtree)})
+    theirs, _ = checkpoint.restore_params(whole, subtree)
+    averages = state.optimizer["average"]
+    np.testing.assert_array_equal(averages[f"{subtree}/kernel"], theirs["kernel"])
+    for path, value in flatten(state.params).items():
+        np.testing.assert_array_equal(averages[path], value)
+        places = layout.shardings.optimizer["average"]
+        assert averages[path].sharding.is_equivalent_to(places[path], value.ndim)
+        # A step gives up the buffers of both.
+        ours, own = (x.addressable_shards[0].data for x in (value, averages[path]))
+        assert ours.unsafe_buffer_pointer() != own.unsafe_buffer_pointer()

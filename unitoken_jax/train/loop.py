@@ -155,7 +155,7 @@ def run(
     ):
         read = _Reader(recorder, flight, goodput, batches, job)
         for step in range(first + 1, config.steps + 1):
-            profile.before(step)
+            profile.before(step, state)
             began = time.perf_counter()
             batch = dict(next(batches))
             record = batch.pop("record", None)
@@ -302,17 +302,17 @@ class _Profile:
         self._end = self._start + config.profile_steps  # the first step outside
         self._running = False
 
-    def before(self, step: int) -> None:
-        """Start or stop before `step` is dispatched."""
+    def before(self, step: int, state: TrainState) -> None:
+        """Start or stop before `step` is dispatched, which begins with `state`."""
         if step == self._start < self._end:
             jax.profiler.start_trace(str(self._directory))
             self._running = True
-        elif step == self._end:
+        elif step == self._end and self._running:
+            jax.block_until_ready(state)  # the window's last step may still run
             self._stop()
 
     def _stop(self) -> None:
         if self._running:
-            jax.effects_barrier()
             jax.profiler.stop_trace()
             log.info("profile from step %d on in %s", self._start, self._directory)
         self._running = False
@@ -321,4 +321,4 @@ class _Profile:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._stop()
+        self._stop()  # the metrics of every step have been read

@@ -227,7 +227,10 @@ def start(
         create = jax.jit(layout.create, out_shardings=layout.shardings).lower(key)
         state = create.compile(compiler_options=options)(key)
     params = transfer.replace(state.params, layout.params, sources)
-    return dataclasses.replace(state, params=params)
+    kept = state.optimizer
+    if job.train.average:  # so far it is of what was replaced
+        kept = average.start(params, kept["rest"])
+    return dataclasses.replace(state, params=params, optimizer=kept)
 
 
 def compile_step(
