@@ -6,7 +6,7 @@ and captions supervise together, as in the paper's Table 6; eight codebooks hold
 codes each. The perceptual distance is shift-tolerant LPIPS with its real weights, which
 the second command fetches; a quarter of the pictures has it.
 
-`configs/unitok_pictures.py:adversarial` trains 300 steps, the last 225 against UniTok's
+`configs/unitok_pictures.py:adversarial` trains 300 steps, the last 224 against UniTok's
 discriminator (hinge, DiffAug, blur fade, consistency, adaptive weight). No package has
 DINOv2's weights, so that a small backbone learns with the heads, and it begins earlier
 and its weight grows more slowly than published. It takes 11 minutes of one core and

@@ -373,6 +373,10 @@ def test_terms_of_the_adversary():
             {"adversary": {**tokenizer.ADVERSARY, "start": 0.99}},
             r"config\.adversary\.start: 0.99 of 4 steps leaves none",
         ),
+        (  # its ramp would still be 0 at the last step
+            {"adversary": {**tokenizer.ADVERSARY, "start": 0.75}},
+            r"config\.adversary\.start: 0.75 of 4 steps leaves none",
+        ),
         (
             {
                 "model": tokenizer.MODEL

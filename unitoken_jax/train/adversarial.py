@@ -46,7 +46,8 @@ class AdversaryConfig:
         network: shape of the discriminator.
         frozen: whether its backbone is frozen and comes from a file, named by
             `companions.backbone` of the job; otherwise all of it learns.
-        start: share of the steps before it begins.
+        start: share of the steps before it begins; the first step it learns in is the
+            one after that.
         ramp: share over which its weight grows to the full one.
         fade: share over which the blur before it fades out.
         weight: of the adversarial term, times the adaptive one.
@@ -84,7 +85,8 @@ class Adversary:
         config: its config.
         module: the network.
         optimizer: of its trainable parameters.
-        begin: the step at which it begins.
+        begin: the step, counted from 0, at which its ramp is still 0: it learns from
+            the next one on.
         steps: of the stage.
         fresh: random key → all its parameters.
     """
@@ -151,9 +153,10 @@ def make_adversary(config: AdversaryConfig, steps: int, at: str) -> Adversary:
             parameters; `at` is the dotted path of `config`.
     """
     begin = round(config.start * steps)
-    if begin >= steps:
+    if begin >= steps - 1:  # at `begin` itself the ramp is 0
         raise ConfigError(
-            f"{at}.start: {config.start} of {steps} steps leaves none; lower it."
+            f"{at}.start: {config.start} of {steps} steps leaves none to learn in; "
+            "lower it."
         )
     module = Discriminator(config.network)
     side = 2 * config.network.backbone.patch
