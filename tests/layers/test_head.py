@@ -1,5 +1,7 @@
 """The divided head: the same loss and gradients as on one device."""
 
+import logging
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 
 from unitoken_jax.layers.head import division
 from unitoken_jax.ops import losses
+from unitoken_jax.parallel import rules
 from unitoken_jax.parallel.mesh import MeshConfig, make_mesh
 
 ROWS, LENGTH, WIDTH, VOCABULARY = 4, 10, 8, 12
@@ -48,3 +51,12 @@ def test_equals_one_device(arrays, sizes):
         jax.tree.leaves(whole), jax.tree.leaves(divided), strict=True
     ):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+
+
+def test_a_vocabulary_that_stays_whole_is_reported_once(arrays, caplog):
+    mesh = make_mesh(MeshConfig(data=1, tensor=8))  # which does not divide 12
+    rules._report.cache_clear()
+    with jax.set_mesh(mesh), caplog.at_level(logging.WARNING):
+        gradients(*arrays)
+    (message,) = [m for m in caplog.messages if "'vocab'" in m]
+    assert "axis 'vocab' of 12 is not divisible by the 8" in message

@@ -14,8 +14,13 @@ def division(vocabulary: int) -> Division | None:
 
 
 def _gather(kernel: jax.Array) -> jax.Array:
-    return constrain(kernel, "width", "vocab", None)
+    return constrain(kernel, "width", _parts(kernel), None)
 
 
 def _scatter(gradient: jax.Array) -> jax.Array:
-    return constrain(gradient, "embed", "vocab", None)
+    return constrain(gradient, "embed", _parts(gradient), None)
+
+
+def _parts(kernel: jax.Array) -> str | None:
+    """The name of the second axis of [D, parts, v]; a single part has none."""
+    return "vocab" if kernel.shape[1] > 1 else None
