@@ -1,6 +1,7 @@
 """Every attention backend against one plain reference, packed segments included."""
 
 from functools import partial
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -198,6 +199,22 @@ def test_auto_takes_cudnn_where_it_can(monkeypatch):
     assert choice(shape=(1, 8, 2, 2, 60)) == "xla"
     assert choice(shape=(1, 8, 2, 2, 256)) == "xla"
     assert choice(layout=Layout("data", None, "sequence")) == "xla"
+
+
+@pytest.mark.parametrize(
+    ("fields", "backend"),
+    [
+        ({"compute_capability": "8.0"}, "cudnn"),
+        ({"compute_capability": "10.3"}, "cudnn"),
+        ({"compute_capability": "7.5"}, "xla"),
+        ({"compute_capability": "gfx90a"}, "xla"),
+        ({}, "xla"),
+    ],
+)
+def test_auto_takes_cudnn_on_gpus_that_have_it(monkeypatch, fields, backend):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(jax, "local_devices", lambda: [SimpleNamespace(**fields)])
+    assert choice() == backend
 
 
 def test_misfits_are_sentences():

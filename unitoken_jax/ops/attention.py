@@ -33,6 +33,7 @@ CONTEXT = "attention_context"
 _MASKED = float(jnp.finfo(jnp.float32).min)
 _LANES = 128
 _CUDNN_WIDTH = 128  # of a head, before Hopper
+_CUDNN_CAPABILITY = 8  # Ampere
 
 
 MeshAxes = str | tuple[str, ...] | None
@@ -202,7 +203,10 @@ def resolve_backend(
 def _suits_cudnn(
     query: jax.Array, key: jax.Array, masked: bool, layout: Layout
 ) -> bool:
-    """Whether cuDNN's kernels take these arrays on every GPU, gradients included."""
+    """Whether cuDNN's kernels take these arrays, gradients included.
+
+    They do on every CUDA GPU since Ampere.
+    """
     lengths_odd = query.shape[1] % 2 or key.shape[1] % 2
     return (
         query.dtype in (jnp.bfloat16, jnp.float16)
@@ -210,7 +214,17 @@ def _suits_cudnn(
         and query.shape[-1] <= _CUDNN_WIDTH
         and not (masked and lengths_odd)
         and layout.queries is None  # it wants rows whole
+        and _has_cudnn()
     )
+
+
+def _has_cudnn() -> bool:
+    """Whether the GPUs that are here are CUDA's, since Ampere; True if none is."""
+    if jax.default_backend() != "gpu":
+        return True  # compiled for GPUs elsewhere, of which no capability is known
+    # "8.6" of CUDA, "gfx90a" of ROCm.
+    major, *_ = getattr(jax.local_devices()[0], "compute_capability", "").split(".")
+    return major.isdigit() and int(major) >= _CUDNN_CAPABILITY
 
 
 def cudnn_arguments(
