@@ -152,3 +152,23 @@ def test_published_size():
     shapes = registry.abstract_params(registry.build({"kind": "unitoken"}))
     sizes = [math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes)]
     assert sum(sizes) == 7_462_888_512
+
+
+@pytest.mark.parametrize(
+    ("node", "expected"),
+    [
+        ("siglip", True),
+        ("vqgan", False),
+        ("unitoken", False),
+        ({}, True),
+        ({"supervision": "contrastive"}, True),
+        ({"supervision": "reconstruction"}, False),
+        ({"supervision": "reconstruction", "revival": 0.1}, True),
+    ],
+)
+def test_which_losses_need_the_whole_batch(node, expected) -> None:
+    if isinstance(node, str):
+        node = NODES[node]
+    else:
+        node = {"kind": "unitok", "objective": node}
+    assert registry.build(node).whole_batch == expected

@@ -1,5 +1,7 @@
 """A search over settings: greedy, resumable, with faults in its table."""
 
+import dataclasses
+import importlib
 import math
 
 import pytest
@@ -159,3 +161,25 @@ def test_meshes_share_the_rows_equally():
     assert (1, 1, 64, 1, 4) in meshes
     assert all(64 % (sizes[0] * sizes[2]) == 0 for sizes in meshes)
     assert {"decoder_remat", "vision_remat", "block", "options"} <= space.keys()
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "counts"),
+    [
+        ("unitoken_7b_anyres_stage2", {}, [1, 2, 4]),
+        ("unitok_vitamin_l", {}, [1]),
+        ("unitok_vitamin_l", {"adversary": None}, [1]),
+        ("unitok_vitamin_l", {"adversary": None, "contrasts": False}, [1, 2, 4]),
+        ("unitok_vitamin_l", {"contrasts": False}, [1]),
+    ],
+)
+def test_microbatches_are_tried_where_they_change_nothing(name, changes, counts):
+    config = importlib.import_module(f"configs.{name}").get_config()
+    (job,) = build_chain(config).stages.values()
+    if not changes.pop("contrasts", True):
+        objective = job.model["objective"] | {"supervision": "reconstruction"}
+        changes["model"] = job.model | {"objective": objective}
+    space = search.axes(
+        dataclasses.replace(job, **changes), topology.parse("v5p:4x4x4")
+    )
+    assert [each["train.microbatches"] for each in space["microbatches"]] == counts

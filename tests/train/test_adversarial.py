@@ -367,6 +367,14 @@ def test_terms_of_the_adversary():
         ),
         (
             {"train": {"steps": 4, "batch": 16, "microbatches": 2}},
+            r"config\.train\.microbatches: the loss of this unitok compares the elem",
+        ),
+        (
+            {
+                "train": {"steps": 4, "batch": 16, "microbatches": 2},
+                "model": tokenizer.MODEL
+                | {"objective": {"supervision": "reconstruction"}},
+            },
             "the adversary's weight is that of the whole batch",
         ),
         (

@@ -64,6 +64,8 @@ class System:
         settle: (params, metrics) → (params, metrics), what is set after a step without
             a gradient, and the metrics of that; or None.
         drawing: the loss in the parts that an adversary needs, if it makes pictures.
+        whole_batch: whether the loss compares elements of a batch with each other, so
+            that it is another one in microbatches.
     """
 
     kind: str
@@ -74,6 +76,7 @@ class System:
     companions: tuple[str, ...] = ()
     settle: Callable[[Params, Metrics], tuple[Params, Metrics]] | None = None
     drawing: "Drawing | None" = None
+    whole_batch: bool = False
 
     def init_params(self, rng: jax.Array) -> Params:
         """Parameters as a plain nested dict, float32; pure, to be jitted."""
@@ -103,7 +106,14 @@ def build(node: Any, path: str = "config.model") -> System:
     def init(rng: jax.Array) -> Mapping[str, Any]:
         return module.init(rng, **inputs(config))
 
-    system = System(kind, config, module, partial(loss, module), init)
+    system = System(
+        kind,
+        config,
+        module,
+        partial(loss, module),
+        init,
+        whole_batch=kind == "siglip",
+    )
     return _with_unitok_parts(system) if kind == "unitok" else system
 
 
@@ -122,6 +132,7 @@ def _with_unitok_parts(system: System) -> System:
         companions=objective.companions,
         settle=partial(unitok_objective.settle, module),
         drawing=drawing if objective.reconstructs else None,
+        whole_batch=objective.whole_batch,
     )
 
 

@@ -83,6 +83,12 @@ class ObjectiveConfig:
         return self.supervision != "reconstruction"
 
     @property
+    def whole_batch(self) -> bool:
+        """Whether a term compares elements of a batch with each other."""
+        # The revival looks for codes that nothing in the batch chose.
+        return self.contrasts or self.revival > 0
+
+    @property
     def companions(self) -> tuple[str, ...]:
         """Names of the frozen networks it needs."""
         return (PERCEPTUAL,) if self.reconstructs and self.perceptual else ()

@@ -17,6 +17,7 @@ from types import MappingProxyType
 from typing import Any
 
 from unitoken_jax.config import UserError
+from unitoken_jax.models import registry
 from unitoken_jax.parallel.topology import Topology
 from unitoken_jax.train.environment import write_text
 from unitoken_jax.train.job import Job
@@ -79,9 +80,10 @@ def axes(job: Job, topology: Topology) -> dict[str, list[Setting]]:
             }
             for count in PORTIONS
         ]
+    whole = job.adversary is not None or registry.build(job.model).whole_batch
     space["microbatches"] = [
         {"train.microbatches": count}
-        for count in MICROBATCHES
+        for count in ((1,) if whole else MICROBATCHES)
         if job.train.batch % count == 0
     ]
     if isinstance(job.model.get("decoder"), Mapping):

@@ -50,6 +50,7 @@ def check(chain: Chain, workshop: Workshop) -> None:
     for name in chain.order:
         job, at = chain.stages[name], f"config.stages.{name}"
         system = workshop.system(job, at)
+        stage.check_microbatches(job, system, at)
         stage.check_adversary(job, system, at)
         params = flatten(registry.abstract_params(system))
         own = {path: leaf.shape for path, leaf in params.items()}

@@ -25,7 +25,8 @@ class TrainConfig:
     Attributes:
         steps: optimiser steps of the stage.
         batch: elements of the global batch (pictures, pairs or packed rows).
-        microbatches: parts of the batch whose gradients are accumulated.
+        microbatches: parts of the batch whose gradients are accumulated; 1 for a loss
+            that compares elements of the batch, and against an adversary.
         log_every: steps between lines of metrics, which are means over them.
         image_every: steps between pictures of what the model does (0: none).
         profile_start: first step of a window recorded with the JAX profiler.

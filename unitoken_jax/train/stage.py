@@ -185,6 +185,7 @@ class Layout:
 def lay_out(job: Job, system: System, at: str, devices: Sequence[Any] | None) -> Layout:
     """Say where everything of a stage will live; the arguments are those of `run`."""
     mesh = make_mesh(job.mesh, devices)
+    check_microbatches(job, system, at)
     _check_rows(job, mesh, at)
     shapes = registry.abstract_params(system)
     params = rules.shardings(registry.logical_axes(system), shapes, mesh)
@@ -315,6 +316,24 @@ def loss_of(system: System, companions: Companions) -> Loss:
     if not system.companions:
         return system.loss
     return functools.partial(system.loss, companions=companions)
+
+
+def check_microbatches(job: Job, system: System, at: str) -> None:
+    """Refuse to part a batch whose elements the loss compares with each other.
+
+    Args:
+        job: the stage's config.
+        system: the model.
+        at: dotted path of the config, for messages.
+
+    Raises:
+        ConfigError: naming the field.
+    """
+    if system.whole_batch and job.train.microbatches > 1:
+        raise ConfigError(
+            f"{at}.train.microbatches: the loss of this {system.kind} compares the "
+            "elements of the whole batch with each other; set it to 1."
+        )
 
 
 def check_adversary(job: Job, system: System, at: str) -> Adversary | None:

@@ -104,8 +104,10 @@ def make_update(loss: Loss, rule: Optimizer, microbatches: int = 1) -> Update:
     """Return the update of one optimiser `rule`, accumulating over `microbatches`.
 
     The gradient is that of the mean over all supervised targets: a microbatch counts
-    by its `metrics['weight']` (1 if absent). Metrics are averaged as `weight_of` says,
-    and gain `loss`, `learning_rate` and the gradient's norms.
+    by its `metrics['weight']` (1 if absent). A loss that compares elements of the batch
+    (`System.whole_batch`) is another one in microbatches: `stage` refuses them. Metrics
+    are averaged as `weight_of` says, and gain `loss`, `learning_rate` and the
+    gradient's norms.
     """
     gradient = make_gradient(loss, rule, microbatches)
 
