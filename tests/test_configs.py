@@ -18,6 +18,7 @@ from unitoken_jax.evaluate.config import EvaluationConfig
 from unitoken_jax.generate.assistant import GenerationConfig
 from unitoken_jax.models import registry
 from unitoken_jax.train import chain as chains
+from unitoken_jax.train.__main__ import check
 from unitoken_jax.train.job import Chain, Job, build_chain
 
 ROOT = Path(__file__).parent.parent
@@ -77,8 +78,10 @@ def test_print_is_as_it_was(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_stages_fit_together(name: str) -> None:
-    """Groups cover every parameter, and stages find what they start from."""
-    chains.check(_chain(name), Models())
+    """Groups cover every parameter; stages find what they start from, data suits."""
+    chain = _chain(name)
+    check(chain)
+    chains.check(chain, Models())
 
 
 @pytest.mark.parametrize("hardware", common.CHIPS)

@@ -5,14 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from data_pipelines.config import DataConfig
 from launch.sweep import tasks
 from launch.sweep.config import Point, SweepConfig, points
 from launch.sweep.experiment import evaluate
 from unitoken_jax.config import build, render
-from unitoken_jax.evaluate.config import EvaluationConfig
 from unitoken_jax.models import registry
 from unitoken_jax.train import chain as chains
+from unitoken_jax.train.__main__ import check
 from unitoken_jax.train.job import Chain, Job, build_chain
 
 FOLDER = Path(__file__).parents[1] / "configs" / "sweeps"
@@ -67,9 +66,7 @@ def test_points_can_be_trained(name: str) -> None:
         if (key := structure(chain)) not in checked:
             chains.check(chain, Models())
             checked.add(key)
-        for stage, job in chain.stages.items():
-            build(DataConfig, job.data, f"{point.name}.{stage}.data")
-        build(EvaluationConfig, chain.evaluation, point.name)
+        check(chain)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -19,7 +19,6 @@ from launch.sweep.config import Point, SweepConfig, points
 from launch.sweep.runner import Runner, check_launcher, launcher, train_here
 from unitoken_jax import config
 from unitoken_jax.config import ConfigError, UserError
-from unitoken_jax.models import registry
 from unitoken_jax.report import comparison
 from unitoken_jax.train import __main__ as training
 from unitoken_jax.train.job import build_chain
@@ -35,10 +34,7 @@ def check(chosen: Sequence[Point]) -> None:
     """
     for point in chosen:
         try:
-            chain = build_chain(experiment.evaluate(point.config, point.set))
-            training.check(chain)
-            for name, job in chain.stages.items():
-                registry.build(job.model, f"config.stages.{name}.model")
+            training.check(build_chain(experiment.evaluate(point.config, point.set)))
         except ConfigError as error:
             raise ConfigError(f"{point.name}: {error}") from error
 

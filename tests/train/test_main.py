@@ -1,5 +1,6 @@
 """The command line with the real models and data pipelines, in miniature."""
 
+import contextlib
 import json
 import os
 import re
@@ -14,7 +15,7 @@ import tiny_chain
 
 from unitoken_jax.config import ConfigError, UserError, plain
 from unitoken_jax.train import checkpoint, lock
-from unitoken_jax.train.__main__ import _number, train
+from unitoken_jax.train.__main__ import _number, check, train
 from unitoken_jax.train.job import build_chain
 
 
@@ -43,6 +44,16 @@ def node(data):
         ("stages.stage1.optimizer.groups.adapter.pattern", "adapt", "match no group"),
         ("stages.tokenizer.train.batch", 12, "choose a multiple of 8"),
         ("stages.tokenizer.data.split", "tain", "tain"),
+        ("stages.siglip.train.microbatches", 2, "compares the elements of the whole"),
+        ("stages.siglip.data.text_length", 9, "model.text.length is 8, the longest"),
+        ("stages.siglip.data.kind", "pictures", "this siglip learns from 'pairs'; set"),
+        ("stages.stage2.data.kind", "pairs", "this unitoken learns from 'sequences'"),
+        ("stages.stage2.data.views.patch", 2, "model.vision.patch is 4, so that slots"),
+        ("stages.stage2.data.views.patch", 6, "set the data's to 4"),
+        ("stages.stage2.data.layout.encoding", "discrete", "would see nothing, as"),
+        ("stages.stage2.data.row_views", 0, "stage2.data.row_views is 0; set"),
+        ("stages.base.data.layout.encoding", "dual", "set the encoding to 'discrete'"),
+        ("stages.stage2.model.mask_image_logits", True, "mixture.draw is 2, so that"),
         (
             "data_dir",
             "nowhere",
@@ -63,6 +74,35 @@ def test_faults_are_found_before_anything_trains(
         train(build_chain(changed), tmp_path)
     assert sentence in str(caught.value)
     assert not list(tmp_path.rglob("metrics.jsonl"))
+
+
+def test_data_that_suits_a_model_passes(node) -> None:
+    """Tokenizers need no texts; a tower interpolates its positions to other views."""
+    changed = plain(node)
+    stages = changed["stages"]
+    stages["tokenizer"]["data"]["kind"] = "pairs"
+    stages["stage1"]["model"]["mask_image_logits"] = True  # it only reads pictures
+    stages["stage2"]["data"]["views"]["size"] = 2 * tiny_chain.IMAGE
+    check(build_chain(changed))
+
+
+@pytest.mark.parametrize(
+    ("supervision", "fits"),
+    [("both", False), ("reconstruction", True), ("contrastive", False)],
+)
+def test_unitok_needs_texts_to_contrast(node, supervision, fits) -> None:
+    stage = plain(node)["stages"]["tokenizer"]
+    stage["model"] = {"kind": "unitok", "objective": {"supervision": supervision}}
+    chain = build_chain(
+        {"name": "one", "order": ("only",), "data_dir": ""}
+        | {"stages": {"only": stage}}
+    )
+    with (
+        contextlib.nullcontext()
+        if fits
+        else pytest.raises(ConfigError, match="'pairs'")
+    ):
+        check(chain)
 
 
 def test_two_runs_in_one_directory_are_refused(node, tmp_path, monkeypatch) -> None:

@@ -52,6 +52,14 @@ from unitoken_jax.train.paths import flatten
 from unitoken_jax.train.replay import Finding
 
 _TOKENISE_BATCH = 64  # pictures; the codes do not depend on it
+_DATA_KINDS = {  # kind of a model → kinds of data whose arrays its loss reads
+    "vqgan": ("pictures", "pairs"),
+    "siglip": ("pairs",),
+    "unitok": ("pairs",),
+    "unitoken": ("sequences",),
+    "unitok_mllm": ("liquid",),
+    "llamagen": ("classes",),
+}
 
 log = logging.getLogger("unitoken_jax.train.main")
 
@@ -197,14 +205,8 @@ def _check_vocabulary(config: object, vocabulary: TextVocabulary, at: str) -> No
 
 def _check_codes(config: object, codes: CodeFacts | None, at: str) -> None:
     """Refuse a model of images of other codes than the data set's."""
-    if isinstance(config, UniTokMllmConfig):
-        kind, has_classes = "liquid", False
-    elif isinstance(config, LlamaGenConfig):
-        kind, has_classes = "classes", True
-    else:
+    if codes is None or not isinstance(config, UniTokMllmConfig | LlamaGenConfig):
         return
-    if codes is None or (codes.classes is not None) > has_classes:
-        raise ConfigError(f"{at}.data.kind must be {kind!r} for this kind of model.")
     found = {"codebooks": codes.codebooks, "codes": codes.size}
     if isinstance(config, LlamaGenConfig):
         found |= {"tokens": codes.tokens, "classes": codes.classes}
@@ -217,14 +219,71 @@ def _check_codes(config: object, codes: CodeFacts | None, at: str) -> None:
         raise ConfigError(f"{'; '.join(wrong)}. Set the config to the data set's.")
 
 
+def _check_data(system: registry.System, data: DataConfig, at: str) -> None:
+    """Refuse data that does not suit the model, as far as the config says."""
+    config = system.config
+    contrasts = isinstance(config, SiglipConfig)
+    kinds = _DATA_KINDS[system.kind]
+    if isinstance(config, UniTokConfig):
+        contrasts = config.objective.contrasts
+        kinds += () if contrasts else ("pictures",)
+    if data.kind not in kinds:
+        raise ConfigError(
+            f"{at}.data.kind is {data.kind!r}, but this {system.kind} learns from "
+            f"{' or '.join(map(repr, kinds))}; set it to that."
+        )
+    if contrasts and data.text_length > config.text.length:
+        raise ConfigError(
+            f"{at}.data.text_length is {data.text_length}, but "
+            f"{at}.model.text.length is {config.text.length}, the longest text of the "
+            "tower; lower the one or raise the other."
+        )
+    if isinstance(config, UniTokenConfig):
+        _check_sequences(config, data, at)
+
+
+def _check_sequences(config: UniTokenConfig, data: DataConfig, at: str) -> None:
+    """Refuse packed rows that show pictures otherwise than the model sees them."""
+    vision, encoding = config.vision, data.layout.encoding
+    shown = data.shows_views and data.row_views > 0
+    if shown and vision is None:
+        raise ConfigError(
+            f"{at}.model.vision is None, but {at}.data.layout.encoding is "
+            f"{encoding!r}, whose continuous features no tower would give; set the "
+            "encoding to 'discrete', or give the model a tower."
+        )
+    if vision is not None and not shown:
+        raise ConfigError(
+            f"{at}.model.vision is a tower that would see nothing, as "
+            f"{at}.data.layout.encoding is {encoding!r} and {at}.data.row_views is "
+            f"{data.row_views}; set the encoding to 'dual' or 'continuous' and "
+            "row_views to 1 or more, or model.vision to None."
+        )
+    # Another size of views is fine: the tower interpolates its positions.
+    if vision is not None and vision.patch != data.views.patch:
+        raise ConfigError(
+            f"{at}.data.views.patch is {data.views.patch}, but "
+            f"{at}.model.vision.patch is {vision.patch}, so that slots would name "
+            f"other features than the tower gives; set the data's to {vision.patch}."
+        )
+    if config.mask_image_logits and data.mixture.draw > 0:
+        raise ConfigError(
+            f"{at}.model.mask_image_logits gives image codes no probability, but "
+            f"{at}.data.mixture.draw is {data.mixture.draw:g}, so that the model would "
+            "learn to draw what it cannot; set the one to False or the other to 0."
+        )
+
+
 def check(chain: Chain) -> None:
-    """Refuse unknown names in nodes that are converted only later.
+    """Refuse unknown names in nodes that are converted only later, and unfit data.
 
     Raises:
         ConfigError: naming the field.
     """
     for name, job in chain.stages.items():
-        configs.build(DataConfig, job.data, f"config.stages.{name}.data")
+        at = f"config.stages.{name}"
+        data = configs.build(DataConfig, job.data, f"{at}.data")
+        _check_data(registry.build(job.model, f"{at}.model"), data, at)
     configs.build(EvaluationConfig, chain.evaluation, "config.evaluation")
     configs.build(GenerationConfig, chain.generation, "config.generation")
 
