@@ -6,9 +6,9 @@ chip, every parameter learning. There is no data set behind it; it is to be plan
     python -m unitoken_jax.plan --config configs/llama_2_7b.py --topology v5p:4x4x4
 
 Hardware: a TPU v5p-128 slice (64 chips). Predicted, not measured (docs/plan.md),
-roofline-capped: 2.41 s a step, MaxText's own step at this setting 2.59 s; with 64 MiB of
-scoped VMEM (`--config.tpu_options.xla_tpu_scoped_vmem_limit_kib=65536`) 1.88 s against
-2.03 s.
+roofline-capped: 2.41 s a step, MaxText's own step at this setting 2.59 s; with 64 MiB
+of scoped VMEM (`--config.tpu_options.xla_tpu_scoped_vmem_limit_kib=65536`) 1.88 s
+against 2.03 s.
 """
 
 from ml_collections import ConfigDict
