@@ -1,9 +1,19 @@
-"""What the compiler's refusals become."""
+"""What the compiler says: refusals, warnings, and its last words."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from unitoken_jax.parallel import topology
 from unitoken_jax.parallel.topology import parse
-from unitoken_jax.plan.ahead import TooLargeError, refusal
+from unitoken_jax.plan.ahead import _SPOKEN, TooLargeError, listening, refusal
 
 TOO_LARGE = "RESOURCE_EXHAUSTED: Ran out of memory "
 
@@ -35,3 +45,46 @@ def test_another_refusal_is_no_matter_of_size():
     error = refusal("INTERNAL: Mosaic failed\nand more", parse("v5e:2x2"))
     assert not isinstance(error, TooLargeError)
     assert str(error) == "the compiler refuses the step: INTERNAL: Mosaic failed"
+
+
+@pytest.mark.skipif(not topology.is_available(), reason="libtpu is not installed")
+def test_a_resharding_that_needs_the_whole_array_is_heard():
+    chips = np.asarray(topology.devices(parse("v5e:2x4"))).reshape(2, 4)
+    mesh = Mesh(chips, ("x", "y"), axis_types=(AxisType.Auto,) * 2)
+    before = NamedSharding(mesh, PartitionSpec("y"))
+    after = NamedSharding(mesh, PartitionSpec(None, "x"))
+    array = jax.ShapeDtypeStruct((8, 8, 64), jnp.float32, sharding=before)
+
+    def move(x: jax.Array) -> jax.Array:
+        return jax.lax.with_sharding_constraint(jnp.sin(x), after)
+
+    with jax.set_mesh(mesh), listening() as heard:
+        jax.jit(move).lower(array).compile()
+    assert _SPOKEN.search("".join(heard))
+
+
+def test_what_is_said_is_heard_and_not_printed(capfd):
+    with listening() as heard:
+        os.write(2, b"a warning\n")
+    os.write(2, b"behind it\n")
+    assert heard == ["a warning\n"]
+    assert capfd.readouterr().err == "behind it\n"
+
+
+def test_last_words_of_a_compiler_that_aborts_are_printed():
+    program = (
+        "import os\n"
+        "from unitoken_jax.plan import ahead\n"
+        "with ahead.listening():\n"
+        "    os.write(2, b'F0000 Check failed\\n')\n"
+        "    os.abort()\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode < 0
+    assert "F0000 Check failed" in ended.stderr

@@ -146,6 +146,14 @@ def test_a_command_that_fails_is_a_trial():
     assert "nowhere" in trial.fault
 
 
+def test_a_command_that_is_killed_says_by_what():
+    stack = "W0101 a warning\nF0101 Check failed: x\n    @ 0x1 main\n"
+    fault = "killed by signal 6 (Aborted): F0101 Check failed: x"
+    assert search._fault(-6, stack) == fault
+    assert search._fault(-9, "") == "killed by signal 9 (Killed): no message"
+    assert search._fault(1, "more\nerror: a sentence\n") == "error: a sentence"
+
+
 def test_meshes_share_the_rows_equally():
     from configs import unitoken_7b_anyres_stage2
 

@@ -21,6 +21,8 @@ _SURROUNDINGS = {  # or libtpu would ask a cloud's metadata server
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_WORKER_HOSTNAMES": "localhost",
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # a lock file would refuse a second plan
+    "TPU_ACCELERATOR_TYPE": "v5p-8",  # any: it would complain that there is none
+    "TPU_STDERR_LOG_LEVEL": "1",  # warnings, which it writes to files alone otherwise
 }
 
 

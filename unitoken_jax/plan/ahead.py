@@ -3,6 +3,7 @@
 import os
 import re
 import resource
+import subprocess
 import sys
 import tempfile
 import time
@@ -31,6 +32,9 @@ _EXCEEDS = re.compile(
 )
 _SIZES = {"K": 2**10, "M": 2**20, "G": 2**30}
 _SPOKEN = re.compile(r"[Ii]nvoluntary full rematerialization.*")
+_SHOWN = 10  # last lines of the compiler's that are shown where it refuses a step
+# Runs beside the compiler: if nobody says that it ended, it took this process with it.
+_WATCH = 'read -r ended || { cat "$0" >&2; rm -f "$0"; }'
 
 
 class CompileError(UserError):
@@ -148,13 +152,17 @@ def compile_job(
     with jax.set_mesh(layout.mesh):
         lowered = step.lower(layout.abstract, batch, networks)
         middle = time.monotonic()
-        with _listening() as heard:
-            try:
+        try:
+            with listening() as heard:
                 compiled = lowered.compile(
                     compiler_options=stage.compiler_options(job, layout)
                 )
-            except jax.errors.JaxRuntimeError as error:
-                raise refusal(str(error), topology) from error
+        except jax.errors.JaxRuntimeError as error:
+            fault = refusal(str(error), topology)
+            if not isinstance(fault, TooLargeError):
+                lines = "".join(heard).splitlines(keepends=True)
+                sys.stderr.writelines(lines[-_SHOWN:])
+            raise fault from error
     done = time.monotonic()
     return Compiled(
         text=compiled.as_text() or "",
@@ -214,17 +222,25 @@ def refusal(message: str, topology: Topology) -> CompileError:
 
 
 @contextmanager
-def _listening() -> Iterator[list[str]]:
-    """Collect what the compiler writes to the error stream, which it does in C++."""
+def listening() -> Iterator[list[str]]:
+    """Collect what the compiler writes to the error stream, which it does in C++.
+
+    A compiler that aborts ends this process, and no `finally` runs: another one then
+    writes what was said to the error stream.
+    """
     heard: list[str] = []
     sys.stderr.flush()
-    before = os.dup(2)
-    with tempfile.TemporaryFile() as file:
+    with tempfile.NamedTemporaryFile() as file:
+        watch = subprocess.Popen(
+            ["/bin/sh", "-c", _WATCH, file.name], stdin=subprocess.PIPE
+        )
+        before = os.dup(2)
         os.dup2(file.fileno(), 2)
         try:
             yield heard
         finally:
             os.dup2(before, 2)
             os.close(before)
+            watch.communicate(b"ended\n")
             file.seek(0)
             heard.append(file.read().decode(errors="replace"))

@@ -7,6 +7,8 @@ written down one a line, so that a search that was interrupted goes on where it 
 import json
 import logging
 import math
+import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -64,6 +66,7 @@ class Trial:
         return _TOO_LARGE in self.fault
 
 
+_FATAL = re.compile(r"F\d{4}")
 _TOO_LARGE = "does not fit"  # in the sentence of `ahead.TooLargeError` as well
 
 
@@ -231,8 +234,8 @@ def in_process(
                 fault = f"not within {timeout:.0f} s"
                 return Trial(setting, math.inf, fault=fault, given_up=timeout)
             if not output.exists():
-                lines = ended.stderr.strip().splitlines() or ["no message"]
-                return Trial(setting, math.inf, fault=lines[-1][:300])
+                fault = _fault(ended.returncode, ended.stderr)
+                return Trial(setting, math.inf, fault=fault)
             plan = json.loads(output.read_text())
         memory = plan["memory"]
         if not memory["fits"]:
@@ -240,6 +243,16 @@ def in_process(
         return Trial(setting, plan["seconds"]["capped"], memory["peak"])
 
     return attempt
+
+
+def _fault(code: int, said: str) -> str:
+    """Why a command that wrote no plan ended, from its code and its error stream."""
+    lines = said.strip().splitlines() or ["no message"]
+    if code >= 0:
+        return lines[-1][:300]
+    # libtpu's fatal message begins with F; its stack follows.
+    fatal = next((line for line in lines if _FATAL.match(line)), lines[-1])
+    return f"killed by signal {-code} ({signal.strsignal(-code)}): {fatal[:300]}"
 
 
 def read(journal: Path) -> list[Trial]:

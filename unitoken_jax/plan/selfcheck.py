@@ -16,6 +16,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from unitoken_jax.config import UserError
 from unitoken_jax.parallel import topology as topologies
 from unitoken_jax.plan import cost, hlo
+from unitoken_jax.plan.ahead import listening
 
 TOPOLOGIES = {"v4": "v4:2x2x1", "v5e": "v5e:2x2", "v5p": "v5p:2x2x1", "v6e": "v6e:2x2"}
 SIZES = (4096, 8192)
@@ -41,7 +42,7 @@ def run(chip: str, size: int) -> Check:
     whole = NamedSharding(mesh, PartitionSpec())
     left = jax.ShapeDtypeStruct((size * len(found), size), jnp.bfloat16, sharding=rows)
     right = jax.ShapeDtypeStruct((size, size), jnp.bfloat16, sharding=whole)
-    with jax.set_mesh(mesh):
+    with jax.set_mesh(mesh), listening():  # or its warnings would be printed
         text = jax.jit(jnp.matmul).lower(left, right).compile().as_text()
     price = cost.price(hlo.parse(text or ""), {"data": len(found)}, topology)
     share = 2.0 * size**3 / topology.chip.peak / price.compiled
