@@ -3,6 +3,9 @@
 import dataclasses
 import importlib
 import math
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -104,6 +107,46 @@ def test_a_trial_that_had_too_little_time_runs_again_with_more(tmp_path):
     for limit in (50, 50, 200, 300):
         search.search({}, timed(limit), journal, limit=limit)
     assert calls == [50, 200]
+
+
+def test_what_says_nothing_of_a_setting_runs_again(tmp_path):
+    faults = {
+        "error: compiling for a TPU needs libtpu, which is not installed": True,
+        "killed by signal 9 (Killed): no message": True,
+        "error: the step of 17 GiB does not fit the 16 GiB of a v5e chip": False,
+        "error: the compiler refuses the step: INTERNAL: x": False,
+    }
+    for number, (fault, again) in enumerate(faults.items()):
+        journal = tmp_path / f"{number}.jsonl"
+        search.search({}, lambda s, f=fault: Trial(s, math.inf, fault=f), journal)
+        trials = search.search({}, lambda s: Trial(s, 1.0), journal)
+        assert math.isfinite(trials[0].seconds) == again
+        assert search.read(journal) == trials
+
+
+@pytest.mark.skipif(topology.is_available(), reason="libtpu is installed")
+def test_without_libtpu_nothing_is_tried(tmp_path):
+    journal = tmp_path / "trials.jsonl"
+    ended = subprocess.run(
+        [
+            *(sys.executable, "-m", "unitoken_jax.plan", f"--search={journal}"),
+            *("--config=configs/llama_2_7b.py", "--topology=v5p:4x4x4"),
+        ],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "pip install -r requirements-plan.txt" in ended.stderr
+    assert not journal.exists()
+
+
+def test_without_a_time_the_first_fault_is_named():
+    lost = Trial({}, math.inf, fault="needs libtpu")
+    with pytest.raises(UserError, match=r"could be compiled; the first: needs libtpu"):
+        search.fastest([lost, Trial({"block": 1}, math.inf, fault="another")])
+    with pytest.raises(UserError, match="none of these settings fits"):
+        search.fastest([lost, Trial({"block": 1}, math.inf, fault="does not fit")])
 
 
 def test_what_the_config_has_is_not_tried_again(tmp_path):

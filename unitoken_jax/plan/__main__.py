@@ -7,7 +7,6 @@ training. Needs libtpu: pip install -r requirements-plan.txt.
 
 import json
 import logging
-import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -94,6 +93,7 @@ def _stage(name: str | None) -> Job:
 
 
 def _search(job: Job, topology: topologies.Topology, journal: Path) -> None:
+    topologies.devices(topology)  # without libtpu no trial would have a result
     space = search.axes(job, topology)
     if flags.FLAGS.axes:
         space = {name: space[name] for name in _chosen(flags.FLAGS.axes, space)}
@@ -109,12 +109,10 @@ def _search(job: Job, topology: topologies.Topology, journal: Path) -> None:
         own=search.current(job, space),
         lean=search.leanest(job),
     )
-    ranked = sorted(trials, key=lambda each: each.seconds)
-    for trial in ranked:
+    for trial in sorted(trials, key=lambda each: each.seconds):
         log.info("%s", search.describe(trial))
-    if not ranked or not math.isfinite(ranked[0].seconds):
-        raise UserError("--search: none of these settings fits.")
-    flags_of_best = " ".join(search.overrides(ranked[0].setting, at))
+    best = search.fastest(trials)
+    flags_of_best = " ".join(search.overrides(best.setting, at))
     log.info("The fastest: %s", flags_of_best or "the config as it is")
 
 

@@ -2,6 +2,7 @@
 
 Trials run in processes of their own (a compiler that aborts ends one trial) and are
 written down one a line, so that a search that was interrupted goes on where it was.
+What failed for another reason than its setting runs again then.
 """
 
 import json
@@ -65,9 +66,21 @@ class Trial:
         """Whether there is no time because the step does not fit the chips."""
         return _TOO_LARGE in self.fault
 
+    def stands(self, limit: float) -> bool:
+        """Whether it would end the same way if it were given `limit` seconds again.
+
+        A compiler that is not installed, or a full disk, says nothing of a setting.
+        """
+        if self.given_up:
+            return self.given_up >= limit
+        compiled = math.isfinite(self.seconds)
+        return compiled or self.too_large or _REFUSED in self.fault
+
 
 _FATAL = re.compile(r"F\d{4}")
-_TOO_LARGE = "does not fit"  # in the sentence of `ahead.TooLargeError` as well
+# In the sentences of `ahead.TooLargeError` and of `ahead.CompileError` as well.
+_TOO_LARGE = "does not fit"
+_REFUSED = "the compiler refuses"
 
 
 def axes(job: Job, topology: Topology) -> dict[str, list[Setting]]:
@@ -155,7 +168,8 @@ def search(
         journal: JSON lines of the command and the trials so far; read if it exists,
             then appended to.
         command: what is searched, the arguments that all trials have.
-        limit: seconds that a trial is given; one that had less, in vain, runs again.
+        limit: seconds that a trial is given; one that had less, in vain, runs again,
+            as does one that failed for another reason than its setting.
         own: of `current`; a setting is what differs from it, and tried once.
         lean: a setting that does not fit is tried with this one as well, so that a
             mesh is not lost for what a later axis could spare. That axis begins from
@@ -167,11 +181,7 @@ def search(
     Raises:
         UserError: the journal is that of another command, or none.
     """
-    done = {
-        _key(trial.setting): trial
-        for trial in _resume(journal, command)
-        if not 0 < trial.given_up < limit
-    }
+    done = {_key(each.setting): each for each in _resume(journal, command, limit)}
     trials: list[Trial] = []
     best: Trial | None = None
 
@@ -195,9 +205,9 @@ def search(
             if here[-1].too_large and leaner != merged:
                 here.append(result(leaner))
                 log.info("%s: %s", axis, describe(here[-1]))
-        fastest = min(here, key=lambda trial: trial.seconds)
-        if math.isfinite(fastest.seconds):
-            best = fastest
+        first = min(here, key=lambda trial: trial.seconds)
+        if math.isfinite(first.seconds):
+            best = first
         trials += [trial for trial in here if trial not in trials]
     return trials
 
@@ -264,14 +274,15 @@ def read(journal: Path) -> list[Trial]:
     return _read(journal)[1]
 
 
-def _resume(journal: Path, command: Sequence[str]) -> list[Trial]:
-    """The trials of the same command; the journal is ready to be appended to."""
+def _resume(journal: Path, command: Sequence[str], limit: float) -> list[Trial]:
+    """The trials of the same command that stand; the journal may be appended to."""
     before, trials = _read(journal)
     if before is not None and before != list(command):
         raise UserError(
             f"--search={journal}: its trials are those of another command "
             f"({' '.join(before)}): name another file, or remove this one."
         )
+    trials = [trial for trial in trials if trial.stands(limit)]
     journal.parent.mkdir(parents=True, exist_ok=True)
     lines = [{"command": list(command)}, *map(_plain, trials)]
     write_text(journal, "".join(json.dumps(each) + "\n" for each in lines))
@@ -296,6 +307,23 @@ def _read(journal: Path) -> tuple[list[str] | None, list[Trial]]:
             f"--search={journal}: this is no journal of a search ({error}): name "
             "another file."
         ) from error
+
+
+def fastest(trials: Sequence[Trial]) -> Trial:
+    """The trial of the least seconds.
+
+    Raises:
+        UserError: none has a time.
+    """
+    best = min(trials, key=lambda each: each.seconds)
+    if math.isfinite(best.seconds):
+        return best
+    if any(each.too_large for each in trials):
+        raise UserError("--search: none of these settings fits.")
+    raise UserError(
+        f"--search: none of these settings could be compiled; the first: "
+        f"{trials[0].fault}"
+    )
 
 
 def describe(trial: Trial) -> str:
