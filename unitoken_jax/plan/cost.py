@@ -9,7 +9,8 @@ Four readings of one program:
 - floor: matrix products at the peak, kernels, everything else at HBM speed, and no
   communication;
 - calibrated: 1.22 times the floor, which fits published runs of MaxText on v5p and v5e
-  within 10 %. It assumes a well-tuned program: rank variants by `capped`.
+  within 10 %, and says nothing of other chips. It assumes a well-tuned program, and
+  knows no communication: rank variants by `capped`.
 
 What libtpu gives no estimate of (scatters, some copies) is priced by its HBM traffic,
 and named; what cannot be priced at all is named too.
@@ -35,7 +36,8 @@ from unitoken_jax.plan.hlo import (
 )
 
 CALIBRATION = 1.22
-ERROR = 0.10  # of the calibrated reading
+CALIBRATED = ("v5e", "v5p")  # chips whose published runs it was fitted to
+ERROR = 0.10  # of the calibrated reading, on those
 
 _CUSTOM = "tpu_custom_call"
 _TARGET = re.compile(r'custom_call_target="([^"]*)"')
@@ -90,7 +92,7 @@ class Cost:
 
     @property
     def calibrated(self) -> float:
-        """Reading that predicts absolute times best, within `ERROR`."""
+        """Reading that predicts absolute times best; see `CALIBRATED`."""
         return CALIBRATION * self.floor
 
     def add(self, other: "Cost", times: float) -> None:

@@ -1,6 +1,7 @@
 """A plan as plain values, and as a page of text."""
 
 import importlib.metadata
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -18,6 +19,7 @@ READINGS = {
     "calibrated": f"calibrated (±{costs.ERROR:.0%})",
 }
 _TOP = 12
+_APART = 1.03  # capped / calibrated from which the training's time is a range
 _GUESSED = 1e-3  # share of the step from which a price without an estimate is shown
 
 
@@ -56,6 +58,13 @@ def assemble(
         "interconnect": wire[False],
         "network": wire[True],
     }
+    hours = {name: steps * seconds[name] / 3600 for name in seconds}
+
+    def rate(count: int, reading: str) -> float:
+        """Of a chip and second."""
+        value = seconds[reading]
+        return count / topology.chips / value if value else 0.0
+
     return {
         "topology": topology.name,
         "slices": topology.slices,
@@ -73,6 +82,7 @@ def assemble(
             "fits": memory.needed <= chip.memory,
         },
         "seconds": seconds,
+        "calibrated": chip.name in costs.CALIBRATED,
         "mfu": {
             name: per_chip / chip.peak / value if value else 0.0
             for name, value in seconds.items()
@@ -106,15 +116,16 @@ def assemble(
         "items": {
             name: {
                 "step": count,
-                "per_second_and_chip": count / topology.chips / seconds["calibrated"]
-                if seconds["calibrated"]
-                else 0.0,
+                "per_second_and_chip": rate(count, "calibrated"),
+                "per_second_and_chip_capped": rate(count, "capped"),
             }
             for name, count in items.items()
         },
         "steps": steps,
-        "hours": steps * seconds["calibrated"] / 3600,
-        "chip_hours": steps * seconds["calibrated"] / 3600 * topology.chips,
+        "hours": hours["calibrated"],
+        "hours_capped": hours["capped"],
+        "chip_hours": hours["calibrated"] * topology.chips,
+        "chip_hours_capped": hours["capped"] * topology.chips,
         "lint": [
             {"check": each.check, "message": each.message}
             for each in lint.check(compiled, program, topology)
@@ -164,18 +175,15 @@ def render(plan: Plan) -> str:
         *_table(
             [["reading", "seconds", "MFU"]]
             + [
-                [label, f"{seconds[name]:.3f}", f"{mfu[name]:.1%}"]
-                for name, label in READINGS.items()
+                [label, number(seconds[name], 3), f"{mfu[name]:.1%}"]
+                for name, label in _labels(plan).items()
             ]
         ),
         f"  {model_flops.FORMULA}",
-        f"  {plan['flops']['model'] / 1e12:.1f} TFLOP of the model a chip, "
-        f"{plan['flops']['executed'] / 1e12:.1f} executed",
-        "  of the capped reading: "
-        + ", ".join(f"{name} {value:.3f} s" for name, value in plan["parts"].items()),
-        "  alone: "
-        + ", ".join(f"{name} {value:.3f} s" for name, value in plan["limits"].items())
-        + f"; {plan['bound']} bound the step",
+        f"  {number(plan['flops']['model'] / 1e12, 1)} TFLOP of the model a chip, "
+        f"{number(plan['flops']['executed'] / 1e12, 1)} executed",
+        f"  of the capped reading: {_listed(plan['parts'])}",
+        f"  alone: {_listed(plan['limits'])}; {plan['bound']} bound the step",
     ]
     for name, count in plan["unpriced"].items():
         lines.append(f"  NOT PRICED: {name}, {count:.0f} times a step")
@@ -193,7 +201,7 @@ def render(plan: Plan) -> str:
         lines.append(
             "  priced by their HBM traffic, without an estimate of libtpu's: "
             + ", ".join(
-                f"{name} {value * 1e3:.1f} ms" for name, value in guessed.items()
+                f"{name} {number(value * 1e3, 1)} ms" for name, value in guessed.items()
             )
         )
     lines += ["", "Communication of a chip and step"]
@@ -205,25 +213,23 @@ def render(plan: Plan) -> str:
                 each["axes"] or "-",
                 each["network"],
                 f"{each['count']:.0f}",
-                f"{each['bytes'] / 1e9:.2f}",
-                f"{each['seconds'] * 1e3:.1f}",
-                f"{each['exposed'] * 1e3:.1f}",
+                number(each["bytes"] / 1e9, 2),
+                number(each["seconds"] * 1e3, 1),
+                number(each["exposed"] * 1e3, 1),
             ]
             for each in plan["collectives"]
         ]
     )
-    lines += ["", "Training (calibrated reading)"]
+    lines += ["", *_training(plan)]
     lines += [
-        f"  {each['per_second_and_chip']:.1f} {name}/s/chip"
-        for name, each in plan["items"].items()
-    ]
-    lines += [
-        f"  {plan['steps']} steps: {plan['hours']:.1f} hours, "
-        f"{plan['chip_hours']:.0f} chip-hours",
         "",
         "Dearest instructions (capped)",
         *_table(
-            [f"{each['seconds'] * 1e3:.1f} ms", each["name"], _short(each["origin"])]
+            [
+                f"{number(each['seconds'] * 1e3, 1)} ms",
+                each["name"],
+                _short(each["origin"]),
+            ]
             for each in plan["top"]
         ),
         "",
@@ -231,6 +237,49 @@ def render(plan: Plan) -> str:
         *(f"  {each['check']}: {each['message']}" for each in plan["lint"]),
     ]
     return "\n".join(lines)
+
+
+def number(value: float, decimals: int) -> str:
+    """Written with so many decimals, or more where these are not three digits."""
+    if value:
+        decimals = max(decimals, 2 - math.floor(math.log10(abs(value))))
+    return f"{value:.{decimals}f}"
+
+
+def _labels(plan: Plan) -> dict[str, str]:
+    """The readings as they are called on a page of this plan."""
+    if plan["calibrated"]:
+        return READINGS
+    chip = plan["topology"].partition(":")[0]
+    raised = f"{costs.CALIBRATION} x floor, not calibrated for {chip}"
+    return READINGS | {"calibrated": raised}
+
+
+def _training(plan: Plan) -> list[str]:
+    """What the whole stage takes, as a range where the readings are apart."""
+    labels, seconds = _labels(plan), plan["seconds"]
+    apart = seconds["capped"] >= _APART * seconds["calibrated"]
+
+    def span(values: Plan, name: str, decimals: int) -> str:
+        names = (name, f"{name}_capped") if apart else (name,)
+        return " to ".join(number(values[each], decimals) for each in names)
+
+    readings = labels["calibrated"]
+    if apart:
+        readings += f", which has no communication, to {labels['capped']}"
+    return [
+        f"Training ({readings})",
+        *(
+            f"  {span(each, 'per_second_and_chip', 1)} {name}/s/chip"
+            for name, each in plan["items"].items()
+        ),
+        f"  {plan['steps']} steps: {span(plan, 'hours', 1)} hours, "
+        f"{span(plan, 'chip_hours', 0)} chip-hours",
+    ]
+
+
+def _listed(seconds: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {number(value, 3)} s" for name, value in seconds.items())
 
 
 def _short(origin: str) -> str:
