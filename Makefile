@@ -13,7 +13,8 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3 python; do \
 
 CONFIG  ?= configs/quickstart.py
 WORKDIR ?= runs/quickstart
-TOPOLOGY ?= v5p:4x4x4
+# The quickstart's few rows do not divide over 64 chips.
+TOPOLOGY ?= $(if $(filter configs/quickstart.py,$(CONFIG)),v5e:2x2,v5p:4x4x4)
 ARGS    ?=
 
 BIN      := .venv/bin/python

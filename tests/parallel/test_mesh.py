@@ -28,6 +28,14 @@ def test_slices_are_those_of_the_devices():
         make_mesh(MeshConfig(data=4), chips)
     with pytest.raises(MeshError, match=r"of 1 slice\(s\); set mesh.slice=1"):
         make_mesh(MeshConfig(slice=2), chips[:2])
+    with pytest.raises(MeshError, match=r"mesh.slice is 4, but .* of 2 slice"):
+        make_mesh(MeshConfig(slice=-1, data=1), chips)
+
+
+def test_slices_are_named_before_sizes_that_would_be_changed_in_vain():
+    chips = [SimpleNamespace(platform="tpu", slice_index=n // 4) for n in range(8)]
+    with pytest.raises(MeshError, match=r"set mesh.slice=2"):
+        make_mesh(MeshConfig(data=4), chips)
 
 
 def test_a_part_of_the_devices():

@@ -82,12 +82,19 @@ def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
         MeshError: the sizes do not fit the devices, or their slices.
     """
     devices = jax.devices() if devices is None else list(devices)
-    sizes = config.sizes(len(devices))
     slices = len({getattr(device, "slice_index", 0) for device in devices})
-    if devices[0].platform == "tpu" and slices != sizes[0]:
+    # Before the sizes: they would be changed in vain.
+    if devices[0].platform == "tpu" and config.slice not in (slices, -1):
         raise MeshError(
             f"mesh {config.text()}: these devices are of {slices} slice(s); set "
             f"mesh.slice={slices}"
+        )
+    sizes = config.sizes(len(devices))
+    if devices[0].platform == "tpu" and sizes[0] != slices:
+        raise MeshError(
+            f"mesh {config.text()}: with these sizes mesh.slice is {sizes[0]}, but the "
+            f"devices are of {slices} slice(s); set mesh.slice={slices} and another "
+            "size to -1"
         )
     if devices[0].platform != "tpu":
         grid = np.asarray(devices).reshape(sizes)

@@ -30,7 +30,7 @@ from unitoken_jax.train.job import Job, build_chain
 
 log = logging.getLogger("unitoken_jax.plan.main")
 
-_OWN = ("search", "json", "text", "limit", "axes")  # flags that trials do not get
+_OWN = ("search", "limit", "axes")  # flags that trials do not get
 _LIMIT = 900
 
 
@@ -121,10 +121,10 @@ def _for_trials(arguments: list[str]) -> list[str]:
     kept = []
     rest = iter(arguments)
     for each in rest:
-        name, _, value = each.lstrip("-").partition("=")
-        if name not in _OWN:
+        name, equals, _ = each.lstrip("-").partition("=")
+        if not each.startswith("-") or name not in _OWN:
             kept.append(each)
-        elif not value:
+        elif not equals:
             next(rest, None)  # the value stands apart
     return kept
 
@@ -150,6 +150,11 @@ def main() -> None:
             )
         for name in ("json", "text"):
             path = given[name].value
+            if path and given.search:
+                raise UserError(
+                    f"--search and --{name} do not go together: a search writes its "
+                    f"journal alone; plan with the flags of the fastest and --{name}."
+                )
             if path and not Path(path).parent.is_dir():
                 raise UserError(
                     f"--{name}={path}: its directory is not there; make it."
