@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from plan.test_hlo import LAYERS, program
+from plan.test_hlo import LAYERS, loop, program
 
 from unitoken_jax.parallel import topology
 from unitoken_jax.plan import collectives, cost, hlo, kernels, lint
@@ -91,6 +91,11 @@ def test_what_has_no_estimate_takes_its_traffic_and_is_named():
     assert priced.by_traffic["scatter"] == pytest.approx(seconds)
     assert priced.compiled == priced.floor == pytest.approx(seconds)
     assert dict(priced.unpriced) == {"TopK": 1, "b": 1}
+
+
+def test_a_loop_whose_turns_are_not_known_counts_once_and_is_named():
+    priced = cost.price(loop("and(%n, %n)"), MESH, V5P)
+    assert dict(priced.unpriced) == {"loop w: turns unknown, counted once": 1}
 
 
 def test_a_gather_of_the_sparse_cores_is_communication():

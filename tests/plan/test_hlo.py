@@ -97,14 +97,19 @@ def test_arrays_on_the_chip_are_no_traffic():
     assert found.aliased == {1}
 
 
-@pytest.mark.parametrize(("step", "trips"), [(1, 7), (2, 4)])
-def test_loops_may_step_by_more_than_one(step: int, trips: int):
-    condition = """%cond (c: (s32[])) -> pred[] {
+COMPARISON = "compare(%n, %l), direction=LT"
+
+
+def loop(
+    comparison: str = COMPARISON, step: int = 1, entry: str = "%t0 = (s32[]) tuple(%z)"
+) -> hlo.Program:
+    """A loop up to 7; `entry` gives it its carry, %t0."""
+    condition = f"""%cond (c: (s32[])) -> pred[] {{
   %c = (s32[]) parameter(0)
   %n = s32[] get-tuple-element(%c), index=0
   %l = s32[] constant(7)
-  ROOT %lt = pred[] compare(%n, %l), direction=LT
-}"""
+  ROOT %lt = pred[] {comparison}
+}}"""
     body = f"""%body (b: (s32[])) -> (s32[]) {{
   %b = (s32[]) parameter(0)
   %m = s32[] get-tuple-element(%b), index=0
@@ -112,15 +117,54 @@ def test_loops_may_step_by_more_than_one(step: int, trips: int):
   %a = s32[] add(%m, %k)
   ROOT %t = (s32[]) tuple(%a)
 }}"""
-    found = program(
-        "%z = s32[] constant(0)\n"
-        "%t0 = (s32[]) tuple(%z)\n"
+    return program(
+        f"%z = s32[] constant(0)\n{entry}\n"
         "ROOT %w = (s32[]) while(%t0), condition=%cond, body=%body",
         condition,
         body,
     )
+
+
+def turns(found: hlo.Program) -> int | None:
     entry = found.computations["main"]
-    assert found.trips(entry, entry.root) == trips
+    return found.trips(entry, entry.root)
+
+
+@pytest.mark.parametrize(("step", "trips"), [(1, 7), (2, 4)])
+def test_loops_may_step_by_more_than_one(step: int, trips: int):
+    assert turns(loop(step=step)) == trips
+
+
+@pytest.mark.parametrize(
+    ("comparison", "trips"),
+    [
+        ("compare(%n, %l), direction=LE", 8),
+        ("compare(%l, %n), direction=GT", 7),
+        ("compare(%l, %n), direction=GE", 8),
+        ("compare(%n, %l), direction=GT", None),
+        ("compare(%n, %l), direction=NE", None),
+        ("and(%n, %n)", None),
+    ],
+)
+def test_conditions_of_loops(comparison: str, trips: int | None):
+    assert turns(loop(comparison)) == trips
+
+
+def test_a_loop_begins_behind_what_passes_its_carry_on():
+    one = "%o = s32[] constant(3)\n"
+    whole = "%t1 = (s32[]) tuple(%o)\n%t0 = (s32[]) opt-barrier(%t1)"
+    assert turns(loop(entry=one + whole)) == 4
+    part = (
+        "%t1 = (s32[]) tuple(%o)\n"
+        "%t2 = (s32[]) opt-barrier(%t1)\n"
+        "%e = s32[] get-tuple-element(%t2), index=0\n"
+        "%t0 = (s32[]) tuple(%e)"
+    )
+    assert turns(loop(entry=one + part)) == 4
+
+
+def test_a_carry_that_comes_from_outside_is_taken_to_count_from_0():
+    assert turns(loop(entry="%t0 = (s32[]) parameter(0)")) == 7
 
 
 def test_no_program_is_a_sentence():

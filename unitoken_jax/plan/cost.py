@@ -13,7 +13,8 @@ Four readings of one program:
   knows no communication: rank variants by `capped`.
 
 What libtpu gives no estimate of (scatters, some copies) is priced by its HBM traffic,
-and named; what cannot be priced at all is named too.
+and named; what cannot be priced at all is named too, as are loops whose turns cannot be
+read and count as one.
 
 Communication that was started occupies the interconnect in order; only what is not
 over when its result is wanted is waited for.
@@ -68,8 +69,8 @@ class Cost:
         units: seconds that these take at the peak.
         memory_bytes: HBM traffic of all that is not a kernel.
         collectives: (kind, mesh axes, network or not) → its totals.
-        unpriced: custom calls and SparseCore work without a price → how often they
-            run.
+        unpriced: custom calls and SparseCore work without a price, and loops whose
+            turns are not known → how often they run.
         by_traffic: what is priced by its HBM traffic for want of an estimate →
             seconds.
         top: the dearest instructions → (seconds, what they come from).
@@ -214,8 +215,11 @@ class Walker:
     def _enter(self, computation: Computation, each: Instruction, total: Cost) -> bool:
         """Adds what an instruction calls; says whether there was anything."""
         if each.opcode == "while":
-            body = self._computation(each.called("body") or "")
-            total.add(body, self._program.trips(computation, each))
+            trips = self._program.trips(computation, each)
+            if trips is None:
+                total.unpriced[f"loop {each.name}: turns unknown, counted once"] += 1
+                trips = 1
+            total.add(self._computation(each.called("body") or ""), trips)
         elif each.opcode == "conditional":
             choices = [self._computation(name) for name in branches(each)]
             total.add(max(choices, key=lambda cost: cost.capped), 1)

@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 
 CALLS = ("calls", "to_apply", "body", "condition", "async_execution_thread")
 MATMULS = ("convolution", "dot")
+_PASSING = ("copy", "copy-start", "copy-done", "bitcast", "convert", "opt-barrier")
 ASYNC = ("async-start", "call-start")
 """Begin what runs beside: a collective, or work of the SparseCores."""
 
@@ -154,7 +155,8 @@ class Program:
             yield computation, each, times
             if each.opcode == "while":
                 body = self.computations[_required(each, "body")]
-                yield from self._walk(body, times * self.trips(computation, each))
+                trips = self.trips(computation, each)
+                yield from self._walk(body, times * (1 if trips is None else trips))
             elif each.opcode in ("call", *ASYNC):
                 name = each.called("to_apply") or _required(each, "calls")
                 yield from self._walk(self.computations[name], times)
@@ -162,22 +164,22 @@ class Program:
                 for name in branches(each):
                     yield from self._walk(self.computations[name], times)
 
-    def trips(self, computation: Computation, loop: Instruction) -> int:
+    def trips(self, computation: Computation, loop: Instruction) -> int | None:
         """How often a `while` runs: (limit - start) / step of its counter.
 
-        Raises:
-            HloError: the condition does not compare a counter with a constant.
+        None if its condition does not compare a counter with a constant.
         """
         match = re.search(r'"known_trip_count":\{"n":"(\d+)"\}', loop.attributes)
         if match:
             return int(match[1])
-        condition = self.computations[_required(loop, "condition")]
-        comparison = self._comparison(condition)
+        comparison = self._comparison(self.computations[_required(loop, "condition")])
         if comparison is None:
-            raise HloError(f"the condition {condition.name} of a loop is not known")
+            return None
         index, limit, inclusive = comparison
-        carry = computation.by_name[loop.operands[0]]
-        start = self._constant(computation, carry.operands[index])
+        carry = _source(computation, loop.operands[0])
+        start = None
+        if carry is not None and carry.opcode == "tuple":
+            start = self._constant(computation, carry.operands[index])
         step = self._step(self.computations[_required(loop, "body")], index)
         if start is None or step is None:
             log.warning(
@@ -246,7 +248,9 @@ class Program:
         if root.opcode != "compare":
             return None
         direction = root.attribute("direction")
-        if direction not in ("LT", "LE"):
+        # Of a counter and its limit, or the other way round.
+        counter = {"LT": 0, "LE": 0, "GT": 1, "GE": 1}.get(direction or "")
+        if counter is None:
             return None
         outer = condition.root.operands
         places: list[int | None] = []
@@ -255,26 +259,27 @@ class Program:
             scope, each = inner, inner.by_name[name]
             if each.opcode == "parameter" and inner is not condition:
                 scope, each = condition, condition.by_name[outer[int(each.literal)]]
-            places.append(_index(scope, each))
+            places.append(_index(scope, each.name))
             values.append(self._constant(scope, each.name))
-        if places[0] is None or values[1] is None:
+        index, limit = places[counter], values[1 - counter]
+        if index is None or limit is None:
             return None
-        return places[0], values[1], int(direction == "LE")
+        return index, limit, int(direction in ("LE", "GE"))
 
     def _constant(self, computation: Computation, name: str) -> int | None:
-        each = computation.by_name.get(name)
-        while each is not None and each.opcode in ("copy", "bitcast", "convert"):
-            each = computation.by_name.get(each.operands[0])
+        each = _source(computation, name)
         if each is None or each.opcode != "constant":
             return None
         match = re.fullmatch(r"-?\d+", each.literal.strip())
         return int(match[0]) if match else None
 
     def _step(self, body: Computation, index: int) -> int | None:
-        root = body.root
-        if root.opcode != "tuple":
+        root = _source(body, body.root.name)
+        if root is None or root.opcode != "tuple":
             return None
-        each = body.by_name[root.operands[index]]
+        each = _source(body, root.operands[index])
+        if each is None:
+            return None
         scope, outer = body, each
         if each.opcode == "fusion":
             scope = self.computation_of(each)
@@ -471,13 +476,35 @@ def _bits(dtype: str) -> int:
     return int(match[1]) if match else 8
 
 
-def _index(computation: Computation, each: Instruction) -> int | None:
-    while each.opcode in ("copy", "bitcast", "convert"):
-        each = computation.by_name[each.operands[0]]
-    if each.opcode != "get-tuple-element":
+def _source(computation: Computation, name: str) -> Instruction | None:
+    """Where a value comes from, behind what only passes it on."""
+    each = computation.by_name.get(name)
+    while each is not None:
+        if each.opcode in _PASSING:
+            each = computation.by_name.get(each.operands[0])
+            continue
+        whole = None
+        if each.opcode == "get-tuple-element":
+            whole = _source(computation, each.operands[0])
+        if whole is None or whole.opcode != "tuple":
+            break
+        each = computation.by_name.get(whole.operands[_element(each)])
+    return each
+
+
+def _index(computation: Computation, name: str) -> int | None:
+    """Which element of its tuple a value is; None if it is none."""
+    each = _source(computation, name)
+    if each is None or each.opcode != "get-tuple-element":
         return None
+    return _element(each)
+
+
+def _element(each: Instruction) -> int:
     index = each.attribute("index")
-    return None if index is None else int(index)
+    if index is None:
+        raise HloError(f"{each.name} takes an element of a tuple and not which")
+    return int(index)
 
 
 def _in_memory(arrays: tuple[Array, ...]) -> float:
