@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from configs import llama_2_7b
+from configs import llama_2_7b, llamagen, unitok_mllm_7b_pretrain, unitok_pictures
 from data_pipelines.config import DataConfig
 from data_pipelines.shapes import batch_shapes
 from unitoken_jax import config as configs
@@ -35,10 +35,17 @@ def counted(**groups) -> float:
     config.mesh = {"data": 8}
     if groups:
         config.optimizer.groups = groups
+    return counted_of(config)
+
+
+def counted_of(config) -> float:
+    """FLOPs of a step of the only stage of a config."""
     (job,) = build_chain(config).stages.values()
     system = registry.build(job.model, "config.model")
     shapes = batch_shapes(
-        configs.build(DataConfig, job.data, "config.data"), job.train.batch, 1
+        configs.build(DataConfig, job.data, "config.data"),
+        job.train.batch,
+        getattr(system.config, "codebooks", 1),
     )
     layout = stage.lay_out(job, system, "config", jax.devices())
     batch = {
@@ -70,6 +77,50 @@ def test_gradients_that_nobody_wants_do_not_count():
         },
     )
     assert found == 4 * (WEIGHTS + HEAD) * tokens + 6 * SCORES * tokens
+
+
+def test_a_generator_of_codes():
+    """Trunk and depth head are causal, and logits are computed again."""
+    config = llamagen.get_config("XXL_any")
+    config.model.update(hidden=64, intermediate=128, layers=3, heads=4)
+    config.model.update(depth_layers=2, codes=512)
+    config.train.batch = ROWS
+    config.mesh = {"data": 8}
+    layer = 4 * 64 * 64 + 3 * 64 * 128
+    tokens, depths = ROWS * 256, 8
+    trunk = 6 * 3 * (layer + 64 * 256) * tokens
+    depth = 6 * (2 * (layer + 64 * depths) + 64 * 512) * tokens * depths
+    assert counted_of(config) == trunk + depth
+
+
+def test_a_decoder_with_a_depth_head():
+    config = unitok_mllm_7b_pretrain.get_config("any")
+    config.model.decoder.update(SHAPE)
+    config.model.update(codes=256, projection=128, projection_heads=4)
+    config.model.update(loss_chunk=128, depth_layers=2)
+    config.train.update(batch=ROWS, microbatches=1)
+    config.data.row_length = 512
+    config.mesh = {"data": 8}
+    side, depths, narrow, wide = 256, 8, 8 * 8, 128
+    tokens, drawn = ROWS * 512, ROWS * config.data.row_views * side
+    decoder = 6 * (WEIGHTS + HEAD + 3 * 64 * 512) * tokens
+    depth = 6 * (2 * (WEIGHTS / 3 + 64 * depths) + 64 * 256) * drawn * depths
+    # Maps from the vectors (query, key, value, shortcut) and out, GeGLU, MLP.
+    embedder = 4 * narrow * wide + wide**2 + 3 * wide * 2 * wide + wide * 64 + 64**2
+    images = 6 * (embedder + wide * side) * drawn
+    assert counted_of(config) == decoder + depth + images
+
+
+def test_a_tokenizer_in_portions_beside_causal_texts():
+    """What a portion computes again does not count; texts see what is before."""
+    config = unitok_pictures.get_config("ablation")
+    model = config.stages.tokenizer.model
+    whole = counted_of(config)
+    model.vision.portions = 4
+    assert counted_of(config) == whole
+    model.text.layers += 1
+    layer = 4 * 128**2 + 2 * 128 * 512
+    assert counted_of(config) - whole == 6 * (layer + 128 * 16) * 32 * 16
 
 
 @pytest.mark.parametrize("stride", [1, 2, 4])
