@@ -82,6 +82,29 @@ def test_a_journal_is_that_of_one_command(tmp_path):
         search.read(journal)
 
 
+def test_a_journal_is_that_of_one_config_and_compiler(tmp_path, monkeypatch):
+    monkeypatch.setattr(search.importlib.metadata, "version", lambda _: "1")
+    journal = tmp_path / "trials.jsonl"
+    first = search.fingerprint({"a": 1})
+    trials = search.search(SPACE, attempt, journal, searched=first)
+    again = search.search(
+        SPACE, attempt, journal, searched=search.fingerprint({"a": 1})
+    )
+    assert again == trials
+    with pytest.raises(UserError, match="of another config, and"):
+        search.search({}, attempt, journal, searched=search.fingerprint({"a": 2}))
+    monkeypatch.setattr(search.importlib.metadata, "version", lambda _: "2")
+    with pytest.raises(UserError, match="of another jax, libtpu, and"):
+        search.search({}, attempt, journal, searched=search.fingerprint({"a": 1}))
+
+
+def test_a_journal_without_a_config_is_refused(tmp_path):
+    journal = tmp_path / "trials.jsonl"
+    search.search({}, attempt, journal)
+    with pytest.raises(UserError, match="of another config, and"):
+        search.search({}, attempt, journal, searched={"config": "0"})
+
+
 def test_the_config_stands_until_something_is_faster(tmp_path):
     def slower(setting) -> Trial:
         return Trial(setting, 1.0 + len(setting))

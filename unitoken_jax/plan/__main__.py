@@ -105,6 +105,7 @@ def _search(job: Job, topology: topologies.Topology, journal: Path) -> None:
         attempt,
         journal,
         command=command,
+        searched=search.fingerprint(flags.FLAGS.config),
         limit=flags.FLAGS.limit,
         own=search.current(job, space),
         lean=search.leanest(job),

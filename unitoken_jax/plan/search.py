@@ -5,6 +5,8 @@ written down one a line, so that a search that was interrupted goes on where it 
 What failed for another reason than its setting runs again then.
 """
 
+import hashlib
+import importlib.metadata
 import json
 import logging
 import math
@@ -19,6 +21,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from unitoken_jax import config as configs
 from unitoken_jax.config import UserError
 from unitoken_jax.models import registry
 from unitoken_jax.parallel.topology import Topology
@@ -156,6 +159,7 @@ def search(
     journal: Path,
     *,
     command: Sequence[str] = (),
+    searched: Mapping[str, str] = MappingProxyType({}),
     limit: float = math.inf,
     own: Setting = MappingProxyType({}),
     lean: Setting = MappingProxyType({}),
@@ -165,9 +169,10 @@ def search(
     Args:
         space: of `axes`.
         attempt: compiles a setting.
-        journal: JSON lines of the command and the trials so far; read if it exists,
+        journal: JSON lines of what is searched and of the trials; read if it exists,
             then appended to.
         command: what is searched, the arguments that all trials have.
+        searched: what else its times depend on, of `fingerprint`.
         limit: seconds that a trial is given; one that had less, in vain, runs again,
             as does one that failed for another reason than its setting.
         own: of `current`; a setting is what differs from it, and tried once.
@@ -179,9 +184,10 @@ def search(
         All trials, in order; the best is that of the least seconds.
 
     Raises:
-        UserError: the journal is that of another command, or none.
+        UserError: the journal is that of another command, config or compiler, or none.
     """
-    done = {_key(each.setting): each for each in _resume(journal, command, limit)}
+    header = {"command": list(command), **searched}
+    done = {_key(each.setting): each for each in _resume(journal, header, limit)}
     trials: list[Trial] = []
     best: Trial | None = None
 
@@ -274,23 +280,43 @@ def read(journal: Path) -> list[Trial]:
     return _read(journal)[1]
 
 
-def _resume(journal: Path, command: Sequence[str], limit: float) -> list[Trial]:
-    """The trials of the same command that stand; the journal may be appended to."""
+def fingerprint(config: Any) -> dict[str, str]:
+    """What the times of a search depend on beside its command.
+
+    Args:
+        config: the whole config, rendered.
+    """
+    text = json.dumps(configs.plain(config), sort_keys=True, default=str)
+    return {
+        "config": hashlib.sha256(text.encode()).hexdigest()[:16],
+        **{name: importlib.metadata.version(name) for name in ("jax", "libtpu")},
+    }
+
+
+def _resume(journal: Path, header: Mapping[str, Any], limit: float) -> list[Trial]:
+    """The trials of the same search that stand; the journal may be appended to."""
     before, trials = _read(journal)
-    if before is not None and before != list(command):
+    if before is not None and before["command"] != header["command"]:
         raise UserError(
             f"--search={journal}: its trials are those of another command "
-            f"({' '.join(before)}): name another file, or remove this one."
+            f"({' '.join(before['command'])}): name another file, or remove this one."
+        )
+    if before is not None and before != header:
+        names = sorted({*before, *header})
+        other = [name for name in names if before.get(name) != header.get(name)]
+        raise UserError(
+            f"--search={journal}: its trials are of another {', '.join(other)}, and "
+            "their times would not compare: name another file, or remove this one."
         )
     trials = [trial for trial in trials if trial.stands(limit)]
     journal.parent.mkdir(parents=True, exist_ok=True)
-    lines = [{"command": list(command)}, *map(_plain, trials)]
+    lines = [dict(header), *map(_plain, trials)]
     write_text(journal, "".join(json.dumps(each) + "\n" for each in lines))
     return trials
 
 
-def _read(journal: Path) -> tuple[list[str] | None, list[Trial]]:
-    """The command and the trials that were written whole; no command if no file."""
+def _read(journal: Path) -> tuple[dict[str, Any] | None, list[Trial]]:
+    """The header and the trials that were written whole; no header if no file."""
     if not journal.exists():
         return None, []
     # A search that was killed may have left half a line, whose trial runs again.
@@ -301,7 +327,7 @@ def _read(journal: Path) -> tuple[list[str] | None, list[Trial]]:
         for fields in lines:
             seconds = math.inf if fields["seconds"] is None else fields["seconds"]
             trials.append(Trial(**{**fields, "seconds": seconds}))
-        return list(header["command"]), trials
+        return {**header, "command": list(header["command"])}, trials
     except (ValueError, TypeError, KeyError) as error:
         raise UserError(
             f"--search={journal}: this is no journal of a search ({error}): name "
