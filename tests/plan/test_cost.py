@@ -233,6 +233,37 @@ def test_a_sum_that_keeps_one_shard_is_a_reduce_scatter():
     assert traffic.wire == 2 * 4096 * 63
 
 
+def test_all_that_a_fusion_carries_is_counted():
+    """Two gathers of 512 KiB, one after the other."""
+    shard, whole = "bf16[4096]{0}", "bf16[262144]{0}"
+    gather = "all-gather(%p), replica_groups=[1,64]<=[64], dimensions={0}"
+    found = program(
+        f"%a = {shard} parameter(0)\n"
+        f"ROOT %f = {whole} fusion(%a), kind=kCustom, calls=%both",
+        f"%both (p: {shard}) -> {whole} {{\n"
+        f"  %p = {shard} parameter(0)\n"
+        f"  %g = {whole} {gather}\n"
+        f"  ROOT %h = {whole} {gather}\n}}",
+    )
+    priced = cost.price(found, MESH, V5P)
+    ((_, traffic),) = priced.collectives.items()
+    assert (traffic.count, traffic.nbytes) == (2, 2 * 2 * 262144)
+    assert priced.compiled == pytest.approx(traffic.seconds)
+
+
+def test_what_is_called_twice_is_as_dear_as_both_calls():
+    found = program(
+        "%a = f32[8]{0} parameter(0)\n"
+        "%x = f32[8]{0} call(%a), to_apply=%f\n"
+        "ROOT %y = f32[8]{0} call(%x), to_apply=%f",
+        "%f (p: f32[8]) -> f32[8] {\n"
+        "  %p = f32[8]{0} parameter(0)\n"
+        '  ROOT %n = f32[8]{0} negate(%p), backend_config={"estimated_cycles":"1"}\n}',
+    )
+    priced = cost.price(found, MESH, V5P)
+    assert priced.top["n"][0] == priced.capped > 0
+
+
 def test_what_slices_send_each_other_goes_over_their_network():
     """8 ms on the network, of which a product of 4 ms hides half."""
     slices = topology.parse("v5p:4x4x4", 2)

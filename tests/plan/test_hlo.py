@@ -170,3 +170,19 @@ def test_a_carry_that_comes_from_outside_is_taken_to_count_from_0():
 def test_no_program_is_a_sentence():
     with pytest.raises(hlo.HloError, match="it has no entry"):
         hlo.parse("nothing")
+
+
+def test_a_bracket_alone_does_not_end_a_computation_unnoticed():
+    """Metadata of several lines may have one; what follows it would be lost."""
+    lines = (
+        f"{HEADER}\n\nENTRY %main (p: f32[8]) -> f32[8] {{",
+        "  %p = f32[8]{0} parameter(0)",
+        '  %q = f32[8]{0} custom-call(%p), custom_call_target="Foo", metadata={{',
+        '"a": 1',
+        "}",
+        "}",
+        "  ROOT %n = f32[8]{0} negate(%q)",
+        "}",
+    )
+    with pytest.raises(hlo.HloError, match="stands outside of its computation"):
+        hlo.parse("\n".join(lines))

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -57,6 +57,7 @@ class Collective:
         dtype: of the largest array.
         chain: what libtpu calls a collective that goes on over several instructions,
             each of which names it again; '' for all others.
+        others: what the same instruction carries besides, one after the other.
     """
 
     kind: str
@@ -67,36 +68,29 @@ class Collective:
     network: bool
     dtype: str
     chain: str = ""
+    others: tuple["Collective", ...] = ()
 
-
-def kind_of(instruction: Instruction, program: Program) -> str | None:
-    """The kind of collective that an instruction runs or starts, or None."""
-    opcode = instruction.opcode
-    base = opcode.removesuffix("-start")
-    if base in KINDS:
-        return base
-    inner = inside(instruction, program)
-    return inner[1].opcode.removesuffix("-start") if inner else None
+    @property
+    def whole(self) -> float:
+        """Seconds on the wire, with those of the others."""
+        return self.seconds + sum(each.seconds for each in self.others)
 
 
 def inside(
     instruction: Instruction, program: Program
-) -> tuple[Computation, Instruction] | None:
-    """The collective that an async-start or a fusion carries, with its computation."""
+) -> Iterator[tuple[Computation, Instruction]]:
+    """Yield what an async-start or a fusion carries, with where each stands."""
     if instruction.opcode not in (*ASYNC, "fusion"):
-        return None
+        return
     name = instruction.called("calls") or instruction.called("to_apply")
     computation = program.computations.get(name or "")
     if computation is None:
-        return None
+        return
     for each in computation.instructions:
         if each.opcode.removesuffix("-start") in KINDS:
-            return computation, each
-        if each.opcode in ("fusion", *ASYNC):
-            found = inside(each, program)
-            if found:
-                return found
-    return None
+            yield computation, each
+        else:
+            yield from inside(each, program)
 
 
 def read(

@@ -23,7 +23,7 @@ over when its result is wanted is waited for.
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from unitoken_jax.parallel.topology import Topology
 from unitoken_jax.plan import collectives, kernels
@@ -111,7 +111,8 @@ class Cost:
             before = self.by_traffic.get(name, 0.0)
             self.by_traffic[name] = before + seconds * times
         for name, (seconds, origin) in other.top.items():
-            self.top[name] = (times * seconds, origin)
+            before, _ = self.top.get(name, (0.0, ""))
+            self.top[name] = (before + times * seconds, origin)
 
 
 @dataclass
@@ -188,8 +189,7 @@ class Walker:
             if each.opcode == "fusion":  # it computes while it communicates
                 self._compute(computation, each, total)
             ends = {
-                name: max(getattr(total, name), free[found.network][name])
-                + found.seconds
+                name: max(getattr(total, name), free[found.network][name]) + found.whole
                 for name in _READINGS
             }
             free[found.network] = dict(ends)
@@ -304,12 +304,15 @@ class Walker:
         if each.opcode == "send":
             return collectives.crossing(computation, each, self._topology)
         base = each.opcode.removesuffix("-start")
-        place: tuple[Computation, Instruction] | None = (computation, each)
+        places = [(computation, each)]
         if base not in collectives.KINDS:
-            place = collectives.inside(each, self._program)
-        if place is None:
+            places = list(collectives.inside(each, self._program))
+        if not places:
             return None
-        return collectives.read(*place, self._mesh, self._topology)
+        first, *others = (
+            collectives.read(*place, self._mesh, self._topology) for place in places
+        )
+        return replace(first, others=tuple(others))
 
     @staticmethod
     def _wait(total: Cost, found: Collective, ends: Mapping[str, float]) -> None:
@@ -323,9 +326,10 @@ class Walker:
 
     @staticmethod
     def _count(total: Cost, found: Collective) -> None:
-        key = (found.kind, found.axes, found.network)
-        one = Traffic(1, found.nbytes, found.wire, found.seconds)
-        total.collectives.setdefault(key, Traffic()).add(one, 1)
+        for each in (found, *found.others):
+            key = (each.kind, each.axes, each.network)
+            one = Traffic(1, each.nbytes, each.wire, each.seconds)
+            total.collectives.setdefault(key, Traffic()).add(one, 1)
 
 
 def _ends_of_chains(

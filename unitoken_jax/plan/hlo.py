@@ -320,6 +320,11 @@ def parse(text: str) -> Program:
                 lines.append(line)
             elif lines:  # metadata of kernels goes over several lines
                 lines[-1] += "\n" + line
+        elif _START.match(line):
+            raise HloError(
+                "this program cannot be read: an instruction stands outside of its "
+                f"computation, behind a line of a bracket alone: {line.strip()[:80]!r}"
+            )
     if entry is None:
         raise HloError("this is no text of a compiled program: it has no entry")
     aliased = frozenset(int(found[2]) for found in _ALIAS.finditer(_first(text)))
