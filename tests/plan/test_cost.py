@@ -93,6 +93,26 @@ def test_what_has_no_estimate_takes_its_traffic_and_is_named():
     assert dict(priced.unpriced) == {"TopK": 1, "b": 1}
 
 
+def test_what_is_on_the_chip_costs_its_prefetch_and_is_named():
+    """1 MiB comes from HBM, half of another goes there; what works on it moves none."""
+    near, far = "{0:T(1024)S(1)}", "{0:T(1024)}"
+    cycles = round(1e-3 * V5P.chip.clock)
+    found = program(
+        f"%a = f32[262144]{far} parameter(0)\n"
+        f"%s = (f32[262144]{near}, f32[262144]{far}, u32[]) copy-start(%a)\n"
+        f"%d = f32[262144]{near} copy-done(%s)\n"
+        f"%n = f32[262144]{near} negate(%d), "
+        f'backend_config={{"estimated_cycles":"{cycles}"}}\n'
+        f"%t = ((f32[262144]{near}), f32[131072]{far}, s32[]) slice-start(%n)\n"
+        f"ROOT %e = f32[131072]{far} slice-done(%t)"
+    )
+    priced = cost.price(found, MESH, V5P)
+    assert priced.memory_bytes == 1.5 * 2**20
+    assert priced.on_chip == {"negate": pytest.approx(1e-3)}
+    assert priced.compiled == pytest.approx(1e-3)
+    assert priced.capped == priced.floor == 0.0
+
+
 def test_a_loop_whose_turns_are_not_known_counts_once_and_is_named():
     priced = cost.price(loop("and(%n, %n)"), MESH, V5P)
     assert dict(priced.unpriced) == {"loop w: turns unknown, counted once": 1}

@@ -67,6 +67,16 @@ def test_a_training_is_a_range_where_the_readings_are_apart(planned):
     )
 
 
+def test_what_capped_and_floor_do_not_see_is_on_the_page(planned):
+    plan = planned("v5p:4x4x4")
+    share = plan["seconds"]["capped"] / 100
+    many = {f"small_{number}": share for number in range(20)}
+    page = report.render(plan | {"on_chip": {"negate": 2 * share, **many}})
+    dearest, rest = (report.number(n * share * 1e3, 1) for n in (2, 9))
+    assert f"see next to nothing of it: negate {dearest} ms, small_0 " in page
+    assert f"others {rest} ms" in page
+
+
 @pytest.mark.parametrize(
     ("value", "decimals", "text"),
     [

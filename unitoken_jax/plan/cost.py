@@ -12,6 +12,9 @@ Four readings of one program:
   within 10 %, and says nothing of other chips. It assumes a well-tuned program, and
   knows no communication: rank variants by `capped`.
 
+Of work on arrays that are on the chip already, capped and floor see next to nothing,
+and of prefetches no time at all, only the traffic: the first is named.
+
 What libtpu gives no estimate of (scatters, some copies) is priced by its HBM traffic,
 and named; what cannot be priced at all is named too, as are loops whose turns cannot be
 read and count as one.
@@ -51,6 +54,8 @@ _FREE = (
     *("after-all", "opt-barrier", "partition-id", "replica-id", "send", "recv"),
 )
 _READINGS = ("compiled", "capped")
+_PREFETCHES = ("copy-start", "slice-start")
+_NEXT_TO_NOTHING = 0.05  # of libtpu's estimate, what is left of it by the traffic
 
 
 @dataclass
@@ -67,12 +72,14 @@ class Cost:
         exposed: seconds of waiting for communication, of the capped reading.
         flops: of the matrix products that the program runs, kernels included.
         units: seconds that these take at the peak.
-        memory_bytes: HBM traffic of all that is not a kernel.
+        memory_bytes: HBM traffic of all that is not a kernel, prefetches included.
         collectives: (kind, mesh axes, network or not) → its totals.
         unpriced: custom calls and SparseCore work without a price, and loops whose
             turns are not known → how often they run.
         by_traffic: what is priced by its HBM traffic for want of an estimate →
             seconds.
+        on_chip: what capped and floor price at next to nothing, since its arrays are on
+            the chip → seconds as estimated.
         top: the dearest instructions → (seconds, what they come from).
     """
 
@@ -89,6 +96,7 @@ class Cost:
     collectives: dict[tuple[str, str, bool], "Traffic"] = field(default_factory=dict)
     unpriced: Counter = field(default_factory=Counter)
     by_traffic: dict[str, float] = field(default_factory=dict)
+    on_chip: dict[str, float] = field(default_factory=dict)
     top: dict[str, tuple[float, str]] = field(default_factory=dict)
 
     @property
@@ -107,9 +115,12 @@ class Cost:
             self.collectives.setdefault(key, Traffic()).add(traffic, times)
         for name, count in other.unpriced.items():
             self.unpriced[name] += round(count * times)
-        for name, seconds in other.by_traffic.items():
-            before = self.by_traffic.get(name, 0.0)
-            self.by_traffic[name] = before + seconds * times
+        for mine, its in (
+            (self.by_traffic, other.by_traffic),
+            (self.on_chip, other.on_chip),
+        ):
+            for name, seconds in its.items():
+                mine[name] = mine.get(name, 0.0) + seconds * times
         for name, (seconds, origin) in other.top.items():
             before, _ = self.top.get(name, (0.0, ""))
             self.top[name] = (before + times * seconds, origin)
@@ -263,6 +274,9 @@ class Walker:
             capped = min(seconds, moved / chip.memory_bandwidth)
             total.floor += capped
             total.vector += capped
+            if capped < _NEXT_TO_NOTHING * seconds:
+                kind = _kind(each)
+                total.on_chip[kind] = total.on_chip.get(kind, 0.0) + seconds
             self._advance(total, each, seconds, capped)
 
     def _without_estimate(
@@ -271,7 +285,9 @@ class Walker:
         if self._collective(computation, each) is not None:
             return  # a fusion that only communicates
         name = each.op_name.rpartition("/")[2] or each.name
-        if each.opcode in ASYNC:
+        if each.opcode in _PREFETCHES:
+            total.memory_bytes += self._program.bytes(computation, each)
+        elif each.opcode in ASYNC:
             total.unpriced[name] += 1
         elif each.opcode == "custom-call":
             target = _TARGET.search(each.attributes)
@@ -283,7 +299,7 @@ class Walker:
             total.memory_bytes += moved
             total.floor += seconds
             total.vector += seconds
-            kind = name if each.opcode == "fusion" else each.opcode
+            kind = _kind(each)
             total.by_traffic[kind] = total.by_traffic.get(kind, 0.0) + seconds
             self._advance(total, each, seconds, seconds)
 
@@ -330,6 +346,13 @@ class Walker:
             key = (each.kind, each.axes, each.network)
             one = Traffic(1, each.nbytes, each.wire, each.seconds)
             total.collectives.setdefault(key, Traffic()).add(one, 1)
+
+
+def _kind(each: Instruction) -> str:
+    """What an instruction is called where several are named together."""
+    if each.opcode != "fusion":
+        return each.opcode
+    return each.op_name.rpartition("/")[2] or each.name
 
 
 def _ends_of_chains(

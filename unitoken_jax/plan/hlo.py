@@ -523,6 +523,9 @@ def _moved_by_name(computation: Computation, instruction: Instruction) -> float 
         case "dynamic-update-slice":
             update = computation.by_name[instruction.operands[1]].results[0]
             return 2 * update.nbytes
+        case "copy-start" | "slice-start":  # one of both may be on the chip
+            source, target, *_ = instruction.results
+            return target.nbytes * ((not source.space) + (not target.space))
     return None
 
 

@@ -20,7 +20,7 @@ READINGS = {
 }
 _TOP = 12
 _APART = 1.03  # capped / calibrated from which the training's time is a range
-_GUESSED = 1e-3  # share of the step from which a price without an estimate is shown
+_SHOWN = 1e-3  # share of the step from which a price that is unsure is shown
 
 
 def assemble(
@@ -98,6 +98,7 @@ def assemble(
         "bound": max(limits, key=lambda name: limits[name]),
         "unpriced": dict(cost.unpriced),
         "by_traffic": dict(cost.by_traffic),
+        "on_chip": dict(cost.on_chip),
         "collectives": [
             {
                 "kind": kind,
@@ -192,18 +193,15 @@ def render(plan: Plan) -> str:
             "  NOT PRICED: what goes to host memory and back, "
             f"{memory['host'] / GIB:.2f} GiB at once"
         )
-    guessed = {
-        name: value
-        for name, value in sorted(plan["by_traffic"].items(), key=lambda each: -each[1])
-        if value >= _GUESSED * seconds["capped"]
+    unsure = {
+        "priced by their HBM traffic, without an estimate of libtpu's": "by_traffic",
+        "on the chip, as libtpu estimates it; capped and floor see next to nothing of "
+        "it": "on_chip",
     }
-    if guessed:
-        lines.append(
-            "  priced by their HBM traffic, without an estimate of libtpu's: "
-            + ", ".join(
-                f"{name} {number(value * 1e3, 1)} ms" for name, value in guessed.items()
-            )
-        )
+    for words, key in unsure.items():
+        shown = _dearest(plan[key], _SHOWN * seconds["capped"])
+        if shown:
+            lines.append(f"  {words}: {shown}")
     lines += ["", "Communication of a chip and step"]
     lines += _table(
         [["kind", "mesh axes", "over", "count", "GB", "ms", "ms exposed"]]
@@ -276,6 +274,16 @@ def _training(plan: Plan) -> list[str]:
         f"  {plan['steps']} steps: {span(plan, 'hours', 1)} hours, "
         f"{span(plan, 'chip_hours', 0)} chip-hours",
     ]
+
+
+def _dearest(seconds: Mapping[str, float], least: float) -> str:
+    """Those of at least so many seconds, the dearest first; the rest in one sum."""
+    ranked = sorted(seconds.items(), key=lambda each: -each[1])
+    shown = [each for each in ranked if each[1] >= least][:_TOP]
+    rest = sum(seconds.values()) - sum(value for _, value in shown)
+    if shown and rest >= least:
+        shown.append(("others", rest))
+    return ", ".join(f"{name} {number(value * 1e3, 1)} ms" for name, value in shown)
 
 
 def _listed(seconds: Mapping[str, float]) -> str:
