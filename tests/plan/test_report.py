@@ -29,6 +29,7 @@ def planned(monkeypatch):
                 code=GIB / 4,
                 peak=13 * GIB,
                 host=0.0,
+                others=GIB / 2,
             ),
             mesh=MESH,
             layout=None,  # type: ignore[arg-type]
@@ -65,6 +66,18 @@ def test_a_training_is_a_range_where_the_readings_are_apart(planned):
     assert rows["per_second_and_chip_capped"] == pytest.approx(
         64 / 64 / plan["seconds"]["capped"]
     )
+
+
+def test_categories_of_memory_sum_to_the_peak(planned):
+    plan = planned("v5p:4x4x4")
+    assert plan["memory"]["others"] == GIB / 2
+    lines = [line.rsplit(None, 1) for line in report.render(plan).splitlines()]
+    table = {line[0].strip(): line[1] for line in lines if len(line) == 2}
+    assert table["further arguments, padding"] == "0.50"
+    assert table["not at once"] == "-3.50"
+    assert table["peak, of all above"] == "13.00"
+    memory = plan["memory"] | {"unexplained": GIB}
+    assert "unexplained" in report.render(plan | {"memory": memory})
 
 
 def test_what_capped_and_floor_do_not_see_is_on_the_page(planned):

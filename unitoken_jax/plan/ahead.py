@@ -66,6 +66,7 @@ class Memory:
         code: the program.
         peak: the most that is in use at once, of everything; 0 if not known.
         host: bytes that wait in host memory.
+        others: arguments besides, frozen networks and the padding of all of them.
     """
 
     parameters: float
@@ -75,11 +76,18 @@ class Memory:
     code: float
     peak: float
     host: float
+    others: float = 0.0
 
     @property
     def needed(self) -> float:
         """What must be there: the peak, with the program."""
         return self.peak + self.code
+
+    @property
+    def unexplained(self) -> float:
+        """The peak without the categories; negative where they never meet."""
+        known = self.parameters + self.optimizer + self.batch + self.others
+        return self.peak - known - self.temporary
 
 
 @dataclass(frozen=True)
@@ -194,10 +202,15 @@ def _memory(analysis: Any, layout: stage.Layout, batch: Mapping[str, Any]) -> Me
     def total(tree: Any) -> float:
         return sum(map(shard_bytes, jax.tree.leaves(tree)))
 
+    parameters = total(layout.abstract.params)
+    optimizer = total(layout.abstract.optimizer)
+    rows = total(batch)
+    arguments = float(analysis.argument_size_in_bytes)
     return Memory(
-        parameters=total(layout.abstract.params),
-        optimizer=total(layout.abstract.optimizer),
-        batch=total(batch),
+        parameters=parameters,
+        optimizer=optimizer,
+        batch=rows,
+        others=max(0.0, arguments - parameters - optimizer - rows),
         temporary=float(analysis.temp_size_in_bytes),
         code=float(analysis.generated_code_size_in_bytes),
         peak=float(analysis.peak_memory_in_bytes),

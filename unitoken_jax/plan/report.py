@@ -78,6 +78,8 @@ def assemble(
             "code": memory.code,
             "peak": memory.peak,
             "host": memory.host,
+            "others": memory.others,
+            "unexplained": memory.unexplained,
             "capacity": chip.memory,
             "fits": memory.needed <= chip.memory,
         },
@@ -155,6 +157,7 @@ def render(plan: Plan) -> str:
     mesh = " ".join(f"{k}={v}" for k, v in plan["mesh"].items() if v > 1) or "one chip"
     slices = f" x {plan['slices']} slices" if plan["slices"] > 1 else ""
     free = (memory["capacity"] - memory["peak"] - memory["code"]) / GIB
+    apart = memory["unexplained"] < 0  # some of them are never there together
     lines = [
         f"{plan.get('name', 'step')} on {plan['topology']}{slices}: "
         f"{plan['chips']} chips, {mesh}",
@@ -163,10 +166,17 @@ def render(plan: Plan) -> str:
         "",
         "HBM of a chip, GiB",
         *_table(
-            [name, f"{memory[name] / GIB:.2f}"]
-            for name in (
-                *("parameters", "optimizer", "batch", "temporary", "code", "peak"),
-                "host",
+            [label, f"{memory[name] / GIB:.2f}"]
+            for name, label in (
+                ("parameters", "parameters"),
+                ("optimizer", "optimizer"),
+                ("batch", "batch"),
+                ("others", "further arguments, padding"),
+                ("temporary", "temporary"),
+                ("unexplained", "not at once" if apart else "unexplained"),
+                ("peak", "peak, of all above"),
+                ("code", "code"),
+                ("host", "host"),
             )
         ),
         f"  fits: {'yes' if memory['fits'] else 'NO'}, {free:.1f} of "
