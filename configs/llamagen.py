@@ -11,7 +11,9 @@ AdamW (0.9, 0.95) with decay 0.05 on matrices, clipping at 1, dropout 0.1, bfloa
 
 Hardware: a TPU v5p-128 slice (64 chips); `XXL_v5e_256`, `XXL_v6e_256` and `XXL_any`
 choose others. Predicted, not measured, ±10 % (docs/plan.md), XXL: 0.21 to 0.26 s a
-step, 22 to 27 hours, 17 GiB a chip on v5p-128.
+step, 22 to 27 hours, 17 GiB a chip on v5p-128; 0.11 to 0.16 s, 12 to 17 hours, 5 GiB on
+v5e-256; 0.04 to 0.08 s, 4 to 8 hours, 5 GiB on v6e-256, for which nothing is
+calibrated.
 
     python -m unitoken_jax.train --config configs/llamagen.py:XXL \
         --workdir runs/llamagen_xxl

@@ -9,8 +9,10 @@ Numbers are those of the released scripts where the paper gives none. Reported: 
 Hardware: a TPU v5p-128 slice (64 chips), 256 pictures a chip in portions of eight
 (published: 256 A100 for about 50 hours); the words `v5e_256`, `v6e_256` and `any`
 behind the file's name and a colon choose others. Predicted, not measured, ±10 %
-(docs/plan.md): 3.5 s a step, 76 hours, 40 GiB a chip. Parameters, gradients and both
-moments of 820 million parameters lie divided over sixteen chips.
+(docs/plan.md): 3.41 to 4.50 s a step, 74 to 98 hours, 55 GiB a chip on v5p-128; 1.93 to
+2.63 s, 42 to 57 hours, 13 GiB on v5e-256; 0.61 to 1.32 s, 13 to 29 hours, 20 GiB on
+v6e-256, for which nothing is calibrated. Parameters, gradients and both moments of 820
+million parameters lie divided over sixteen chips, or 32 of v5e.
 
 LPIPS, DINOv2 (both of FoundationVision/unitok_external) and CLIP's tokenizer are files:
 

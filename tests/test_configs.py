@@ -69,7 +69,7 @@ def _complete(chain: Chain) -> Chain:
 def test_print_is_as_it_was(name: str) -> None:
     path = GOLDEN / f"{name}.txt"
     printed = render(_complete(_chain(name)))
-    if os.environ.get("UPDATE_GOLDEN"):
+    if os.environ.get("UPDATE_GOLDEN") == "1":
         path.parent.mkdir(exist_ok=True)
         path.write_text(printed)
     assert path.is_file(), f"run UPDATE_GOLDEN=1 pytest {Path(__file__).name}"

@@ -33,8 +33,9 @@ _OTHERS = {
     "chameleon_7b_stage2": _ON_ALL,
     "chameleon_34b_stage2": _ON_ALL,
     "unitok_mllm_7b_pretrain": _ON_ALL,
-    "unitok_vitamin_l": ("v5p_128",),
-    "llamagen": ("v5p_128",),
+    "unitok_vitamin_l": _ON_ALL,
+    "llamagen": _ON_ALL,
+    "llama_2_7b": ("v5p_128",),
 }
 CASES = (
     SMALL,
