@@ -95,9 +95,9 @@ def test_what_capped_and_floor_do_not_see_is_on_the_page(planned):
     [
         (1.3349, 3, "1.335"),
         (0.00012004, 3, "0.000120"),
-        (1476.2, 0, "1476"),
+        (1476.2, 1, "1,476"),
         (0.0, 1, "0.0"),
     ],
 )
-def test_small_numbers_keep_their_digits(value, decimals, text):
+def test_numbers_have_three_digits_or_no_decimals(value, decimals, text):
     assert report.number(value, decimals) == text

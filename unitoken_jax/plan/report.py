@@ -248,10 +248,15 @@ def render(plan: Plan) -> str:
 
 
 def number(value: float, decimals: int) -> str:
-    """Written with so many decimals, or more where these are not three digits."""
-    if value:
+    """Written with so many decimals, more where these are not three digits.
+
+    From a thousand on there are none.
+    """
+    if abs(value) >= 1000:
+        decimals = 0
+    elif value:
         decimals = max(decimals, 2 - math.floor(math.log10(abs(value))))
-    return f"{value:.{decimals}f}"
+    return f"{value:,.{decimals}f}"
 
 
 def _labels(plan: Plan) -> dict[str, str]:
