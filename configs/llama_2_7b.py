@@ -1,4 +1,4 @@
-"""Llama-2-7B's shape on packed rows of text: what other trainers are compared by.
+"""Llama-2-7B's shape on packed rows of text: what other trainers are compared with.
 
 What: our decoder without QK-norm, images and dropout, 4,096 tokens a row and 16,384 a
 chip, every parameter learning. There is no data set behind it; it is to be planned:

@@ -140,8 +140,9 @@ class Loader(Iterator[Batch]):
         steps_per_epoch: steps in which every sample is seen once; where components are
             of different length, each of the one that takes longest.
         summary: what the stream is made of, in lines for a log.
-        digest: of which samples the stream has, in what order: the same on all hosts
-            and at every start, unless they read other data.
+        digest: of the data set, which samples of it the stream has and in what order:
+            the same on all hosts and at every start, unless they read other data. Of
+            published code files only their number counts.
         codes: of the kinds 'liquid' and 'classes', what a model must agree with.
     """
 
@@ -261,7 +262,14 @@ def make_loader(
 def _stream(
     split: Split, vocabulary: TextVocabulary | None, config: DataConfig, seed: int
 ) -> Stream:
-    """Returns the stream of a prepared data set."""
+    """Returns the stream of a prepared data set, which its digest names as well."""
+    stream = _of_kind(split, vocabulary, config, seed)
+    return replace(stream, digest=_digest(split.manifest.digest, stream.digest))
+
+
+def _of_kind(
+    split: Split, vocabulary: TextVocabulary | None, config: DataConfig, seed: int
+) -> Stream:
     if config.kind == "classes":
         _check_codes(split, config)
         names = class_names(split.directory)

@@ -18,8 +18,8 @@ PREEMPTED = 75
 def passed_on(send: Callable[[int], None]) -> Iterator[list[int]]:
     """Pass SIGTERM and SIGINT on while the context lasts.
 
-    So is SIGHUP, as SIGTERM: what runs has sessions of its own, and would outlive a
-    terminal that is closed. Under nohup it stays ignored.
+    SIGHUP is passed on as SIGTERM: what runs has sessions of its own, and would outlive
+    a terminal that is closed. Under nohup it stays ignored.
 
     Args:
         send: is called with the number of each.

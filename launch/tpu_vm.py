@@ -100,8 +100,10 @@ while true; do
   failures=$((failures + 1))
   echo "failure $failures: code $code" >&2
   if [ "$failures" -le @RETRIES@ ]; then continue; fi
-  # Workers whose connection ended may run on; after @PREEMPTED@ others use them.
-  if [ "$code" -ne @PREEMPTED@ ]; then stop; fi
+  # Whoever stopped the run has the slice now.
+  if [ "$code" -eq @PREEMPTED@ ]; then exit "$code"; fi
+  # Workers whose connection ended may run on.
+  stop
   leave "$code"
 done
 """

@@ -14,7 +14,6 @@ import json
 import logging
 import os
 import shlex
-import signal
 import subprocess
 import sys
 import time
@@ -22,7 +21,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from launch import gke, local, slurm, tpu_vm
+from launch import gke, local, signals, slurm, tpu_vm
 from launch.signals import PREEMPTED
 from launch.sweep.config import SweepConfig
 from launch.sweep.tasks import Task
@@ -189,13 +188,10 @@ class Runner:
     def run(self) -> bool:
         """Run what is not done; return whether everything is.
 
-        SIGTERM and Ctrl-C are passed on to the tasks, which save and end.
+        SIGTERM, Ctrl-C and the end of the terminal are passed on to the tasks, which
+        save and end.
         """
-        handlers = {
-            number: signal.signal(number, self._stop)
-            for number in (signal.SIGTERM, signal.SIGINT)
-        }
-        try:
+        with signals.passed_on(self._stop):
             self._write()
             while not self._stopping and (self._start() or self._running):
                 self._look()
@@ -203,9 +199,6 @@ class Runner:
             while self._running:
                 self._look()
                 time.sleep(_POLL)
-        finally:
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
         self._write()
         return all(progress.status == "done" for progress in self.progress.values())
 

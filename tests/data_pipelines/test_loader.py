@@ -12,6 +12,7 @@ import pytest
 from data_pipelines.config import AugmentConfig, MixtureConfig
 from data_pipelines.gallery import BadRecordsError
 from data_pipelines.loader import LoaderError, make_loader
+from data_pipelines.manifest import Manifest
 from data_pipelines.pretokenize import pretokenize
 from data_pipelines.records import RecordError
 from data_pipelines.sequence import IGNORE, NO_SLOT, LayoutConfig
@@ -100,15 +101,20 @@ def test_hosts_share_the_global_batch_in_order(kind, directory, vocabulary):
 
 
 @KINDS
-def test_the_digest_is_of_samples_and_their_order(kind, directory, vocabulary):
+def test_the_digest_is_of_samples_and_their_order(
+    kind, directory, vocabulary, monkeypatch
+):
     def digest(config=CONFIGS[kind], **options):
         options = {"batch": 4, "seed": 3} | options
         with make_loader(config, directory, vocabulary, **options) as loader:
             return loader.digest
 
-    assert digest(host=1, hosts=2) == digest() == digest(batch=8)
+    before = digest()
+    assert digest(host=1, hosts=2) == before == digest(batch=8)
     assert digest(replace(CONFIGS[kind], threads=2, prompt_drop=0.5)) == digest()
     assert digest(seed=4) != digest()
+    monkeypatch.setattr(Manifest, "digest", "of another data set")
+    assert digest() != before
 
 
 def test_records_that_cannot_be_read_change_the_digest(

@@ -86,8 +86,8 @@ def test_failures_on_a_slice_that_stays_are_counted(tmp_path) -> None:
 
 
 def test_a_run_that_others_stop_is_not_started_for_ever(tmp_path) -> None:
-    """Nor does it stop the others once more before it gives up."""
-    code, calls = run(tmp_path, ["--retries=2", *WORDS], "exit 75")
+    """Nor does it stop the others once more, or take their slice, as it gives up."""
+    code, calls = run(tmp_path, ["--retries=2", "--delete", *WORDS], "exit 75")
     assert (code, calls) == (75, ["create", *("ssh", "sleep 60") * 3])
 
 

@@ -159,6 +159,7 @@ def test_published_size():
     [
         ("siglip", True),
         ("vqgan", False),
+        (NODES["vqgan"] | {"revival_weight": 1.0}, True),
         ("unitoken", False),
         ({}, True),
         ({"supervision": "contrastive"}, True),
@@ -169,6 +170,6 @@ def test_published_size():
 def test_which_losses_need_the_whole_batch(node, expected) -> None:
     if isinstance(node, str):
         node = NODES[node]
-    else:
+    elif "kind" not in node:
         node = {"kind": "unitok", "objective": node}
     assert registry.build(node).whole_batch == expected

@@ -50,8 +50,7 @@ def node(data):
         ("stages.stage2.data.kind", "pairs", "this unitoken learns from 'sequences'"),
         ("stages.stage2.data.views.patch", 2, "model.vision.patch is 4, so that slots"),
         ("stages.stage2.data.views.patch", 6, "set the data's to 4"),
-        ("stages.stage2.data.layout.encoding", "discrete", "would see nothing, as"),
-        ("stages.stage2.data.row_views", 0, "stage2.data.row_views is 0; set"),
+        ("stages.stage2.data.row_views", 0, "whose rows show pictures; set"),
         ("stages.base.data.layout.encoding", "dual", "set the encoding to 'discrete'"),
         ("stages.stage2.model.mask_image_logits", True, "mixture.draw is 2, so that"),
         (
@@ -84,6 +83,14 @@ def test_data_that_suits_a_model_passes(node) -> None:
     stages["stage1"]["model"]["mask_image_logits"] = True  # it only reads pictures
     stages["stage2"]["data"]["views"]["size"] = 2 * tiny_chain.IMAGE
     check(build_chain(changed))
+
+
+def test_a_tower_that_sees_nothing_is_said(node, caplog) -> None:
+    changed = plain(node)
+    changed["stages"]["stage2"]["data"]["layout"]["encoding"] = "discrete"
+    check(build_chain(changed))
+    (record,) = caplog.records
+    assert "stage2.model.vision is a tower that sees nothing" in record.message
 
 
 @pytest.mark.parametrize(

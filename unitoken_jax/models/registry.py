@@ -112,7 +112,8 @@ def build(node: Any, path: str = "config.model") -> System:
         module,
         partial(loss, module),
         init,
-        whole_batch=kind == "siglip",
+        # VQGAN's revival looks for codes that nothing in the batch chose.
+        whole_batch=kind == "siglip" or getattr(config, "revival_weight", 0.0) > 0,
     )
     return _with_unitok_parts(system) if kind == "unitok" else system
 

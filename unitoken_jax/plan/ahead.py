@@ -228,8 +228,8 @@ def refusal(message: str, topology: Topology) -> CompileError:
     size = "" if needed is None else f" of {needed / 2**30:.1f} GiB"
     return TooLargeError(
         f"the step{size} does not fit the {topology.chip.memory / 2**30:.0f} GiB of a "
-        f"{topology.chip.name} chip: use more microbatches, another remat policy or "
-        "more shards",
+        f"{topology.chip.name} chip: use another remat policy, more shards, or "
+        "more microbatches or portions where the model takes them",
         needed,
     )
 

@@ -65,9 +65,6 @@ def compare(plan: Plan, path: Path) -> list[str]:
     if not path.is_file():
         return [f"{path} does not exist; UPDATE_GOLDEN=1 writes it"]
     before = json.loads(path.read_text())
-    if isinstance(before.get("unpriced"), list):  # files of before have names alone
-        before["unpriced"] = sorted({_NUMBER.sub("", n) for n in before["unpriced"]})
-        now["unpriced"] = sorted(now["unpriced"])
     faults = []
     for name in sorted(before.keys() | now.keys()):
         old, new = before.get(name), now.get(name)

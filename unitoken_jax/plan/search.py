@@ -72,18 +72,21 @@ class Trial:
     def stands(self, limit: float) -> bool:
         """Whether it would end the same way if it were given `limit` seconds again.
 
-        A compiler that is not installed, or a full disk, says nothing of a setting.
+        A compiler that is not installed, a full disk or a process that is killed for
+        want of memory says nothing of a setting; a compiler that aborts does.
         """
         if self.given_up:
             return self.given_up >= limit
         compiled = math.isfinite(self.seconds)
-        return compiled or self.too_large or _REFUSED in self.fault
+        refused = _REFUSED in self.fault or _ABORTED in self.fault
+        return compiled or self.too_large or refused
 
 
 _FATAL = re.compile(r"F\d{4}")
 # In the sentences of `ahead.TooLargeError` and of `ahead.CompileError` as well.
 _TOO_LARGE = "does not fit"
 _REFUSED = "the compiler refuses"
+_ABORTED = f"killed by signal {signal.SIGABRT:d}"
 
 
 def axes(job: Job, topology: Topology) -> dict[str, list[Setting]]:

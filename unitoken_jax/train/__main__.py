@@ -245,22 +245,27 @@ def _check_data(system: registry.System, data: DataConfig, at: str) -> None:
 def _check_sequences(config: UniTokenConfig, data: DataConfig, at: str) -> None:
     """Refuse packed rows that show pictures otherwise than the model sees them."""
     vision, encoding = config.vision, data.layout.encoding
-    shown = data.shows_views and data.row_views > 0
+    shown = data.shows_views
     if shown and vision is None:
         raise ConfigError(
             f"{at}.model.vision is None, but {at}.data.layout.encoding is "
             f"{encoding!r}, whose continuous features no tower would give; set the "
             "encoding to 'discrete', or give the model a tower."
         )
-    if vision is not None and not shown:
+    if shown and data.row_views < 1:
         raise ConfigError(
-            f"{at}.model.vision is a tower that would see nothing, as "
-            f"{at}.data.layout.encoding is {encoding!r} and {at}.data.row_views is "
-            f"{data.row_views}; set the encoding to 'dual' or 'continuous' and "
-            "row_views to 1 or more, or model.vision to None."
+            f"{at}.data.row_views is {data.row_views}, but "
+            f"{at}.data.layout.encoding is {encoding!r}, whose rows show pictures; set "
+            "row_views to 1 or more."
+        )
+    if vision is not None and not shown:
+        log.warning(
+            "%s.model.vision is a tower that sees nothing, as %s.data.layout.encoding "
+            "is %r: weight decay alone moves it.",
+            *(at, at, encoding),
         )
     # Another size of views is fine: the tower interpolates its positions.
-    if vision is not None and vision.patch != data.views.patch:
+    if vision is not None and shown and vision.patch != data.views.patch:
         raise ConfigError(
             f"{at}.data.views.patch is {data.views.patch}, but "
             f"{at}.model.vision.patch is {vision.patch}, so that slots would name "

@@ -311,7 +311,8 @@ class Checkpointer:
                     shutil.rmtree(target, ignore_errors=True)
                     shutil.move(folder, target)
         log.warning(
-            "checkpoints that not every process can read (%s) are moved to %s.",
+            "checkpoints that are damaged or not seen by every process (%s) are moved "
+            "to %s.",
             *(", ".join(map(str, steps)), self._damaged),
         )
         processes.wait_for_all("setting checkpoints aside")

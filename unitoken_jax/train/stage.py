@@ -229,7 +229,7 @@ def start(
         state = create.compile(compiler_options=options)(key)
     params = transfer.replace(state.params, layout.params, sources)
     kept = state.optimizer
-    if job.train.average:  # so far it is of what was replaced
+    if job.train.average and sources:  # so far it is of what was replaced
         kept = average.start(params, kept["rest"])
     return dataclasses.replace(state, params=params, optimizer=kept)
 

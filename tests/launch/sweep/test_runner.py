@@ -224,7 +224,8 @@ def test_a_run_that_starts_while_the_command_is_asked_to_end(folder) -> None:
     assert run._running[0].process.wait(20) == -signal.SIGTERM
 
 
-def test_an_interruption_is_passed_on(folder) -> None:
+@pytest.mark.parametrize("asked", [signal.SIGTERM, signal.SIGHUP])
+def test_an_interruption_is_passed_on(folder, asked) -> None:
     """Runs that are asked to end do so, and are not counted as failed."""
     saves = "import signal, sys, time; signal.signal(15, lambda *_: sys.exit()); "
     saves += "print('up', flush=True); time.sleep(60)"
@@ -235,7 +236,7 @@ def test_an_interruption_is_passed_on(folder) -> None:
 
     def look_and_ask() -> None:
         if "up" in (folder / "logs" / f"{plan[0].name}.log").read_text().split():
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), asked)
         look()
 
     run._look = look_and_ask  # type: ignore
