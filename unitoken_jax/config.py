@@ -57,6 +57,17 @@ def positive(config: Any, *names: str) -> None:
             raise ValueError(f"{name} must be at least 1, not {getattr(config, name)}.")
 
 
+def below_one(config: Any, *names: str) -> None:
+    """Refuse a config in which one of the fields `names` is not in [0, 1).
+
+    Raises:
+        ValueError: naming the field; `build` adds where the config stands.
+    """
+    for name in names:
+        if not 0 <= getattr(config, name) < 1:
+            raise ValueError(f"{name} must be in [0, 1), not {getattr(config, name)}.")
+
+
 def plain(node: Any) -> Any:
     """Return `node` as dicts, tuples and primitives, whatever it was made of."""
     if dataclasses.is_dataclass(node) and not isinstance(node, type):

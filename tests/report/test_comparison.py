@@ -5,7 +5,10 @@ import math
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -56,6 +59,14 @@ def write_sweep(folder: Path, **changes) -> Path:
     folder.mkdir(exist_ok=True)
     (folder / "sweep.json").write_text(json.dumps(state))
     return folder
+
+
+@contextmanager
+def tasks_of(folder: Path) -> Iterator[dict[str, Any]]:
+    """How the tasks of a sweep stand, to be changed."""
+    state = json.loads((folder / "sweep.json").read_text())
+    yield state["tasks"]
+    (folder / "sweep.json").write_text(json.dumps(state))
 
 
 def task(run: str, labels, seed) -> dict:
@@ -157,14 +168,10 @@ def test_a_seed_that_is_not_finite_is_counted_and_named(tmp_path) -> None:
 
 def test_one_failure_is_no_plural(tmp_path) -> None:
     folder = write_sweep(tmp_path / "s")
-    state = json.loads((folder / "sweep.json").read_text())
-    for name, changes in {
-        "dual_4-1_seed5": {"failures": 1},
-        "discrete_1-2_seed5": {"failures": 1},
-        "discrete_1-2_seed6": {"status": "blocked", "failures": 0},
-    }.items():
-        state["tasks"][name] |= changes
-    (folder / "sweep.json").write_text(json.dumps(state))
+    with tasks_of(folder) as tasks:
+        tasks["dual_4-1_seed5"] |= {"failures": 1}
+        tasks["discrete_1-2_seed5"] |= {"failures": 1}
+        tasks["discrete_1-2_seed6"] |= {"status": "blocked", "failures": 0}
     html = comparison.build(folder).read_text()
     assert "dual_4-1_seed5 failed once before it was done." in html
     assert "failed</span> after 1 try: the" in html
@@ -221,10 +228,9 @@ def test_collapsed_settings_are_named(tmp_path) -> None:
 
 def test_a_sweep_that_has_just_begun(tmp_path) -> None:
     folder = write_sweep(tmp_path / "s")
-    state = json.loads((folder / "sweep.json").read_text())
-    for name in state["tasks"]:
-        state["tasks"][name] |= {"status": "waiting", "run": f"points/{name}-none"}
-    (folder / "sweep.json").write_text(json.dumps(state))
+    with tasks_of(folder) as tasks:
+        for name, each in tasks.items():
+            each |= {"status": "waiting", "run": f"points/{name}-none"}
     html = comparison.build(folder).read_text()
     assert "No run has the two measures yet." in html
     assert "Nothing has been logged yet." in html

@@ -14,7 +14,7 @@ from flax import linen as nn
 from flax import struct
 from jax.nn import initializers
 
-from unitoken_jax.config import positive
+from unitoken_jax.config import below_one, positive
 from unitoken_jax.layers.attention import Attention, KeyValue
 from unitoken_jax.layers.dropout import Dropout
 from unitoken_jax.layers.linear import Embedding, Linear
@@ -96,8 +96,7 @@ class ChameleonConfig:
                 f"model_parallel_size={rows} must divide heads={self.heads} and "
                 f"kv_heads={self.kv_heads}: QK-norm has so many rows"
             )
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout must be in [0, 1), not {self.dropout}.")
+        below_one(self, "dropout")
 
 
 CHAMELEON_34B = ChameleonConfig(

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.nn import initializers
 
-from unitoken_jax.config import positive
+from unitoken_jax.config import below_one, positive
 from unitoken_jax.layers.attention import KeyValue
 from unitoken_jax.layers.dropout import Dropout
 from unitoken_jax.layers.linear import Embedding
@@ -104,11 +104,7 @@ class LlamaGenConfig:
                 f"hidden={self.hidden} over heads={self.heads} must give heads whose "
                 "width is a multiple of 4"
             )
-        for name in ("token_dropout", "dropout"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(
-                    f"{name} must be in [0, 1), not {getattr(self, name)}."
-                )
+        below_one(self, "token_dropout", "dropout")
         if self.class_dropout and not self.null_class:
             raise ValueError(
                 f"class_dropout={self.class_dropout} leaves classes out, which needs "

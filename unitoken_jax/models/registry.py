@@ -112,8 +112,8 @@ def build(node: Any, path: str = "config.model") -> System:
         module,
         partial(loss, module),
         init,
-        # VQGAN's revival looks for codes that nothing in the batch chose.
-        whole_batch=kind == "siglip" or getattr(config, "revival_weight", 0.0) > 0,
+        # Configs of losses that may do so have it as a property.
+        whole_batch=getattr(config, "whole_batch", False),
     )
     return _with_unitok_parts(system) if kind == "unitok" else system
 

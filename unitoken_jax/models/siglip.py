@@ -143,6 +143,11 @@ class SiglipConfig:
                 "true"
             )
 
+    @property
+    def whole_batch(self) -> bool:
+        """Always: the loss compares every picture with every text of the batch."""
+        return True
+
 
 class EncoderBlock(nn.Module):
     """Pre-norm attention and MLP of either tower; `rows` names the axis B."""

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
-from unitoken_jax.config import ConfigError, positive
+from unitoken_jax.config import ConfigError, below_one, positive
 from unitoken_jax.models.frozen import Companions
 from unitoken_jax.ops import pixels, quantisation
 from unitoken_jax.ops.contrastive import contrastive_loss
@@ -69,8 +69,7 @@ class ObjectiveConfig:
     def __post_init__(self) -> None:
         counts = ("decode_every", "perceptual_every", "perceptual_portions")
         positive(self, *counts, "contrastive_chunk")
-        if not 0 <= self.usage_decay < 1:
-            raise ValueError(f"usage_decay must be in [0, 1), not {self.usage_decay}.")
+        below_one(self, "usage_decay")
 
     @property
     def reconstructs(self) -> bool:

@@ -83,6 +83,12 @@ class VQGANConfig:
     dtype: Dtype = "float32"
 
     @property
+    def whole_batch(self) -> bool:
+        """Whether a term compares elements of a batch with each other."""
+        # The revival looks for codes that nothing in the batch chose.
+        return self.revival_weight > 0
+
+    @property
     def factor(self) -> int:
         """Pixels along the side of one code."""
         return 2 ** (len(self.ch_mult) - 1)

@@ -27,6 +27,7 @@ import orbax.checkpoint as ocp
 
 from unitoken_jax.config import UserError, nearest
 from unitoken_jax.train import processes
+from unitoken_jax.train.environment import write_text
 from unitoken_jax.train.local import LocalCheckpoints, LocalConfig
 from unitoken_jax.train.paths import flatten, nest
 from unitoken_jax.train.state import TrainState
@@ -163,9 +164,7 @@ class Checkpointer:
         path, name = self.directory / "identity", bytes(8).hex()
         if processes.is_first():
             if not path.exists():
-                partial = path.with_suffix(".partial")
-                partial.write_text(secrets.token_hex(8))
-                partial.replace(path)
+                write_text(path, secrets.token_hex(8))
             name = path.read_text()
         numbers = np.frombuffer(bytes.fromhex(name), np.int32)
         return processes.gather(numbers.tolist())[0].tobytes().hex()

@@ -7,7 +7,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from unitoken_jax.config import ConfigError, build, nearest, plain
+from unitoken_jax.config import ConfigError, below_one, build, nearest, plain
 from unitoken_jax.parallel.mesh import MeshConfig
 from unitoken_jax.train.adversarial import AdversaryConfig
 from unitoken_jax.train.alarms import AlarmConfig
@@ -45,8 +45,7 @@ class TrainConfig:
     average: float = 0.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.average < 1:
-            raise ValueError(f"average must be in [0, 1), not {self.average}.")
+        below_one(self, "average")
         for name in ("steps", "batch", "microbatches", "log_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1.")

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from unitoken_jax.config import ConfigError
+from unitoken_jax.config import ConfigError, below_one
 from unitoken_jax.train import schedule as schedules
 from unitoken_jax.train.paths import flatten
 
@@ -87,11 +87,7 @@ class OptimizerConfig:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ValueError(f"{name} must exceed 0, not {value}.")
-        for name in ("b1", "b2"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(
-                    f"{name} must be in [0, 1), not {getattr(self, name)}."
-                )
+        below_one(self, "b1", "b2")
         if not 0 <= self.end_scale <= 1:
             raise ValueError(f"end_scale must be in [0, 1], not {self.end_scale}.")
 
