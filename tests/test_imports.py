@@ -14,11 +14,12 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("unitoken_jax", "data_pipelines", "configs", "launch")
 
-_BELOW_TRAIN = {"models", "layers", "ops", "parallel", "config"}
+_BELOW_TRAIN = {"models", "layers", "ops", "parallel", "config", "files"}
 
 # Which of our packages each package may import, besides itself.
 ALLOWED = {
     "config": set(),
+    "files": {"config"},
     "ops": set(),
     "parallel": {"config"},
     "layers": {"ops", "parallel", "config"},
@@ -28,15 +29,16 @@ ALLOWED = {
     "evaluate": _BELOW_TRAIN | {"generate"},
     "convert": _BELOW_TRAIN,
     "plan": _BELOW_TRAIN | {"train"},
-    "report": {"config"},
-    "data_pipelines": {"config"},
+    "report": {"config", "files"},
+    "data_pipelines": {"config", "files"},
     "configs": set(),
-    "launch": {"config", "configs"},
+    "launch": {"config", "configs", "files"},
 }
 # What a package may import besides our own and the standard library; packages that
 # are not named may use any requirement.
 OUTSIDE = {
     "config": {"absl", "ml_collections"},
+    "files": {"absl"},
     "ops": {"jax", "numpy"},
     "report": {"absl", "jinja2", "markupsafe", "numpy", "PIL"},
     "data_pipelines": {

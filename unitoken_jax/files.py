@@ -1,0 +1,221 @@
+"""Files on the ground floor: paths that users give, whole files, lines of JSON.
+
+Every path of a flag, a config field, a request or a sweep goes through `user_path`,
+every small file appears through `write_bytes`, and every JSON-lines file is read with
+`json_lines`. Standard library and `unitoken_jax.config` only: anyone may import it.
+"""
+
+import contextlib
+import dataclasses
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+from unitoken_jax.config import ConfigError
+
+# `gs:/bucket` is what pathlib makes of a bucket's address; a drive is no scheme.
+_SCHEME = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]+):/")
+_BOM = b"\xef\xbb\xbf"
+
+
+def user_path(given: str | os.PathLike[str], name: str) -> Path:
+    """Return the path that a user gave, with `~` and `~user` expanded.
+
+    Spaces and letters of any script within a path are kept as they are.
+
+    Args:
+        given: as it was written.
+        name: of the flag, field or request it came from, for messages: `--workdir`.
+
+    Raises:
+        ConfigError: it is empty, begins or ends with white space, holds a NUL, is the
+            address of a bucket or another URL, or its `~` has no home directory.
+    """
+    text = os.fspath(given)
+    if not text.strip():
+        raise ConfigError(f"{name} is an empty path; name a file or folder.")
+    if text != text.strip():
+        raise ConfigError(
+            f"{name}={text!r} begins or ends with white space, which is likely not "
+            "meant; remove it."
+        )
+    if "\0" in text:
+        raise ConfigError(f"{name}={text!r} holds a NUL, which no path may.")
+    scheme = _SCHEME.match(text)
+    if scheme is not None:
+        raise ConfigError(
+            f"{name}={text}: {scheme['scheme']}:// is not a path of this machine, and "
+            "nothing is read from or written to such addresses. Mount the bucket "
+            "(gcsfuse, s3fs, or --mount of the launchers) and give the mounted path."
+        )
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        # Undecodable bytes of a file's name on this machine come as surrogates.
+        if not _is_file_name(text):
+            raise ConfigError(
+                f"{name}={text!r} holds half a character ({error.reason})."
+            ) from error
+    if not text.startswith("~"):
+        return Path(text)
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise ConfigError(
+            f"{name}={text}: there is no such home directory ({error}); write the path "
+            "in full."
+        ) from error
+
+
+def _is_file_name(text: str) -> bool:
+    try:
+        os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+class _PathParser(flags.ArgumentParser):
+    """Parses a flag whose value is a path, with `user_path`."""
+
+    syntactic_help = "a path"
+
+    def __init__(self, name: str) -> None:
+        self._name = f"--{name}"
+
+    def parse(self, argument: str | os.PathLike[str]) -> Path:
+        """Return the path, or raise the sentence that `config.run` prints."""
+        return user_path(argument, self._name)
+
+    def flag_type(self) -> str:
+        """Name the type in --help."""
+        return "path"
+
+
+def define_path_flag(
+    name: str, default: str | None, meaning: str, *, required: bool = False
+) -> flags.FlagHolder:
+    """Define a flag whose value is a `Path` of a user, or None where none is given.
+
+    Args:
+        name: without dashes.
+        default: as a user would write it; None: no path.
+        meaning: one sentence for --help.
+        required: refuse a command line without it.
+    """
+    return flags.DEFINE(
+        _PathParser(name),
+        name,
+        default,
+        meaning,
+        serializer=flags.ArgumentSerializer(),
+        required=required,
+    )
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file so that readers, and the next start, see the old or the new one.
+
+    Raises:
+        OSError: it cannot be written; the old one is untouched.
+    """
+    with replaced(path) as partial, partial.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text as `write_bytes` does."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write indented JSON with sorted keys as `write_bytes` does."""
+    write_text(path, json.dumps(content, indent=2, sort_keys=True) + "\n")
+
+
+@contextlib.contextmanager
+def replaced(path: Path) -> Iterator[Path]:
+    """Give a temporary path beside `path` that takes its place if the block ends well.
+
+    If the block raises, nothing is left behind and `path` stays as it was.
+    """
+    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    try:
+        yield partial
+        partial.replace(path)
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class JsonLine:
+    """One line of a JSON-lines file.
+
+    Attributes:
+        number: of the line, from 1; empty lines count and are left out.
+        value: what it says; None if there is a fault.
+        fault: what is wrong with it, a clause without a full stop; None if nothing.
+    """
+
+    number: int
+    value: Any
+    fault: str | None = None
+
+
+def json_lines(data: bytes) -> Iterator[JsonLine]:
+    """Yield the lines of JSON-lines data, good and bad; none ends the others.
+
+    Lines end with LF or CRLF and nowhere else (U+2028, U+0085 and the like may stand in
+    texts); a byte order mark at the beginning is skipped. Half a surrogate pair, which
+    could never be written again, is a fault.
+    """
+    for number, line in enumerate(data.removeprefix(_BOM).split(b"\n"), 1):
+        if line.strip():
+            try:
+                yield JsonLine(number, read_json(line))
+            except ValueError as error:
+                yield JsonLine(number, None, str(error))
+
+
+def read_json(data: bytes) -> Any:
+    """Read one JSON value of UTF-8 bytes, as RFC 8259 has it.
+
+    Raises:
+        ValueError: a clause without a full stop: not UTF-8, not JSON, NaN or Infinity,
+            nested too deeply, a number of too many digits or half a surrogate pair.
+    """
+    try:
+        text = data.decode()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"not UTF-8 text ({error})") from error
+    try:
+        value = json.loads(text, parse_constant=_refuse_constant)
+        # Only an escape can make half a pair; only then is the value walked through.
+        is_cut = "\\u" in text and _has_surrogate(value)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"not JSON ({error})") from error
+    except RecursionError as error:
+        raise ValueError("brackets are nested too deeply") from error
+    if is_cut:
+        raise ValueError("half a surrogate pair (half an emoji, cut in the middle)")
+    return value
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not a JSON number")
+
+
+def _has_surrogate(value: Any) -> bool:
+    if isinstance(value, str):
+        return any("\ud800" <= letter <= "\udfff" for letter in value)
+    if isinstance(value, Mapping):
+        return any(_has_surrogate(part) for pair in value.items() for part in pair)
+    return isinstance(value, list) and any(map(_has_surrogate, value))
