@@ -212,7 +212,8 @@ def read_picture(
     if max(picture.size) > image_size:
         picture = images.fit(picture, image_size, Image.Resampling.LANCZOS)
         file = io.BytesIO()
-        picture.save(file, "PNG")
+        # RGBA even where nothing is clear: the same bytes as ever
+        picture.convert("RGBA").save(file, "PNG")
         data = file.getvalue()
     white = np.asarray(images.composite(picture))
     if white.min() > 255 - _VISIBLE:

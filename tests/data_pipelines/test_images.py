@@ -3,13 +3,26 @@
 import io
 import random
 import struct
+import warnings
 import zlib
 
+import crafted
 import numpy as np
 import pytest
 from PIL import Image
 
 from data_pipelines import images
+
+WIDE = np.array([0x0000, 0x00FF, 0x0100, 0x1234, 0xFFFF])
+HIGH = [0x00, 0x00, 0x01, 0x12, 0xFF]
+
+
+def _decoded(data, **options):
+    return np.asarray(images.decode(data, "x", **options))
+
+
+def _row(data):
+    return _decoded(data)[0].tolist()
 
 
 def _png_header(width, height):
@@ -57,6 +70,213 @@ def test_not_an_image_and_damaged_image(examples):
         images.decode(_png_header(3, 3), "a.png")
 
 
+def _big(values, kind="u2"):
+    return np.asarray(values).astype(f">{kind}").tobytes()
+
+
+def _little(values, kind="u2"):
+    return np.asarray(values).astype(f"<{kind}").tobytes()
+
+
+def _wide_files():
+    grey = WIDE.astype(np.uint16)[None]
+    big = Image.frombytes("I;16B", (5, 1), _big(WIDE))
+    little = Image.fromarray(grey)
+    return {
+        "PNG": crafted.png((5, 1), 16, 0, [_big(WIDE)]),
+        "PNG of Pillow": crafted.encoded(little, "PNG"),
+        "PNG of Pillow, big": crafted.encoded(big, "PNG"),
+        "TIFF": crafted.encoded(little, "TIFF"),
+        "TIFF, big": crafted.encoded(big, "TIFF"),
+        "TIFF, packed": crafted.encoded(little, "TIFF", compression="tiff_lzw"),
+        "TIFF by hand": crafted.tiff(5, 16, 1, _little(WIDE)),
+        "TIFF, white is zero": crafted.tiff(5, 16, 0, _little(WIDE ^ 0xFFFF)),
+        "TIFF of 32 bits": crafted.encoded(
+            Image.fromarray(grey.astype(np.int32)), "TIFF"
+        ),
+        "PNG in colour": crafted.png((5, 1), 16, 2, [_big(np.repeat(WIDE, 3))]),
+    }
+
+
+@pytest.mark.parametrize("name", _wide_files())
+def test_of_sixteen_bits_the_upper_eight_are_kept(name):
+    assert _row(_wide_files()[name]) == [[value] * 3 for value in HIGH]
+
+
+def test_sixteen_bits_with_alpha():
+    pixels = np.array([[0x1234, 0xFFFF], [0xFFFF, 0x8000]])
+    grey = crafted.png((2, 1), 16, 4, [_big(pixels)])
+    colour = crafted.png((2, 1), 16, 6, [_big(pixels[:, [0, 0, 0, 1]])])
+    for data in (grey, colour):
+        assert _row(data) == [[18, 18, 18, 255], [255, 255, 255, 128]]
+
+
+def test_twelve_bits():
+    data = crafted.tiff(4, 12, 1, bytes([0x12, 0x3F, 0xFF, 0x80, 0x00, 0x10]))
+    assert _row(data) == [[v, v, v] for v in (0x12, 0xFF, 0x80, 0x01)]
+
+
+@pytest.mark.parametrize(
+    ("bits", "kind", "values", "expected"),
+    [
+        (16, 2, [0, 0x1234, 0x7FFF], [0, 0x12, 0x7F]),
+        (16, 2, [0, -5, 0x7FFF], None),
+        (32, 1, [0, 5, 255], None),
+        (32, 1, [0, 5, 2**31], None),
+        (32, 3, [0, 0.25, 1], [0, 64, 255]),
+        (32, 3, [0, 0.25, 255], None),
+        (32, 3, [0, -0.25, 1], None),
+        (32, 3, [0, np.nan, 1], None),
+        (32, 3, [0, np.inf, 1], None),
+    ],
+)
+def test_numbers_that_do_not_say_what_white_is(bits, kind, values, expected):
+    stored = _little(values, f"{' uif'[kind]}{bits // 8}")
+    data = crafted.tiff(3, bits, 1, stored, kind=kind)
+    if expected is None:
+        with pytest.raises(images.PictureError, match=r"the picture .* 8 or 16 bits"):
+            images.decode(data, "x")
+    else:
+        assert _row(data) == [[value] * 3 for value in expected]
+
+
+@pytest.mark.parametrize(
+    ("depth", "kind", "row", "clear", "alpha"),
+    [
+        (1, 0, b"\x50", [1], [255, 0, 255, 0]),
+        (1, 0, b"\x50", [0], [0, 255, 0, 255]),
+        (2, 0, b"\x1b", [1], [255, 0, 255, 255]),
+        (4, 0, b"\x01\x5f", [5], [255, 255, 0, 255]),
+        (8, 0, b"\x00\x05\xff\x07", [5], [255, 0, 255, 255]),
+        (16, 0, _big([0, 0x0105, 0x0104, 0xFFFF]), [0x0105], [255, 0, 255, 255]),
+        (8, 2, bytes([1, 2, 3] * 2 + [9] * 6), [1, 2, 3], [0, 0, 255, 255]),
+        (16, 2, _big([0x1234] * 6 + [7] * 6), [0x1234] * 3, [0, 0, 255, 255]),
+    ],
+)
+def test_the_clear_colour_of_a_png(depth, kind, row, clear, alpha):
+    clear_chunk = crafted.chunk(b"tRNS", _big(clear))
+    data = crafted.png((4, 1), depth, kind, [row], clear_chunk)
+    assert [pixel[3] for pixel in _row(data)] == alpha
+
+
+def test_palettes_with_transparency():
+    colors = crafted.chunk(b"PLTE", bytes([255, 0, 0, 0, 255, 0, 0, 0, 255]))
+    alphas = crafted.chunk(b"tRNS", bytes([0, 128]))
+    data = crafted.png((3, 1), 8, 3, [bytes([0, 1, 2])], colors, alphas)
+    assert _row(data) == [[255, 0, 0, 0], [0, 255, 0, 128], [0, 0, 255, 255]]
+    one = crafted.png((3, 1), 8, 3, [bytes([0, 1, 2])], colors, alphas[:-6] + b"\xff")
+    with pytest.raises(images.PictureError, match="x"):
+        images.decode(one, "x")
+
+
+def test_a_palette_that_is_missing_is_a_damage():
+    data = crafted.png((3, 1), 8, 3, [bytes([0, 1, 2])])
+    with pytest.raises(images.PictureError, match=r"x: the picture is damaged"):
+        images.decode(data, "x")
+
+
+@pytest.mark.parametrize(
+    "mode",
+    ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB"],
+)
+def test_every_mode_of_a_tiff_becomes_rgb_or_rgba(mode):
+    picture = Image.new(mode, (3, 2))
+    decoded = images.decode(crafted.encoded(picture, "TIFF"), "x")
+    wanted = "RGBA" if picture.has_transparency_data else "RGB"
+    assert (decoded.mode, decoded.size) == (wanted, (3, 2))
+
+
+def test_cmyk_of_a_jpeg_is_the_right_way_round():
+    white = crafted.encoded(Image.new("CMYK", (8, 8)), "JPEG")
+    assert _row(white)[0] == [255, 255, 255]
+    black = crafted.encoded(Image.new("CMYK", (8, 8), (0, 0, 0, 255)), "JPEG")
+    assert _row(black)[0] == [0, 0, 0]
+
+
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "TIFF", "MPO"])
+def test_the_first_frame_of_several(kind):
+    first, second = (Image.new("RGB", (8, 8), c) for c in ((255, 0, 0), (0, 0, 255)))
+    options = {"lossless": True} if kind == "WEBP" else {}
+    data = crafted.encoded(
+        first, kind, save_all=True, append_images=[second], **options
+    )
+    np.testing.assert_allclose(_row(data)[0][:3], [255, 0, 0], atol=2)
+
+
+# What stands in the corners of `crafted.corners`, turned as the file asks.
+RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
+UPRIGHT = {
+    1: (RED, GREEN, BLUE, WHITE),
+    2: (GREEN, RED, WHITE, BLUE),
+    3: (WHITE, BLUE, GREEN, RED),
+    4: (BLUE, WHITE, RED, GREEN),
+    5: (RED, BLUE, GREEN, WHITE),
+    6: (BLUE, RED, WHITE, GREEN),
+    7: (WHITE, GREEN, BLUE, RED),
+    8: (GREEN, WHITE, RED, BLUE),
+}
+
+
+def _corners(picture):
+    right, below = picture.width - 1, picture.height - 1
+    places = ((0, 0), (right, 0), (0, below), (right, below))
+    return tuple(picture.getpixel(place) for place in places)
+
+
+@pytest.mark.parametrize("orientation", UPRIGHT)
+def test_orientation_is_ignored_as_released_or_followed(orientation):
+    files = [
+        crafted.turned(orientation),
+        crafted.turned(orientation, "WEBP", lossless=True),
+    ]
+    for data in files:
+        released = images.decode(data, "x")
+        assert (released.size, _corners(released)) == ((24, 16), UPRIGHT[1])
+        upright = images.decode(data, "x", policy="upright")
+        assert upright.size == ((24, 16) if orientation < 5 else (16, 24))
+        assert _corners(upright) == UPRIGHT[orientation]
+    jpeg = images.decode(crafted.turned(orientation, "JPEG"), "x", policy="upright")
+    wanted = np.array(UPRIGHT[orientation])
+    assert np.abs(np.array(_corners(jpeg)) - wanted).max() < 40
+
+
+@pytest.mark.parametrize("policy", ["released", "upright"])
+def test_a_tiff_is_turned_once(policy):
+    picture = images.decode(crafted.turned(6, "TIFF"), "x", policy=policy)
+    assert (picture.size, _corners(picture)) == ((16, 24), UPRIGHT[6])
+
+
+@pytest.mark.parametrize(
+    "exif",
+    [
+        b"Exif\0\0",
+        b"Exif\0\0II*\0",
+        b"Exif\0\0garbage that is no header",
+        b"Exif\0\0II*\0\xff\xff\xff\xff",
+        # counts and offsets that lead nowhere, and an orientation that is a text
+        b"Exif\0\0II*\0\x08\0\0\0\xff\xff\x12\x01\x03\0\xff\xff\xff\xff\x06\0\0\0",
+        b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x02\0\0\0\x02\x36\0\0\0\0\0\0\0",
+        *(crafted.turned(absurd) for absurd in (0, 9, 255, 65535)),
+    ],
+)
+@pytest.mark.parametrize("filters", ["error", "ignore"])
+def test_exif_that_is_damaged_or_absurd_says_nothing(exif, filters):
+    is_file = not exif.startswith(b"Exif")
+    data = exif if is_file else crafted.encoded(crafted.corners(), "JPEG", exif=exif)
+    with warnings.catch_warnings():
+        warnings.simplefilter(filters)
+        assert images.decode(data, "x", policy="upright").size == (24, 16)
+
+
+def test_warnings_made_errors_change_nothing():
+    data = _png_header(11_000, 9_000)  # more than Pillow warns of, less than it refuses
+    for filters in ("error", "ignore"):
+        with warnings.catch_warnings():
+            warnings.simplefilter(filters)
+            with pytest.raises(images.PictureError, match="11000 × 9000"):
+                images.decode(data, "x")
+
+
 def test_composite_shows_the_background_where_clear():
     picture = Image.new("RGBA", (2, 1), (255, 0, 0, 0))
     picture.putpixel((1, 0), (255, 0, 0, 255))
@@ -74,6 +294,28 @@ def test_square_keeps_the_aspect_ratio(size):
     assert max(width, height) == 32
     assert min(width, height) == max(1, round(32 * min(size) / max(size)))
     assert (square[~inside] == (0, 0, 255)).all()
+
+
+def test_opaque_pictures_are_the_same_without_alpha():
+    rng = np.random.default_rng(0)
+    for width, height, side in ((90, 61, 32), (17, 40, 64), (1, 300, 8), (2000, 3, 50)):
+        noise = rng.integers(0, 256, (height, width, 3)).astype(np.uint8)
+        plain = Image.fromarray(noise)
+        clear = plain.convert("RGBA")
+        for resample in (Image.Resampling.BICUBIC, Image.Resampling.LANCZOS):
+            made, wanted = (
+                images.to_square(picture, side, (1, 2, 3), resample)
+                for picture in (plain, clear)
+            )
+            np.testing.assert_array_equal(made, wanted)
+        covered = images.cover(plain, side)
+        assert covered.mode == "RGB"
+        assert covered.convert("RGBA").tobytes() == images.cover(clear, side).tobytes()
+        one, two = (
+            images.random_crop(picture, side, 0.5, np.random.default_rng(1))
+            for picture in (plain, clear)
+        )
+        assert one.convert("RGBA").tobytes() == two.tobytes()
 
 
 def test_hidden_colours_do_not_bleed():
