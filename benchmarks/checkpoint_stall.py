@@ -24,10 +24,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from unitoken_jax.train import guard
-from unitoken_jax.train.checkpoint import CheckpointConfig, Checkpointer
-from unitoken_jax.train.local import LocalConfig
-from unitoken_jax.train.state import TrainState
+from unitoken_jax.checkpoint.local import LocalConfig
+from unitoken_jax.checkpoint.manager import CheckpointConfig, Checkpointer
+from unitoken_jax.checkpoint.state import TrainState, init_guard
 
 _ARRAYS = 16  # as many as the parameters of a scanned decoder
 
@@ -42,7 +41,7 @@ def make_state(mib: int) -> TrainState:
         params={f"w{i}": jax.random.normal(k, (size,)) for i, k in enumerate(keys)},
         optimizer={},
         key=jax.random.key(1),
-        guard=guard.init(),
+        guard=init_guard(),
     )
 
 

@@ -15,11 +15,11 @@ from data_pipelines.manifest import Manifest, file_digest
 from data_pipelines.sequence import LayoutConfig
 from data_pipelines.shards import write_split
 from data_pipelines.vocabulary import Vocabulary, train_vocabulary
+from unitoken_jax.checkpoint import state
+from unitoken_jax.checkpoint.manager import CheckpointConfig, Checkpointer
 from unitoken_jax.evaluate import __main__ as evaluate
 from unitoken_jax.generate import __main__ as generate
 from unitoken_jax.models import registry
-from unitoken_jax.train import state
-from unitoken_jax.train.checkpoint import CheckpointConfig, Checkpointer
 from unitoken_jax.train.job import build_chain
 
 CODES = 16

@@ -9,13 +9,13 @@ import pytest
 
 from configs import llamagen, unitok_mllm_7b_finetune, unitok_mllm_7b_pretrain
 from tests.models.random_weights import random_weights
+from unitoken_jax.checkpoint import state as states
 from unitoken_jax.models import registry
 from unitoken_jax.models.llamagen import LlamaGenConfig, published
 from unitoken_jax.models.unitok_mllm import UniTokMllmConfig
-from unitoken_jax.train import state as states
+from unitoken_jax.runtime.pytree import flatten
 from unitoken_jax.train.job import Job, build_chain
 from unitoken_jax.train.optimizer import make_optimizer
-from unitoken_jax.train.paths import flatten
 from unitoken_jax.train.step import make_train_step, make_update
 
 CODES, BOOKS, SIZE, LENGTH = 7, 3, 4, 16

@@ -14,7 +14,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("unitoken_jax", "data_pipelines", "configs", "launch")
 
-_BELOW_TRAIN = {"models", "layers", "ops", "parallel", "config", "files"}
+_RUNTIME = {"runtime", "config", "files"}
+_BELOW_TRAIN = {"models", "layers", "ops", "parallel", "checkpoint"} | _RUNTIME
 
 # Which of our packages each package may import, besides itself.
 ALLOWED = {
@@ -24,6 +25,8 @@ ALLOWED = {
     "parallel": {"config"},
     "layers": {"ops", "parallel", "config"},
     "models": {"layers", "ops", "parallel", "config"},
+    "runtime": {"config", "files"},
+    "checkpoint": {"parallel"} | _RUNTIME,
     "train": _BELOW_TRAIN,
     "generate": _BELOW_TRAIN,
     "evaluate": _BELOW_TRAIN | {"generate"},

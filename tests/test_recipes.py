@@ -12,12 +12,12 @@ from ml_collections import ConfigDict
 
 from data_pipelines.config import DataConfig
 from tests.models.random_weights import random_weights
+from unitoken_jax.checkpoint import state as states
 from unitoken_jax.config import build, render
 from unitoken_jax.models import registry
-from unitoken_jax.train import state as states
+from unitoken_jax.runtime.pytree import flatten
 from unitoken_jax.train.job import Job, build_chain
 from unitoken_jax.train.optimizer import make_optimizer
-from unitoken_jax.train.paths import flatten
 from unitoken_jax.train.step import make_train_step, make_update
 
 CONFIGS = Path(__file__).parents[1] / "configs"

@@ -13,6 +13,8 @@ from safetensors.numpy import save_file
 from launch.sweep.experiment import evaluate
 from tests.models.random_weights import random_weights
 from unitoken_jax import convert
+from unitoken_jax.checkpoint import state as states
+from unitoken_jax.checkpoint import warm_start
 from unitoken_jax.config import build, plain
 from unitoken_jax.convert import unitok as layout
 from unitoken_jax.convert.formats import FORMATS
@@ -22,12 +24,11 @@ from unitoken_jax.models import registry
 from unitoken_jax.models.frozen import FrozenNetwork
 from unitoken_jax.models.lpips import Lpips, LpipsConfig
 from unitoken_jax.models.vitamin_clip import ViTaminClipConfig
-from unitoken_jax.train import stage, transfer
-from unitoken_jax.train import state as states
+from unitoken_jax.runtime.pytree import flatten, nest
+from unitoken_jax.train import stage
 from unitoken_jax.train.adversarial import make_adversary
 from unitoken_jax.train.job import Job, build_chain
 from unitoken_jax.train.optimizer import make_optimizer
-from unitoken_jax.train.paths import flatten, nest
 from unitoken_jax.train.step import make_train_step
 
 SIDE, ROWS, LENGTH = 32, 4, 6
@@ -144,7 +145,8 @@ def test_starts_from_a_converted_clip(tmp_path):
     system = registry.build(job.model)
     laid = stage.lay_out(job, system, "config", jax.devices()[:1])
     sources = {
-        ours: transfer.locate(theirs, tmp_path, {}) for ours, theirs in job.init.items()
+        ours: warm_start.locate(theirs, tmp_path, {})
+        for ours, theirs in job.init.items()
     }
     state = stage.start(job, laid, sources)
     for part in ("encoder", "text"):

@@ -9,6 +9,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
+from unitoken_jax.checkpoint import reader as checkpoints
+from unitoken_jax.checkpoint import warm_start
 from unitoken_jax.convert.checkpoints import (
     CheckpointReader,
     read_config,
@@ -16,7 +18,6 @@ from unitoken_jax.convert.checkpoints import (
 )
 from unitoken_jax.convert.readers import SubtreeReader
 from unitoken_jax.convert.table import TreeReader, WeightsError
-from unitoken_jax.train import checkpoint, transfer
 
 
 def params():
@@ -43,10 +44,10 @@ class Stacked(TreeReader):
 
 def test_written_in_slices_and_restored_by_training(tmp_path):
     write_checkpoint(tmp_path / "out", Stacked(params()), {"kind": "toy", "layers": 3})
-    restored, step = checkpoint.restore_params(tmp_path / "out")
+    restored, step = checkpoints.restore_params(tmp_path / "out")
     assert step == 0
     jax.tree.map(np.testing.assert_array_equal, restored, params())
-    decoder, _ = checkpoint.restore_params(tmp_path / "out", "decoder")
+    decoder, _ = checkpoints.restore_params(tmp_path / "out", "decoder")
     assert set(decoder) == {"layers", "norm"}
     assert read_config(tmp_path / "out")["model"] == {"kind": "toy", "layers": 3}
 
@@ -55,7 +56,7 @@ def test_training_starts_from_a_conversion_in_its_own_type(tmp_path):
     write_checkpoint(tmp_path / "out", Stacked(params()), {"kind": "toy"})
     fresh = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), params())
     places = jax.tree.map(lambda leaf: leaf.sharding, fresh)
-    started = transfer.replace(
+    started = warm_start.replace(
         fresh, places, {"decoder": (tmp_path / "out", "decoder")}
     )
     assert {leaf.dtype for leaf in jax.tree.leaves(started)} == {np.dtype(np.float32)}

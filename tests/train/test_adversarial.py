@@ -14,6 +14,7 @@ import pytest
 import tokenizer
 
 from tests.models import golden
+from unitoken_jax.checkpoint import reader as checkpoints
 from unitoken_jax.config import ConfigError
 from unitoken_jax.convert import dinov2
 from unitoken_jax.convert.table import import_tensors
@@ -24,14 +25,14 @@ from unitoken_jax.models.frozen import FrozenNetwork
 from unitoken_jax.ops import adversarial
 from unitoken_jax.parallel import rules
 from unitoken_jax.parallel.mesh import MeshConfig, make_mesh
-from unitoken_jax.train import checkpoint, stage
+from unitoken_jax.runtime.pytree import flatten, nest
+from unitoken_jax.train import stage
 from unitoken_jax.train.adversarial import (
     AdversaryConfig,
     make_adversarial_update,
     make_adversary,
 )
 from unitoken_jax.train.optimizer import OptimizerConfig, make_optimizer
-from unitoken_jax.train.paths import flatten, nest
 
 COMPANIONS = {"perceptual": tokenizer.lpips()}
 LAST = unitok_objective.LAST_LAYER
@@ -108,8 +109,8 @@ def test_one_device_gives_the_same_losses_and_parameters(whole, tmp_path):
     assert first[0] == pytest.approx(first[1], rel=1e-4, abs=1e-6)
     for one, eight in later:  # Adam makes a step of any gradient's sign
         assert one == pytest.approx(eight, rel=2e-2, abs=1e-4)
-    left, _ = checkpoint.restore_params(tmp_path)
-    right, _ = checkpoint.restore_params(whole)
+    left, _ = checkpoints.restore_params(tmp_path)
+    right, _ = checkpoints.restore_params(whole)
     jax.tree.map(
         functools.partial(np.testing.assert_allclose, rtol=0, atol=5e-3), left, right
     )
@@ -119,11 +120,11 @@ def test_one_device_gives_the_same_losses_and_parameters(whole, tmp_path):
 def test_stopped_and_resumed_it_is_bit_equal(whole, tmp_path):
     outcome = train(tmp_path, tokenizer.Batches(stop=2))
     assert outcome.preempted == "SIGTERM"
-    assert checkpoint.steps(tmp_path / "checkpoints") == [3]
+    assert checkpoints.steps(tmp_path / "checkpoints") == [3]
     resumed = train(tmp_path)
     assert rows(tmp_path) == rows(whole)
-    ours = flatten(checkpoint.restore_params(tmp_path)[0])
-    theirs = flatten(checkpoint.restore_params(whole)[0])
+    ours = flatten(checkpoints.restore_params(tmp_path)[0])
+    theirs = flatten(checkpoints.restore_params(whole)[0])
     for path, value in theirs.items():
         np.testing.assert_array_equal(ours[path], value, err_msg=path)
     kept = resumed.state.optimizer
@@ -133,8 +134,8 @@ def test_stopped_and_resumed_it_is_bit_equal(whole, tmp_path):
 
 @pytest.mark.slow
 def test_the_average_lags_behind_and_can_be_restored(whole):
-    params = flatten(checkpoint.restore_params(whole)[0])
-    average = flatten(checkpoint.restore_params(whole, average=True)[0])
+    params = flatten(checkpoints.restore_params(whole)[0])
+    average = flatten(checkpoints.restore_params(whole, average=True)[0])
     assert average.keys() == params.keys()
     assert not np.array_equal(average[LAST], params[LAST])
     # At steps 0 … 3 its own weight is (1 + n) / (10 + n).

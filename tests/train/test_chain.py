@@ -10,9 +10,11 @@ import miniature
 import numpy as np
 import pytest
 
+from unitoken_jax.checkpoint import reader as checkpoints
 from unitoken_jax.config import UserError
+from unitoken_jax.runtime import processes
 from unitoken_jax.train import chain as chains
-from unitoken_jax.train import checkpoint, processes, stage
+from unitoken_jax.train import stage
 from unitoken_jax.train.job import Chain, CodesConfig
 
 TRAIN = {"steps": 2, "batch": 8, "log_every": 1}
@@ -56,7 +58,7 @@ def test_runs_in_order_and_then_has_nothing_to_do(tmp_path, caplog) -> None:
         ("tokenise", "first", "first", "raw"),
         ("second", "config.stages.second", "coded"),
     ]
-    params, _ = checkpoint.restore_params(tmp_path / "first", "first")
+    params, _ = checkpoints.restore_params(tmp_path / "first", "first")
     log = (tmp_path / "second" / "log.txt").read_text()
     assert "second: 1 arrays, 256 parameters, from first of" in log
 
@@ -75,7 +77,7 @@ def test_runs_in_order_and_then_has_nothing_to_do(tmp_path, caplog) -> None:
     other = miniature.job("first", train=TRAIN, data=data)
     chains.run(_chain(first=other), tmp_path, Workshop())
     assert "has changed since it was trained (data)" in caplog.text
-    again, _ = checkpoint.restore_params(tmp_path / "first", "first")
+    again, _ = checkpoints.restore_params(tmp_path / "first", "first")
     jax.tree.map(np.testing.assert_array_equal, params, again)
 
 

@@ -29,10 +29,10 @@ from unitoken_jax.generate import __main__ as generate
 from unitoken_jax.models import registry
 from unitoken_jax.parallel import rules
 from unitoken_jax.parallel.mesh import MeshConfig, make_mesh
+from unitoken_jax.runtime.pytree import flatten
 from unitoken_jax.train.__main__ import train
 from unitoken_jax.train.job import build_chain
 from unitoken_jax.train.optimizer import OptimizerConfig, make_optimizer
-from unitoken_jax.train.paths import flatten
 from unitoken_jax.train.step import make_update
 
 IMAGE, BOOKS, CODES = 16, 2, 8

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from unitoken_jax.checkpoint.state import init_guard
 from unitoken_jax.train import guard
 
 CONFIG = guard.GuardConfig(spike_factor=3.0, limit=4, patience=5)
@@ -11,7 +12,7 @@ CONFIG = guard.GuardConfig(spike_factor=3.0, limit=4, patience=5)
 
 def _run(values, config=CONFIG):
     """Judge (loss, norm) pairs in turn; return verdicts and the last state."""
-    state, verdicts = guard.init(), []
+    state, verdicts = init_guard(), []
     judge = jax.jit(lambda s, a, b: guard.judge(config, s, a, b))
     for loss, norm in values:
         accept, state = judge(state, jnp.float32(loss), jnp.float32(norm))

@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 import tiny_chain
 
+from unitoken_jax.checkpoint import reader as checkpoints
 from unitoken_jax.config import ConfigError, UserError, plain
-from unitoken_jax.train import checkpoint, lock
+from unitoken_jax.train import lock
 from unitoken_jax.train.__main__ import _number, check, train
 from unitoken_jax.train.job import build_chain
 
@@ -216,7 +217,7 @@ def test_sigterm_saves_and_the_same_command_resumes(command, tmp_path) -> None:
         time.sleep(0.1)
     process.send_signal(signal.SIGTERM)
     output = _finish(process)
-    (saved,) = checkpoint.steps(stage / "checkpoints")
+    (saved,) = checkpoints.steps(stage / "checkpoints")
     assert f"has saved step {saved} of 100000; the same command resumes" in output
 
     longer = f"--config.stages.tokenizer.train.steps={saved + 2}"

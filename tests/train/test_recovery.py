@@ -14,7 +14,8 @@ import jax
 import miniature
 import pytest
 
-from unitoken_jax.train import checkpoint, stage
+from unitoken_jax.checkpoint.reader import steps
+from unitoken_jax.train import stage
 
 HERE = Path(__file__).parent
 ENVIRONMENT = os.environ | {
@@ -180,7 +181,7 @@ def test_sigterm_to_either_saves_one_step(alone, tmp_path, victim) -> None:
         run.wait_for_step(3)
         run.all[victim].send_signal(signal.SIGTERM)
         outputs = run.finish()
-    (saved,) = checkpoint.steps(tmp_path / "checkpoints")
+    (saved,) = steps(tmp_path / "checkpoints")
     assert all(f"ended at {saved}: SIGTERM\n" in output for output in outputs)
 
     # On one process and another mesh the same stream and curve go on.
@@ -202,7 +203,7 @@ def _steps_on_both(fast: Path) -> set[int]:
     """Return the steps that both processes have on their hosts' disks."""
     folders = list(fast.glob("unitoken-*/process-*-of-2"))
     assert len(folders) == 2
-    return set.intersection(*(set(checkpoint.steps(folder)) for folder in folders))
+    return set.intersection(*(set(steps(folder)) for folder in folders))
 
 
 @pytest.mark.parametrize(
@@ -230,7 +231,7 @@ def test_killing_either_ends_the_other_and_a_restart_resumes(
     if tier == "local":
         saved = max(_steps_on_both(tmp_path / "fast"))
     else:
-        saved = max(checkpoint.steps(tmp_path / "checkpoints"))
+        saved = max(steps(tmp_path / "checkpoints"))
 
     with Processes(tmp_path, _fields(saved + 5, checkpoint=checkpoints)) as run:
         outputs = run.finish()

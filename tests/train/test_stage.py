@@ -14,12 +14,14 @@ import pytest
 import tiny_unitoken
 from PIL import Image
 
+from unitoken_jax.checkpoint import reader as checkpoints
+from unitoken_jax.checkpoint.manager import Checkpointer
+from unitoken_jax.checkpoint.reader import CheckpointError
 from unitoken_jax.config import ConfigError
 from unitoken_jax.models import registry
-from unitoken_jax.train import checkpoint, stage
-from unitoken_jax.train.checkpoint import CheckpointError
+from unitoken_jax.runtime.pytree import flatten
+from unitoken_jax.train import stage
 from unitoken_jax.train.loop import DivergedError
-from unitoken_jax.train.paths import flatten
 
 
 def _train(
@@ -129,7 +131,7 @@ def test_preemption_saves_and_resumes_bit_equal(whole, tmp_path, caplog) -> None
     before = signal.getsignal(signal.SIGTERM)
     outcome = _train(tmp_path, Terminated(), **EVERY)
     assert outcome.preempted == "SIGTERM"
-    assert checkpoint.steps(tmp_path / "checkpoints") == [3]
+    assert checkpoints.steps(tmp_path / "checkpoints") == [3]
     assert not stage.is_finished(tmp_path, 6)
     assert signal.getsignal(signal.SIGTERM) is before
 
@@ -138,8 +140,8 @@ def test_preemption_saves_and_resumes_bit_equal(whole, tmp_path, caplog) -> None
     assert outcome.preempted is None
     assert "resuming at step 3 of 6" in log.read_text()
     assert _losses(tmp_path) == _losses(whole)
-    left, _ = checkpoint.restore_params(tmp_path)
-    right, _ = checkpoint.restore_params(whole)
+    left, _ = checkpoints.restore_params(tmp_path)
+    right, _ = checkpoints.restore_params(whole)
     jax.tree.map(np.testing.assert_array_equal, left, right)
 
 
@@ -152,13 +154,13 @@ def test_a_signal_at_the_last_step_is_not_forgotten(tmp_path) -> None:
 def test_a_signal_while_the_last_step_is_written_is_not_forgotten(
     tmp_path, monkeypatch
 ) -> None:
-    wait = checkpoint.Checkpointer.wait
+    wait = Checkpointer.wait
 
     def interrupted(self) -> None:
         signal.raise_signal(signal.SIGTERM)
         wait(self)
 
-    monkeypatch.setattr(checkpoint.Checkpointer, "wait", interrupted)
+    monkeypatch.setattr(Checkpointer, "wait", interrupted)
     outcome = _train(tmp_path, **EVERY)
     assert (outcome.complete, outcome.preempted) == (True, "SIGTERM")
     assert stage.is_finished(tmp_path, 6)
@@ -302,7 +304,7 @@ def test_starts_from_parts_of_another_stage(whole, tmp_path, caplog) -> None:
     parts = stage.Parts(miniature.system(), {}, miniature.Batches())
     fitting = {"still": (whole, "first")}
     outcome = stage.run(job, parts, tmp_path / "good", sources=fitting)
-    theirs, _ = checkpoint.restore_params(whole, "first")
+    theirs, _ = checkpoints.restore_params(whole, "first")
     np.testing.assert_array_equal(
         outcome.state.params["still"]["kernel"], theirs["kernel"]
     )
@@ -321,7 +323,7 @@ def test_the_average_starts_from_parts_of_another_stage(whole, subtree) -> None:
     job = miniature.job(train=train, mesh={"data": 4, "fsdp": 2}, seed=1)
     layout = stage.lay_out(job, miniature.system(), "config", None)
     state = stage.start(job, layout, {subtree: (whole, subtree)})
-    theirs, _ = checkpoint.restore_params(whole, subtree)
+    theirs, _ = checkpoints.restore_params(whole, subtree)
     averages = state.optimizer["average"]
     np.testing.assert_array_equal(averages[f"{subtree}/kernel"], theirs["kernel"])
     for path, value in flatten(state.params).items():

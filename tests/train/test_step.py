@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from unitoken_jax.train import state as states
+from unitoken_jax.checkpoint import state as states
 from unitoken_jax.train.guard import GuardConfig
 from unitoken_jax.train.step import make_train_step, make_update
 

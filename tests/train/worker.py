@@ -17,7 +17,8 @@ import numpy as np
 
 from unitoken_jax.parallel.mesh import make_mesh
 from unitoken_jax.parallel.rows import local_rows
-from unitoken_jax.train import processes, stage
+from unitoken_jax.runtime import processes
+from unitoken_jax.train import stage
 from unitoken_jax.train.console import log_to_console
 
 

@@ -1,9 +1,9 @@
 """The `jax` format: parameters of our own checkpoints, read and written in slices.
 
-A training run writes its checkpoints through Orbax (`train/checkpoint.py`); this module
-reads the parameters of such a checkpoint and writes ones that training, generation and
-evaluation restore, without ever holding a whole stack of layers: Orbax lays the files
-out, TensorStore moves the slices. The folder is
+A training run writes its checkpoints through Orbax (`unitoken_jax/checkpoint`); this
+module reads the parameters of such a checkpoint and writes ones that training,
+generation and evaluation restore, without ever holding a whole stack of layers: Orbax
+lays the files out, TensorStore moves the slices. The folder is
 
     PATH/config.json              {"model": …}, as a run's own config.json has it, and
                                   under `published` what a published source said

@@ -33,6 +33,7 @@ from data_pipelines.prompts import Composer
 from data_pipelines.text_vocabulary import read_vocabulary
 from data_pipelines.vocabulary import Vocabulary
 from unitoken_jax import config as configs
+from unitoken_jax.checkpoint import reader as checkpoints
 from unitoken_jax.config import ConfigError, UserError, nearest
 from unitoken_jax.generate import pictures, requests
 from unitoken_jax.generate.artist import Artist
@@ -42,10 +43,9 @@ from unitoken_jax.generate.liquid_assistant import LiquidAssistant
 from unitoken_jax.models import registry
 from unitoken_jax.parallel import rules
 from unitoken_jax.parallel.mesh import make_mesh
-from unitoken_jax.train import checkpoint
+from unitoken_jax.runtime.pytree import flatten
 from unitoken_jax.train.environment import use_compile_cache
 from unitoken_jax.train.job import Chain, build_chain
-from unitoken_jax.train.paths import flatten
 
 log = logging.getLogger("unitoken_jax.generate")
 
@@ -112,7 +112,7 @@ def restore(chain: Chain, name: str, workdir: Path, mesh: Mesh) -> Trained:
     system = registry.build(job.model, f"{at}.model")
     data = configs.build(DataConfig, job.data, f"{at}.data")
     directory = workdir / name
-    if not checkpoint.steps(directory / "checkpoints"):
+    if not checkpoints.steps(directory / "checkpoints"):
         raise UserError(
             f"stage {name!r} has no checkpoint in {directory}; train it first: "
             f"python -m unitoken_jax.train --config FILE --workdir "
@@ -120,14 +120,14 @@ def restore(chain: Chain, name: str, workdir: Path, mesh: Mesh) -> Trained:
         )
     shapes = registry.abstract_params(system)
     wanted = {path: leaf.shape for path, leaf in flatten(shapes).items()}
-    found = checkpoint.parameter_shapes(directory)
-    if problems := checkpoint.describe_differences(found, wanted):
+    found = checkpoints.parameter_shapes(directory)
+    if problems := checkpoints.describe_differences(found, wanted):
         raise UserError(
             f"the checkpoint in {directory} was made with another config: {problems}. "
             "Give the config it was trained with."
         )
     places = rules.shardings(registry.logical_axes(system), shapes, mesh)
-    params, step = checkpoint.restore_params(
+    params, step = checkpoints.restore_params(
         directory, shardings=places, average=bool(job.train.average)
     )
     log.info("%s: step %d of stage %s", system.kind, step, name)

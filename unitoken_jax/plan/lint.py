@@ -21,7 +21,7 @@ from unitoken_jax.plan.hlo import (
     Program,
     matmul_flops,
 )
-from unitoken_jax.train.paths import flatten
+from unitoken_jax.runtime.pytree import flatten
 
 REPLICATED = 64 * 2**20  # bytes of one parameter that every chip may hold whole
 REDUCED = 2**20  # bytes of a gradient below which an all-reduce is as good

@@ -16,6 +16,7 @@ from typing import Any
 import jax
 from jax.interpreters.partial_eval import dce_jaxpr
 
+from unitoken_jax.checkpoint.state import TrainState
 from unitoken_jax.models import registry
 from unitoken_jax.models.chameleon import ChameleonConfig
 from unitoken_jax.models.llamagen import LlamaGenConfig
@@ -26,7 +27,6 @@ from unitoken_jax.models.unitok_mllm import UniTokMllmConfig
 from unitoken_jax.train.job import Job
 from unitoken_jax.train.optimizer import Optimizer
 from unitoken_jax.train.stage import Layout, make_step_update
-from unitoken_jax.train.state import TrainState
 
 _DEPTH = ("depth/embeddings", "depth/layers")
 _PORTIONS = ("portions", "perceptual_portions")

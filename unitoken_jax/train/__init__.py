@@ -1,1 +1,1 @@
-"""Optimiser, training step, checkpoints, metrics and the loop."""
+"""Optimiser, training step, metrics and the loop."""

@@ -26,6 +26,7 @@ from data_pipelines.text_vocabulary import TextVocabulary, read_vocabulary
 from data_pipelines.vocabulary import Vocabulary
 from unitoken_jax import config as configs
 from unitoken_jax import convert
+from unitoken_jax.checkpoint.reader import restore_params
 from unitoken_jax.config import ConfigError, UserError
 from unitoken_jax.convert import WeightsError
 from unitoken_jax.evaluate.__main__ import run as evaluate
@@ -42,13 +43,13 @@ from unitoken_jax.models.unitoken import UniTokenConfig
 from unitoken_jax.parallel.mesh import make_mesh
 from unitoken_jax.parallel.rows import local_rows
 from unitoken_jax.report import page
+from unitoken_jax.runtime import processes
+from unitoken_jax.runtime.pytree import flatten
 from unitoken_jax.train import chain as chains
-from unitoken_jax.train import lock, pictures, processes, stage
-from unitoken_jax.train.checkpoint import restore_params
+from unitoken_jax.train import lock, pictures, stage
 from unitoken_jax.train.console import log_to_console, log_to_file
 from unitoken_jax.train.environment import use_compile_cache
 from unitoken_jax.train.job import Chain, Job, WeightsConfig, build_chain
-from unitoken_jax.train.paths import flatten
 from unitoken_jax.train.replay import Finding
 
 _TOKENISE_BATCH = 64  # pictures; the codes do not depend on it

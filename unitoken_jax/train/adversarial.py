@@ -13,20 +13,20 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from unitoken_jax.checkpoint.state import Params
 from unitoken_jax.config import ConfigError
 from unitoken_jax.models.discriminator import Discriminator, DiscriminatorConfig
 from unitoken_jax.models.frozen import Companions
 from unitoken_jax.models.registry import Drawing, unboxed
 from unitoken_jax.ops import adversarial
 from unitoken_jax.ops.augmentation import augment, blur
+from unitoken_jax.runtime.pytree import flatten, nest
 from unitoken_jax.train.optimizer import (
     Flat,
     Optimizer,
     OptimizerConfig,
     make_optimizer,
 )
-from unitoken_jax.train.paths import flatten, nest
-from unitoken_jax.train.state import Params
 from unitoken_jax.train.step import Batch, Metrics, Update
 
 BACKBONE = "backbone"

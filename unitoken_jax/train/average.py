@@ -5,8 +5,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from unitoken_jax.train.paths import flatten
-from unitoken_jax.train.state import Params
+from unitoken_jax.checkpoint.state import Params
+from unitoken_jax.runtime.pytree import flatten
 from unitoken_jax.train.step import Batch, Metrics, Update
 
 

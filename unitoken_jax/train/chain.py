@@ -7,13 +7,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
+from unitoken_jax.checkpoint import warm_start
 from unitoken_jax.config import UserError, contains, nearest, plain
 from unitoken_jax.models import registry
 from unitoken_jax.models.registry import System
-from unitoken_jax.train import processes, stage, transfer
+from unitoken_jax.runtime import processes
+from unitoken_jax.runtime.pytree import flatten
+from unitoken_jax.train import stage
 from unitoken_jax.train.job import Chain, Job
 from unitoken_jax.train.optimizer import make_optimizer
-from unitoken_jax.train.paths import flatten
 from unitoken_jax.train.replay import Finding, replay
 
 log = logging.getLogger(__name__)
@@ -70,7 +72,7 @@ def check(chain: Chain, workshop: Workshop) -> None:
                     for path, shape in shapes[start].items()
                     if path.startswith(prefix)
                 }
-                transfer.check_part(own, ours, found, source)
+                warm_start.check_part(own, ours, found, source)
         shapes[name] = own
 
 
@@ -109,7 +111,7 @@ def run(
     ]
     for name in todo:
         for source in chain.stages[name].init.values():
-            transfer.locate(source, workdir, chain.stages)
+            warm_start.locate(source, workdir, chain.stages)
     for name in chain.order:
         job = chain.stages[name]
         if name in todo:
@@ -179,7 +181,7 @@ def _assembled(
         tokenizer = chain.stages[job.codes.stage]
         data_dir = workshop.tokenise(tokenizer, workdir / tokenizer.name, data_dir)
     sources = {
-        ours: transfer.locate(source, workdir, chain.stages)
+        ours: warm_start.locate(source, workdir, chain.stages)
         for ours, source in job.init.items()
     }
     parts = workshop.assemble(job, f"config.stages.{job.name}", data_dir)

@@ -11,6 +11,8 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from unitoken_jax.checkpoint.state import GuardState
+
 _DECAY = 0.98  # of the running means, once some 50 steps have been seen
 
 
@@ -34,26 +36,6 @@ class GuardConfig:
             raise ValueError(f"limit must be at least 1, not {self.limit}.")
         if self.patience < 0:
             raise ValueError(f"patience must be 0 or more, not {self.patience}.")
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class GuardState:
-    """Running means (float32) and counts (int32), scalars on the device."""
-
-    loss: jax.Array
-    grad_norm: jax.Array
-    accepted: jax.Array
-    skipped: jax.Array
-    consecutive: jax.Array
-
-
-def init() -> GuardState:
-    """Return the state before the first step."""
-    zero, none = jnp.zeros((), jnp.float32), jnp.zeros((), jnp.int32)
-    return GuardState(
-        loss=zero, grad_norm=zero, accepted=none, skipped=none, consecutive=none
-    )
 
 
 def judge(

@@ -7,11 +7,11 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from unitoken_jax.checkpoint.manager import CheckpointConfig
 from unitoken_jax.config import ConfigError, below_one, build, nearest, plain
 from unitoken_jax.parallel.mesh import MeshConfig
 from unitoken_jax.train.adversarial import AdversaryConfig
 from unitoken_jax.train.alarms import AlarmConfig
-from unitoken_jax.train.checkpoint import CheckpointConfig
 from unitoken_jax.train.flight import FlightConfig
 from unitoken_jax.train.guard import GuardConfig
 from unitoken_jax.train.optimizer import OptimizerConfig

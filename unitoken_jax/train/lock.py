@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from unitoken_jax.config import UserError
-from unitoken_jax.train import processes
+from unitoken_jax.runtime import processes
 
 _FILE = ".lock"
 # A predecessor may still be saving, and file servers keep the lock of a machine that is

@@ -14,16 +14,17 @@ from typing import Any, Protocol
 import jax
 import numpy as np
 
+from unitoken_jax.checkpoint.manager import CheckpointConfig, Checkpointer
+from unitoken_jax.checkpoint.state import Params, TrainState
 from unitoken_jax.config import UserError
-from unitoken_jax.train import preemption, processes
+from unitoken_jax.runtime import processes
+from unitoken_jax.train import preemption
 from unitoken_jax.train.alarms import Alarms
-from unitoken_jax.train.checkpoint import CheckpointConfig, Checkpointer
 from unitoken_jax.train.flight import FlightRecorder
 from unitoken_jax.train.goodput import Goodput
 from unitoken_jax.train.job import Job, TrainConfig
 from unitoken_jax.train.metrics import Recorder, count_items
 from unitoken_jax.train.preemption import Preemption
-from unitoken_jax.train.state import Params, TrainState
 from unitoken_jax.train.watchdog import Watchdog
 
 log = logging.getLogger(__name__)

@@ -19,8 +19,8 @@ import jax.numpy as jnp
 import optax
 
 from unitoken_jax.config import ConfigError, below_one
+from unitoken_jax.runtime.pytree import flatten
 from unitoken_jax.train import schedule as schedules
-from unitoken_jax.train.paths import flatten
 
 Flat = dict[str, jax.Array]
 

@@ -7,10 +7,10 @@ from typing import Any
 import jax
 import numpy as np
 
+from unitoken_jax.checkpoint.state import Params
 from unitoken_jax.models.registry import System
 from unitoken_jax.ops import pixels
-from unitoken_jax.train import processes
-from unitoken_jax.train.state import Params
+from unitoken_jax.runtime import processes
 
 _COLUMNS = 8
 

@@ -15,11 +15,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from unitoken_jax.checkpoint import reader as checkpoints
+from unitoken_jax.checkpoint.state import TrainState
 from unitoken_jax.config import UserError
-from unitoken_jax.train import checkpoint, environment, flight, nonfinite, stage
+from unitoken_jax.train import environment, flight, nonfinite, stage
 from unitoken_jax.train.job import Job
 from unitoken_jax.train.loop import HostBatch
-from unitoken_jax.train.state import TrainState
 from unitoken_jax.train.step import make_gradient
 
 log = logging.getLogger(__name__)
@@ -148,12 +149,12 @@ def _restore(
 ) -> tuple[TrainState | None, int]:
     """Return the newest readable checkpoint up to a step; a run may be under way."""
     folder = directory / "checkpoints"
-    for number in sorted(checkpoint.steps(folder), reverse=True):
+    for number in sorted(checkpoints.steps(folder), reverse=True):
         if number > latest:
             continue
         try:
-            restored = checkpoint.read(folder / str(number), layout.abstract)
-        except checkpoint.DAMAGE as error:
+            restored = checkpoints.read(folder / str(number), layout.abstract)
+        except checkpoints.DAMAGE as error:
             log.warning("checkpoint %d is damaged (%s)", number, error)
             continue
         return restored.state, restored.position

@@ -17,28 +17,30 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from unitoken_jax.checkpoint import state as states
+from unitoken_jax.checkpoint import warm_start
+from unitoken_jax.checkpoint.manager import Checkpointer
+from unitoken_jax.checkpoint.state import Params, TrainState
 from unitoken_jax.config import ConfigError, UserError, nearest, plain, render
 from unitoken_jax.models import registry
 from unitoken_jax.models.frozen import Companions
 from unitoken_jax.models.registry import System
 from unitoken_jax.parallel import rows, rules
 from unitoken_jax.parallel.mesh import make_mesh
-from unitoken_jax.train import average, environment, loop, processes, transfer
-from unitoken_jax.train import state as states
+from unitoken_jax.runtime import processes
+from unitoken_jax.runtime.pytree import flatten
+from unitoken_jax.train import average, environment, loop
 from unitoken_jax.train.adversarial import (
     BACKBONE,
     Adversary,
     make_adversarial_update,
     make_adversary,
 )
-from unitoken_jax.train.checkpoint import Checkpointer
 from unitoken_jax.train.console import log_to_file
 from unitoken_jax.train.goodput import Goodput
 from unitoken_jax.train.job import Job
 from unitoken_jax.train.metrics import last_metrics
 from unitoken_jax.train.optimizer import Optimizer, make_optimizer
-from unitoken_jax.train.paths import flatten
-from unitoken_jax.train.state import Params, TrainState
 from unitoken_jax.train.step import (
     Loss,
     Update,
@@ -109,7 +111,7 @@ def run(
         parts: what it is made of.
         directory: of the stage; made if missing.
         at: dotted path of `job` in the config, for messages.
-        sources: our subtree → (directory, subtree) to start from, see `transfer`.
+        sources: our subtree → (directory, subtree) to start from, see `warm_start`.
         devices: to run on; all if None.
 
     Raises:
@@ -227,7 +229,7 @@ def start(
     with jax.set_mesh(layout.mesh):
         create = jax.jit(layout.create, out_shardings=layout.shardings).lower(key)
         state = create.compile(compiler_options=options)(key)
-    params = transfer.replace(state.params, layout.params, sources)
+    params = warm_start.replace(state.params, layout.params, sources)
     kept = state.optimizer
     if job.train.average and sources:  # so far it is of what was replaced
         kept = average.start(params, kept["rest"])

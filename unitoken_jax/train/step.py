@@ -12,11 +12,11 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 
+from unitoken_jax.checkpoint.state import Params, TrainState
 from unitoken_jax.ops.portions import split
+from unitoken_jax.runtime.pytree import nest
 from unitoken_jax.train.guard import GuardConfig, judge
 from unitoken_jax.train.optimizer import Flat, Optimizer
-from unitoken_jax.train.paths import nest
-from unitoken_jax.train.state import Params, TrainState
 
 Batch = Mapping[str, jax.Array]
 Metrics = dict[str, jax.Array]

@@ -6,10 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from unitoken_jax.checkpoint.reader import (
+    CheckpointError,
+    Shapes,
+    describe_differences,
+    restore_params,
+)
 from unitoken_jax.config import nearest
-from unitoken_jax.train import checkpoint
-from unitoken_jax.train.checkpoint import CheckpointError, Shapes
-from unitoken_jax.train.paths import flatten, nest
+from unitoken_jax.runtime.pytree import flatten, nest
 
 log = logging.getLogger(__name__)
 
@@ -54,9 +58,7 @@ def replace(
     for subtree, (directory, theirs) in sources.items():
         prefix = f"{subtree}/"
         choice = _Choice(shapes, places, subtree, f"{directory}:{theirs}")
-        values, step = checkpoint.restore_params(
-            directory, theirs, choice, together=True
-        )
+        values, step = restore_params(directory, theirs, choice, together=True)
         # Converted checkpoints may be bfloat16; what trains keeps its own type.
         ours |= {
             prefix + path: value.astype(ours[prefix + path].dtype)
@@ -127,7 +129,7 @@ def check_part(shapes: Shapes, subtree: str, found: Shapes, source: str) -> Shap
             f"init.{subtree}: this model has no such part{nearest(subtree, tops)}"
         )
     shared = {path: shape for path, shape in found.items() if path in wanted}
-    if problems := checkpoint.describe_differences(shared, wanted):
+    if problems := describe_differences(shared, wanted):
         raise CheckpointError(
             f"init.{subtree}: the parameters of {source} do not fit: {problems}. "
             "Make the two configs agree."

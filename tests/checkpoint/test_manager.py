@@ -16,15 +16,12 @@ import orbax.checkpoint as ocp
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from unitoken_jax.train import checkpoint as checkpoints
-from unitoken_jax.train import processes, transfer
-from unitoken_jax.train import state as states
-from unitoken_jax.train.checkpoint import (
-    CheckpointConfig,
-    Checkpointer,
-    CheckpointError,
-    Restored,
-)
+from unitoken_jax.checkpoint import reader as checkpoints
+from unitoken_jax.checkpoint import state as states
+from unitoken_jax.checkpoint import warm_start
+from unitoken_jax.checkpoint.manager import CheckpointConfig, Checkpointer
+from unitoken_jax.checkpoint.reader import CheckpointError, Restored
+from unitoken_jax.runtime import processes
 from unitoken_jax.train.guard import GuardConfig
 from unitoken_jax.train.step import make_train_step, make_update
 
@@ -176,7 +173,7 @@ def test_another_stage_starts_from_the_newest_readable(saved, caplog, victim) ->
             file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     params = miniature.make_state(OPTIMIZER).params
     places = jax.tree.map(lambda x: x.sharding, params)
-    started = transfer.replace(params, places, {"still": (path, "first")})
+    started = warm_start.replace(params, places, {"still": (path, "first")})
     theirs, step = checkpoints.restore_params(path, "first")
     assert step == 2
     np.testing.assert_array_equal(started["still"]["kernel"], theirs["kernel"])
@@ -198,7 +195,7 @@ def test_processes_start_from_one_checkpoint(saved, monkeypatch, caplog) -> None
     monkeypatch.setattr(processes, "gather", gather)
     params = miniature.make_state(OPTIMIZER).params
     places = jax.tree.map(lambda x: x.sharding, params)
-    transfer.replace(params, places, {"still": (path, "first")})
+    warm_start.replace(params, places, {"still": (path, "first")})
     assert "checkpoints/4 is damaged (for another process)" in caplog.text
     assert "at step 2" in caplog.text
     # Who reads while the others wait for it asks nobody.
@@ -385,7 +382,7 @@ import resource, sys
 from pathlib import Path
 import jax.numpy as jnp
 import miniature
-from unitoken_jax.train.checkpoint import *
+from unitoken_jax.checkpoint.manager import *
 state = miniature.make_state(miniature.make_optimizer())
 state = type(state)(**{**vars(state), "step": jnp.int32(5)})
 checkpointer = Checkpointer(Path(sys.argv[1]), CheckpointConfig())
@@ -400,10 +397,10 @@ except CheckpointError as error:
 
 def test_a_full_disk_is_a_sentence(saved) -> None:
     """In a process of its own, because Orbax never recovers its writing threads."""
-    path = saved[0] / "checkpoints"
+    path, helpers = saved[0] / "checkpoints", Path(miniature.__file__).parent
     output = subprocess.run(
         [sys.executable, "-c", FULL_DISK, path],
-        env=os.environ | {"PYTHONPATH": f"{Path.cwd()}:{Path(__file__).parent}"},
+        env=os.environ | {"PYTHONPATH": f"{Path.cwd()}:{helpers}"},
         capture_output=True,
         text=True,
         check=False,

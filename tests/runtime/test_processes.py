@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from unitoken_jax.config import ConfigError
-from unitoken_jax.train import processes
+from unitoken_jax.runtime import processes
 
 
 def test_one_process_needs_nobody() -> None:
@@ -30,7 +30,7 @@ def test_one_process_needs_nobody() -> None:
 
 INTERRUPTED = """
 import signal
-from unitoken_jax.train import processes
+from unitoken_jax.runtime import processes
 # A suite in the background of a shell inherits that Ctrl-C is ignored.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 with processes.joined("", 0, 0):
@@ -67,7 +67,7 @@ def test_numbers_that_do_not_fit_are_refused(arguments, sentence) -> None:
 IN_SLURM = """
 import jax
 from jax._src.xla_bridge import CUDA_VISIBLE_DEVICES
-from unitoken_jax.train import processes
+from unitoken_jax.runtime import processes
 with processes.joined("auto", 0, 0):
     print(jax.process_index(), CUDA_VISIBLE_DEVICES.value)
 """

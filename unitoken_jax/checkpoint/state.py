@@ -7,10 +7,21 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from unitoken_jax.train import guard
-from unitoken_jax.train.paths import flatten
+from unitoken_jax.runtime.pytree import flatten
 
 Params = dict[str, Any]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class GuardState:
+    """Running means (float32) and counts (int32), scalars on the device."""
+
+    loss: jax.Array
+    grad_norm: jax.Array
+    accepted: jax.Array
+    skipped: jax.Array
+    consecutive: jax.Array
 
 
 @jax.tree_util.register_dataclass
@@ -29,7 +40,15 @@ class TrainState:
     params: Params
     optimizer: Any
     key: jax.Array
-    guard: guard.GuardState
+    guard: GuardState
+
+
+def init_guard() -> GuardState:
+    """Return the state before the first step."""
+    zero, none = jnp.zeros((), jnp.float32), jnp.zeros((), jnp.int32)
+    return GuardState(
+        loss=zero, grad_norm=zero, accepted=none, skipped=none, consecutive=none
+    )
 
 
 def create(
@@ -45,7 +64,7 @@ def create(
         params=params,
         optimizer=init_optimizer(params),
         key=run_key,
-        guard=guard.init(),
+        guard=init_guard(),
     )
 
 

@@ -22,7 +22,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from unitoken_jax.train.state import TrainState
+from unitoken_jax.checkpoint.state import TrainState
 
 log = logging.getLogger(__name__)
 

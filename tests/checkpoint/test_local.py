@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 from safetensors import SafetensorError
 
-from unitoken_jax.train import checkpoint as checkpoints
-from unitoken_jax.train import local as tier
-from unitoken_jax.train import processes
-from unitoken_jax.train import state as states
-from unitoken_jax.train.checkpoint import CheckpointConfig, Checkpointer
+from unitoken_jax.checkpoint import local as tier
+from unitoken_jax.checkpoint import reader as checkpoints
+from unitoken_jax.checkpoint import state as states
+from unitoken_jax.checkpoint.local import LocalConfig
+from unitoken_jax.checkpoint.manager import CheckpointConfig, Checkpointer
+from unitoken_jax.runtime import processes
 from unitoken_jax.train.guard import GuardConfig
-from unitoken_jax.train.local import LocalConfig
 from unitoken_jax.train.step import make_train_step, make_update
 
-# See test_checkpoint.py.
+# See test_manager.py.
 pytestmark = pytest.mark.filterwarnings(
     "ignore::pytest.PytestUnraisableExceptionWarning"
 )

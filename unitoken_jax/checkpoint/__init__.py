@@ -1,0 +1,1 @@
+"""Checkpoints: written, verified and read; the only package that knows Orbax."""

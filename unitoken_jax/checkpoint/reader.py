@@ -1,0 +1,364 @@
+"""Reading checkpoints: the newest that can be read, whole or its parameters alone.
+
+A checkpoint directory holds one folder per step with three items: `state` (arrays, in
+Orbax's own sharded layout), `data` (the position of the stream) and `meta` (the full
+config, versions and revision). Nothing here is written, moved or removed.
+"""
+
+import dataclasses
+import functools
+import json
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from unitoken_jax.checkpoint.state import TrainState
+from unitoken_jax.config import UserError, nearest
+from unitoken_jax.runtime import processes
+from unitoken_jax.runtime.pytree import flatten, nest
+
+log = logging.getLogger(__name__)
+
+Shapes = Mapping[str, tuple[int, ...]]
+_Read = TypeVar("_Read")
+_SHOWN = 3  # offenders named in a message
+_COMPARED = 64  # newest checkpoints that processes compare
+# What readers raise on damaged bytes; neither running out of memory nor a file system
+# that fails is among it.
+DAMAGE = (FileNotFoundError, ValueError, LookupError, TypeError)
+# How a ValueError of TensorStore begins if the file system failed; with damaged bytes
+# it is DATA_LOSS, NOT_FOUND or OUT_OF_RANGE.
+_FAILURES = (
+    "ABORTED:",
+    "DEADLINE_EXCEEDED:",
+    "PERMISSION_DENIED:",
+    "RESOURCE_EXHAUSTED:",
+    "UNAVAILABLE:",
+    "UNKNOWN:",
+)
+
+
+class CheckpointError(UserError):
+    """A checkpoint is missing, does not fit or could not be read or written."""
+
+
+class UnreadableError(CheckpointError):
+    """The file system failed, twice, to read a checkpoint that may be good."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Restored:
+    """What a checkpoint gave back."""
+
+    state: TrainState
+    position: int
+    meta: Mapping[str, Any]
+
+
+def steps(directory: Path) -> list[int]:
+    """Return the steps of the complete checkpoints in `directory`, oldest first.
+
+    Orbax writes under another name and renames when all is written.
+    """
+    if not directory.is_dir():
+        return []
+    return sorted(int(path.name) for path in directory.iterdir() if path.name.isdigit())
+
+
+def compare(found: Iterable[int]) -> tuple[list[int], list[int]]:
+    """Return the steps that all processes have found, newest first, and the others."""
+    newest = sorted(found, reverse=True)[:_COMPARED]
+    said = processes.gather(newest + [-1] * (_COMPARED - len(newest)))
+    rows = [{*row.tolist()} - {-1} for row in said]
+    common = set.intersection(*rows)
+    return sorted(common, reverse=True), sorted(set.union(*rows) - common)
+
+
+def by_all(folder: Path, reader: Callable[[], _Read]) -> _Read | None:
+    """Read a checkpoint, or return None if it is damaged for any process."""
+    found = failure = None
+    reason = "for another process"
+    try:
+        found = reader()
+    except UnreadableError as error:
+        failure = error
+    except DAMAGE as error:
+        reason = brief(error)
+    said = processes.gather([int(found is not None), int(failure is not None)])
+    is_read, has_failed = said[:, 0], said[:, 1]
+    if has_failed.any():
+        raise failure or UnreadableError(
+            f"another process could not read {folder}. Its own output says why; "
+            "run again to resume."
+        )
+    if is_read.all():
+        return found
+    log.warning(
+        "checkpoint %s is damaged (%s); the one before it is tried.",
+        *(folder, reason),
+    )
+    return None
+
+
+def read(folder: Path, abstract: TrainState) -> Restored:
+    """Read one checkpoint; no other process is waited for and nothing is written.
+
+    Args:
+        folder: of the checkpoint's step.
+        abstract: the state as `jax.ShapeDtypeStruct`s with shardings.
+
+    Raises:
+        CheckpointError: it holds other arrays than the state.
+        UnreadableError: the file system failed, twice.
+        FileNotFoundError, ValueError, LookupError, TypeError: as the damage has it.
+    """
+    return _twice(folder, lambda: _read(folder, abstract))
+
+
+def _read(folder: Path, abstract: TrainState) -> Restored:
+    _check_shapes(folder, abstract)
+    arguments = ocp.args.StandardRestore(abstract)  # pyright: ignore[reportCallIssue]
+    with _reading(ocp.StandardCheckpointHandler()) as handler:
+        state = handler.restore(folder / "state", args=arguments)
+    position, meta = (
+        json.loads((folder / name / "metadata").read_text())
+        for name in ("data", "meta")
+    )
+    return Restored(state, int(position["position"]), meta)
+
+
+def _twice(folder: Path, reader: Callable[[], _Read]) -> _Read:
+    """Read something of a checkpoint, once more if the file system fails.
+
+    Raises:
+        UnreadableError: it fails again.
+    """
+    try:
+        return reader()
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        log.warning(
+            "checkpoint %s could not be read (%s); it is tried once more.",
+            *(folder, brief(error)),
+        )
+    try:
+        return reader()
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise UnreadableError(
+            f"checkpoint {folder} could not be read ({brief(error)}); it stays where "
+            "it is. Check the file system and the permissions, then run again."
+        ) from error
+
+
+def _check_shapes(folder: Path, abstract: TrainState) -> None:
+    """Refuse a checkpoint of another config in a sentence, before reading it.
+
+    Raises:
+        CheckpointError: it holds other arrays than the state. One whose description
+            is damaged is not refused here.
+    """
+    try:
+        saved, wanted = _shapes(_metadata(folder)), _shapes(abstract)
+        # A typed random key has another shape in a file than in memory.
+        del saved["key"], wanted["key"]
+    except DAMAGE:
+        return
+    if problems := describe_differences(saved, wanted):
+        raise CheckpointError(
+            f"checkpoint {folder} was made with another config: {problems}. Use "
+            "that config (it is stored beside it, in `meta`) or another --workdir."
+        )
+
+
+def restore_params(
+    directory: Path,
+    subtree: str = "",
+    shardings: Mapping[str, Any] | Callable[[Shapes], Mapping[str, Any]] | None = None,
+    *,
+    average: bool = False,
+    together: bool = False,
+) -> tuple[dict[str, Any], int]:
+    """Read parameters alone, without optimiser, from the newest readable checkpoint.
+
+    Args:
+        directory: a stage's directory or its `checkpoints`.
+        subtree: path of the part to read ('decoder'), '' for all.
+        shardings: where to put each parameter, nested; what is not named is not read.
+            A function is given the shapes that are there, by path, and may refuse
+            them. None reads everything as NumPy arrays.
+        average: read the whole of their moving average instead, which a stage with
+            `train.average` keeps.
+        together: all processes of the run call this alike and get the parameters of
+            one checkpoint, which all of them can read. Without it no other process
+            is waited for.
+
+    Returns:
+        The nested parameters and the step of the checkpoint.
+
+    Raises:
+        CheckpointError: no checkpoint, none readable, or no such subtree.
+    """
+
+    def reader(folder: Path) -> dict[str, Any]:
+        places = shardings
+        if callable(places):
+            places = places(_params_shapes(folder, subtree))
+        if average:
+            params = _restore_average(folder)
+            return jax.device_put(params, places) if places else params
+        return _restore_params(folder, subtree, places)
+
+    return _newest(_folder(directory), reader, together=together)
+
+
+def parameter_shapes(directory: Path, subtree: str = "") -> dict[str, tuple[int, ...]]:
+    """Return the shapes of the parameters under `subtree`, by path within it.
+
+    Raises:
+        CheckpointError: no checkpoint, none readable, or no such subtree.
+    """
+    reader = functools.partial(_params_shapes, subtree=subtree)
+    return _newest(_folder(directory), reader)[0]
+
+
+def _newest(
+    folder: Path, reader: Callable[[Path], _Read], *, together: bool = False
+) -> tuple[_Read, int]:
+    """Return what `reader` makes of the newest checkpoint it can read, and its step."""
+    found = steps(folder)
+    for step in compare(found)[0] if together else reversed(found):
+        path = folder / str(step)
+        attempt = functools.partial(_twice, path, functools.partial(reader, path))
+        if together:
+            if (result := by_all(path, attempt)) is not None:
+                return result, step
+            continue
+        try:
+            return attempt(), step
+        except DAMAGE as error:
+            log.warning(
+                "checkpoint %s is damaged (%s); the one before it is used.",
+                *(path, brief(error)),
+            )
+    raise CheckpointError(f"there is no readable checkpoint in {folder}.")
+
+
+def describe_differences(saved: Shapes, wanted: Shapes) -> str:
+    """Say in words where two sets of shapes differ; '' where they do not."""
+    problems = [
+        f"{path!r} is {list(saved[path])} there and {list(shape)} here"
+        for path, shape in wanted.items()
+        if path in saved and saved[path] != shape
+    ]
+    problems += [f"{path!r} is missing there" for path in wanted if path not in saved]
+    problems += [f"{path!r} is not wanted here" for path in saved if path not in wanted]
+    if len(problems) > _SHOWN:
+        problems[_SHOWN:] = [f"and {len(problems) - _SHOWN} more"]
+    return ", ".join(problems)
+
+
+def brief(error: Exception) -> str:
+    """Return type and first line of a fault."""
+    return f"{type(error).__name__}: {str(error)[:300].splitlines()[0]}"
+
+
+def _folder(directory: Path) -> Path:
+    inner = directory / "checkpoints"
+    return (inner if inner.is_dir() else directory).absolute()
+
+
+def _metadata(folder: Path) -> dict[str, Any]:
+    """Return the tree of array descriptions of one checkpoint."""
+    with _reading(ocp.PyTreeCheckpointHandler()) as handler:
+        return handler.metadata(folder / "state").tree
+
+
+@contextmanager
+def _reading(handler: Any) -> Iterator[Any]:
+    """Close a handler of Orbax in the end; a file system that failed is an OSError."""
+    try:
+        yield handler
+    except ValueError as error:
+        if str(error).startswith(_FAILURES):
+            raise OSError(str(error)) from error
+        raise
+    finally:
+        handler.close()
+
+
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape)
+        for path, leaf in leaves
+    }
+
+
+def _select(tree: Mapping[str, Any], subtree: str, folder: Path) -> dict[str, Any]:
+    """Return the part of nested parameters under a slash-separated path."""
+    node: Any = tree
+    for name in filter(None, subtree.split("/")):
+        if not isinstance(node, Mapping) or name not in node:
+            known = node if isinstance(node, Mapping) else {}
+            raise CheckpointError(
+                f"the checkpoints in {folder} hold no {subtree!r}{nearest(name, known)}"
+            )
+        node = node[name]
+    return dict(node)
+
+
+def _restore_part(folder: Path, item: Any, how: Any) -> Any:
+    """Restore those arrays of a state that `item` names."""
+    arguments = ocp.args.PyTreeRestore(item, restore_args=how, partial_restore=True)  # pyright: ignore[reportCallIssue]
+    with _reading(ocp.PyTreeCheckpointHandler()) as handler:
+        return handler.restore(folder / "state", args=arguments)
+
+
+def _restore_average(folder: Path) -> dict[str, Any]:
+    kept = _metadata(folder)["optimizer"]
+    if not isinstance(kept, Mapping) or "average" not in kept:
+        raise CheckpointError(
+            f"{folder} holds no average of the parameters; train with train.average, "
+            "or use the parameters themselves."
+        )
+    shapes = {
+        k: jax.ShapeDtypeStruct(x.shape, x.dtype) for k, x in kept["average"].items()
+    }
+    item: Any = {"optimizer": {"average": shapes}}
+    how = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item)
+    restored = _restore_part(folder, item, how)
+    return nest(restored["optimizer"]["average"])
+
+
+def _params_shapes(folder: Path, subtree: str) -> dict[str, tuple[int, ...]]:
+    tree = _select(_metadata(folder)["params"], subtree, folder.parent)
+    return {path: tuple(leaf.shape) for path, leaf in flatten(tree).items()}
+
+
+def _restore_params(
+    folder: Path, subtree: str, shardings: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    tree = flatten(_select(_metadata(folder)["params"], subtree, folder.parent))
+    if shardings is not None:
+        tree = {path: tree[path] for path in flatten(shardings)}
+    item: Any = nest(
+        {path: jax.ShapeDtypeStruct(x.shape, x.dtype) for path, x in tree.items()}
+    )
+    if shardings is None:
+        how = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item)
+    else:
+        how = jax.tree.map(lambda s: ocp.ArrayRestoreArgs(sharding=s), dict(shardings))
+    names = ["params", *filter(None, subtree.split("/"))]
+    for name in reversed(names):
+        item, how = {name: item}, {name: how}
+    restored = _restore_part(folder, item, how)
+    return _select(restored, "/".join(names), folder)

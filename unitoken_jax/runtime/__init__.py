@@ -1,0 +1,1 @@
+"""What every program runs on: its processes, and pytrees by path."""
