@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from unitoken_jax.evaluate.answers import Comparison
 from unitoken_jax.evaluate.classes import ClassTestConfig
 from unitoken_jax.evaluate.features import FeaturesConfig
 from unitoken_jax.evaluate.generation import GenerationTestConfig
@@ -21,6 +22,7 @@ class EvaluationConfig:
         split: Held-out records.
         train_split: Records whose answers give the baselines of answers.
         seed: Of the order in which held-out records are taken.
+        comparison: When two answers say the same, see `answers.RULES`.
         reconstruction: What the tokenizer keeps.
         retrieval: Whether pictures and captions find each other.
         zero_shot: Whether pictures are known by the names of their classes.
@@ -36,6 +38,7 @@ class EvaluationConfig:
     split: str = "heldout"
     train_split: str = "train"
     seed: int = 0
+    comparison: Comparison = "words"
     reconstruction: ReconstructionConfig | None = dataclasses.field(
         default_factory=ReconstructionConfig
     )

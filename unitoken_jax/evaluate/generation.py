@@ -10,12 +10,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from unitoken_jax.evaluate.answers import Reduce, words
 from unitoken_jax.evaluate.batches import spread
 from unitoken_jax.evaluate.measure import Evaluation, Measure, share, summarise
 from unitoken_jax.evaluate.understanding import (
     accuracies,
     by_novelty,
-    normalise,
     novel_accuracies,
 )
 from unitoken_jax.generate.assistant import Speaker, View
@@ -72,6 +72,7 @@ def evaluate(
     progress: Progress = lambda done: None,
     *,
     keep: Callable[[Iterable[np.ndarray]], object] = lambda drawings: None,
+    reduce: Reduce = words,
 ) -> Evaluation:
     """Measure how drawing follows the prompt.
 
@@ -83,6 +84,7 @@ def evaluate(
         config: See `GenerationTestConfig`.
         progress: Called with how much of `amount` is done since the last call.
         keep: Called with the drawings, for whoever looks at them again.
+        reduce: When two answers say the same, see `answers.RULES`.
 
     Returns:
         Measures `caption_rank` (share of pictures that are most likely under their own
@@ -106,11 +108,11 @@ def evaluate(
         ):
             answers = assistant.answer([views[q[0]] for q in asked], texts, progress)
             said = said or answers
-            found = accuracies(kinds, truths, answers, majorities)
+            found = accuracies(kinds, truths, answers, majorities, reduce)
             measures |= {f"{name}/{kind}": value for kind, value in found.items()}
             columns = kinds, truths, answers
             novelties = [drawn[q[0]].novelty for q in asked]
-            novel = novel_accuracies(found, novelties, columns, majorities)
+            novel = novel_accuracies(found, novelties, columns, majorities, reduce)
             measures |= {
                 f"{name}_{key}": value
                 for key, value in novel.items()
@@ -118,7 +120,7 @@ def evaluate(
             }
     about: list[list[str]] = [[] for _ in drawn]
     for (i, _, question, truth), answer in zip(asked, said, strict=True):
-        mark = "✓" if normalise(answer) == normalise(truth) else "✗"
+        mark = "✓" if reduce(answer) == reduce(truth) else "✗"
         about[i].append(f"{question} {answer} {mark}")
     return Evaluation(
         measures,

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from unitoken_jax.config import UserError
+from unitoken_jax.evaluate.answers import Reduce, words
 from unitoken_jax.evaluate.measure import Evaluation, Measure, share
-from unitoken_jax.evaluate.understanding import normalise
 from unitoken_jax.generate.assistant import Speaker, View
 from unitoken_jax.ops import fidelity, pixels
 
@@ -44,7 +44,11 @@ class ReproductionConfig:
 
 
 def evaluate(
-    assistant: Speaker, pairs: Sequence[Pair], config: ReproductionConfig
+    assistant: Speaker,
+    pairs: Sequence[Pair],
+    config: ReproductionConfig,
+    *,
+    reduce: Reduce = words,
 ) -> Evaluation:
     """Caption pictures and draw their captions.
 
@@ -52,6 +56,7 @@ def evaluate(
         assistant: Who does it; its temperature should be 0.
         pairs: Pictures it was trained on, at least one.
         config: See `ReproductionConfig`.
+        reduce: When two captions say the same, see `answers.RULES`.
 
     Returns:
         Measures `captions` (share that comes back word for word), `drawings` (share
@@ -68,7 +73,7 @@ def evaluate(
     )
     psnr = np.asarray(fidelity.psnr(originals, drawn))
     said = [
-        normalise(answer) == normalise(pair.caption)
+        reduce(answer) == reduce(pair.caption)
         for answer, pair in zip(answers, pairs, strict=True)
     ]
     return Evaluation(

@@ -5,14 +5,13 @@ right one the model does not know. The second moves long before the first does.
 """
 
 import dataclasses
-import re
-import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
+from unitoken_jax.evaluate.answers import Reduce, words
 from unitoken_jax.evaluate.batches import spread
 from unitoken_jax.evaluate.measure import Evaluation, Measure, share, summarise
 from unitoken_jax.generate.assistant import Speaker, View
@@ -23,7 +22,7 @@ BLIND = "frequencies of training answers"
 
 
 Counts = Mapping[str, Counter[str]]
-"""How often training gives each normalised answer, by kind of question."""
+"""How often training gives each answer, reduced, by kind of question."""
 
 
 class Question(NamedTuple):
@@ -54,22 +53,16 @@ class UnderstandingConfig:
     examples: int = 12
 
 
-def normalise(answer: str) -> str:
-    """Reduce an answer to what counts: its words in lower case, without articles."""
-    text = unicodedata.normalize("NFKC", answer).casefold()
-    words = re.sub(r"[^\w\s]", " ", text).split()
-    return " ".join(word for word in words if word not in {"a", "an", "the"})
-
-
-def count_answers(answers: Iterable[tuple[str, str]]) -> Counts:
-    """Count the normalised answers of each kind of question.
+def count_answers(answers: Iterable[tuple[str, str]], reduce: Reduce = words) -> Counts:
+    """Count the answers of each kind of question.
 
     Args:
         answers: Kind and answer of every training question.
+        reduce: When two answers say the same, see `answers.RULES`.
     """
     counts: dict[str, Counter[str]] = {}
     for kind, answer in answers:
-        counts.setdefault(kind, Counter())[normalise(answer)] += 1
+        counts.setdefault(kind, Counter())[reduce(answer)] += 1
     return counts
 
 
@@ -89,20 +82,22 @@ def accuracies(
     truths: Sequence[str],
     answers: Sequence[str],
     majorities: Mapping[str, str],
+    reduce: Reduce = words,
 ) -> dict[str, Measure]:
-    """Measure exact match after normalisation, over all and by kind, beside majority.
+    """Measure how many answers are right, over all and by kind, beside majority.
 
     Args:
         kinds: Of each question.
         truths: Its right answer.
         answers: What the model said.
         majorities: From `majority`.
+        reduce: As in `count_answers`.
     """
     rows = list(zip(kinds, truths, answers, strict=True))
 
     def measure(rows: Sequence[tuple[str, str, str]]) -> Measure:
-        hits = sum(normalise(said) == normalise(truth) for _, truth, said in rows)
-        blind = sum(majorities.get(kind) == normalise(truth) for kind, truth, _ in rows)
+        hits = sum(reduce(said) == reduce(truth) for _, truth, said in rows)
+        blind = sum(majorities.get(kind) == reduce(truth) for kind, truth, _ in rows)
         return share(hits, len(rows), blind / len(rows), BASELINE)
 
     by_kind = {
@@ -117,6 +112,7 @@ def answer_bits(
     truths: Sequence[str],
     nats: np.ndarray,
     counts: Counts,
+    reduce: Reduce = words,
 ) -> dict[str, Measure]:
     """Measure what is not known of right answers, over all and by kind.
 
@@ -127,10 +123,13 @@ def answer_bits(
         counts: Of training answers. The baseline knows their frequencies and the kind
             of the question; each kind has one more answer, seen once, for what training
             does not show.
+        reduce: As in `count_answers`.
     """
     bits = -np.asarray(nats, np.float64) / np.log(2)
     pairs = zip(kinds, truths, strict=True)
-    blind = np.array([_blind_bits(counts.get(k, Counter()), t) for k, t in pairs])
+    blind = np.array(
+        [_blind_bits(counts.get(k, Counter()), reduce(t)) for k, t in pairs]
+    )
 
     def measure(places: np.ndarray) -> Measure:
         known = float(blind[places].mean())
@@ -143,7 +142,7 @@ def answer_bits(
 
 
 def _blind_bits(counter: Counter[str], truth: str) -> float:
-    seen = counter[normalise(truth)] or 1
+    seen = counter[truth] or 1
     return float(np.log2((counter.total() + 1) / seen))
 
 
@@ -172,6 +171,7 @@ def novel_accuracies(
     novelties: Sequence[str],
     columns: tuple[Sequence[str], Sequence[str], Sequence[str]],
     majorities: Mapping[str, str],
+    reduce: Reduce = words,
 ) -> dict[str, Measure]:
     """Measure accuracies again for each novelty on its own.
 
@@ -180,6 +180,7 @@ def novel_accuracies(
         novelties: What is new in each sample, see `by_novelty`.
         columns: Kinds, truths and answers, as `accuracies` takes them.
         majorities: From `majority`.
+        reduce: As in `count_answers`.
 
     Returns:
         `NOVELTY/all`, and `NOVELTY/KIND` of the kinds that are not all of one novelty.
@@ -187,7 +188,7 @@ def novel_accuracies(
     found: dict[str, Measure] = {}
     for name, places in by_novelty(novelties).items():
         kinds, truths, answers = ([c[i] for i in places] for c in columns)
-        part = accuracies(kinds, truths, answers, majorities)
+        part = accuracies(kinds, truths, answers, majorities, reduce)
         found |= {
             f"{name}/{kind}": value
             for kind, value in part.items()
@@ -202,6 +203,8 @@ def evaluate(
     counts: Counts,
     config: UnderstandingConfig,
     progress: Progress = lambda done: None,
+    *,
+    reduce: Reduce = words,
 ) -> Evaluation:
     """Ask held-out questions and compare the answers.
 
@@ -212,6 +215,7 @@ def evaluate(
         config: See `UnderstandingConfig`.
         progress: Called with the number of questions answered, and then of answers
             scored, since the last call.
+        reduce: As in `count_answers`.
 
     Returns:
         Measures `accuracy/all` and `accuracy/{kind}` beside the baseline, and the
@@ -223,11 +227,11 @@ def evaluate(
     answers = assistant.answer(views, texts, progress)
     kinds, truths = [q.kind for q in questions], [q.answer for q in questions]
     nats = assistant.score_answers(views, texts, truths, progress)
-    bits = answer_bits(kinds, truths, nats, counts)
+    bits = answer_bits(kinds, truths, nats, counts, reduce)
     majorities = majority(counts)
-    measures = accuracies(kinds, truths, answers, majorities)
-    novelties = [q.novelty for q in questions]
-    novel = novel_accuracies(measures, novelties, (kinds, truths, answers), majorities)
+    measures = accuracies(kinds, truths, answers, majorities, reduce)
+    novelties, columns = [q.novelty for q in questions], (kinds, truths, answers)
+    novel = novel_accuracies(measures, novelties, columns, majorities, reduce)
     samples = [
         {
             "image": q.view.whole,
@@ -235,7 +239,7 @@ def evaluate(
             "question": q.question,
             "answer": said,
             "expected": q.answer,
-            "correct": normalise(said) == normalise(q.answer),
+            "correct": reduce(said) == reduce(q.answer),
         }
         for q, said in zip(questions, answers, strict=True)
     ]
@@ -252,18 +256,24 @@ def evaluate(
     )
 
 
-def choose(kinds: Iterable[str], config: UnderstandingConfig) -> list[int]:
+def choose(
+    kinds: Iterable[str],
+    config: UnderstandingConfig,
+    usable: Callable[[int], bool] = lambda place: True,
+) -> list[int]:
     """Return which questions to ask: the first ones of each kind that is wanted.
 
     Args:
         kinds: The kind of every question there is, in an order without meaning.
         config: Which kinds, and how many of each.
+        usable: Whether the question at a place can be asked; it is called for those
+            only that would be. Of one that cannot, the next takes the place.
     """
     taken: Counter[str] = Counter()
     chosen = []
     for i, kind in enumerate(kinds):
         wanted = not config.kinds or kind in config.kinds
-        if wanted and taken[kind] < config.questions:
+        if wanted and taken[kind] < config.questions and usable(i):
             taken[kind] += 1
             chosen.append(i)
     return chosen
