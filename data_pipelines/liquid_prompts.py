@@ -164,7 +164,8 @@ class ClassComposer:
         wanted = text.strip()
         if self.names is not None and wanted in self.names:
             return np.array([self.names.index(wanted)], np.int32)
-        if wanted.isdecimal() and int(wanted) < self._count:
+        few = len(wanted) <= len(str(self._count))  # of digits, or of anything
+        if few and wanted.isdecimal() and int(wanted) < self._count:
             return np.array([int(wanted)], np.int32)
         known = f"0 … {self._count - 1}"
         if self.names is not None:

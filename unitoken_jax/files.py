@@ -7,19 +7,22 @@ every small file appears through `write_bytes`, and every JSON-lines file is rea
 
 import contextlib
 import dataclasses
+import hashlib
 import json
 import os
 import re
+import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from absl import flags
 
-from unitoken_jax.config import ConfigError
+from unitoken_jax.config import ConfigError, UserError
 
 # `gs:/bucket` is what pathlib makes of a bucket's address; a drive is no scheme.
 _SCHEME = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]+):/")
+_LONGEST = 200  # bytes of a name that are kept in a temporary one; 255 are allowed
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -118,6 +121,38 @@ def define_path_flag(
     )
 
 
+def read_user_file(path: Path, most: int) -> bytes:
+    """Read a file that a user names, never waiting for anybody who would write it.
+
+    Args:
+        path: of the file.
+        most: bytes; a larger file is refused before it is read.
+
+    Raises:
+        UserError: it is missing, no file, too large, or may not be read.
+    """
+    try:
+        # A named pipe would block even here; a device may have no end.
+        opened = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with os.fdopen(opened, "rb") as file:
+            found = os.fstat(opened)
+            # What a shell pipes into a command comes by a descriptor of its own.
+            is_piped = stat.S_ISFIFO(found.st_mode) and path.parts[1:2] == ("dev",)
+            if is_piped:
+                os.set_blocking(opened, True)
+            elif stat.S_ISDIR(found.st_mode):
+                raise UserError(f"{path} cannot be read: it is a folder.")
+            elif not stat.S_ISREG(found.st_mode):
+                raise UserError(f"{path} cannot be read: it is no regular file.")
+            data = file.read(most + 1)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{path} cannot be read: {reason}.") from error
+    if len(data) > most:
+        raise UserError(f"{path} cannot be read: it has more than {most:,} bytes.")
+    return data
+
+
 def write_bytes(path: Path, data: bytes) -> None:
     """Write a file so that readers, and the next start, see the old or the new one.
 
@@ -146,13 +181,22 @@ def replaced(path: Path) -> Iterator[Path]:
 
     If the block raises, nothing is left behind and `path` stays as it was.
     """
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    partial = path.with_name(f".{_cut(path.name)}.partial-{os.getpid()}")
     try:
         yield partial
         partial.replace(path)
     finally:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
+
+
+def _cut(name: str) -> str:
+    """Shorten a file's name so that a longer one made of it is still allowed."""
+    data = os.fsencode(name)
+    if len(data) <= _LONGEST:
+        return name
+    kept = data[:_LONGEST].decode(errors="ignore")
+    return f"{kept}-{hashlib.sha256(data).hexdigest()[:8]}"
 
 
 @dataclasses.dataclass(frozen=True)

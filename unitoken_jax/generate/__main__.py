@@ -9,12 +9,16 @@ This module wires models, checkpoints and the data's prompt rules together; `loa
 how evaluation and notebooks get a trained model to speak to.
 """
 
+import contextlib
 import dataclasses
+import functools
 import logging
+import os
 import shlex
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import absl.logging
 import numpy as np
@@ -35,6 +39,7 @@ from data_pipelines.vocabulary import Vocabulary
 from unitoken_jax import config as configs
 from unitoken_jax.checkpoint import reader as checkpoints
 from unitoken_jax.config import ConfigError, UserError, nearest
+from unitoken_jax.files import read_user_file
 from unitoken_jax.generate import pictures, requests
 from unitoken_jax.generate.artist import Artist
 from unitoken_jax.generate.assistant import Assistant, GenerationConfig, Speaker, View
@@ -53,6 +58,11 @@ Voice = Assistant | LiquidAssistant | Artist
 SPEAKERS = ("unitoken", "unitok_mllm", "llamagen")
 """Kinds of model that draw or answer."""
 _CHUNK = 16  # batches whose pictures are held in memory at once
+_LARGEST = 512 * 2**20  # bytes of a picture's file
+_PATIENCE = 60.0  # seconds after which the answers there are are written
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,15 +196,14 @@ def load(chain: Chain, workdir: Path, **changes: Any) -> Voice:
 
 
 def look(path: Path) -> Image.Image:
-    """Read a picture from a file.
+    """Read a picture from a file, turned upright as its EXIF says.
 
     Raises:
         UserError: There is no such file, or it is no picture or an enormous one.
     """
+    data = read_user_file(path, _LARGEST)
     try:
-        return images.decode(path.read_bytes(), str(path))
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}.") from error
+        return images.decode(data, str(path), policy="upright")
     except DataError as error:
         raise UserError(f"{error}.") from error
 
@@ -211,88 +220,167 @@ def draw_grid(
 
 
 def do_all(
-    assistant: Speaker, asked: Sequence[requests.Request]
+    assistant: Speaker,
+    asked: Sequence[requests.Request | requests.Refusal],
+    keep: Callable[[Sequence[dict[str, Any]]], object] = lambda answers: None,
 ) -> list[dict[str, Any]]:
     """Draw and answer requests, in chunks; what cannot be done says why in `error`.
 
+    A question about a picture that an earlier line draws is asked after that drawing.
+
+    Args:
+        assistant: Who does it.
+        asked: From `requests.read`.
+        keep: Called now and then, and however it ends, with the answers there are.
+
     Returns:
-        For each request its prompt and image, and `answer`, `output` or `error`.
+        For each line its prompt and image, and `answer`, `output` or `error`.
     """
-    done: dict[int, dict[str, Any]] = {}
-    size = _CHUNK * assistant.config.batch
-    with tqdm(total=len(asked), desc="requests", unit="", disable=None) as bar:
-        for start in range(0, len(asked), size):
-            chunk = asked[start : start + size]
-            done |= _answer_all(assistant, [r for r in chunk if r.image], bar)
-            done |= _draw_all(assistant, [r for r in chunk if not r.image], bar)
-    return [_described(r) | done[r.line] for r in asked]
+    done = {r.line: r.answer() for r in asked if isinstance(r, requests.Refusal)}
+    able = [r for r in asked if isinstance(r, requests.Request)]
+    lost: dict[str, int] = {}  # drawings that failed
+    saved = time.monotonic()
+    try:
+        with tqdm(total=len(able), desc="requests", unit="", disable=None) as bar:
+            for chunk in _chunks(able, _CHUNK * assistant.config.batch):
+                questions = [r for r in chunk if r.image]
+                done |= _answer_all(assistant, questions, lost, bar)
+                drawings = [r for r in chunk if not r.image]
+                done |= _draw_all(assistant, drawings, lost, bar)
+                if time.monotonic() - saved > _PATIENCE:
+                    with contextlib.suppress(UserError):  # the last one counts
+                        keep([done[line] for line in sorted(done)])
+                    saved = time.monotonic()
+    finally:
+        keep([done[line] for line in sorted(done)])
+    return [done[r.line] for r in asked]
 
 
-def _described(request: requests.Request) -> dict[str, Any]:
-    image = {"image": str(request.image)} if request.image else {}
-    return {"prompt": request.prompt, **image}
+def _chunks(
+    asked: Sequence[requests.Request], size: int
+) -> Iterator[list[requests.Request]]:
+    """Cut requests, at most `size` at a time, so that questions follow drawings."""
+    chunk: list[requests.Request] = []
+    drawn: set[str] = set()
+    for request in asked:
+        is_late = request.image and os.path.realpath(request.image) in drawn
+        if chunk and (is_late or len(chunk) == size):
+            yield chunk
+            chunk, drawn = [], set()
+        chunk.append(request)
+        if request.output:
+            drawn.add(os.path.realpath(request.output))
+    if chunk:
+        yield chunk
 
 
 def _answer_all(
-    assistant: Speaker, asked: Sequence[requests.Request], bar: tqdm
+    assistant: Speaker,
+    asked: Sequence[requests.Request],
+    lost: Mapping[str, int],
+    bar: tqdm,
 ) -> dict[int, dict[str, Any]]:
     composer = assistant.composer
     done: dict[int, dict[str, Any]] = {}
-    views: dict[int, View] = {}
+    kept: list[tuple[requests.Request, View]] = []
     for request in asked:
         try:
             assert request.image is not None
+            if line := lost.get(os.path.realpath(request.image)):
+                raise UserError(f"{request.image}: line {line} should have drawn it.")
             view = composer.view(look(request.image))
             # Only to see that it fits: the codes come later, for many at once.
             composer.question(np.zeros(composer.grid, int), view.size, request.prompt)
-            views[request.line] = view
-        except (UserError, DataError) as error:
-            done[request.line] = _refused(error, bar)
-    if views:
-        kept = [request for request in asked if request.line in views]
-        answers = assistant.answer(
-            list(views.values()), [r.prompt for r in kept], bar.update
+            kept.append((request, view))
+        except Exception as error:
+            done[request.line] = _refused(request, error)
+            bar.update()
+
+    def answer(some: Sequence[tuple[requests.Request, View]]) -> Sequence[str]:
+        views, prompts = [view for _, view in some], [r.prompt for r, _ in some]
+        return assistant.answer(views, prompts, bar.update)
+
+    for (request, _), said in zip(kept, _each(answer, kept), strict=True):
+        done[request.line] = (
+            _refused(request, said)
+            if isinstance(said, Exception)
+            else request.described() | {"answer": said}
         )
-        done |= {r.line: {"answer": a} for r, a in zip(kept, answers, strict=True)}
     return done
 
 
 def _draw_all(
-    assistant: Speaker, asked: Sequence[requests.Request], bar: tqdm
+    assistant: Speaker,
+    asked: Sequence[requests.Request],
+    lost: dict[str, int],
+    bar: tqdm,
 ) -> dict[int, dict[str, Any]]:
     done: dict[int, dict[str, Any]] = {}
-    kept = []
+    kept: list[requests.Request] = []
     for request in asked:
         try:
             assistant.composer.request(request.prompt)
             kept.append(request)
-        except DataError as error:
-            done[request.line] = _refused(error, bar)
-    if kept:
-        drawn = assistant.draw(
-            [r.prompt for r in kept], [r.seed for r in kept], bar.update
-        )
-        for request, picture in zip(kept, drawn, strict=True):
+        except Exception as error:
             assert request.output is not None
-            pictures.save(request.output, picture)
-            done[request.line] = {"output": str(request.output), "seed": request.seed}
+            done[request.line] = _refused(request, error)
+            lost[os.path.realpath(request.output)] = request.line
+            bar.update()
+
+    def draw(some: Sequence[requests.Request]) -> Sequence[np.ndarray]:
+        prompts, seeds = [r.prompt for r in some], [r.seed for r in some]
+        return list(assistant.draw(prompts, seeds, bar.update))
+
+    for request, drawn in zip(kept, _each(draw, kept), strict=True):
+        assert request.output is not None
+        try:
+            if isinstance(drawn, Exception):
+                raise drawn
+            pictures.save(request.output, drawn)
+        except Exception as error:
+            done[request.line] = _refused(request, error)
+            lost[os.path.realpath(request.output)] = request.line
+        else:
+            made = {"output": str(request.output), "seed": request.seed}
+            done[request.line] = request.described() | made
     return done
 
 
-def _refused(error: Exception, bar: tqdm) -> dict[str, Any]:
-    bar.update()
-    return {"error": str(error)}
+def _each(
+    run: Callable[[Sequence[Item]], Sequence[Result]], items: Sequence[Item]
+) -> list[Result | Exception]:
+    """Run over items together; if that fails, over halves, so that the others go on."""
+    if not items:
+        return []
+    try:
+        return list(run(items))
+    except Exception as error:
+        log.info("%d requests fail together", len(items), exc_info=True)
+        if len(items) == 1:
+            return [error]
+    middle = len(items) // 2
+    return [*_each(run, items[:middle]), *_each(run, items[middle:])]
+
+
+def _refused(request: requests.Request, error: Exception) -> dict[str, Any]:
+    """Return the answer to a request that cannot be done."""
+    said = str(error)
+    if isinstance(error, DataError):
+        said = f"{said}."
+    elif not isinstance(error, UserError):
+        said = f"{type(error).__name__}: {said.partition(chr(10))[0]}"
+    return requests.Refusal(request.line, said, request.described()).answer()
 
 
 def _check_flags(given: Any) -> None:
     """Refuse flags that do not go together, before anything is loaded."""
     if given.input:
-        if given.prompt or given.image:
+        if given.prompt is not None or given.image:
             raise UserError("--input goes without --prompt and --image.")
         if not given.output:
             raise UserError("--input needs --output FILE.jsonl for the answers.")
-        pictures.check_directory(Path(given.output))
-    elif not given.prompt:
+        pictures.check_file(Path(given.output))
+    elif not (given.prompt or "").strip():
         raise UserError(
             "nothing to do: give --prompt TEXT --output FILE.png to draw, --image FILE "
             "--prompt QUESTION to ask, or --input FILE.jsonl --output FILE.jsonl."
@@ -303,6 +391,12 @@ def _check_flags(given: Any) -> None:
         if not given.output:
             raise UserError("a drawing needs --output FILE.png.")
         pictures.check_target(Path(given.output))
+    if given.count > 1 and (given.input or given.image):
+        raise UserError("--count is of drawings; leave it out.")
+    try:
+        (given.prompt or "").encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"--prompt is not text ({error}); write it again.") from error
 
 
 def main(given: Any) -> None:
@@ -313,7 +407,7 @@ def main(given: Any) -> None:
     """
     _check_flags(given)
     chain, workdir = build_chain(given.config), Path(given.workdir)
-    asked = []
+    asked: Sequence[requests.Request | requests.Refusal] = []
     view = look(Path(given.image)) if given.image else None
     if given.input:
         asked = requests.read(Path(given.input), Path(given.output), given.seed)
@@ -321,23 +415,9 @@ def main(given: Any) -> None:
     changes = {name: getattr(given, name) for name in names}
     use_compile_cache(given.compile_cache)
     assistant = load(chain, workdir, **changes)
-    # A batch is filled up: no larger than what there is to do.
-    count = len(asked) or (1 if view else given.count)
-    config = dataclasses.replace(
-        assistant.config, batch=min(assistant.config.batch, count)
-    )
-    assistant = dataclasses.replace(assistant, config=config)
     try:
         if asked:
-            answers = do_all(assistant, asked)
-            requests.write(Path(given.output), answers)
-            failed = sum("error" in answer for answer in answers)
-            print(f"{len(answers) - failed} of {len(answers)} done: {given.output}")
-            if failed:
-                raise UserError(
-                    f"{failed} of {len(answers)} requests could not be done; their "
-                    f"'error' in {given.output} says why."
-                )
+            _do_file(assistant, asked, Path(given.output))
         elif view is not None:
             print(assistant.answer([assistant.composer.view(view)], [given.prompt])[0])
         else:
@@ -348,6 +428,26 @@ def main(given: Any) -> None:
             print(output)
     except DataError as error:
         raise UserError(f"{error}.") from error
+
+
+def _do_file(
+    assistant: Speaker,
+    asked: Sequence[requests.Request | requests.Refusal],
+    output: Path,
+) -> None:
+    """Do the requests of a file and write the answers, also of what is done till then.
+
+    Raises:
+        UserError: Some could not be done, or the answers cannot be written.
+    """
+    answers = do_all(assistant, asked, functools.partial(requests.write, output))
+    failed = sum("error" in answer for answer in answers)
+    print(f"{len(answers) - failed} of {len(answers)} done: {output}")
+    if failed:
+        raise UserError(
+            f"{failed} of {len(answers)} requests could not be done; their 'error' in "
+            f"{output} says why."
+        )
 
 
 def _define_flags() -> None:

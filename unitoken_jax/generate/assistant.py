@@ -1,6 +1,6 @@
 """A trained model with its tokenizer: pictures from prompts, answers from pictures.
 
-Takes lists of any length, sorts them by length into batches of one size and few
+Takes lists of any length, sorts them by length into batches of few sizes and
 lengths, so that each is compiled once, and returns results in the order they came.
 """
 
@@ -31,6 +31,8 @@ from unitoken_jax.models.unitok_mllm import UniTokMllm
 from unitoken_jax.models.unitoken import UniToken
 from unitoken_jax.parallel.mesh import MeshConfig
 
+_GREATEST = 1e6
+
 
 @dataclasses.dataclass(frozen=True)
 class GenerationConfig:
@@ -50,7 +52,7 @@ class GenerationConfig:
         unconditional: The context guidance leads away from, see `draw.Unconditional`.
         lead: Token ids between the prompt's turn and the picture.
         answer_limit: Longest answer in tokens.
-        batch: Pictures or questions at once.
+        batch: At most how many pictures or questions at once.
         length_multiple: Prompts are padded to a multiple of this.
         mesh: How the devices share the work; by default each has whole parameters and
             its part of a batch.
@@ -73,8 +75,25 @@ class GenerationConfig:
     def __post_init__(self) -> None:
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p must lie in (0, 1], found {self.top_p}")
-        if self.temperature < 0 or self.top_k < 0:
-            raise ValueError("temperature and top_k must not be negative")
+        # Beyond these, float32 logits overflow and one code is drawn everywhere.
+        if not abs(self.guidance) <= _GREATEST:
+            raise ValueError(
+                f"guidance must be a number of at most {_GREATEST:g}, found "
+                f"{self.guidance}"
+            )
+        if self.temperature != 0 and not 1 / _GREATEST <= self.temperature <= _GREATEST:
+            raise ValueError(
+                f"temperature must be 0, or lie between {1 / _GREATEST:g} and "
+                f"{_GREATEST:g}, found {self.temperature}"
+            )
+        if self.top_k < 0:
+            raise ValueError(f"top_k must not be negative, found {self.top_k}")
+        if self.guidance_interval < -1:
+            raise ValueError(
+                f"guidance_interval must be −1 or more, found {self.guidance_interval}"
+            )
+        if min(self.lead, default=0) < 0:
+            raise ValueError(f"lead holds ids of tokens, found {self.lead}")
         if min(self.answer_limit, self.batch, self.length_multiple) < 1:
             raise ValueError(
                 "answer_limit, batch and length_multiple must be at least 1"

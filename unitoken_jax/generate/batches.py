@@ -1,4 +1,4 @@
-"""Work in batches of one size, so that little is compiled, results in their order."""
+"""Work in batches of few sizes, so that little is compiled, results in their order."""
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -20,27 +20,30 @@ def run_batched(
     mesh: Mesh | None,
     progress: Progress = lambda done: None,
 ) -> np.ndarray:
-    """Run over groups of indices in batches of one size, results in their order.
+    """Run over groups of indices in batches of few sizes, results in their order.
 
-    A batch that is not full repeats its last index, so that nothing is compiled for it
-    alone.
+    The batches of a group have the size given, or if the group is smaller the power of
+    two that holds it, so that memory goes with what is asked. A batch that is not full
+    repeats its last index, so that nothing is compiled for it alone.
 
     Args:
-        run: Indices [size] → results [size, …].
+        run: Indices [n] → results [n, …].
         groups: Indices that may share a batch.
-        size: Of a batch; rounded up to what the devices share equally.
+        size: At most how many; rounded up to what the devices share equally.
         mesh: The devices to compute on; None is the default one.
         progress: Called with the number of results since the last call.
 
     Returns:
         The results in the order of the indices.
     """
-    size = bucket(size, _shards(mesh))
+    shards = _shards(mesh)
     results: dict[int, np.ndarray] = {}
     for group in groups:
-        for start in range(0, len(group), size):
-            chosen = np.asarray(group[start : start + size])
-            filled = np.pad(chosen, (0, size - len(chosen)), mode="edge")
+        holding = 1 << max(0, len(group) - 1).bit_length()
+        width = bucket(min(size, holding), shards)
+        for start in range(0, len(group), width):
+            chosen = np.asarray(group[start : start + width])
+            filled = np.pad(chosen, (0, width - len(chosen)), mode="edge")
             # Around compiled programs only: eager ones would spread as well.
             with jax.set_mesh(mesh) if mesh else nullcontext():
                 output = np.asarray(run(filled))

@@ -7,28 +7,50 @@ import numpy as np
 from PIL import Image
 
 from unitoken_jax.config import UserError
+from unitoken_jax.files import replaced
 
-SUFFIXES = (".png", ".webp", ".jpg", ".jpeg")
+_FORMATS = {".png": "PNG", ".webp": "WEBP", ".jpg": "JPEG", ".jpeg": "JPEG"}
+SUFFIXES = tuple(_FORMATS)
 
 
 def check_target(path: Path) -> None:
     """Refuse a picture's path before any work is done for it.
 
     Raises:
-        UserError: Its ending is no format we write, or its directory does not exist.
+        UserError: Its ending is no format we write, or no file can be written there.
     """
     if path.suffix.lower() not in SUFFIXES:
         raise UserError(
-            f"--output {path}: a picture is written as {', '.join(SUFFIXES)}; "
-            "give the file one of these endings."
+            f"{path}: a picture is written as {', '.join(SUFFIXES)}; give the file one "
+            "of these endings."
         )
-    check_directory(path)
+    check_file(path)
 
 
-def check_directory(path: Path) -> None:
-    """Refuse a file's path whose directory does not exist."""
-    if not path.absolute().parent.is_dir():
-        raise UserError(f"{path}: its directory does not exist; make it first.")
+def check_file(path: Path) -> None:
+    """Refuse a file's path where none can be written.
+
+    Raises:
+        UserError: Its directory does not exist or may not be written to, or it is a
+            directory itself.
+    """
+    parent = path.absolute().parent
+    try:
+        os.lstat(parent)
+        is_directory = os.path.lexists(path) and path.is_dir()
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: its directory does not exist; make it first.") from (
+            error
+        )
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{path} cannot be written: {reason}.") from error
+    if is_directory:
+        raise UserError(f"{path} is a directory; name a file.")
+    if not parent.is_dir():
+        raise UserError(f"{path}: {parent} is no directory; name another.")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise UserError(f"{path} cannot be written: {parent} is not yours to change.")
 
 
 def save(path: Path, picture: np.ndarray) -> None:
@@ -37,14 +59,12 @@ def save(path: Path, picture: np.ndarray) -> None:
     Raises:
         UserError: The file cannot be written; nothing is left half-written.
     """
-    partial = path.with_name(f".partial-{os.getpid()}-{path.name}")
     try:
-        Image.fromarray(picture).save(partial)
-        partial.replace(path)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {error}.") from error
-    finally:
-        partial.unlink(missing_ok=True)
+        with replaced(path) as partial:
+            Image.fromarray(picture).save(partial, _FORMATS[path.suffix.lower()])
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{path} cannot be written: {reason}.") from error
 
 
 def grid(pictures: np.ndarray, gap: int = 2) -> np.ndarray:
