@@ -134,17 +134,18 @@ def read_user_file(path: Path, most: int) -> bytes:
     try:
         # A named pipe would block even here; a device may have no end.
         opened = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        with os.fdopen(opened, "rb") as file:
-            found = os.fstat(opened)
-            # What a shell pipes into a command comes by a descriptor of its own.
-            is_piped = stat.S_ISFIFO(found.st_mode) and path.parts[1:2] == ("dev",)
-            if is_piped:
+        try:
+            mode = os.fstat(opened).st_mode
+            if stat.S_ISFIFO(mode) and path.parts[1:2] == ("dev",):
+                # What a shell pipes into a command comes by a descriptor of its own.
                 os.set_blocking(opened, True)
-            elif stat.S_ISDIR(found.st_mode):
-                raise UserError(f"{path} cannot be read: it is a folder.")
-            elif not stat.S_ISREG(found.st_mode):
-                raise UserError(f"{path} cannot be read: it is no regular file.")
-            data = file.read(most + 1)
+            elif not stat.S_ISREG(mode):
+                kind = "a folder" if stat.S_ISDIR(mode) else "no regular file"
+                raise UserError(f"{path} cannot be read: it is {kind}.")
+            with os.fdopen(opened, "rb", closefd=False) as file:
+                data = file.read(most + 1)
+        finally:
+            os.close(opened)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"{path} cannot be read: {reason}.") from error

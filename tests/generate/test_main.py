@@ -78,6 +78,7 @@ def test_many_at_once_keep_their_order_and_name_what_failed(
     assert "broken.png is not an image" in answers[2]["error"]
     assert "shorten it" in answers[3]["error"]
     assert answers[4] == asked[4]
+    assert [a.get("line") for a in answers] == [None, None, 5, 7, None, 11, 13]
     assert "absent.png cannot be read" in answers[5]["error"]
     assert "shorten it" in answers[6]["error"]
     for name in ("out-00001.png", "tree.webp"):
@@ -110,6 +111,10 @@ def test_a_picture_is_the_same_alone_and_in_company_on_eight_devices(workdir, ru
         ({"prompt": "a"}, "needs --output"),
         ({"prompt": "a", "output": "a.doc"}, "one of these endings"),
         ({"prompt": "a", "output": "none/a.png"}, "directory does not exist"),
+        ({"prompt": "a", "output": "."}, "one of these endings"),
+        ({"prompt": " ", "output": "a.png"}, "nothing to do"),
+        ({"prompt": "\udcff", "output": "a.png"}, "--prompt is not text"),
+        ({"prompt": "a", "image": "a.png", "count": 2}, "--count is of drawings"),
         ({"prompt": "a", "image": "a.png", "output": "b.png"}, "is printed"),
         ({"prompt": "a", "image": "nowhere.png"}, "nowhere.png cannot be read"),
         ({"input": "a.jsonl", "prompt": "b"}, "goes without"),
@@ -123,27 +128,16 @@ def test_flags_that_do_not_fit_are_refused(flags, changes, message, monkeypatch)
         command.main(flags(**changes))
 
 
-@pytest.mark.parametrize(
-    ("line", "message"),
-    [
-        ("{'prompt': 1}", "line 2: not JSON"),
-        ('["a"]', 'line 2: expected an object with a "prompt"'),
-        ('{"prompt": 3}', "line 2: 'prompt' must be a str, found 3"),
-        ('{"prompt": "a", "imgae": "b"}', "line 2: unknown name 'imgae'.*'image'"),
-        ('{"prompt": "a", "output": "b.doc"}', "line 2: .*endings"),
-        ('{"prompt": "a", "image": "b", "output": "c.png"}', "line 2: .*drawings"),
-        ('{"prompt": "a", "seed": -1}', "line 2: 'seed' must lie"),
-        ('{"prompt": "a", "output": "x.png"}', "output of line 1 already"),
-    ],
-)
-def test_malformed_lines_are_named(flags, tmp_path, line, message, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(command, "load", lambda *_, **__: pytest.fail("loaded"))
-    source = tmp_path / "in.jsonl"
-    source.write_text('{"prompt": "ok", "output": "x.png"}\n' + line)
-    with pytest.raises(UserError, match=message):
-        command.main(flags(input=str(source), output="out.jsonl"))
-    assert [p.name for p in tmp_path.iterdir()] == ["in.jsonl"]
+@pytest.mark.parametrize("name", ["exif6.jpg", "exif6.png"])
+def test_what_a_user_hands_over_stands_upright(name, tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 9, 3), np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by 90 degrees
+    path = tmp_path / name
+    Image.fromarray(pixels).save(path, exif=exif, quality=100)
+    assert command.look(path).size == (6, 9)
+    if name.endswith("png"):
+        np.testing.assert_array_equal(command.look(path), np.rot90(pixels, -1))
 
 
 def test_an_enormous_picture_is_refused(flags, tmp_path, monkeypatch):
@@ -173,6 +167,8 @@ def test_a_missing_checkpoint_names_the_command(flags, tmp_path):
         ({"model": "siglip"}, "trains a siglip, but a unitoken, .* is needed"),
         ({"guidence": 2.0}, "did you mean 'guidance'"),
         ({"top_p": 0.0}, "top_p must lie in"),
+        ({"lead": (-1,)}, "lead holds ids"),
+        ({"guidance_interval": -2}, "guidance_interval must be"),
         ({"unconditional": "none"}, "not among the choices"),
     ],
 )
@@ -180,6 +176,21 @@ def test_wrong_generation_fields_are_refused(flags, run_node, generation, messag
     node = run_node | {"generation": generation}
     with pytest.raises(UserError, match=message):
         command.main(flags(config=node, prompt="a", output="a.png"))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("guidance", v) for v in (np.nan, np.inf, -np.inf, 1e30)),
+        *(("temperature", v) for v in (np.nan, np.inf, -0.1, 1e-30)),
+        *(("top_p", v) for v in (np.nan, np.inf, -0.1, 1.1, 0.0)),
+        ("top_k", -1),
+    ],
+)
+def test_numbers_out_of_range_are_refused(flags, name, value, monkeypatch):
+    monkeypatch.setattr(command, "restore", lambda *_: pytest.fail("loaded"))
+    with pytest.raises(UserError, match=name):
+        command.main(flags(prompt="a", output="a.png", **{name: value}))
 
 
 def test_a_checkpoint_of_another_config_is_refused(flags, run_node):

@@ -52,6 +52,12 @@ def voice(vocabulary, data_config):
     )
 
 
+def _chunk(kind, data):
+    """Return a chunk of a PNG."""
+    ends = struct.pack(">I", len(data)), struct.pack(">I", zlib.crc32(kind + data))
+    return ends[0] + kind + data + ends[1]
+
+
 @pytest.fixture
 def files(tmp_path, monkeypatch):
     """A working directory with everything that a path may lead to."""
@@ -62,14 +68,9 @@ def files(tmp_path, monkeypatch):
     Path("folder.png").mkdir()
     Path("loop.png").symlink_to("loop.png")
     os.mkfifo("pipe.png")
-    header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
-    chunk = b"IHDR" + header
-    Path("bomb.png").write_bytes(
-        b"\x89PNG\r\n\x1a\n"
-        + struct.pack(">I", 13)
-        + chunk
-        + struct.pack(">I", zlib.crc32(chunk))
-    )
+    header = _chunk(b"IHDR", struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0))
+    body = header + _chunk(b"IDAT", zlib.compress(bytes(100)))
+    Path("bomb.png").write_bytes(b"\x89PNG\r\n\x1a\n" + body)
     return tmp_path
 
 
@@ -139,7 +140,7 @@ GOOD = {"prompt": "a red heart", "output": "good.png", "seed": 3}
         (b'{"prompt": "<|image|> a"}', "stands for a picture"),
         (b'{"prompt": "<|image|>?", "image": "heart.png"}', "<|image|>"),
         (b'{"prompt": "' + b"heart " * 100 + b'"}', "shorten it"),
-        (b'{"prompt": "' + b"x" * 1_000_000 + b'"}', "shorten it"),
+        (b'{"prompt": "' + b"x" * 200_000 + b'"}', "shorten it"),
         (b'{"prompt": "worse"}', "MemoryError: no room"),
         (b'{"prompt": "worse?", "image": "heart.png"}', "RESOURCE_EXHAUSTED"),
     ],
