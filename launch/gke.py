@@ -7,16 +7,18 @@ failures count.
 """
 
 import argparse
+import dataclasses
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import yaml
 
-from launch import script
+from launch import script, storage
 from launch.signals import PREEMPTED
+from launch.storage import LOCAL, Bucket, Claim
 from unitoken_jax.config import UserError
 
 _SUMMARY = "Run on TPU slices of a Kubernetes cluster."
@@ -24,6 +26,50 @@ _GRACE = 300  # seconds between being asked to end and being ended
 _LONGEST_NAME = 40
 _PORTS = (8471, 8080, 8431)  # of libtpu: slices, coordinator, metrics
 _NODEPOOL = "cloud.google.com/gke-nodepool"
+_FUSE = "gke-gcsfuse"  # annotations by which Cloud Storage FUSE is there
+_FUSE_DRIVER = "gcsfuse.csi.storage.gke.io"
+_PULLS = {"always": "Always", "missing": "IfNotPresent", "never": "Never"}
+_QUANTITY = re.compile(r"\d+(\.\d+)?(m|[kMGTP]|[KMGTP]i)?")
+
+
+@dataclasses.dataclass(frozen=True)
+class Pods:
+    """What every pod of a JobSet has and may, besides TPUs.
+
+    Attributes:
+        variables: of the environment.
+        secret: a Kubernetes secret whose entries become variables.
+        pull: the image, a policy of `script.PULLS`.
+        pull_secret: a Kubernetes secret for the registry.
+        service_account: of Kubernetes, '' is the namespace's default.
+        claims: volume claims; many pods write to them.
+        buckets: that are mounted by Cloud Storage FUSE.
+        fuse_claims: whether the claims are mounted by it as well.
+        fuse_limits: 'cpu', 'memory', 'ephemeral-storage' → that of its container; '0'
+            is none, which Autopilot does not take.
+        host_network: whether they use the network of their nodes. Then Cloud Storage
+            FUSE is the service account only from version 1.17.2 of its driver on, and
+            if the volume says so, as those of `buckets` do.
+        scratch: a directory of the nodes that is mounted at /local; unlike /dev/shm of
+            a pod it is there for the next one.
+    """
+
+    variables: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    secret: str = ""
+    pull: str = "always"
+    pull_secret: str = ""
+    service_account: str = ""
+    claims: Sequence[Claim] = ()
+    buckets: Sequence[Bucket] = ()
+    fuse_claims: bool = True
+    fuse_limits: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    host_network: bool = True
+    scratch: str = ""
+
+    @property
+    def fuse(self) -> bool:
+        """Whether Cloud Storage FUSE mounts anything."""
+        return bool(self.buckets or (self.claims and self.fuse_claims))
 
 
 def manifest(
@@ -37,9 +83,7 @@ def manifest(
     chips_per_host: int = 4,
     restarts: int = 3,
     spot: bool = False,
-    secret: str = "",
-    claim: str = "",
-    scratch: str = "",
+    pods: Pods | None = None,
 ) -> dict[str, Any]:
     """Return a JobSet.
 
@@ -53,21 +97,14 @@ def manifest(
         chips_per_host: of the nodes.
         restarts: after failures.
         spot: whether nodes may be preempted.
-        secret: a Kubernetes secret whose entries become variables.
-        claim: a volume claim that is mounted at /data; many pods write to it.
-        scratch: a directory of the nodes that is mounted at /local; unlike /dev/shm of
-            a pod it is there for the next one.
+        pods: what else there is to say of them; None is nothing.
 
     Raises:
-        UserError: a topology that hosts cannot share equally, or no such path.
+        UserError: a topology that hosts cannot share equally.
     """
-    if scratch and not scratch.startswith("/"):
-        raise UserError(
-            f"--scratch={scratch}: expected a path from the root of the nodes, such as "
-            "/dev/shm/unitoken."
-        )
+    pods = pods or Pods()
     sides = topology.split("x")
-    if not all(side.isdigit() and int(side) for side in sides):
+    if not all(side.isdecimal() and side.isascii() and int(side) for side in sides):
         raise UserError(f"--topology={topology}: expected sides such as 4x4x4.")
     chips = math.prod(map(int, sides))
     if chips % chips_per_host:
@@ -80,60 +117,48 @@ def manifest(
         "cloud.google.com/gke-tpu-topology": topology,
     }
     selector |= {"cloud.google.com/gke-spot": "true"} if spot else {}
+    volumes = _volumes(pods)
     container: dict[str, Any] = {
         "name": "train",
         "image": image,
+        "imagePullPolicy": _PULLS[pods.pull],
         "command": list(command),
         "ports": [{"containerPort": port} for port in _PORTS],
         "securityContext": {"privileged": True},
         "resources": {"limits": {"google.com/tpu": chips_per_host}},
-        "volumeMounts": [{"name": "memory", "mountPath": "/dev/shm"}],
+        "env": [{"name": key, "value": text} for key, text in pods.variables.items()],
+        "volumeMounts": [
+            {"name": volume["name"], "mountPath": path} for path, volume in volumes
+        ],
     }
-    volumes: list[dict[str, Any]] = [
-        {"name": "memory", "emptyDir": {"medium": "Memory"}}
-    ]
-    if secret:
-        container["envFrom"] = [{"secretRef": {"name": secret}}]
-    if claim:
-        container["volumeMounts"].append({"name": "data", "mountPath": "/data"})
-        volumes.append({"name": "data", "persistentVolumeClaim": {"claimName": claim}})
-    if scratch:
-        container["volumeMounts"].append({"name": "scratch", "mountPath": "/local"})
-        place = {"path": scratch, "type": "DirectoryOrCreate"}
-        volumes.append({"name": "scratch", "hostPath": place})
-    pod = {
+    if pods.secret:
+        container["envFrom"] = [{"secretRef": {"name": pods.secret}}]
+    pod: dict[str, Any] = {
         "restartPolicy": "Never",
         "terminationGracePeriodSeconds": _GRACE,
-        "hostNetwork": True,
-        "dnsPolicy": "ClusterFirstWithHostNet",
         "nodeSelector": selector,
         "tolerations": [{"key": "google.com/tpu", "operator": "Exists"}],
         "containers": [container],
-        "volumes": volumes,
+        "volumes": [volume for _, volume in volumes],
     }
+    if pods.host_network:
+        pod |= {"hostNetwork": True, "dnsPolicy": "ClusterFirstWithHostNet"}
+    if pods.service_account:
+        pod["serviceAccountName"] = pods.service_account
+    if pods.pull_secret:
+        pod["imagePullSecrets"] = [{"name": pods.pull_secret}]
+    template: dict[str, Any] = {"spec": pod}
+    if pods.fuse:
+        limits = {f"{_FUSE}/{k}-limit": v for k, v in pods.fuse_limits.items()}
+        template["metadata"] = {"annotations": {f"{_FUSE}/volumes": "true"} | limits}
     hosts = chips // chips_per_host
-    # A pod that saved because it was asked to end, or whose node is taken away.
-    ended = [
-        {
-            "action": "FailJob",
-            "onExitCodes": {
-                "containerName": "train",
-                "operator": "In",
-                "values": [PREEMPTED],
-            },
-        },
-        {
-            "action": "FailJob",
-            "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}],
-        },
-    ]
     job = {
         "parallelism": hosts,
         "completions": hosts,
         "completionMode": "Indexed",
         "backoffLimit": 0,
-        "podFailurePolicy": {"rules": ended},
-        "template": {"spec": pod},
+        "podFailurePolicy": {"rules": _ENDED},
+        "template": template,
     }
     return {
         "apiVersion": "jobset.x-k8s.io/v1alpha2",
@@ -160,24 +185,107 @@ def manifest(
     }
 
 
-def render(words: Sequence[str]) -> tuple[str, bool]:
-    """Return the script that submits the job, and whether to print it only.
+# A pod that saved because it was asked to end, or whose node is taken away.
+_ENDED = [
+    {
+        "action": "FailJob",
+        "onExitCodes": {
+            "containerName": "train",
+            "operator": "In",
+            "values": [PREEMPTED],
+        },
+    },
+    {
+        "action": "FailJob",
+        "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}],
+    },
+]
 
-    Raises:
-        UserError: options that do not go together, or nothing to run.
-    """
+
+def _volumes(pods: Pods) -> list[tuple[str, dict[str, Any]]]:
+    """Return the volumes of a pod, each behind its path in the container."""
+    memory = {"name": "memory", "emptyDir": {"medium": "Memory"}}
+    found: list[tuple[str, dict[str, Any]]] = [("/dev/shm", memory)]
+    for number, claim in enumerate(pods.claims):
+        name = f"data-{number}" if number else "data"
+        volume = {"persistentVolumeClaim": {"claimName": claim.name}}
+        found.append((claim.path, {"name": name} | volume))
+    for number, bucket in enumerate(pods.buckets):
+        options = ["implicit-dirs"]
+        options += [f"only-dir={bucket.directory}"] if bucket.directory else []
+        attributes = {
+            "bucketName": bucket.name,
+            "mountOptions": ",".join([*options, *bucket.options]),
+        }
+        # Else it would be the nodes' service account there, if any.
+        attributes |= {"hostNetworkPodKSA": "true"} if pods.host_network else {}
+        volume = {"csi": {"driver": _FUSE_DRIVER, "volumeAttributes": attributes}}
+        found.append((bucket.path, {"name": f"bucket-{number}"} | volume))
+    if pods.scratch:
+        place = {"path": pods.scratch, "type": "DirectoryOrCreate"}
+        found.append((LOCAL, {"name": "scratch", "hostPath": place}))
+    return found
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = script.parser("gke", _SUMMARY)
-    parser.add_argument("--image", required=True, help="container in a registry")
-    one, none = script.at_least(1), script.at_least(0)
+    one, none, filled = script.at_least(1), script.at_least(0), script.filled
+    parser.add_argument("--image", required=True, type=filled, help="in a registry")
     parser.add_argument("--slices", type=one, default=1, help="TPU slices")
     parser.add_argument("--retries", type=none, default=3, help="after failures")
     parser.add_argument("--spot", action="store_true", help="nodes may be preempted")
+    parser.add_argument(
+        "--pull_secret", default="", help="Kubernetes secret for the registry"
+    )
     jobset = parser.add_argument_group("a JobSet by kubectl")
     jobset.add_argument("--accelerator", default="", help="such as tpu-v5p-slice")
     jobset.add_argument("--topology", default="", help="of a slice, such as 4x4x4")
     jobset.add_argument("--chips_per_host", type=one, default=4, help="of the nodes")
     jobset.add_argument("--secret", default="", help="Kubernetes secret of variables")
-    jobset.add_argument("--claim", default="", help="volume claim mounted at /data")
+    jobset.add_argument(
+        "--pull",
+        choices=script.PULLS,
+        default="",
+        help="the image; by default always, a digest if missing",
+    )
+    jobset.add_argument(
+        "--service_account", default="", help="of Kubernetes; '' is default"
+    )
+    jobset.add_argument(
+        "--claim",
+        action="append",
+        type=storage.claim,
+        default=[],
+        metavar="NAME[:PATH]",
+        help="volume claims, mounted at /data",
+    )
+    jobset.add_argument(
+        "--plain_claims",
+        action="store_true",
+        help="claims are not of Cloud Storage FUSE",
+    )
+    jobset.add_argument(
+        "--bucket",
+        action="append",
+        type=storage.bucket,
+        default=[],
+        metavar="NAME[:PATH]",
+        help="buckets, mounted at /data; NAME/FOLDER:PATH:OPTION,…",
+    )
+    jobset.add_argument(
+        "--fuse_limit",
+        action="append",
+        default=[],
+        metavar="NAME=QUANTITY",
+        help="of cpu, memory or ephemeral-storage for Cloud Storage FUSE; 0: none, "
+        "which Autopilot does not take",
+    )
+    jobset.add_argument(
+        "--host_network",
+        choices=("auto", "on", "off"),
+        default="auto",
+        help="auto: off with Cloud Storage FUSE, which then is the service account",
+    )
     jobset.add_argument(
         "--scratch", default="", help="directory of the nodes, mounted at /local"
     )
@@ -187,7 +295,23 @@ def render(words: Sequence[str]) -> tuple[str, bool]:
     xpk.add_argument("--zone", default="", help="'' is gcloud's")
     xpk.add_argument("--project", default="", help="'' is gcloud's")
     xpk.add_argument("--env_file", default="", help="variables and secrets, local")
-    given = parser.parse_args(words)
+    xpk.add_argument(
+        "--xpk_flag",
+        action="append",
+        default=[],
+        metavar=script.FLAG,
+        help="of xpk workload create, --xpk_flag=--storage=NAME",
+    )
+    return parser
+
+
+def render(words: Sequence[str]) -> tuple[str, bool]:
+    """Return the script that submits the job, and whether to print it only.
+
+    Raises:
+        UserError: options that do not go together, or nothing to run.
+    """
+    given = _parser().parse_args(words)
     _check_together(given)
     given.name = _clean(given.name)
     command = [*script.WORKER, *script.train_command(given.arguments, joined=True)]
@@ -209,15 +333,52 @@ def render(words: Sequence[str]) -> tuple[str, bool]:
         chips_per_host=given.chips_per_host,
         restarts=given.retries,
         spot=given.spot,
-        secret=given.secret,
-        claim=given.claim,
-        scratch=given.scratch,
+        pods=_pods(given),
     )
     document = script.document(yaml.safe_dump(content, sort_keys=False, width=10_000))
     text = script.fill(_CLEAR, NAME=name) + f"kubectl apply --filename=- {document}"
     if given.wait:
         text += script.fill(_WAIT, NAME=name, PREEMPTED=str(PREEMPTED))
     return text, given.dry_run
+
+
+def _pods(given: argparse.Namespace) -> Pods:
+    """Return what the options say of the pods of a JobSet."""
+    pods = Pods(
+        variables=script.platform(given.platform),
+        secret=given.secret,
+        pull=script.pull(given.pull, given.image),
+        pull_secret=given.pull_secret,
+        service_account=given.service_account,
+        claims=given.claim,
+        buckets=given.bucket,
+        fuse_claims=not given.plain_claims,
+        fuse_limits=_limits(given.fuse_limit),
+        host_network=given.host_network == "on",
+        scratch=given.scratch,
+    )
+    if given.fuse_limit and not pods.fuse:
+        raise UserError(
+            "--fuse_limit is of Cloud Storage FUSE: name a --bucket, or a --claim "
+            "without --plain_claims."
+        )
+    if given.host_network == "auto":
+        pods = dataclasses.replace(pods, host_network=not pods.fuse)
+    return pods
+
+
+def _limits(given: Sequence[str]) -> dict[str, str]:
+    """Return the limits of Cloud Storage FUSE's container; none unless one is named."""
+    limits: dict[str, str] = dict.fromkeys(("cpu", "memory", "ephemeral-storage"), "0")
+    for limit in given:
+        name, _, quantity = limit.partition("=")
+        if name not in limits or not _QUANTITY.fullmatch(quantity):
+            raise UserError(
+                f"--fuse_limit={limit}: expected NAME=QUANTITY, such as cpu=2, "
+                "memory=4Gi or ephemeral-storage=20Gi."
+            )
+        limits[name] = quantity
+    return limits
 
 
 # A set that has ended makes room for its successor; one that runs is left alone.
@@ -276,8 +437,33 @@ if [ -n "$asked" ]; then
 fi
 exit "$code"
 """
-_OF_JOBSET = ("accelerator", "topology", "secret", "claim", "scratch")
-_OF_XPK = ("type", "zone", "project", "env_file")
+# Kubernetes' rule where nothing is said, and xpk has no flag to say it.
+_NOT_PULLED = """\
+echo "warning: a node that has an image of this tag runs it, also if the registry has \
+another: name it by its digest, by :latest or by a new tag" >&2
+"""
+_OF_JOBSET = (
+    *("accelerator", "topology", "secret", "pull", "service_account", "claim"),
+    *("plain_claims", "bucket", "fuse_limit", "scratch"),
+)
+_OF_XPK = ("type", "zone", "project", "env_file", "xpk_flag")
+_TAKEN = {
+    "--cluster": "use --cluster",
+    "--workload": "use --name",
+    "--tpu-type": "use --type",
+    "--num-slices": "use --slices",
+    "--docker-image": "use --image",
+    "--docker-image-pull-secret": "use --pull_secret",
+    "--base-docker-image": "use --image",
+    "--command": "put the arguments of the training behind --",
+    "--max-restarts": "use --retries",
+    "--restart-on-exit-codes": "others end the run",
+    "--termination-grace-period-seconds": "it is what saving needs",
+    "--spot": "use --spot",
+    "--env-file": "use --env_file",
+    "--zone": "use --zone",
+    "--project": "use --project",
+}
 
 
 def _check_together(given: argparse.Namespace) -> None:
@@ -288,13 +474,30 @@ def _check_together(given: argparse.Namespace) -> None:
                 f"--{option} is of a JobSet by kubectl and --cluster of a workload by "
                 "xpk: leave one out."
             )
+    if given.cluster and given.host_network != "auto":
+        raise UserError(
+            "--host_network is of a JobSet by kubectl; xpk's pods are always on it."
+        )
     for option in () if given.cluster else _OF_XPK:
         if getattr(given, option):
             raise UserError(
                 f"--{option} is of a workload by xpk, which needs --cluster as well; "
                 "a JobSet by kubectl does without."
             )
-    script.check_env_file(given.env_file)
+    given.env_file = script.env_file(given.env_file)
+    script.check_flags("--xpk_flag", given.xpk_flag, _TAKEN, "xpk workload create")
+    script.is_digest(given.image)
+    if given.plain_claims and not given.claim:
+        raise UserError("--plain_claims says what --claim is; name one.")
+    if given.scratch and not given.scratch.startswith("/"):
+        raise UserError(
+            f"--scratch={given.scratch}: expected a path from the root of the nodes, "
+            "such as /dev/shm/unitoken."
+        )
+    paths = ["/dev/shm", *(place.path for place in (*given.claim, *given.bucket))]
+    paths += [LOCAL] if given.scratch else []
+    if twice := {path for path in paths if paths.count(path) > 1}:
+        raise UserError(f"two volumes are mounted at {twice.pop()}; name other paths.")
 
 
 def _clean(name: str) -> str:
@@ -311,6 +514,11 @@ def _by_xpk(given: argparse.Namespace, command: Sequence[str]) -> str:
     """Return the script that submits the command with xpk."""
     if not given.type:
         raise UserError("xpk needs --type, such as v5p-128.")
+    # xpk takes variables of a file or of flags, not both.
+    variables = [f"{k}={text}" for k, text in script.platform(given.platform).items()]
+    if given.env_file:
+        command = ["env", *variables, *command]
+        variables = []
     create = ["xpk", "workload", "create"]
     create += [f"--cluster={given.cluster}", f"--workload={given.name}"]
     create += [f"--tpu-type={given.type}", f"--num-slices={given.slices}"]
@@ -320,9 +528,16 @@ def _by_xpk(given: argparse.Namespace, command: Sequence[str]) -> str:
     create += [f"--termination-grace-period-seconds={_GRACE}"]
     create += ["--spot"] if given.spot else []
     create += [f"--env-file={given.env_file}"] if given.env_file else []
+    create += [f"--env={variable}" for variable in variables]
+    if given.pull_secret:
+        create += [f"--docker-image-pull-secret={given.pull_secret}"]
+    create += given.xpk_flag
     where = [f"--zone={given.zone}"] if given.zone else []
     where += [f"--project={given.project}"] if given.project else []
-    text = f"#!/bin/bash\nset -eu\n{script.quote([*create, *where])}\n"
+    text = "#!/bin/bash\nset -eu\n"
+    if not _is_pulled(given.image):
+        text += _NOT_PULLED
+    text += f"{script.quote([*create, *where])}\n"
     if given.wait:
         cluster = f"--cluster={given.cluster}"
         listed = ["xpk", "workload", "list", cluster]
@@ -336,6 +551,12 @@ def _by_xpk(given: argparse.Namespace, command: Sequence[str]) -> str:
             PREEMPTED=str(PREEMPTED),
         )
     return text
+
+
+def _is_pulled(image: str) -> bool:
+    """Say whether nodes run what the registry has, with no policy to say so."""
+    _, colon, tag = image.rpartition("/")[2].partition(":")
+    return script.is_digest(image) or not colon or tag == "latest"
 
 
 run = partial(script.run, render)

@@ -3,7 +3,7 @@
 They join over a free port of the loopback interface, as the processes of a cluster do.
 If one fails the others are ended, and all are started again from the newest checkpoint,
 `--retries` times. SIGTERM, Ctrl-C and the end of the terminal are passed on: all save
-the same step and end.
+the same step and end, and so they do if this process is killed.
 """
 
 import argparse
@@ -20,6 +20,7 @@ from collections.abc import Mapping, Sequence
 from typing import IO
 
 from launch import script, signals
+from unitoken_jax.config import UserError
 
 _GRACE = 60.0  # seconds between being asked to end and being ended
 _POLL = 0.1
@@ -40,15 +41,16 @@ class Group:
         self._processes: list[subprocess.Popen[bytes]] = []
         self._readers: list[threading.Thread] = []
         for number, command in enumerate(commands):
-            process = subprocess.Popen(
+            process = signals.start(
                 command,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE if number else None,
                 stderr=subprocess.STDOUT if number else None,
-                start_new_session=True,
                 env=env,
             )
             self._processes.append(process)
+        # Not before all have been started.
+        for number, process in enumerate(self._processes):
             if process.stdout is not None:
                 reader = threading.Thread(target=_echo, args=(number, process.stdout))
                 reader.start()
@@ -115,7 +117,8 @@ def _free_port() -> int:
 
 def run(words: Sequence[str]) -> int:
     """Run, or print, what the words of a command line say; return the exit code."""
-    parser = script.parser("local", "Run several processes on this machine.")
+    summary = "Run several processes on this machine."
+    parser = script.parser("local", summary, platform=None)
     count = script.at_least(0)
     parser.add_argument(
         "--processes", type=script.at_least(1), default=1, help="how many"
@@ -130,7 +133,7 @@ def run(words: Sequence[str]) -> int:
         "--retries", type=count, default=0, help="new starts of failed runs"
     )
     given = parser.parse_args(words)
-    added = {"JAX_NUM_CPU_DEVICES": str(given.devices)} if given.devices else {}
+    added = _variables(given.platform, given.devices)
     if given.dry_run:
         port = given.port or _free_port()
         shown = [f"{name}={value}" for name, value in added.items()]
@@ -139,6 +142,22 @@ def run(words: Sequence[str]) -> int:
         print("wait")
         return 0
     return _supervise(given, os.environ | added)
+
+
+def _variables(platform: str | None, devices: int) -> dict[str, str]:
+    """Return what is added to the environment."""
+    added = {} if platform is None else script.platform(platform)
+    if not devices:
+        return added
+    if platform not in (None, "cpu", "any"):
+        raise UserError(
+            f"--devices are of the CPU, and --platform={platform} does not use it: "
+            "leave one out."
+        )
+    # Else a GPU or TPU that is there would be used, and the devices left alone.
+    if platform is None and "JAX_PLATFORMS" not in os.environ:
+        added = script.platform("cpu")
+    return {"JAX_NUM_CPU_DEVICES": str(devices)} | added
 
 
 def _supervise(given: argparse.Namespace, env: Mapping[str, str]) -> int:

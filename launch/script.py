@@ -5,19 +5,25 @@ exactly what would run, and can be kept, read and run by hand.
 """
 
 import argparse
+import itertools
 import os
 import re
 import shlex
 import sys
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 from typing import NoReturn
 
 from launch import signals
 from unitoken_jax.config import UserError
+from unitoken_jax.files import user_path
 
 TRAIN = ("python", "-m", "unitoken_jax.train")
 WORKER = ("python", "-m", "launch.worker", "--")
+PLATFORMS = ("tpu", "cuda", "rocm", "cpu", "any")
+FLAG = "FLAG"
+"""Metavar of options whose value is an option of another program."""
+PULLS = ("always", "missing", "never")
+_DIGEST = re.compile(r"@sha256:[0-9a-f]{64}")
 
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter):
@@ -31,6 +37,20 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter):
 
 class _Parser(argparse.ArgumentParser):
     """Refuses words in a sentence."""
+
+    def parse_args(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, args: Sequence[str]
+    ) -> argparse.Namespace:
+        """Parse words; what an option passes through may begin with a dash."""
+        actions = [action for action in self._actions if action.metavar == FLAG]
+        through = {name for action in actions for name in action.option_strings}
+        end = args.index("--") if "--" in args else len(args)
+        joined: list[str] = []
+        given = iter(args[:end])
+        for word in given:
+            value = next(given, None) if word in through else None
+            joined.append(word if value is None else f"{word}={value}")
+        return super().parse_args([*joined, *args[end:]])
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message.removeprefix('argument ')}.")
@@ -53,27 +73,112 @@ def at_least(least: int) -> Callable[[str], int]:
     return convert
 
 
-def check_env_file(path: str) -> None:
-    """Refuse a file of variables that is not on this machine; '' is none."""
-    if path and not Path(path).is_file():
+def filled(given: str) -> str:
+    """Refuse an empty value, as a type of options that need one."""
+    if not given.strip():
+        raise argparse.ArgumentTypeError("is empty")
+    return given
+
+
+def env_file(path: str) -> str:
+    """Return the whole path of a file of variables on this machine; '' is none.
+
+    What stands before a colon in a shorter one, gcloud takes for a machine.
+
+    Raises:
+        UserError: there is no such file.
+    """
+    if not path:
+        return ""
+    found = user_path(path, "--env_file")
+    if not found.is_file():
         raise UserError(
             f"--env_file={path}: there is no such file; name one of NAME=VALUE lines."
         )
+    return str(found.absolute())
 
 
-def parser(module: str, summary: str) -> argparse.ArgumentParser:
+def check_flags(
+    option: str, flags: Sequence[str], taken: Mapping[str, str], program: str
+) -> None:
+    """Refuse what cannot be passed through to another program.
+
+    Args:
+        option: that passes it.
+        flags: as they were given.
+        taken: flag of the program → how it is said to the launcher.
+        program: their reader.
+
+    Raises:
+        UserError: a word is no flag, or the launcher sets it itself.
+    """
+    for flag in flags:
+        name = flag.partition("=")[0]
+        if not re.match("--?[A-Za-z]", flag) or name != name.strip():
+            raise UserError(
+                f"{option}={flag!r}: expected a flag of {program} in one word, such as "
+                f"{option}=--name=value."
+            )
+        if name in taken:
+            raise UserError(
+                f"{option}={flag}: {name} is set by the launcher; {taken[name]}."
+            )
+
+
+def is_digest(image: str) -> bool:
+    """Say whether a container is named by its content, which never changes.
+
+    Raises:
+        UserError: it is no name of a container, or its digest is cut.
+    """
+    if image.startswith("-") or image != image.strip():
+        raise UserError(f"--image={image!r} is no name of a container.")
+    if "@" in image and not _DIGEST.search(image):
+        raise UserError(
+            f"--image={image}: a digest is @sha256: and 64 digits from 0 to f."
+        )
+    return "@" in image
+
+
+def pull(given: str, image: str) -> str:
+    """Return the policy of `PULLS`; '' pulls a tag always, a digest if it is missing.
+
+    Raises:
+        UserError: as `is_digest`.
+    """
+    return given or ("missing" if is_digest(image) else "always")
+
+
+def platform(chosen: str) -> dict[str, str]:
+    """Return the variable by which JAX uses a platform of `PLATFORMS` or fails.
+
+    Without it JAX would go on with the CPU where a TPU or GPU does not start.
+    """
+    return {"JAX_PLATFORMS": "" if chosen == "any" else chosen}
+
+
+def parser(
+    module: str, summary: str, platform: str | None = "tpu"
+) -> argparse.ArgumentParser:
     """Return a parser with what all launchers understand.
 
     Args:
         module: of the launcher, 'slurm'.
         summary: what it does.
+        platform: that JAX must use; None leaves it to the environment.
     """
     made = _Parser(
         prog=f"python -m launch.{module}",
         description=summary,
         formatter_class=_Help,
     )
-    made.add_argument("--name", default="unitoken", help="of the run")
+    made.add_argument("--name", type=filled, default="unitoken", help="of the run")
+    made.add_argument(
+        "--platform",
+        choices=PLATFORMS,
+        default=platform,
+        help="that JAX must use, or fail; any: it falls back to the CPU",
+    )
     made.add_argument(
         "--dry_run", action="store_true", help="print what would run, run nothing"
     )
@@ -108,16 +213,17 @@ def train_command(arguments: Sequence[str], *, joined: bool) -> list[str]:
     return [*TRAIN, *arguments, *auto]
 
 
-def document(text: str, mark: str = "END", *, background: bool = False) -> str:
+def document(text: str, *, background: bool = False) -> str:
     """Return a here-document; nothing in `text` is expanded.
 
     Args:
         text: of the document.
-        mark: the line that ends it.
         background: whether the command that reads it is not waited for.
     """
-    if mark in text.splitlines():
-        raise UserError(f"a line of the document is {mark!r}, which would end it.")
+    # A line of the document that is the mark would end it.
+    lines = set(text.split("\n"))
+    marks = itertools.chain(["END"], (f"END{n}" for n in itertools.count(1)))
+    mark = next(mark for mark in marks if mark not in lines)
     return f"<<'{mark}'{' &' if background else ''}\n{text.rstrip()}\n{mark}\n"
 
 

@@ -5,13 +5,22 @@ restarts it these are different things.
 """
 
 import contextlib
+import ctypes
+import functools
+import os
 import signal
 import subprocess
-from collections.abc import Callable, Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import IO
 
 PREEMPTED = 75
 """`EX_TEMPFAIL`: run the same command again."""
+
+_ASKS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_SET_DEATH_SIGNAL = 1  # of prctl
+_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
 @contextmanager
@@ -19,7 +28,8 @@ def passed_on(send: Callable[[int], None]) -> Iterator[list[int]]:
     """Pass SIGTERM and SIGINT on while the context lasts.
 
     SIGHUP is passed on as SIGTERM: what runs has sessions of its own, and would outlive
-    a terminal that is closed. Under nohup it stays ignored.
+    a terminal that is closed. What was ignored when we were started (SIGHUP by nohup,
+    SIGINT by a shell that runs us in the background) stays ignored.
 
     Args:
         send: is called with the number of each.
@@ -34,9 +44,7 @@ def passed_on(send: Callable[[int], None]) -> Iterator[list[int]]:
         asked.append(passed)
         send(passed)
 
-    noted = [signal.SIGTERM, signal.SIGINT]
-    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
-        noted.append(signal.SIGHUP)
+    noted = [number for number in _ASKS if signal.getsignal(number) != signal.SIG_IGN]
     handlers = {number: signal.signal(number, note) for number in noted}
     try:
         yield asked
@@ -45,11 +53,52 @@ def passed_on(send: Callable[[int], None]) -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
+def start(
+    command: Sequence[str],
+    *,
+    stdin: int | None = None,
+    stdout: IO[bytes] | int | None = None,
+    stderr: int | None = None,
+    env: Mapping[str, str] | None = None,
+) -> subprocess.Popen[bytes]:
+    """Start a command that leaves no orphan, in a session of its own.
+
+    A Ctrl-C of the terminal reaches it through us alone. If this process is killed it
+    gets SIGTERM, where the system can (Linux). Call it while there is one thread.
+
+    Args:
+        command: to start.
+        stdin: as for Popen, like all that follow.
+        stdout: likewise.
+        stderr: likewise.
+        env: likewise.
+
+    Raises:
+        OSError: it cannot be started.
+    """
+    us = os.getpid()
+
+    def ask(libc: ctypes.CDLL) -> None:
+        libc.prctl(_SET_DEATH_SIGNAL, int(signal.SIGTERM))
+        if os.getppid() != us:  # it was killed before that
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    return subprocess.Popen(
+        command,
+        start_new_session=True,
+        preexec_fn=functools.partial(ask, _LIBC) if _LIBC else None,  # noqa: PLW1509
+        stdin=stdin,
+        stdout=stdout,
+        stderr=stderr,
+        env=env,
+    )
+
+
 def supervise(command: Sequence[str], tell: Callable[[int, int], None]) -> int:
     """Run a command to its end, passing signals on; return `exit_code`.
 
     Args:
-        command: to run, in a session of its own: a Ctrl-C reaches it once, through us.
+        command: to run, by `start`.
         tell: `os.kill`, or `os.killpg` for all that the command runs.
 
     Raises:
@@ -64,7 +113,7 @@ def supervise(command: Sequence[str], tell: Callable[[int, int], None]) -> int:
                     tell(child.pid, number)
 
     with passed_on(send) as asked:
-        children.append(subprocess.Popen(command, start_new_session=True))
+        children.append(start(command))
         if asked:  # before there was a child to tell
             send(asked[-1])
         return exit_code(children[0].wait(), asked)

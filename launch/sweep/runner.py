@@ -255,13 +255,11 @@ class Runner:
             file.write(f"$ {shlex.join(command)}\n".encode())
             file.flush()
             output = file.tell()
-            # A session of its own: a Ctrl-C reaches it once, through `_stop`.
-            process = subprocess.Popen(
+            process = signals.start(
                 command,
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,
                 env=os.environ | {"PYTHONUNBUFFERED": "1"},
             )
         self.progress[task.name].status = "running"

@@ -21,8 +21,9 @@ NAMES = (
     *("gcloud", "kubectl", "xpk", "sleep"),
     *("sbatch", "srun", "scontrol", "scancel", "squeue"),
 )
-# A suite under nohup inherits that the end of the terminal is ignored.
-HEARS = ("env", "--default-signal=HUP")
+# A suite under nohup inherits that the end of the terminal is ignored, one that a
+# shell runs in the background that Ctrl-C is.
+HEARS = ("env", "--default-signal=HUP,INT,TERM")
 
 
 class FakeCloud:

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -52,6 +53,34 @@ def test_dry_run_prints_the_commands(capsys) -> None:
     assert len(lines) == 3
     assert lines[0].startswith("JAX_NUM_CPU_DEVICES=4 ")
     assert re.search(r"--workdir 'a b' --coordinator=localhost:\d+ ", lines[1])
+
+
+@pytest.mark.parametrize(
+    ("options", "platforms"),
+    [
+        ([], None),
+        (["--devices=4"], "cpu"),
+        (["--platform=cuda"], "cuda"),
+        (["--platform=any", "--devices=2"], ""),
+    ],
+)
+def test_what_jax_must_use(monkeypatch, capsys, options, platforms) -> None:
+    monkeypatch.delenv("JAX_PLATFORMS", raising=False)
+    assert local.run([*options, "--dry_run", "--", "x"]) == 0
+    words = shlex.split(capsys.readouterr().out)
+    found = dict(word.split("=", 1) for word in words if "=" in word)
+    assert found.get("JAX_PLATFORMS") == platforms
+
+
+def test_the_environment_says_what_jax_uses(monkeypatch, capsys) -> None:
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    assert local.run(["--devices=2", "--dry_run", "--", "x"]) == 0
+    assert "JAX_PLATFORMS" not in capsys.readouterr().out
+
+
+def test_devices_are_of_the_cpu() -> None:
+    with pytest.raises(UserError, match="--platform=cuda does not use it"):
+        local.run(["--devices=2", "--platform=cuda", "--", "x"])
 
 
 def test_output_of_the_others_is_named(capsys) -> None:
@@ -105,7 +134,7 @@ def test_numbers_below_what_makes_sense() -> None:
 
 
 SAVES = """
-import pathlib, signal, sys, time
+import os, pathlib, signal, sys, time
 _, path, speaks = sys.argv
 def save(*_):
     for _ in range(2 if speaks == "yes" else 0):
@@ -114,7 +143,8 @@ def save(*_):
     pathlib.Path(path).touch()
     sys.exit()
 signal.signal(signal.SIGTERM, save)
-pathlib.Path(path + ".ready").touch()
+pathlib.Path(path + ".part").write_text(str(os.getpid()))
+pathlib.Path(path + ".part").rename(path + ".ready")
 time.sleep(60)
 """
 LAUNCHES = """
@@ -160,6 +190,18 @@ def test_a_terminal_that_is_closed_asks_all(tmp_path) -> None:
         launcher.wait(30)
     assert (tmp_path / "0").exists()
     assert (tmp_path / "1").exists()
+
+
+def test_a_killed_launcher_leaves_no_orphan(tmp_path) -> None:
+    """Its processes are asked to end, and save."""
+    with launch(tmp_path) as launcher:
+        launcher.kill()
+    pids = [int(path.read_text()) for path in tmp_path.glob("*.ready")]
+    limit = time.monotonic() + 30
+    while any(Path(f"/proc/{pid}").exists() for pid in pids):
+        assert time.monotonic() < limit
+        time.sleep(0.05)
+    assert (tmp_path / "0").exists()
 
 
 def test_nohup_keeps_a_run(tmp_path) -> None:

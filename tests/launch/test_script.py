@@ -30,7 +30,10 @@ RENDERED = {
         slurm.render,
         "--nodes=2 --env_file=my.env --partition=p --gpus=4 --wait",
     ),
-    "slurm, one node": (slurm.render, "--cpus=8 --name='my run'"),
+    "slurm, one node": (
+        slurm.render,
+        "--cpus=8 --name='my run' --account=a --qos=q --sbatch='#SBATCH --exclusive'",
+    ),
     "tpu_vm": (
         tpu_vm.render,
         "--tpu=t --zone=z --project=p --type=v5p-128 --version=v2-alpha-tpuv5 --spot "
@@ -39,6 +42,22 @@ RENDERED = {
     "tpu_vm, bare": (
         tpu_vm.render,
         "--tpu=t --zone=z --type=v5e-8 --version=v --image=i",
+    ),
+    "tpu_vm, queued": (
+        tpu_vm.render,
+        "--tpu=t --zone=z --type=v5e-8 --version=v --image=h.io/i --queued "
+        "--guaranteed --valid_until_duration=6h --request=r "
+        "--tunnel_through_iap --internal_ips "
+        "--bucket=my-data:/data --registry_login=metadata --setup='echo \"$HOME\"'",
+    ),
+    "tpu_vm, queued and deleted": (
+        tpu_vm.render,
+        "--tpu=t --zone=z --type=v5e-8 --version=v --image=i --queued --spot --delete",
+    ),
+    "gke, buckets": (
+        gke.render,
+        "--image=i --accelerator=a --topology=2x2x1 --bucket=my-data:/data "
+        "--service_account=s --pull_secret=p --fuse_limit=cpu=2",
     ),
     "gke": (
         gke.render,
@@ -137,5 +156,8 @@ def test_a_signal_reaches_what_runs(tmp_path) -> None:
 
 
 def test_a_document_cannot_end_early() -> None:
-    with pytest.raises(UserError, match="would end it"):
-        script.document("a\nEND\nb")
+    text = "a\nEND\nEND1\nb"
+    done = subprocess.run(
+        ["bash", "-c", f"cat {script.document(text)}"], capture_output=True, check=True
+    )
+    assert done.stdout.decode() == f"{text}\n"

@@ -2,10 +2,13 @@
 
 import re
 import signal
+import tempfile
 from pathlib import Path
 
 import pytest
 from fake_cloud import FakeCloud
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from launch import slurm
 from launch.signals import PREEMPTED
@@ -99,6 +102,109 @@ def test_directives_are_quoted_and_of_one_line() -> None:
         slurm.render(["--partition=a\n#SBATCH --exclusive", *TRAIN])
 
 
+def directives(text: str) -> list[str]:
+    """The options in a job's script, as sbatch reads them (src/sbatch/opt.c)."""
+    found = []
+    for line in text.splitlines():
+        if line.startswith("#SBATCH"):
+            found += slurm.words_of(line.removeprefix("#SBATCH"))
+        elif line.strip() and not line.startswith("#"):
+            break
+    return found
+
+
+def test_whose_job_it_is_and_where(tmp_path) -> None:
+    options = ["--account=a b", "--qos=high", "--constraint=[x|y]", "--reservation=r"]
+    found = directives(job(tmp_path, *options))
+    assert {*options} <= {*found}
+
+
+def test_further_lines(tmp_path) -> None:
+    text = job(
+        tmp_path,
+        *(
+            "--sbatch",
+            "#SBATCH --exclusive",
+            "--sbatch=--mem 0",
+            "--sbatch",
+            "-w 'a b'",
+        ),
+        *("--sbatch=#SBATCH --mail-type=END  # me", "--wait"),
+    )
+    assert directives(text)[-6:] == [
+        *("--exclusive", "--mem", "0", "-w", "a b", "--mail-type=END")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        ("#SBATCH", "is no line of sbatch"),
+        ("# --exclusive", "is no line of sbatch"),
+        ("exclusive", "is no line of sbatch"),
+        ("--mem=0 4", "is no line of sbatch"),
+        ("#SBATCH hetjob", "is no line of sbatch"),
+        ("--comment 'a", "a quote ' is not closed"),
+        ("--mem=0\n#SBATCH --no-requeue", "has a line break"),
+        ("--nodes=2", "--nodes is set by the launcher; use --nodes"),
+        ("-N2", "-N is set by the launcher; use --nodes"),
+        ("--mem=0 --no-requeue", "--no-requeue is set by the launcher"),
+        ("--signal=KILL", "--signal is set by the launcher"),
+    ],
+)
+def test_lines_that_are_none(line, sentence) -> None:
+    with pytest.raises(UserError, match=sentence):
+        slurm.render([f"--sbatch={line}", *TRAIN])
+
+
+@pytest.mark.parametrize(
+    ("options", "value"),
+    [([], "cuda"), (["--platform=cpu"], "cpu"), (["--platform=any"], "")],
+)
+def test_jax_uses_gpus_or_fails(tmp_path, options, value) -> None:
+    """Whatever the file of variables says."""
+    file = environment(tmp_path)
+    file.write_text("JAX_PLATFORMS=tpu\n")
+    options = [f"--environment={tmp_path}", f"--env_file={file}", *options]
+    text = job(tmp_path, *options)
+    cloud = FakeCloud(tmp_path)
+    cloud.decide("srun", 'echo "platforms $JAX_PLATFORMS" >> "$FOLDER/calls"')
+    assert cloud.run(text) == 0
+    assert cloud.calls[-1] == f"platforms {value}"
+
+
+TEXT = st.text(st.characters(exclude_characters="\0", codec="utf-8"), min_size=1)
+LINE = st.text(
+    st.characters(exclude_characters="\0", exclude_categories=["Cs", "Cc", "Zl", "Zp"]),
+    min_size=1,
+)
+
+
+@given(option=LINE)
+def test_sbatch_reads_options_as_they_are(option) -> None:
+    option = f"--job-name={option}"
+    assert directives(slurm.directive(option)) == [option]
+
+
+@settings(max_examples=10, deadline=None)
+@given(words=st.lists(TEXT), name=LINE)
+def test_values_arrive_as_they_are(words, name) -> None:
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        environment(folder)
+        cloud = FakeCloud(folder)
+        cloud.decide("sbatch", 'cat > "$FOLDER/job"')
+        cloud.decide("srun", 'printf "%s\\0" "$@" > "$FOLDER/words"')
+        options = [f"--environment={folder}", f"--account={name}", f"--logs={name}"]
+        text, _ = slurm.render([*options, "--", *words, "-"])
+        assert cloud.run(text) == 0
+        text = (folder / "job").read_bytes().decode()
+        assert cloud.run(text) == 0
+        given = (folder / "words").read_bytes().decode().split("\0")[:-1]
+    assert {f"--account={name}", f"--output={name}"} <= {*directives(text)}
+    assert given[-len(words) - 1 :] == [*words, "-"]
+
+
 @pytest.mark.parametrize("time", ["9", "9:59", "0:09:59", "0-0:9"])
 def test_a_time_in_which_nothing_is_saved(time) -> None:
     """Such a job would be queued again for ever."""
@@ -125,7 +231,7 @@ def test_asking_the_launcher_asks_the_job(tmp_path, number) -> None:
     cloud.decide(
         "sbatch",
         'echo "17 ${2#--comment=}" > "$FOLDER/queue"\n'
-        'touch "$FOLDER/up"\n'
+        ': > "$FOLDER/up"\n'
         'until [ -f "$FOLDER/told" ]; do /bin/sleep 0.02; done\n'
         'echo saved >> "$FOLDER/calls"\n'
         "exit 75\n",

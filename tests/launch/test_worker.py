@@ -3,9 +3,12 @@
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from fake_cloud import HEARS
 
 from launch.signals import PREEMPTED
 
@@ -18,10 +21,12 @@ time.sleep(60)
 """
 
 
-def start(program: str) -> subprocess.Popen[str]:
+def start(
+    program: str, *words: str, by: Sequence[str] = HEARS
+) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "launch.worker", "--", sys.executable, "-c"]
     return subprocess.Popen(
-        [*command, program], cwd=ROOT, stdout=subprocess.PIPE, text=True
+        [*by, *command, program, *words], cwd=ROOT, stdout=subprocess.PIPE, text=True
     )
 
 
@@ -76,3 +81,41 @@ def test_a_command_that_does_not_exist() -> None:
     )
     assert done.returncode == 127
     assert done.stderr == "error: /no/such/program: No such file or directory.\n"
+
+
+ENDS = """
+import pathlib, signal, sys, time
+def save(*_):
+    pathlib.Path(sys.argv[1]).touch()
+    sys.exit()
+signal.signal(signal.SIGTERM, save)
+print("ready", flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_killed_worker_leaves_no_orphan(tmp_path) -> None:
+    """Its command is asked to end, and saves."""
+    with start(ENDS, str(tmp_path / "saved")) as worker:
+        assert worker.stdout is not None
+        assert worker.stdout.readline() == "ready\n"
+        worker.kill()
+    limit = time.monotonic() + 30
+    while not (tmp_path / "saved").exists():
+        assert time.monotonic() < limit
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_that_is_ignored_stays_ignored(number) -> None:
+    """Of the worker, and of what it runs."""
+    program = (
+        "import signal; print('ready', flush=True); import time; time.sleep(1); "
+        f"raise SystemExit(signal.getsignal({int(number)}) == signal.SIG_IGN)"
+    )
+    name = signal.Signals(number).name.removeprefix("SIG")
+    with start(program, by=["env", f"--ignore-signal={name}"]) as worker:
+        assert worker.stdout is not None
+        assert worker.stdout.readline() == "ready\n"
+        worker.send_signal(number)
+        assert worker.wait(30) == 1
