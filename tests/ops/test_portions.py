@@ -19,6 +19,19 @@ def test_rows_come_back_in_their_order(rows, portions):
     np.testing.assert_array_equal(join(parts), array)
 
 
+@settings(deadline=None)
+@given(
+    st.lists(st.integers(0, 4), min_size=1, max_size=4).filter(lambda s: 0 in s),
+    st.integers(1, 6),
+)
+def test_rows_without_elements_are_dealt_out_too(shape, portions):
+    array = jnp.zeros(shape)
+    parts = split(array, portions)
+    assert parts.shape[0] * parts.shape[1] == shape[0]
+    assert parts.shape[2:] == tuple(shape[1:])
+    assert join(parts).shape == array.shape
+
+
 def test_values_and_gradients_are_those_of_the_whole_batch():
     keys = jax.random.split(jax.random.key(0), 3)
     first, second = (jax.random.normal(key, (6, 5)) for key in keys[:2])

@@ -45,6 +45,22 @@ def test_after_a_resumption_the_later_line_counts(tmp_path):
     np.testing.assert_array_equal(stage.curves["loss"].values, [3, 1])
 
 
+def test_an_earlier_start_that_went_further_is_undone(tmp_path):
+    losses = [(1, 5), (2, 6), (4, 7), (6, 8), (2, 1), (3, 2)]
+    lines = [json.dumps({"step": step, "loss": loss}) for step, loss in losses]
+    stage = write_lines(tmp_path, *lines)
+    np.testing.assert_array_equal(stage.curves["loss"].steps, [1, 2, 3])
+    np.testing.assert_array_equal(stage.curves["loss"].values, [5, 1, 2])
+    assert stage.steps == 3
+
+
+def test_lines_that_a_full_disk_did_not_take_are_counted(tmp_path):
+    lines = ['{"step": 1, "loss": 3.0}', '{"step": 9, "loss": 2.0, "lost_lines": 7}']
+    stage = write_lines(tmp_path, *lines)
+    assert list(stage.curves) == ["loss"]
+    assert stage.faults[0].startswith("metrics.jsonl lacks 7 lines")
+
+
 def test_values_that_are_not_finite_are_left_out_and_counted(tmp_path):
     stage = write_lines(
         tmp_path, '{"step": 1, "loss": NaN}', '{"step": 2, "loss": 2.0, "note": "x"}'

@@ -1,13 +1,20 @@
 """What is written down: means by their weights, rates, and files after a crash."""
 
+import errno
 import json
+import os
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+from board_points import board_points
 
+from unitoken_jax.runtime import outlet
+from unitoken_jax.train import board, metrics
 from unitoken_jax.train.job import TrainConfig
-from unitoken_jax.train.metrics import Recorder, count_items, memory
+from unitoken_jax.train.metrics import Recorder, count_items, last_metrics, memory
 
 CONFIG = TrainConfig(steps=4, batch=8, log_every=2)
 
@@ -45,6 +52,97 @@ def test_skipped_steps_are_left_out(tmp_path) -> None:
     assert (row["loss"], row["skipped"], row["consecutive_skips"]) == (1.0, 1, 1)
 
 
+def test_values_that_json_has_not_are_left_out(tmp_path) -> None:
+    first, _ = _record(tmp_path, [{"skipped": float("nan"), "loss": 1.0}] * 4)
+    assert first["loss"] == 1.0
+    assert "skipped" not in first
+
+
+OUTPUTS = ("metrics.jsonl", "tensorboard", "samples")
+
+
+@pytest.mark.parametrize("kind", ["disk is full", "folder is a file", "disk hangs"])
+@pytest.mark.parametrize("output", OUTPUTS)
+def test_an_output_that_fails_stops_nothing_else(
+    tmp_path, caplog, monkeypatch, kind, output
+) -> None:
+    """Steps go on, and the other outputs have what they should have."""
+    monkeypatch.setattr(outlet, "_PATIENCE", 0.5)
+    _break(tmp_path / output, kind, monkeypatch)
+    config = TrainConfig(steps=4000, batch=8, log_every=1)
+    began = time.monotonic()
+    with Recorder(tmp_path, "stage", 0, config) as recorder:
+        for step in range(1, 1501):
+            recorder.add(step, {"loss": float(step)}, {}, 0.0)
+            if step % 300 == 0:
+                picture = np.full((4, 4, 3), step % 256, np.uint8)
+                recorder.images(step, {"picture": picture})
+        held_up = time.monotonic() - began
+    assert held_up < 20
+    assert time.monotonic() - began < 40
+    warnings = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+    *first, last = (text for text in warnings if str(tmp_path / output) in text)
+    assert " that were dropped: " in last
+    # Few pictures find room to wait, so that the end alone knows of a disk that hangs.
+    assert len(first) == 1 or (output, kind) == ("samples", "disk hangs")
+    assert all(" cannot be written: " in text for text in first)
+    if output != "metrics.jsonl":
+        lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+        assert [json.loads(line)["step"] for line in lines] == [*range(1, 1501)]
+    if output != "tensorboard":
+        assert len(board_points(tmp_path / "tensorboard")["loss"]) == 1500
+    if output != "samples":
+        assert len(list((tmp_path / "samples").iterdir())) == 5
+
+
+def _break(path: Path, kind: str, monkeypatch) -> None:
+    """Make an output impossible to write."""
+    if kind == "folder is a file":
+        if path.suffix:
+            path.mkdir()
+        else:
+            path.write_text("")
+    elif path.name == "metrics.jsonl":
+        path.symlink_to("/dev/full") if kind == "disk is full" else os.mkfifo(path)
+    elif path.name == "tensorboard":
+        event = path / "events"
+        path.mkdir()
+        event.symlink_to("/dev/full") if kind == "disk is full" else os.mkfifo(event)
+        monkeypatch.setattr(board, "_fresh", lambda _: event)
+    else:
+
+        def write(path: Path, data: bytes) -> None:
+            del data
+            if kind == "disk hangs":
+                threading.Event().wait()
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+        monkeypatch.setattr(metrics.files, "write_bytes", write)
+
+
+def test_what_a_full_disk_did_not_take_is_written_later(tmp_path, monkeypatch) -> None:
+    """What is too much to wait for is a gap, and the next line says so."""
+    monkeypatch.setattr(outlet, "_AGAIN", 0.05)
+    path = tmp_path / "metrics.jsonl"
+    path.symlink_to("/dev/full")
+    config = TrainConfig(steps=2000, batch=8, log_every=1)
+    with Recorder(tmp_path, "stage", 0, config) as recorder:
+        for step in range(1, 1101):
+            recorder.add(step, {"loss": 1.0}, {}, 0.0)
+        path.unlink()
+        assert recorder._outputs is not None
+        deadline = time.monotonic() + 30
+        while not recorder._outputs.lines.settle(1.0):
+            assert time.monotonic() < deadline
+        recorder.add(1101, {"loss": 1.0}, {}, 0.0)
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [row["step"] for row in rows] == [*range(1, 1001), 1101]
+    assert "lost_lines" not in rows[-2]
+    assert rows[-1]["lost_lines"] == rows[-1]["dropped_writes"] == 100
+    assert last_metrics(tmp_path, 1101)["dropped_writes"] == 100
+    assert "lost_lines" not in last_metrics(tmp_path, 1101)
+
+
 def test_half_a_line_of_a_killed_run_stays_one_line(tmp_path) -> None:
     (tmp_path / "metrics.jsonl").write_text('{"step": 2, "loss": 1}\n{"step": 4, "lo')
     with Recorder(tmp_path, "stage", 2, CONFIG) as recorder:
@@ -53,6 +151,14 @@ def test_half_a_line_of_a_killed_run_stays_one_line(tmp_path) -> None:
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
     assert len(lines) == 3
     assert json.loads(lines[2])["step"] == 4
+
+
+@pytest.mark.parametrize("line", ["[]", "4", "null", "[" * 100_000, '{"step": 4, "l'])
+def test_the_last_metrics_of_a_damaged_file(tmp_path, line) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 4, "time": 1.0, "loss": 2.0, "name": "x"}\n' + line)
+    assert last_metrics(tmp_path, 4) == {"loss": 2.0}
+    assert last_metrics(tmp_path, 5) == {}
 
 
 def test_counts_what_is_not_padding() -> None:

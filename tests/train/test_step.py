@@ -5,10 +5,14 @@ import jax.numpy as jnp
 import miniature
 import numpy as np
 import pytest
+import tiny_unitoken
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from unitoken_jax.checkpoint import state as states
+from unitoken_jax.models import registry
+from unitoken_jax.runtime.pytree import flatten
 from unitoken_jax.train.guard import GuardConfig
+from unitoken_jax.train.optimizer import OptimizerConfig, make_optimizer
 from unitoken_jax.train.step import make_train_step, make_update
 
 
@@ -61,6 +65,29 @@ def test_accumulation_equals_one_large_batch(microbatches) -> None:
         one.params,
         many.params,
     )
+
+
+@pytest.mark.parametrize("kind", ["codes only", "no encoder"])
+def test_accumulation_takes_rows_that_show_no_pixels(kind) -> None:
+    """Rows of codes alone have pixels of size 0, which divide by nothing."""
+    model = tiny_unitoken.MODEL | ({"vision": None} if kind == "no encoder" else {})
+    system = registry.build(model)
+    params = system.init_params(jax.random.key(0))
+    shapes = {path: leaf.shape for path, leaf in flatten(params).items()}
+    optimizer = make_optimizer(OptimizerConfig(learning_rate=1e-3), shapes, 3)
+    batch = tiny_unitoken.batch(0)
+    batch["slots"] = np.full_like(batch["slots"], -1)
+    batch["pixels"] = batch["pixels"][:, :0]
+    key, step = jax.random.key(1), jnp.int32(0)
+    whole, parts = (
+        jax.jit(make_update(system.loss, optimizer, count))(
+            params, optimizer.init(params), batch, key, step
+        )[2]
+        for count in (1, 4)
+    )
+    assert float(whole["grad_norm"]) > 0
+    for name, value in whole.items():
+        assert float(parts[name]) == pytest.approx(float(value), rel=1e-4), name
 
 
 def test_a_batch_without_targets_changes_nothing_but_the_step() -> None:

@@ -14,14 +14,17 @@ def split(rows: jax.Array, portions: int) -> jax.Array:
     Portion p has the rows p, p + portions, …: each device deals out its own, and none
     moves. A batch that does not divide has as many portions as divide both.
     """
-    portions = math.gcd(portions, rows.shape[0])
-    dealt = rows.reshape(-1, portions, *rows.shape[1:])  # [B / portions, portions, …]
+    batch, *shape = rows.shape
+    portions = math.gcd(portions, batch)
+    # In full: nothing could be inferred from an array without elements.
+    dealt = rows.reshape(batch // portions, portions, *shape)
     return dealt.swapaxes(0, 1)
 
 
 def join(portions: jax.Array) -> jax.Array:
     """Return the rows [B, …] of portions [portions, B / portions, …] in their order."""
-    return portions.swapaxes(0, 1).reshape(-1, *portions.shape[2:])
+    count, size, *shape = portions.shape
+    return portions.swapaxes(0, 1).reshape(count * size, *shape)
 
 
 def map_portions(

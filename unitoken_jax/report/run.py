@@ -7,7 +7,7 @@ is missing or unreadable becomes a sentence in `faults` and the rest is read.
 import dataclasses
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import numpy as np
 from unitoken_jax.config import UserError
 from unitoken_jax.report.quantities import is_number
 
-_BOOKKEEPING = frozenset({"step", "time", "weight"})
+_BOOKKEEPING = frozenset({"step", "time", "weight", "lost_lines"})
 
 
 class RunError(UserError):
@@ -50,10 +50,10 @@ class Stage:
     def curves(self) -> dict[str, Curve]:
         """Every numeric metric, in the order in which the log names them.
 
-        A resumed run logs the steps after its checkpoint twice; the later line counts.
+        A resumed run logs the steps after its checkpoint twice; the later line counts,
+        and of an earlier start that went further nothing is left.
         """
-        by_step = {record["step"]: record for record in self.records}
-        ordered = [by_step[step] for step in sorted(by_step)]
+        ordered = _standing(self.records)
         keys = dict.fromkeys(
             key
             for record in ordered
@@ -64,8 +64,8 @@ class Stage:
 
     @property
     def steps(self) -> int:
-        """The last step that was logged."""
-        return max((record["step"] for record in self.records), default=0)
+        """The last step that was logged and not undone since."""
+        return max((record["step"] for record in _standing(self.records)), default=0)
 
     @property
     def begun(self) -> float:
@@ -157,7 +157,22 @@ def _read_metrics(path: Path, faults: list[str]) -> tuple[Mapping[str, Any], ...
             f"{path.name}: {len(broken)} of {len(lines)} lines are not metrics "
             f"(the first is line {broken[0]}); they are left out."
         )
+    lost = [record["lost_lines"] for record in records if "lost_lines" in record]
+    if total := sum(int(count) for count in lost if is_number(count)):
+        faults.append(
+            f"{path.name} lacks {total} lines, which the disk did not take in time."
+        )
     return tuple(records)
+
+
+def _standing(records: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return the lines that stand, by steps: each undoes those from its own on."""
+    standing: list[Mapping[str, Any]] = []
+    for record in records:
+        while standing and standing[-1]["step"] >= record["step"]:
+            standing.pop()
+        standing.append(record)
+    return standing
 
 
 def _read_json(path: Path, faults: list[str]) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from data_pipelines.vocabulary import Vocabulary
 from unitoken_jax import config as configs
 from unitoken_jax import convert
 from unitoken_jax.checkpoint.reader import restore_params
-from unitoken_jax.config import ConfigError, UserError
+from unitoken_jax.config import ConfigError, UserError, sentence
 from unitoken_jax.convert import WeightsError
 from unitoken_jax.evaluate.__main__ import run as evaluate
 from unitoken_jax.evaluate.config import EvaluationConfig
@@ -329,9 +329,23 @@ def train(chain: Chain, workdir: Path, only: str | None = None) -> bool:
             if first:
                 if not _is_evaluated(chain, workdir):
                     evaluate(chain, workdir)
-                log.info("report: %s", page.build(workdir))
+                _report(workdir)
             processes.wait_for_all("the evaluation")
     return complete
+
+
+def _report(workdir: Path) -> None:
+    """Build the report page; the run is complete also without."""
+    try:
+        log.info("report: %s", page.build(workdir))
+    except Exception as error:
+        said = sentence(error) if isinstance(error, OSError) else str(error)
+        log.warning(
+            "the report page is not built: %s Nothing else is lost: python -m "
+            "unitoken_jax.report --workdir %s builds it.",
+            *(said, workdir),
+        )
+        log.info("why", exc_info=True, extra={"file_only": True})
 
 
 def replay(chain: Chain, workdir: Path, step: int, only: str | None = None) -> Finding:

@@ -4,25 +4,24 @@
 batch it feeds) and has two lines a step: when it is dispatched its records, the digest
 of its input and the random key; when it has ended its metrics (terms of the loss, norms
 of the gradient by group). A step that a crash or a hang cuts short has only the first.
-A thread of its own computes and writes; a full file is put aside as `.older.jsonl`, in
-place of the one before, so the two are bounded.
+A thread of its own computes and writes (see `outlet`); a full file is put aside as
+`.older.jsonl`, in place of the one before, so the two are bounded.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
-import logging
 import math
-import queue
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
-log = logging.getLogger(__name__)
+from unitoken_jax import files
+from unitoken_jax.runtime.outlet import AppendedFile, Outlet
 
 _WAITING = 16  # lines that may wait for the thread; a disk slower than that loses some
 
@@ -83,12 +82,13 @@ class FlightRecorder:
         self._path = directory / f"process-{process:05d}.jsonl"
         self._config = config
         self._rng = [int(word) for word in rng]
-        self._header = {"process": process, "rows": [int(row) for row in rows]}
-        self._lines: queue.Queue[Callable[[], dict] | None] = queue.Queue(_WAITING)
-        self._thread = threading.Thread(target=self._work, name="flight recorder")
-        self._thread.daemon = True
-        self._lost = 0
-        self._written = 0  # lines of steps in the file
+        header = {"process": process, "rows": [int(row) for row in rows]}
+        # Not before there is a line: starts without a step would add up.
+        self._file = AppendedFile(self._path, head=lambda: _line(header))
+        self._lines = Outlet(
+            str(self._path), waiting=_WAITING, again=False, end=self._file.close
+        )
+        self._written: int | None = None  # lines of steps in the file
 
     def before(
         self, step: int, batch: Mapping[str, np.ndarray], record: np.ndarray | None
@@ -117,58 +117,36 @@ class FlightRecorder:
         self._put(lambda: {"step": step, "metrics": values})
 
     def _put(self, line: Callable[[], dict]) -> None:
-        if not self._config.steps:
-            return
-        try:
-            self._lines.put_nowait(line)
-        except queue.Full:
-            self._lost += 1
+        if self._config.steps:
+            self._lines.put(lambda: self._write(_line(line())))
 
     def __enter__(self) -> "FlightRecorder":
-        if self._config.steps:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._thread.is_alive():
-            self._lines.put(None)
-            self._thread.join()
-        if self._lost:
-            log.warning("%d lines of %s were lost", self._lost, self._path)
+        self._lines.close()
 
-    def _work(self) -> None:
-        file = None
-        try:
-            while (line := self._lines.get()) is not None:
-                # Not before there is a line: starts without a step would add up.
-                file = file or self._open()
-                if self._written >= 2 * self._config.steps:
-                    file.close()
-                    self._path.replace(_older(self._path))
-                    file = self._open()
-                self._write(file, line())
-                self._written += 1
-            if file is not None:
-                file.close()
-        except OSError as error:
-            log.warning("%s ends here: %s", self._path, error.strerror)
-            while self._lines.get() is not None:
-                self._lost += 1
+    def _write(self, line: bytes) -> None:
+        if self._written is None:
+            # What earlier starts wrote counts: however many, the two stay bounded.
+            self._written = _count_steps(self._path)
+        if self._written >= 2 * self._config.steps:
+            self._file.close()
+            self._path.replace(_older(self._path))
+            self._written = 0
+        self._file.append(line)
+        self._written += 1
 
-    def _open(self) -> IO[str]:
-        file = self._path.open("a", encoding="utf-8")
-        if file.tell():
-            file.write("\n")  # a killed run may have left half a line
-        self._write(file, self._header)
-        # What earlier starts wrote counts: however many, the two files stay bounded.
-        with self._path.open("rb") as lines:
-            self._written = sum(b'"step"' in line for line in lines)
-        return file
 
-    def _write(self, file: IO[str], line: Mapping[str, Any]) -> None:
-        file.write(json.dumps(line) + "\n")
-        file.flush()  # to the operating system: it outlives the process
+def _line(fields: Mapping[str, Any]) -> bytes:
+    return f"{json.dumps(fields)}\n".encode()
+
+
+def _count_steps(path: Path) -> int:
+    if not path.is_file():
+        return 0
+    with path.open("rb") as lines:
+        return sum(b'"step"' in line for line in lines)
 
 
 def _older(path: Path) -> Path:
@@ -194,22 +172,24 @@ def _read(path: Path, steps: range) -> dict[int, Entry]:
     found: dict[int, Entry] = {}
     rows: list[int] = []
     try:
-        text = path.read_text(encoding="utf-8", errors="replace")
+        lines = files.json_lines(path.read_bytes())
     except OSError:
         return {}
-    for line in text.splitlines():
-        try:
-            fields = json.loads(line)
-        except ValueError:
+    for line in lines:
+        fields = line.value  # None where a crash has left half a line
+        if not isinstance(fields, dict):
             continue
-        step = fields.get("step")
-        if "rows" in fields:
-            rows = fields["rows"]
-        elif step in steps and "digest" in fields:
-            found[step] = Entry(
-                rows, fields["records"], fields["digest"], fields["rng"], {}
-            )
-        elif step in found:
-            values = {k: float(x) for k, x in fields["metrics"].items()}
-            found[step] = dataclasses.replace(found[step], metrics=values)
+        # A line that something else has changed is left out as well.
+        with contextlib.suppress(KeyError, TypeError, ValueError, AttributeError):
+            if "rows" in fields:
+                rows = fields["rows"]
+                continue
+            step = fields["step"]
+            if step in steps and "digest" in fields:
+                found[step] = Entry(
+                    rows, fields["records"], fields["digest"], fields["rng"], {}
+                )
+            elif step in found:
+                values = {k: float(x) for k, x in fields["metrics"].items()}
+                found[step] = dataclasses.replace(found[step], metrics=values)
     return found

@@ -4,6 +4,7 @@ The loop knows no model and no data format. It dispatches a step, and only then 
 the metrics of the step before, so that the device never waits for the host.
 """
 
+import functools
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -18,6 +19,7 @@ from unitoken_jax.checkpoint.manager import CheckpointConfig, Checkpointer
 from unitoken_jax.checkpoint.state import Params, TrainState
 from unitoken_jax.config import UserError
 from unitoken_jax.runtime import processes
+from unitoken_jax.runtime.outlet import Outlet
 from unitoken_jax.train import preemption
 from unitoken_jax.train.alarms import Alarms
 from unitoken_jax.train.flight import FlightRecorder
@@ -28,6 +30,8 @@ from unitoken_jax.train.preemption import Preemption
 from unitoken_jax.train.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
+
+_PATIENCE = 60.0  # seconds for a profile to be written
 
 HostBatch = dict[str, np.ndarray]
 
@@ -295,27 +299,34 @@ def _draw(
 
 
 class _Profile:
-    """A window of steps recorded for TensorBoard's or Perfetto's trace viewer."""
+    """A window of steps recorded for TensorBoard's or Perfetto's trace viewer.
+
+    A side output: if it cannot be recorded or written, the run goes on without.
+    """
 
     def __init__(self, directory: Path, config: TrainConfig, first: int) -> None:
         self._directory = directory
         self._start = max(config.profile_start, first + 1)
         self._end = self._start + config.profile_steps  # the first step outside
         self._running = False
+        self._outlet = Outlet(str(directory), again=False)
 
     def before(self, step: int, state: TrainState) -> None:
         """Start or stop before `step` is dispatched, which begins with `state`."""
         if step == self._start < self._end:
-            jax.profiler.start_trace(str(self._directory))
-            self._running = True
+            start = functools.partial(jax.profiler.start_trace, str(self._directory))
+            self._outlet.put(start)
+            settled = self._outlet.settle(_PATIENCE)
+            self._running = settled and not self._outlet.dropped
         elif step == self._end and self._running:
             jax.block_until_ready(state)  # the window's last step may still run
             self._stop()
 
     def _stop(self) -> None:
         if self._running:
-            jax.profiler.stop_trace()
-            log.info("profile from step %d on in %s", self._start, self._directory)
+            self._outlet.put(jax.profiler.stop_trace)
+            if self._outlet.settle(_PATIENCE) and not self._outlet.dropped:
+                log.info("profile from step %d on in %s", self._start, self._directory)
         self._running = False
 
     def __enter__(self) -> "_Profile":
@@ -323,3 +334,4 @@ class _Profile:
 
     def __exit__(self, *_: object) -> None:
         self._stop()  # the metrics of every step have been read
+        self._outlet.close()

@@ -5,9 +5,13 @@ the epoch), the mean of every scalar over the steps since the line before, rates
 second, the share of time spent waiting for data (`data_wait`), memory in bytes and the
 goodput since the stage began.
 A step that was skipped does not count towards the means, nor one without targets
-towards means over them.
+towards means over them. Where the disk was full for so long that lines were dropped,
+the next one says how many (`lost_lines`); `dropped_writes` counts what all outputs of
+the process have dropped, if anything.
 """
 
+import functools
+import io
 import json
 import logging
 import math
@@ -15,17 +19,19 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import IO
 
 import jax
 import numpy as np
 from PIL import Image
-from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
+from unitoken_jax import files
+from unitoken_jax.runtime import outlet
+from unitoken_jax.runtime.outlet import AppendedFile, Outlet
+from unitoken_jax.train.board import Board
 from unitoken_jax.train.job import TrainConfig
 from unitoken_jax.train.step import is_weight, weight_of
 
@@ -33,6 +39,8 @@ log = logging.getLogger(__name__)
 
 # Counts of the whole run, of which the newest value says all.
 _NEWEST = ("skipped", "consecutive_skips", "goodput")
+_BOOKKEEPING = ("step", "time", "lost_lines")
+_PICTURES = 16  # that may wait to be written
 _SHOWN = ("loss", "psnr", "accuracy", "grad_norm", "skipped")
 
 
@@ -55,7 +63,10 @@ def count_items(
 
 
 class Recorder:
-    """Collects what the steps say and writes it down every `log_every` steps."""
+    """Collects what the steps say and writes it down every `log_every` steps.
+
+    Everything is written by threads of their own, see `outlet`: no step waits for it.
+    """
 
     def __init__(
         self,
@@ -66,18 +77,14 @@ class Recorder:
         *,
         writes: bool = True,
     ) -> None:
-        """Open the files of a stage that continues after step `start`.
+        """Prepare the files of a stage that continues after step `start`.
 
         Of several processes only one `writes`; the others just know `last`.
         """
         self._directory = directory
         self._steps, self._log_every = config.steps, config.log_every
-        self._file = self._board = None
-        if writes:
-            self._file = _open_lines(directory / "metrics.jsonl")
-            self._board = SummaryWriter(
-                str(directory / "tensorboard"), purge_step=start or None, flush_secs=10
-            )
+        self._outputs = _Outputs(directory, start) if writes else None
+        self._lost_lines = 0
         self._bar = tqdm(
             total=config.steps,
             initial=start,
@@ -86,6 +93,7 @@ class Recorder:
             dynamic_ncols=True,
             disable=not (writes and sys.stderr.isatty()),
         )
+        self._terminal = Outlet(f"the bar of {name}", again=False, quiet=True)
         self._name = name
         self._began, self._start = time.perf_counter(), start
         self.last: dict[str, float] = {}
@@ -124,7 +132,7 @@ class Recorder:
             self._items[name] = self._items.get(name, 0.0) + value
         self._window_steps += 1
         self._wait += wait
-        self._bar.update()
+        self._draw(lambda: self._bar.update(step - self._bar.n))
         if step % self._log_every == 0 or step == self._steps:
             self._write(step)
 
@@ -140,20 +148,32 @@ class Recorder:
             row[f"{name}_per_second"] = total / seconds
         row["data_wait"] = min(self._wait / seconds, 1.0)
         row |= memory()
+        if lost := outlet.dropped():
+            row["dropped_writes"] = float(lost)
+        row = {name: value for name, value in row.items() if math.isfinite(value)}
         self.last = row
-        if self._file is not None and self._board is not None:
-            line = {"step": step, "time": time.time(), **row}
-            self._file.write(json.dumps(line) + "\n")
-            self._file.flush()
-            for name, value in row.items():
-                self._board.add_scalar(name, value, step)
+        if self._outputs is not None:
+            self._put_down(step, row, self._outputs)
             self._show(step, row)
         self._reset()
+
+    def _put_down(
+        self, step: int, row: Mapping[str, float], outputs: "_Outputs"
+    ) -> None:
+        now = time.time()
+        line: dict[str, float] = {"step": step, "time": now, **row}
+        if self._lost_lines:
+            line["lost_lines"] = self._lost_lines
+        record = f"{json.dumps(line)}\n".encode()
+        taken = outputs.lines.put(functools.partial(outputs.write_line, record))
+        self._lost_lines = 0 if taken else self._lost_lines + 1
+        write = functools.partial(outputs.board.scalars, step, row, now)
+        outputs.events.put(write)
 
     def _show(self, step: int, row: Mapping[str, float]) -> None:
         """Update the bar; a line goes to the log, and to where there is no terminal."""
         shown = {name: f"{row[name]:.4g}" for name in _SHOWN if row.get(name)}
-        self._bar.set_postfix(shown)
+        self._draw(lambda: self._bar.set_postfix(shown))
         rate = (step - self._start) / max(time.perf_counter() - self._began, 1e-9)
         left = tqdm.format_interval((self._steps - step) / max(rate, 1e-9))
         words = " ".join(f"{name} {value}" for name, value in shown.items())
@@ -163,18 +183,21 @@ class Recorder:
             extra={"file_only": not self._bar.disable},
         )
 
+    def _draw(self, change: Callable[[], object]) -> None:
+        """Change the bar, which a terminal may hold up."""
+        if not self._bar.disable:
+            self._terminal.put(change)
+
     def images(self, step: int, pictures: Mapping[str, np.ndarray]) -> None:
         """Write pictures, uint8 [H, W, 3], as PNG files and to TensorBoard."""
-        if self._board is None:
+        if self._outputs is None:
             return
-        folder = self._directory / "samples"
-        folder.mkdir(exist_ok=True)
+        now, outputs = time.time(), self._outputs
         for name, picture in pictures.items():
-            path = folder / f"{name}-{step:07d}.png"
-            partial = path.with_suffix(".partial")
-            Image.fromarray(picture).save(partial, format="PNG")
-            partial.replace(path)
-            self._board.add_image(name, picture, step, dataformats="HWC")
+            path = self._directory / "samples" / f"{name}-{step:07d}.png"
+            outputs.pictures.put(functools.partial(_save, picture, path))
+            write = functools.partial(outputs.board.image, step, name, picture, now)
+            outputs.events.put(write)
 
     def __enter__(self) -> "Recorder":
         return self
@@ -186,37 +209,60 @@ class Recorder:
         trace: TracebackType | None,
     ) -> None:
         """Close the files; what was collected since the last line is lost."""
-        self._bar.close()
-        if self._file is not None and self._board is not None:
-            self._file.close()
-            self._board.close()
+        self._draw(self._bar.close)
+        self._terminal.close()
+        if self._outputs is not None:
+            self._outputs.close()
 
 
-def _open_lines(path: Path) -> IO[str]:
-    """Open a file to append lines; a killed run may have left half a one."""
-    file = path.open("a+", encoding="utf-8")
-    if file.tell():
-        with path.open("rb") as content:
-            content.seek(-1, os.SEEK_END)
-            if content.read() != b"\n":
-                file.write("\n")
-    return file
+class _Outputs:
+    """The files of a stage that its `Recorder` writes, each behind an outlet."""
+
+    def __init__(self, directory: Path, start: int) -> None:
+        self._lines = AppendedFile(directory / "metrics.jsonl")
+        self.board = Board(directory / "tensorboard", start)
+        self.lines = Outlet(str(self._lines.path), end=self._close_lines)
+        self.events = Outlet(str(directory / "tensorboard"), end=self.board.close)
+        self.pictures = Outlet(str(directory / "samples"), waiting=_PICTURES)
+
+    def write_line(self, record: bytes) -> None:
+        """Append a line of metrics; on a disk that is full only later, again."""
+        self._lines.append(record)
+        self._lines.sync(every=10.0)
+
+    def _close_lines(self) -> None:
+        self._lines.sync()
+        self._lines.close()
+
+    def close(self) -> None:
+        """Write what waits, as far as that can be."""
+        for each in (self.lines, self.events, self.pictures):
+            each.close()
+
+
+def _save(picture: np.ndarray, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = io.BytesIO()
+    Image.fromarray(picture).save(content, format="PNG")
+    files.write_bytes(path, content.getvalue())
 
 
 def last_metrics(directory: Path, step: int) -> dict[str, float]:
     """Return what `directory` has recorded of a step last; {} if that is nothing."""
     try:
-        text = (directory / "metrics.jsonl").read_text(encoding="utf-8")
+        lines = list(files.json_lines((directory / "metrics.jsonl").read_bytes()))
     except OSError:
         return {}
-    for line in reversed(text.splitlines()):
-        try:
-            row = json.loads(line)
-        except ValueError:  # a killed run may have left half a line
-            continue
-        if row.get("step") == step:
-            return {k: x for k, x in row.items() if k not in ("step", "time")}
+    for line in reversed(lines):
+        row = line.value  # None where a killed run has left half a line
+        if isinstance(row, dict) and row.get("step") == step:
+            values = {k: x for k, x in row.items() if k not in _BOOKKEEPING}
+            return {k: x for k, x in values.items() if _is_number(x)}
     return {}
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def memory() -> dict[str, float]:

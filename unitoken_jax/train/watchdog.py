@@ -72,7 +72,7 @@ class Watchdog:
     def __exit__(self, *_: object) -> None:
         self._done.set()
         if self._thread.is_alive():
-            self._thread.join()
+            self._thread.join(_PATIENCE)  # a disk that hangs may hold it for ever
 
     def _watch(self) -> None:
         limit = self._config.seconds
