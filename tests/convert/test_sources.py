@@ -133,7 +133,7 @@ def test_faulty_indexes_are_sentences(tmp_path):
     index.write_text(json.dumps(contents))
     refused(tmp_path / "hub", "the index says", "f.more")
     index.write_text("[]")
-    refused(tmp_path / "hub", "not an index of shards")
+    refused(tmp_path / "hub", "index.json holds a list and no JSON object")
     (tmp_path / "hub/config.json").write_text("{")
     refused(tmp_path / "hub", "config.json is not JSON")
 
@@ -148,7 +148,7 @@ def test_a_name_in_two_shards_is_refused(tmp_path):
 
 def test_pickles_need_pytorch(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
-    (tmp_path / "model.pth").write_bytes(b"PK")
+    (tmp_path / "model.pth").write_bytes(b"PK\x03\x04" + bytes(99))
     refused(
         tmp_path / "model.pth", "only PyTorch can read safely", "requirements-torch"
     )

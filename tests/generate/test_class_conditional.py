@@ -57,6 +57,24 @@ def test_greedy_drawing_is_the_argmax_of_teacher_forcing(system, logits):
     assert len(np.unique(codes)) > 3
 
 
+def test_one_codebook_is_drawn_and_trained():
+    """Its depth head has no code to read."""
+    model, params = random_system(NODE | {"codebooks": 1})
+    codes = draw(model, params, LABELS, SEEDS, temperature=0.0, guidance=2.0)
+    assert codes.shape == (2, 4, 1)
+    codes = draw(model, params, LABELS, SEEDS, temperature=0.0)
+    scores = model.apply({"params": params}, LABELS, codes, method=_logits)
+    np.testing.assert_array_equal(codes, np.argmax(scores, -1))
+    batch = {"codes": jnp.asarray(codes), "label": jnp.asarray(LABELS)}
+    assert np.isfinite(
+        llamagen.loss(model, params, batch, jax.random.key(0))[0]  # pyright: ignore[reportArgumentType]
+    )
+
+
+def _logits(model, labels, codes):
+    return model.logits(model(labels, codes))
+
+
 def uncached(logits, guidance, interval):
     """Draw as `draw` does, running the whole image for every code."""
     free = np.full_like(LABELS, 3)

@@ -116,6 +116,12 @@ def test_greedy_drawing_is_the_argmax_of_training(system, logits):
         np.testing.assert_array_equal(codes, np.argmax(logits(prompt, codes), -1))
 
 
+def test_one_codebook_is_drawn():
+    """Its depth head has no code to read."""
+    codes = drawn(random_system(NODE | {"codebooks": 1}), 2.0, **CHOICES)
+    assert codes.shape == (2, SIZE, 1)
+
+
 def test_the_newest_token_alone_is_embedded_otherwise(system):
     """What the published cached sampler feeds is not what training saw."""
     model, params = system

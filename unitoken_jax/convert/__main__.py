@@ -1,15 +1,14 @@
 """`python -m unitoken_jax.convert`: weights of one format to another."""
 
-import json
 import time
-from pathlib import Path
-from typing import Any
 
 from absl import flags, logging
 
 from unitoken_jax import config as configs
-from unitoken_jax.convert import WeightsError, convert
+from unitoken_jax.convert import convert
 from unitoken_jax.convert.formats import FORMATS, JAX
+from unitoken_jax.convert.sources import read_described
+from unitoken_jax.files import define_path_flag
 
 
 def define_flags() -> None:
@@ -17,21 +16,30 @@ def define_flags() -> None:
     names = (JAX, *FORMATS)
     flags.DEFINE_enum("from", None, names, "Format of the source.", required=True)
     flags.DEFINE_enum("to", None, names, "Format to write.", required=True)
-    flags.DEFINE_string(
+    define_path_flag(
         "input", None, "Weight file, folder of them, or checkpoint.", required=True
     )
-    flags.DEFINE_string(
+    define_path_flag(
         "output",
         None,
         "Where to write: a folder, or a file ending in .safetensors or .pth. It must"
         " not exist.",
         required=True,
     )
-    flags.DEFINE_string(
+    define_path_flag(
         "config",
         None,
         "JSON file with configuration in the source's format, which adds to or replaces"
         " what the source says itself.",
+    )
+    flags.DEFINE_string(
+        "weights",
+        None,
+        "Which set of a file that holds several: model, ema, trainer/disc; average or"
+        " params of a run.",
+    )
+    flags.DEFINE_string(
+        "part", None, "Part of the model to write alone: decoder, vision, text."
     )
     flags.DEFINE_enum(
         "dtype",
@@ -39,25 +47,17 @@ def define_flags() -> None:
         ("float32", "bfloat16", "float16"),
         "Type to write; without it the source's.",
     )
-    flags.DEFINE_string(
+    define_path_flag(
         "image_tokenizer",
         None,
         "VQGAN to put into chameleon-hf: a vqgan file or a checkpoint.",
     )
-
-
-def _read_config(path: str | None) -> dict[str, Any] | None:
-    if path is None:
-        return None
-    try:
-        config = json.loads(Path(path).read_text())
-    except (OSError, ValueError) as fault:
-        raise WeightsError(
-            f"--config {path} cannot be read as JSON: {fault}"
-        ) from fault
-    if not isinstance(config, dict):
-        raise WeightsError(f"--config {path} holds no JSON object")
-    return config
+    define_path_flag(
+        "vocabulary",
+        None,
+        "tokenizer.json with the names of the decoder's ids; without it the one beside"
+        " the source, or of the run's data.",
+    )
 
 
 def main() -> None:
@@ -71,9 +71,12 @@ def main() -> None:
         values.to,
         values.input,
         values.output,
-        config=_read_config(values.config),
+        config=None if values.config is None else read_described(values.config),
         dtype=values.dtype,
         image_tokenizer=values.image_tokenizer,
+        weights=values.weights,
+        vocabulary=values.vocabulary,
+        part=values.part,
     )
     print(f"{values.output} written in {time.monotonic() - started:.0f} s")
 

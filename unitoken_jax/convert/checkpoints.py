@@ -11,7 +11,10 @@ lays the files out, TensorStore moves the slices. The folder is
 """
 
 import asyncio
+import errno
 import json
+import os
+import re
 from collections.abc import Awaitable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,40 +26,50 @@ import tensorstore
 from flax import traverse_util
 from orbax.checkpoint import type_handlers
 
-from unitoken_jax.convert.sinks import check_space, replacing
+from unitoken_jax.convert.sinks import check_space, refuse_existing, replacing
 from unitoken_jax.convert.table import Reader, Spec, WeightsError
+from unitoken_jax.files import read_json
 
 _CHUNK_BYTES = 2**26  # what one read moves at least, of a large parameter
 _WAITING_BYTES = 2**27  # how much is written at once
+_STEP = re.compile(r"[0-9]+")
 
 
 class CheckpointReader:
     """The parameters of the newest checkpoint of a run, from disk slice by slice."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, weights: str = "params") -> None:
         """Open the checkpoint below `path` (a stage's folder or its `checkpoints`).
 
+        Args:
+            path: of the stage.
+            weights: "params", or "average" for their moving average.
+
         Raises:
-            WeightsError: there is no complete checkpoint of ours.
+            WeightsError: there is no complete checkpoint of ours, or it has no average.
         """
         folder = _newest(path) / "state"
+        self._folder = folder
+        below = ("optimizer", "average") if weights == "average" else ("params",)
         try:
-            described = json.loads((folder / "_METADATA").read_text())
+            described = read_json((folder / "_METADATA").read_bytes())
             names = [
                 tuple(part["key"] for part in entry["key_metadata"])
                 for entry in described["tree_metadata"].values()
             ]
             opened = {
-                "/".join(name[1:]): _open(folder, ".".join(name), described)
+                "/".join(name[len(below) :]): _open(folder, ".".join(name), described)
                 for name in names
-                if name[0] == "params"
+                if name[: len(below)] == below
             }
             self._stores = {path: store.result() for path, store in opened.items()}
-        except (OSError, ValueError, KeyError, TypeError) as fault:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as fault:
+            raise _incomplete(folder, fault) from fault
+        if not self._stores and weights == "average":
             raise WeightsError(
-                f"{folder} is not a complete checkpoint ({fault}); take another one,"
-                " or convert again"
-            ) from fault
+                f"{folder} holds no average of the parameters; train with"
+                " train.average, or use --weights=params"
+            )
         if not self._stores:
             raise WeightsError(
                 f"{folder} holds no parameters; is it a checkpoint of training?"
@@ -73,7 +86,10 @@ class CheckpointReader:
 
     def read(self, path: str, index: tuple[int, ...]) -> np.ndarray:
         """The parameter at `path`, with `index` on its leading axes."""
-        return self._stores[path][index].read().result()
+        try:
+            return self._stores[path][index].read().result()
+        except (OSError, ValueError) as fault:
+            raise _incomplete(self._folder, fault) from fault
 
     def stacked(self, path: str) -> int:
         """How many leading axes of a parameter are best read one by one."""
@@ -83,6 +99,14 @@ class CheckpointReader:
         while depth < len(shape) - 1 and chunk[depth] == 1 < shape[depth]:
             depth += 1
         return depth
+
+
+def _incomplete(folder: Path, fault: Exception) -> WeightsError:
+    said = (str(fault).splitlines() or [type(fault).__name__])[0]
+    return WeightsError(
+        f"{folder} is not a complete checkpoint ({said[:300]}); take another one, or"
+        " convert again"
+    )
 
 
 def _open(folder: Path, name: str, described: Mapping[str, Any]) -> Any:
@@ -105,7 +129,7 @@ def read_config(path: Path) -> dict[str, Any]:
     """
     file = _stage(path) / "config.json"
     try:
-        described = dict(json.loads(file.read_text()))
+        described = dict(read_json(file.read_bytes()))
         described["model"] = dict(described["model"])
     except (OSError, ValueError, KeyError, TypeError) as fault:
         raise WeightsError(
@@ -120,6 +144,7 @@ def write_checkpoint(
     reader: Reader,
     model: Mapping[str, Any],
     published: Mapping[str, Any] | None = None,
+    files: Mapping[str, bytes] | None = None,
 ) -> None:
     """Write parameters as a checkpoint, one slice in memory at a time.
 
@@ -128,10 +153,13 @@ def write_checkpoint(
         reader: the parameters.
         model: the model's configuration, of primitives, with its `kind`.
         published: what a published source said of the model, kept for the way back.
+        files: what else the folder holds, by name.
 
     Raises:
-        WeightsError: the path is taken or the disk is full.
+        WeightsError: the path is taken, the disk is full, or a parameter cannot be
+            read.
     """
+    refuse_existing(path)
     specs = reader.specs
     check_space(path, sum(spec.size for spec in specs.values()))
     registry = type_handlers.create_type_handler_registry(
@@ -145,11 +173,30 @@ def write_checkpoint(
         described = {"model": dict(model), "published": dict(published or {})}
         text = json.dumps(described, indent=2, sort_keys=True, default=str)
         (temporary / "config.json").write_text(text + "\n")
+        for name, content in (files or {}).items():
+            (temporary / name).write_bytes(content)
         handler = ocp.PyTreeCheckpointHandler(type_handler_registry=registry)
         with ocp.Checkpointer(handler) as writer:
             target = (temporary / "checkpoints" / "0" / "state").absolute()
             target.parent.mkdir(parents=True)
-            writer.save(target, args=ocp.args.PyTreeSave(tree))  # pyright: ignore[reportCallIssue]
+            try:
+                writer.save(target, args=ocp.args.PyTreeSave(tree))  # pyright: ignore[reportCallIssue]
+            except Exception as fault:  # Orbax wraps what a reader or a disk says
+                raise _unwrapped(fault) from fault
+
+
+def _unwrapped(fault: Exception) -> Exception:
+    """What is behind an error of Orbax: a sentence of ours, or a full disk."""
+    behind: BaseException | None = fault
+    while behind is not None:
+        if isinstance(behind, WeightsError):
+            return behind
+        if isinstance(behind, OSError):
+            return behind
+        if "RESOURCE_EXHAUSTED" in str(behind) or "No space left" in str(behind):
+            return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        behind = behind.__cause__ or behind.__context__
+    return fault
 
 
 class _Sliced:
@@ -229,7 +276,7 @@ def _stage(path: Path) -> Path:
 
 def _newest(path: Path) -> Path:
     folder = _stage(path) / "checkpoints"
-    steps = [item for item in folder.glob("*") if item.name.isdigit()]
+    steps = [item for item in folder.glob("*") if _STEP.fullmatch(item.name)]
     if not steps:
         raise WeightsError(
             f"{path} holds no checkpoint; give the folder of a training stage (it has"

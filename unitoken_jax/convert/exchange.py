@@ -19,16 +19,24 @@ from unitoken_jax.convert.checkpoints import (
     read_config,
     write_checkpoint,
 )
+from unitoken_jax.convert.configs import fields
 from unitoken_jax.convert.configs.vqgan import write_vq_config
 from unitoken_jax.convert.formats import FORMATS, JAX, Format, format_of, matching
 from unitoken_jax.convert.networks import config_of, network_of, node_of
 from unitoken_jax.convert.readers import (
     CastReader,
+    FiniteReader,
     PublishedReader,
     SubtreeReader,
     WatchedReader,
 )
-from unitoken_jax.convert.sources import ArraySource, PartSource, Source
+from unitoken_jax.convert.sinks import refuse_existing
+from unitoken_jax.convert.sources import (
+    ArraySource,
+    PartSource,
+    Source,
+    unwrapped,
+)
 from unitoken_jax.convert.table import (
     Reader,
     Rule,
@@ -42,11 +50,26 @@ from unitoken_jax.convert.table import (
     import_tensors,
     plan,
 )
+from unitoken_jax.convert.vocabulary import (
+    FILE as TOKENIZER,
+)
+from unitoken_jax.convert.vocabulary import (
+    IMAGE,
+    Vocabulary,
+    codes_of,
+    known_vocabulary,
+    read_vocabulary,
+)
+from unitoken_jax.models.chameleon import ChameleonConfig
+from unitoken_jax.models.unitok_mllm import UniTokMllmConfig
+from unitoken_jax.models.unitoken import UniTokenConfig
 from unitoken_jax.models.vqgan import VQGANConfig
 
 log = logging.getLogger(__name__)
 
 Where = str | os.PathLike[str]
+_WITH_TOKENIZER = "chameleon-hf"
+_Exported = dict[str, tuple[Spec, Callable[[], np.ndarray]]]
 
 
 @dataclass(frozen=True)
@@ -57,11 +80,13 @@ class Weights:
         config: configuration of the network.
         reader: its parameters.
         published: what their published source said of the model.
+        vocabulary: the names of the decoder's ids, if the source has them.
     """
 
     config: Any
     reader: Reader
     published: Mapping[str, Any]
+    vocabulary: Vocabulary | None = None
 
     def part(self, holds: tuple[type, ...]) -> "Weights | None":
         """These weights, or the part of them whose configuration is one of `holds`."""
@@ -69,10 +94,30 @@ class Weights:
             return self
         for prefix, config in network_of(self.config).parts(self.config).items():
             if isinstance(config, holds):
-                return Weights(
-                    config, SubtreeReader(self.reader, prefix), self.published
-                )
+                return self._below(prefix, config)
         return None
+
+    def named(self, name: str) -> "Weights":
+        """The part of a name, such as "decoder".
+
+        Raises:
+            WeightsError: there is none.
+        """
+        parts = network_of(self.config).parts(self.config)
+        if f"{name}/" not in parts:
+            known = ", ".join(prefix.rstrip("/") for prefix in parts) or "none"
+            raise WeightsError(
+                f"a {_names((type(self.config),))} has no part {name!r} that can be"
+                f" written alone; it has {known}"
+            )
+        return self._below(f"{name}/", parts[f"{name}/"])
+
+    def _below(self, prefix: str, config: Any) -> "Weights":
+        published = dict(self.published)
+        if isinstance(self.config, UniTokenConfig):
+            published["mask_image_logits"] = self.config.mask_image_logits
+        reader = SubtreeReader(self.reader, prefix)
+        return Weights(config, reader, published, self.vocabulary)
 
 
 def load(
@@ -81,6 +126,7 @@ def load(
     config: Any = None,
     *,
     dtype: Any = None,
+    weights: str | None = None,
 ) -> tuple[nn.Module, dict[str, Any]]:
     """Weights of a format as one of our modules and its parameters.
 
@@ -90,6 +136,7 @@ def load(
         config: the network's configuration; None reads what the source says, and with
             nothing said takes the published model's.
         dtype: type of the parameters; None keeps the source's.
+        weights: which set of a source that holds several ("ema").
 
     Returns:
         The module, and a nested dict of NumPy arrays: `module.apply({"params": …})`.
@@ -98,24 +145,25 @@ def load(
         WeightsError: the source is missing, damaged or of another format or model.
     """
     if format == JAX:
-        weights = _open_jax(source, config)
-        reader = CastReader(weights.reader, dtype) if dtype else weights.reader
+        opened = _open_jax(source, config, weights)
+        reader = CastReader(opened.reader, dtype) if dtype else opened.reader
         leaves = {name: reader.read(name, ()) for name in reader.specs}
         params = traverse_util.unflatten_dict(leaves, sep="/")
-        return network_of(weights.config).module(weights.config), params
+        return network_of(opened.config).module(opened.config), params
     given = config
-    kind, opened, config = _open_published(format, source, given)
+    kind, found, config = _open_published(format, source, given, weights)
     network = network_of(config)
     try:
+        _check_counts(network.counts(config), found)
         params = import_tensors(
             kind.table(config),
-            opened,
+            found,
             network.abstract(config),
             network.counts(config),
             dtype=dtype,
         )
     except WeightsError as fault:
-        raise _explained(fault, format, opened, given) from fault
+        raise _explained(fault, format, found, given) from fault
     return network.module(config), params
 
 
@@ -145,6 +193,8 @@ def save(
     dtype: Any = None,
     published: Mapping[str, Any] | None = None,
     image_tokenizer: tuple[nn.Module, Mapping[str, Any]] | None = None,
+    vocabulary: Where | None = None,
+    part: str | None = None,
 ) -> None:
     """Write parameters of one of our modules in a format.
 
@@ -158,20 +208,32 @@ def save(
         dtype: type of the tensors; None keeps the parameters'.
         published: what an earlier source's configuration said (a vocabulary, say).
         image_tokenizer: VQGAN and its parameters, which `chameleon-hf` holds too.
+        vocabulary: tokenizer.json with the names of the decoder's ids, which
+            Chameleon's formats list.
+        part: name of the part of the model to write ("vision"); None writes all that
+            the format holds.
 
     Raises:
         WeightsError: the path is taken, the disk is full, or the format cannot hold
             this model.
     """
-    config = getattr(model, "config", None)
-    weights = Weights(config, TreeReader(params), published or {})
+    weights = _held(model, params, published or {})
     tokenizer = None
     if image_tokenizer is not None:
-        vq_model, vq_params = image_tokenizer
-        tokenizer = Weights(
-            getattr(vq_model, "config", None), TreeReader(vq_params), {}
-        )
+        tokenizer = _held(*image_tokenizer, {})
+    if vocabulary is not None:
+        weights = replace(weights, vocabulary=read_vocabulary(Path(vocabulary)))
+    weights = weights if part is None else weights.named(part)
     _write(format, weights, Path(path), dtype, tokenizer)
+
+
+def _held(
+    model: nn.Module, params: Mapping[str, Any], published: Mapping[str, Any]
+) -> Weights:
+    """Parameters in memory."""
+    config = getattr(model, "config", None)
+    reader = FiniteReader(TreeReader(params), "the given parameters")
+    return Weights(config, reader, published)
 
 
 def convert(
@@ -183,6 +245,9 @@ def convert(
     config: Any = None,
     dtype: Any = None,
     image_tokenizer: Where | None = None,
+    weights: str | None = None,
+    vocabulary: Where | None = None,
+    part: str | None = None,
 ) -> None:
     """Rewrite weights of one format in another; memory holds a few tensors.
 
@@ -195,28 +260,39 @@ def convert(
             what the source says.
         dtype: type of the tensors; None keeps the source's.
         image_tokenizer: a `vqgan` or `jax` source that `chameleon-hf` holds too.
+        weights: which set of a source that holds several ("ema").
+        vocabulary: see `save`.
+        part: see `save`.
 
     Raises:
         WeightsError: see `load` and `save`.
     """
-    weights = open_weights(source_format, source, config)
+    refuse_existing(Path(path))
+    opened = open_weights(source_format, source, config, weights)
     tokenizer = None
     if image_tokenizer is not None:
         is_ours = (Path(image_tokenizer) / "checkpoints").is_dir()
         tokenizer = open_weights(JAX if is_ours else "vqgan", image_tokenizer)
-    _write(target_format, weights, Path(path), dtype, tokenizer)
+    if vocabulary is not None:
+        opened = replace(opened, vocabulary=read_vocabulary(Path(vocabulary)))
+    opened = opened if part is None else opened.named(part)
+    _write(target_format, opened, Path(path), dtype, tokenizer)
 
 
 def open_weights(
-    format: str, source: Where | Mapping[str, Any], config: Any = None
+    format: str,
+    source: Where | Mapping[str, Any],
+    config: Any = None,
+    weights: str | None = None,
 ) -> Weights:
     """Open a source as our parameters, read slice by slice when asked for."""
     if format == JAX:
-        return _open_jax(source, config)
+        return _open_jax(source, config, weights)
     given = config
-    kind, opened, config = _open_published(format, source, given)
+    kind, opened, config = _open_published(format, source, given, weights)
     network = network_of(config)
     try:
+        _check_counts(network.counts(config), opened)
         reader = PublishedReader(
             kind.table(config),
             opened,
@@ -225,36 +301,96 @@ def open_weights(
         )
     except WeightsError as fault:
         raise _explained(fault, format, opened, given) from fault
-    return Weights(config, reader, opened.config)
+    vocabulary = None
+    if not isinstance(source, Mapping):
+        vocabulary = _vocabulary_beside(Path(source))
+    return Weights(config, reader, opened.config, vocabulary)
 
 
-def _open_jax(source: Where | Mapping[str, Any], config: Any) -> Weights:
+def _vocabulary_beside(path: Path) -> Vocabulary | None:
+    """The tokenizer.json of a folder, or beside a file."""
+    file = (path if path.is_dir() else path.parent) / TOKENIZER
+    return read_vocabulary(file) if file.exists() else None
+
+
+def _open_jax(
+    source: Where | Mapping[str, Any], config: Any, weights: str | None
+) -> Weights:
     if isinstance(source, Mapping):
-        if config is None:
+        if config is None or isinstance(config, Mapping):
             raise WeightsError(
                 "a mapping of parameters does not say which model it is; give config"
             )
-        return Weights(config, TreeReader(source), {})
+        return Weights(
+            config, FiniteReader(TreeReader(source), "the given parameters"), {}
+        )
     path = Path(source)
     described = read_config(path)
+    if isinstance(config, Mapping):
+        raise WeightsError(
+            "a checkpoint of ours has its configuration beside it, to which nothing is"
+            " added; leave --config out"
+        )
     if config is None:
         config = config_of(described["model"], f"{path}: model")
-    return Weights(config, CheckpointReader(path), described.get("published") or {})
+    reader = CheckpointReader(path, _own_set(described, weights))
+    return Weights(
+        config,
+        FiniteReader(reader, str(path)),
+        described.get("published") or {},
+        _own_vocabulary(path, described),
+    )
+
+
+def _own_set(described: Mapping[str, Any], weights: str | None) -> str:
+    """Which parameters of a run: those that its generation and evaluation take."""
+    known = ("params", "average")
+    if weights is not None:
+        if weights not in known:
+            raise WeightsError(
+                f"a checkpoint of ours holds no weights {weights!r}; it holds params,"
+                " and average if it was trained with train.average"
+            )
+        return weights
+    train = described.get("train")
+    if isinstance(train, Mapping) and train.get("average"):
+        log.warning(
+            "The moving average of the run's parameters is taken, as in its evaluation;"
+            " --weights=params takes the parameters themselves."
+        )
+        return "average"
+    return "params"
+
+
+def _own_vocabulary(path: Path, described: Mapping[str, Any]) -> Vocabulary | None:
+    """The tokenizer.json of a conversion, or of a run's data as far as it is known."""
+    stage = path.parent if path.name == "checkpoints" else path
+    folders = [stage]
+    codes, data = described.get("codes"), described.get("data")
+    if isinstance(codes, Mapping) and codes.get("stage"):
+        folders.append(stage.parent / "codes" / str(codes["stage"]))
+    if isinstance(data, Mapping) and data.get("directory"):
+        folders.append(Path(str(data["directory"])))
+    for folder in folders:
+        if (folder / TOKENIZER).is_file():
+            return read_vocabulary(folder / TOKENIZER)
+    return None
 
 
 def _open_published(
-    format: str, source: Where | Mapping[str, Any], config: Any
+    format: str, source: Where | Mapping[str, Any], config: Any, weights: str | None
 ) -> tuple[Format, Source, Any]:
     kind = format_of(format)
     if isinstance(source, Mapping):
-        opened: Source = ArraySource(source)
+        opened = unwrapped(ArraySource(source))
     else:
-        opened = kind.open(Path(source))
-    if config is None:
-        config = kind.refine(kind.read_config(opened.config), opened)
-    elif isinstance(config, Mapping):
-        opened.config.update(config)
-        config = kind.refine(kind.read_config(opened.config), opened)
+        opened = kind.open(Path(source), weights)
+    if config is None or isinstance(config, Mapping):
+        opened.config.update(config or {})
+        try:
+            config = kind.refine(kind.read_config(opened.config), opened)
+        except ValueError as fault:  # of a configuration whose fields do not fit
+            raise _explained(fault, format, opened, config) from fault
     if not isinstance(config, kind.holds):
         raise WeightsError(
             f"{format} holds a {_names(kind.holds)}, and the configuration given is of"
@@ -263,10 +399,20 @@ def _open_published(
     return kind, _selected(kind, opened, config), config
 
 
+def _check_counts(counts: Mapping[str, Any], source: Source) -> None:
+    """Refuse more layers than there are tensors, before any of them is named."""
+    for name, many in counts.items():
+        if isinstance(many, int) and many > len(source) > 0:
+            raise WeightsError(
+                f"the configuration has {many:,} of {name}, and the source only"
+                f" {len(source):,} tensors: it is of another model"
+            )
+
+
 def _selected(kind: Format, source: Source, config: Any) -> Source:
     """The part of a larger file that the format is about, if it is a part."""
     rules = (rule for rule in kind.table(config) if isinstance(rule, Rule))
-    key = next(rule.key for rule in rules if "{" not in rule.key)
+    key = next((rule.key for rule in rules if "{" not in rule.key), "")
     if key in source:
         return source
     for prefix in kind.prefixes:
@@ -278,8 +424,13 @@ def _selected(kind: Format, source: Source, config: Any) -> Source:
 
 
 def _write(
-    format: str, weights: Weights, path: Path, dtype: Any, tokenizer: Weights | None
+    format: str,
+    weights: Weights,
+    path: Path,
+    dtype: Any,
+    tokenizer: Weights | None,
 ) -> None:
+    refuse_existing(path)
     if dtype is not None:
         weights = replace(weights, reader=CastReader(weights.reader, dtype))
     if tokenizer is not None and format != _WITH_TOKENIZER:
@@ -288,26 +439,32 @@ def _write(
             " the tokenizer by itself, in the format vqgan"
         )
     if format == JAX:
-        specs = weights.reader.specs
-        with _progress(specs) as shown:
-            reader = WatchedReader(weights.reader, shown.update)
-            node = node_of(weights.config)
-            write_checkpoint(path, reader, node, weights.published)
+        _write_jax(weights, path)
         return
     kind = format_of(format)
-    part = weights.part(kind.holds)
-    if part is None:
+    held = weights.part(kind.holds)
+    if held is None:
         raise WeightsError(
             f"{format} holds a {_names(kind.holds)}, and the source is a"
             f" {_names((type(weights.config),))}; it can be written as"
             f" {', '.join(_fitting(weights.config))}"
         )
-    exported = _exported(kind.table(part.config), part)
-    values = dict(kind.write_config(part.config, weights.published))
+    changes = fields.check(format, held.config, kind.holdings)
+    changes += kind.changes(held.config)
+    vocabulary = _vocabulary_of(format, weights, tokenizer) if kind.names_ids else None
+    vocabulary = vocabulary or _text_vocabulary(held)
+    said = dict(held.published)
+    if vocabulary is not None:
+        said |= vocabulary.special
+        if kind.names_ids:
+            said["vocabulary_map"] = dict(vocabulary.ids)
+    exported = _exported(kind.table(held.config), held)
+    values = dict(kind.write_config(held.config, said))
     if tokenizer is not None:
-        exported |= _exported_tokenizer(tokenizer)
+        exported |= _exported_tokenizer(tokenizer, dtype)
         values["vq_config"] = write_vq_config(tokenizer.config)
     specs = {key: spec for key, (spec, _) in exported.items()}
+    files = vocabulary.files() if vocabulary else {}
     with _progress(specs) as shown:
 
         def read(key: str) -> np.ndarray:
@@ -315,11 +472,79 @@ def _write(
             shown.update(spec.size)
             return give()
 
-        kind.write(path, specs, read, values)
+        kind.write(path, specs, read, values, files)
+    for change in changes:
+        log.warning(
+            "%s: the released code does not load it as it is: %s.", path, change
+        )
 
 
-_WITH_TOKENIZER = "chameleon-hf"
-_Exported = dict[str, tuple[Spec, Callable[[], np.ndarray]]]
+def _write_jax(weights: Weights, path: Path) -> None:
+    specs = weights.reader.specs
+    files = {}
+    if weights.vocabulary is not None:
+        files = weights.vocabulary.files()
+        files = {TOKENIZER: files[TOKENIZER]} if TOKENIZER in files else {}
+    with _progress(specs) as shown:
+        reader = WatchedReader(weights.reader, shown.update)
+        node = node_of(weights.config)
+        write_checkpoint(path, reader, node, weights.published, files)
+
+
+def _text_vocabulary(weights: Weights) -> Vocabulary | None:
+    """The tokenizer that goes with a decoder whose format lists no names."""
+    decoders = (ChameleonConfig, UniTokMllmConfig)
+    return weights.vocabulary if isinstance(weights.config, decoders) else None
+
+
+def _vocabulary_of(
+    format: str, weights: Weights, tokenizer: Weights | None
+) -> Vocabulary | None:
+    """The names of a decoder's ids, as far as they are known, checked.
+
+    Raises:
+        WeightsError: they do not fit the decoder or the image tokenizer; or an image
+            tokenizer goes along and its codes or `<image>` have no name.
+    """
+    config, codes = weights.config, None
+    size = getattr(config, "decoder", config).vocab_size
+    if isinstance(config, UniTokenConfig):
+        codes = config.first_image_code, config.last_image_code
+    found = weights.vocabulary or known_vocabulary(size, weights.published, codes)
+    ids = dict(found.ids) if found else {}
+    where = found.where if found else "nothing"
+    if not all(isinstance(i, int) and 0 <= i < size for i in ids.values()):
+        raise WeightsError(
+            f"vocabulary_map: {where} has ids that are none of the decoder's"
+            f" vocab_size={size}; give the tokenizer.json of its data as --vocabulary"
+        )
+    named = codes_of(ids)
+    if codes is not None and named:
+        first, last = min(named.values()), max(named.values())
+        if (first, last) != codes:
+            raise WeightsError(
+                f"vocabulary_map: {where} has its image codes at {first}..{last}, and"
+                f" the model has first_image_code={codes[0]} and"
+                f" last_image_code={codes[1]}; give the tokenizer.json of its data as"
+                " --vocabulary"
+            )
+    if tokenizer is not None:
+        wanted = getattr(tokenizer.config, "n_embed", 0)
+        if IMAGE not in ids or sorted(named) != list(range(wanted)):
+            raise WeightsError(
+                f"vocabulary_map: the image tokenizer has {wanted} codes (n_embed), and"
+                f" {where} names {len(named)} and"
+                f" {'' if IMAGE in ids else 'no '}{IMAGE}; without all of them"
+                f" {format} cannot see a picture. Give the tokenizer.json of its data"
+                " as --vocabulary"
+            )
+    elif IMAGE not in ids or not named:
+        log.warning(
+            "%s: the names of the decoder's ids are not known, so that its class cannot"
+            " be shown a picture; give the tokenizer.json of its data as --vocabulary.",
+            format,
+        )
+    return found
 
 
 def _exported(table: Table, weights: Weights) -> _Exported:
@@ -333,13 +558,17 @@ def _exported(table: Table, weights: Weights) -> _Exported:
     }
 
 
-def _exported_tokenizer(tokenizer: Weights) -> _Exported:
+def _exported_tokenizer(tokenizer: Weights, dtype: Any) -> _Exported:
     """The half of the image tokenizer that `transformers`' Chameleon has."""
     if not isinstance(tokenizer.config, VQGANConfig):
         raise WeightsError(
             f"the image tokenizer is a {_names((type(tokenizer.config),))}; give a"
             " VQGAN"
         )
+    holdings = format_of(_WITH_TOKENIZER).holdings
+    fields.check(f"{_WITH_TOKENIZER}'s image tokenizer", tokenizer.config, holdings)
+    if dtype is not None:
+        tokenizer = replace(tokenizer, reader=CastReader(tokenizer.reader, dtype))
     exported = _exported(vqgan.table(tokenizer.config), tokenizer)
     return {
         f"model.vqmodel.{key}": entry
@@ -355,13 +584,16 @@ def _progress(specs: Mapping[str, Spec]) -> tqdm:
 
 
 def _explained(
-    fault: WeightsError, format: str, source: Source, given: Any
+    fault: ValueError, format: str, source: Source, given: Any
 ) -> WeightsError:
     """The fault, with what may be behind it."""
     hint = ""
     likely = matching(source)
     if likely and format not in likely:
-        hint = f" Its names look like {' or '.join(likely)}."
+        hint = (
+            f" Its names look like {' or '.join(likely)}: use --from"
+            f" {' or '.join(likely)}."
+        )
     elif given is None and not source.config:
         hint = (
             " The source does not describe its model, so that the published one was"
@@ -370,7 +602,8 @@ def _explained(
     elif len(likely) > 1:
         others = " or ".join(name for name in likely if name != format)
         hint = f" Its names would also be those of {others}."
-    return WeightsError(f"{source.where} as {format}: {fault}{hint}")
+    text = str(fault).rstrip(".")
+    return WeightsError(f"{source.where} as {format}: {text}.{hint}")
 
 
 def _fitting(config: Any) -> list[str]:

@@ -23,44 +23,16 @@ from unitoken_jax.convert import (
     vitamin_clip,
     vqgan,
 )
-from unitoken_jax.convert.configs.decoder import (
-    read_chameleon,
-    read_llama,
-    read_meta,
-    write_chameleon,
-    write_llama,
-    write_lumina,
-    write_meta,
-)
-from unitoken_jax.convert.configs.fields import Values
-from unitoken_jax.convert.configs.llamagen import read_llamagen, write_llamagen
-from unitoken_jax.convert.configs.perceptual import (
-    read_dinov2,
-    read_inception,
-    read_lpips,
-    read_stlpips,
-    write_dinov2,
-    write_inception,
-    write_lpips,
-    write_stlpips,
-)
-from unitoken_jax.convert.configs.siglip import read_siglip, write_siglip
-from unitoken_jax.convert.configs.unitok import (
-    read_clip_text,
-    read_unitok,
-    write_clip_text,
-    write_unitok,
-)
-from unitoken_jax.convert.configs.unitok_mllm import (
-    read_unitok_mllm,
-    write_unitok_mllm,
-)
-from unitoken_jax.convert.configs.unitoken import read_unitoken, write_unitoken
-from unitoken_jax.convert.configs.vitamin_clip import (
-    read_vitamin_clip,
-    write_vitamin_clip,
-)
-from unitoken_jax.convert.configs.vqgan import read_vqgan, write_vqgan
+from unitoken_jax.convert.configs import decoder as decoders
+from unitoken_jax.convert.configs import llamagen as llamagens
+from unitoken_jax.convert.configs import perceptual as perceptuals
+from unitoken_jax.convert.configs import siglip as siglips
+from unitoken_jax.convert.configs import unitok as unitoks
+from unitoken_jax.convert.configs import unitok_mllm as mllms
+from unitoken_jax.convert.configs import unitoken as unitokens
+from unitoken_jax.convert.configs import vitamin_clip as vitamin_clips
+from unitoken_jax.convert.configs import vqgan as vqgans
+from unitoken_jax.convert.configs.fields import Holdings, Values
 from unitoken_jax.convert.sinks import Read, write_weights
 from unitoken_jax.convert.sources import Source, open_source
 from unitoken_jax.convert.table import Spec, Table, WeightsError
@@ -70,16 +42,23 @@ from unitoken_jax.models.dinov2 import Dinov2Config
 from unitoken_jax.models.inception import InceptionConfig
 from unitoken_jax.models.llamagen import LlamaGenConfig
 from unitoken_jax.models.lpips import LpipsConfig
-from unitoken_jax.models.siglip import SiglipConfig, SiglipVisionConfig
+from unitoken_jax.models.siglip import (
+    SiglipConfig,
+    SiglipTextConfig,
+    SiglipVisionConfig,
+)
 from unitoken_jax.models.stlpips import StLpipsConfig
 from unitoken_jax.models.unitok import UniTokConfig
 from unitoken_jax.models.unitok_mllm import UniTokMllmConfig
 from unitoken_jax.models.unitoken import UniTokenConfig
+from unitoken_jax.models.vitamin import ViTaminConfig
 from unitoken_jax.models.vitamin_clip import ViTaminClipConfig
 from unitoken_jax.models.vqgan import VQGANConfig
 
-Write = Callable[[Path, Mapping[str, Spec], Read, Values], None]
+Write = Callable[[Path, Mapping[str, Spec], Read, Values, Mapping[str, bytes]], None]
+Open = Callable[[Path, str | None], Source]
 JAX = "jax"
+_write_plain = partial(write_weights, beside=".json")
 _QK_NORM = (
     "model.layers.0.self_attn.q_proj.weight",
     "model.layers.0.self_attn.q_norm.weight",
@@ -95,6 +74,7 @@ class Format:
         marks: names that only such files have together.
         published: configurations of the published models.
         table: configuration → rules.
+        holdings: how every field of the configurations is held, by their classes.
         read_config: what the source says of its model → configuration; with nothing
             said, the published model's.
         write_config: (configuration, what an earlier source said) → what to say.
@@ -102,20 +82,26 @@ class Format:
             not say but its tensors show.
         prefixes: what may stand before every name of a larger file, of which the rest
             is then left out.
-        open: path → tensors.
-        write: (path, specs, tensors, what to say) → files.
+        names_ids: whether its files list the names of the decoder's ids.
+        changes: configuration → what the released code must be changed in before it
+            loads the model, beside what `holdings` says.
+        open: (path, chosen set of weights) → tensors.
+        write: (path, specs, tensors, what to say, files beside) → files.
     """
 
     title: str
     marks: tuple[str, ...]
     published: tuple[Any, ...]
     table: Callable[[Any], Table]
+    holdings: Holdings
     read_config: Callable[[Values], Any]
     write_config: Callable[[Any, Values], Values]
     refine: Callable[[Any, Source], Any] = lambda config, source: config
     prefixes: tuple[str, ...] = ()
-    open: Callable[[Path], Source] = open_source
-    write: Write = write_weights
+    names_ids: bool = False
+    changes: Callable[[Any], list[str]] = lambda config: []
+    open: Open = open_source
+    write: Write = _write_plain
 
     @property
     def holds(self) -> tuple[type, ...]:
@@ -129,32 +115,43 @@ FORMATS: dict[str, Format] = {
         ("adapter.0.weight", *_QK_NORM),
         (UniTokenConfig(),),
         unitoken.table,
-        read_unitoken,
-        write_unitoken,
+        {
+            UniTokenConfig: unitokens.UNITOKEN,
+            ChameleonConfig: decoders.LUMINA,
+            SiglipVisionConfig: unitokens.VISION,
+        },
+        unitokens.read_unitoken,
+        unitokens.write_unitoken,
+        names_ids=True,
     ),
     "lumina": Format(
         "Lumina-mGPT (Alpha-VLLM), Hugging Face folder",
         _QK_NORM,
         (ChameleonConfig(),),
         chameleon.table,
-        read_chameleon,
-        write_lumina,
+        {ChameleonConfig: decoders.LUMINA},
+        decoders.read_chameleon,
+        decoders.write_lumina,
+        names_ids=True,
     ),
     "chameleon-hf": Format(
         "Chameleon in transformers (facebook/chameleon-7b)",
         _QK_NORM,
         (ChameleonConfig(),),
         chameleon.table_hf,
-        read_chameleon,
-        write_chameleon,
+        {ChameleonConfig: decoders.CHAMELEON, VQGANConfig: vqgans.VQ_CONFIG},
+        decoders.read_chameleon,
+        decoders.write_chameleon,
+        names_ids=True,
     ),
     "chameleon-meta": Format(
         "Chameleon as Meta ships it: consolidated*.pth beside params.json",
         ("tok_embeddings.weight", "layers.0.attention.wq.weight"),
         (ChameleonConfig(),),
         chameleon.table_meta,
-        read_meta,
-        write_meta,
+        {ChameleonConfig: decoders.META},
+        decoders.read_meta,
+        decoders.write_meta,
         open=meta.open_shards,
         write=meta.write_shards,
     ),
@@ -163,8 +160,13 @@ FORMATS: dict[str, Format] = {
         ("vision_model.post_layernorm.weight",),
         (SiglipVisionConfig(), SiglipConfig()),
         siglip.table,
-        read_siglip,
-        write_siglip,
+        {
+            SiglipVisionConfig: siglips.VISION,
+            SiglipTextConfig: siglips.TEXT,
+            SiglipConfig: siglips.SIGLIP,
+        },
+        siglips.read_siglip,
+        siglips.write_siglip,
         prefixes=("vision_model.", "vit."),
     ),
     "vqgan": Format(
@@ -172,52 +174,63 @@ FORMATS: dict[str, Format] = {
         ("encoder.conv_in.weight", "quantize.embedding.weight"),
         (VQGANConfig(),),
         vqgan.table,
-        read_vqgan,
-        write_vqgan,
-        write=partial(write_weights, wrap=("state_dict",)),
+        {VQGANConfig: vqgans.VQGAN},
+        vqgans.read_vqgan,
+        vqgans.write_vqgan,
+        write=partial(write_weights, wrap=("state_dict",), beside=".yaml"),
     ),
     "llama-hf": Format(
         "Llama in transformers (meta-llama/Llama-2-7b-hf)",
         ("model.layers.0.self_attn.q_proj.weight",),
         (ChameleonConfig(vocab_size=32_000, qk_norm=False),),
         chameleon.table,
-        read_llama,
-        write_llama,
+        {ChameleonConfig: decoders.LLAMA},
+        decoders.read_llama,
+        decoders.write_llama,
     ),
     "unitok": Format(
         "UniTok's tokenizer (FoundationVision/unitok_tokenizer)",
         ("quant_proj.attn.qkv.weight", "post_quant_proj.attn.qkv.weight"),
         (UniTokConfig(),),
         unitok.table,
-        read_unitok,
-        write_unitok,
-        write=partial(write_weights, wrap=("trainer", "unitok")),
+        {
+            UniTokConfig: unitoks.UNITOK,
+            ViTaminConfig: unitoks.VITAMIN,
+            ClipTextConfig: unitoks.TEXT,
+        },
+        unitoks.read_unitok,
+        unitoks.write_unitok,
+        write=partial(write_weights, wrap=("trainer", "unitok"), beside="args"),
+        changes=unitoks.unreleased_vision,
     ),
     "unitok-mllm": Format(
         "UniTok's multimodal LLM (FoundationVision/unitok_mllm), Hugging Face folder",
         ("ar_head.linear_head.weight", "lm_head.weight"),
         (UniTokMllmConfig(),),
         unitok_mllm.table,
-        read_unitok_mllm,
-        write_unitok_mllm,
+        {UniTokMllmConfig: mllms.MLLM, ChameleonConfig: mllms.LLAMA},
+        mllms.read_unitok_mllm,
+        mllms.write_unitok_mllm,
     ),
     "llamagen": Format(
         "LlamaGen over UniTok's codes (FoundationVision/UniTok)",
         ("cls_embedding.embedding_table.weight", "output.linear_head.weight"),
         (LlamaGenConfig(),),
         llamagen.table,
-        read_llamagen,
-        write_llamagen,
+        {LlamaGenConfig: llamagens.LLAMAGEN},
+        llamagens.read_llamagen,
+        llamagens.write_llamagen,
         llamagen.count_classes,
-        write=partial(write_weights, wrap=("model",)),
+        write=partial(write_weights, wrap=("model",), beside="args"),
     ),
     "clip-text": Format(
         "CLIP's text tower as open_clip and UniTok name it",
         ("text_projection", "positional_embedding"),
         (ClipTextConfig(),),
         clip_text.table,
-        read_clip_text,
-        write_clip_text,
+        {ClipTextConfig: unitoks.TEXT},
+        unitoks.read_clip_text,
+        unitoks.write_clip_text,
         prefixes=("text_encoder.", "text."),
     ),
     "vitamin-clip": Format(
@@ -225,17 +238,24 @@ FORMATS: dict[str, Format] = {
         ("visual.trunk.patch_embed.backbone.stem.conv1.weight", "text.text_projection"),
         (ViTaminClipConfig(),),
         vitamin_clip.table,
-        read_vitamin_clip,
-        write_vitamin_clip,
+        {
+            ViTaminClipConfig: vitamin_clips.CLIP,
+            ViTaminConfig: vitamin_clips.VITAMIN,
+            ClipTextConfig: vitamin_clips.TEXT,
+        },
+        vitamin_clips.read_vitamin_clip,
+        vitamin_clips.write_vitamin_clip,
         prefixes=("module.",),
+        changes=vitamin_clips.dropped_tensors,
     ),
     "dinov2": Format(
         "DINOv2 ViT-S/14 (dinov2_vits14_pretrain.pth)",
         ("cls_token", "mask_token", "blocks.0.ls1.gamma"),
         (Dinov2Config(),),
         dinov2.table,
-        read_dinov2,
-        write_dinov2,
+        {Dinov2Config: perceptuals.DINOV2},
+        perceptuals.read_dinov2,
+        perceptuals.write_dinov2,
         prefixes=("dino.",),
     ),
     "lpips": Format(
@@ -243,8 +263,9 @@ FORMATS: dict[str, Format] = {
         ("net.slice1.0.weight", "lins.0.model.1.weight"),
         (LpipsConfig(),),
         lpips.table,
-        read_lpips,
-        write_lpips,
+        {LpipsConfig: perceptuals.LPIPS},
+        perceptuals.read_lpips,
+        perceptuals.write_lpips,
         prefixes=("lpips.",),
     ),
     "stlpips": Format(
@@ -252,16 +273,18 @@ FORMATS: dict[str, Format] = {
         ("net.slice1.0.weight", "lin0.model.1.weight", "net.slice2.5.weight"),
         (StLpipsConfig(),),
         stlpips.table,
-        read_stlpips,
-        write_stlpips,
+        {StLpipsConfig: perceptuals.STLPIPS},
+        perceptuals.read_stlpips,
+        perceptuals.write_stlpips,
     ),
     "inception": Format(
         "Inception-v3 of the FID (pt_inception-2015-12-05-6726825d.pth)",
         ("Conv2d_1a_3x3.conv.weight", "Mixed_7c.branch_pool.conv.weight", "fc.bias"),
         (InceptionConfig(),),
         inception.table,
-        read_inception,
-        write_inception,
+        {InceptionConfig: perceptuals.INCEPTION},
+        perceptuals.read_inception,
+        perceptuals.write_inception,
     ),
 }
 

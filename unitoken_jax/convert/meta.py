@@ -1,6 +1,7 @@
 """Meta's folders: `consolidated.pth`, or one file for each model-parallel shard."""
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,14 +10,24 @@ import numpy as np
 
 from unitoken_jax.convert.chameleon import META_JOINS
 from unitoken_jax.convert.sinks import Read, check_space, replacing, write_weights
-from unitoken_jax.convert.sources import MergedSource, Source, join_of, open_source
+from unitoken_jax.convert.sources import (
+    MergedSource,
+    Source,
+    join_of,
+    open_source,
+    read_described,
+)
 from unitoken_jax.convert.table import Spec, WeightsError
 
 _DESCRIPTIONS = ("params.json", "consolidate_params.json")
 
 
-def open_shards(path: Path) -> Source:
+def open_shards(path: Path, weights: str | None = None) -> Source:
     """Open a folder of shards, or one shard that is the whole, as one source.
+
+    Args:
+        path: of the folder or file.
+        weights: see `sources.open_source`.
 
     Raises:
         WeightsError: there is no shard, or see `sources.open_source`.
@@ -28,32 +39,43 @@ def open_shards(path: Path) -> Source:
             f"{folder} holds no consolidated.pth or consolidated.00.pth; give the"
             " folder of one model, such as data/models/7b"
         )
-    source = MergedSource([open_source(file) for file in files], META_JOINS)
+    _check_numbers(files)
+    source = MergedSource([open_source(file, weights) for file in files], META_JOINS)
     for name in _DESCRIPTIONS:
         if (folder / name).exists():
-            source.config |= _described(folder / name)
+            values = read_described(folder / name)
+            model = values.get("model")
+            source.config |= values | (model if isinstance(model, dict) else {})
     source.config["model_parallel_size"] = len(files)
     return source
 
 
-def _described(path: Path) -> dict[str, Any]:
-    try:
-        values = dict(json.loads(path.read_text()))
-    except (ValueError, TypeError) as fault:
+def _check_numbers(files: list[Path]) -> None:
+    """Refuse shards of which one is missing, or that stand beside the whole."""
+    numbers = [re.fullmatch(r"consolidated\.(\d+)\.\w+", file.name) for file in files]
+    if len(files) == 1 and numbers[0] is None:
+        return
+    found = [int(match[1]) for match in numbers if match]
+    if found != list(range(len(files))):
         raise WeightsError(
-            f"{path} is not a JSON object ({fault}); download it again"
-        ) from fault
-    return values | dict(values.get("model") or {})
+            f"{files[0].parent} holds {', '.join(file.name for file in files)};"
+            " expected is consolidated.pth alone, or all from consolidated.00.pth on"
+        )
 
 
 def write_shards(
-    path: Path, specs: Mapping[str, Spec], read: Read, values: Mapping[str, Any]
+    path: Path,
+    specs: Mapping[str, Spec],
+    read: Read,
+    values: Mapping[str, Any],
+    files: Mapping[str, bytes],
 ) -> None:
     """Write Meta's folder, one file for each of `values["model_parallel_size"]`.
 
     Raises:
         WeightsError: see `sinks.write_weights`.
     """
+    del files  # its loader takes the tokenizer from another folder
     shards = values["model_parallel_size"]
     check_space(path, sum(spec.size for spec in specs.values()))
     with replacing(path) as temporary:

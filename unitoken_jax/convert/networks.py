@@ -78,7 +78,13 @@ def _abstract(network: Network, config: Any) -> Mapping[str, Any]:
         keys = {"params": key, "dropout": key}
         return network.module(config).init(keys, method=network.example)["params"]
 
-    boxed = jax.eval_shape(init, jax.eval_shape(lambda: jax.random.key(0)))
+    try:
+        boxed = jax.eval_shape(init, jax.eval_shape(lambda: jax.random.key(0)))
+    except (ValueError, TypeError, ArithmeticError, IndexError) as fault:
+        said = (str(fault).splitlines() or [type(fault).__name__])[0]
+        raise WeightsError(
+            f"the configuration describes no {network.kind} that can be built: {said}"
+        ) from fault
     return traverse_util.unflatten_dict(flatten(boxed), sep="/")
 
 
@@ -103,7 +109,7 @@ def _unitoken_parts(config: UniTokenConfig) -> Mapping[str, Any]:
 
 
 def _siglip_parts(config: SiglipConfig) -> Mapping[str, Any]:
-    return {"vision/": config.vision}
+    return {"vision/": config.vision}  # the text tower alone is no published class
 
 
 def _run_clip_text(module: ClipText) -> Any:

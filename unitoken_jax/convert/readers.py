@@ -3,9 +3,9 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 
+from unitoken_jax.convert.finite import is_floating, unfinite
 from unitoken_jax.convert.table import (
     Assignment,
     Constant,
@@ -118,6 +118,38 @@ class SubtreeReader:
         return self._reader.stacked(self._prefix + path)
 
 
+class FiniteReader:
+    """Another reader's parameters, none of which may be NaN or infinite."""
+
+    def __init__(self, reader: Reader, where: str) -> None:
+        self._reader = reader
+        self._where = where
+
+    @property
+    def specs(self) -> Mapping[str, Spec]:
+        """Shape and type of every parameter, by path."""
+        return self._reader.specs
+
+    def read(self, path: str, index: tuple[int, ...]) -> np.ndarray:
+        """The parameter at `path`, with `index` on its leading axes.
+
+        Raises:
+            WeightsError: it holds a number that is not finite.
+        """
+        array = self._reader.read(path, index)
+        if found := unfinite(array):
+            at = f" {list(index)}" if index else ""
+            raise WeightsError(
+                f"{path}{at} of {self._where} holds {found}; such weights give nothing"
+                " but NaN. Take an earlier checkpoint"
+            )
+        return array
+
+    def stacked(self, path: str) -> int:
+        """How many leading axes of a parameter are best read one by one."""
+        return self._reader.stacked(path)
+
+
 class CastReader:
     """Another reader's parameters, those of floating point in one type."""
 
@@ -134,12 +166,22 @@ class CastReader:
         }
 
     def _type(self, spec: Spec) -> np.dtype:
-        return self._dtype if jnp.issubdtype(spec.dtype, jnp.floating) else spec.dtype
+        return self._dtype if is_floating(spec.dtype) else spec.dtype
 
     def read(self, path: str, index: tuple[int, ...]) -> np.ndarray:
         """The parameter at `path`, with `index` on its leading axes."""
         dtype = self._type(self._reader.specs[path])
-        return self._reader.read(path, index).astype(dtype, copy=False)
+        array = self._reader.read(path, index)
+        if array.dtype == dtype:
+            return array
+        with np.errstate(over="ignore"):
+            cast = array.astype(dtype)
+        if unfinite(cast):
+            raise WeightsError(
+                f"{path} has numbers beyond those of {dtype}, which would become"
+                " infinite; choose bfloat16 or float32"
+            )
+        return cast
 
     def stacked(self, path: str) -> int:
         """How many leading axes of a parameter are best read one by one."""

@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 
-from unitoken_jax.convert.sources import DTYPES, INDEXES, PICKLES, WHOLE
+from unitoken_jax.convert.sources import INDEXES, METADATA, PICKLES, WHOLE
 from unitoken_jax.convert.table import Spec, WeightsError
+from unitoken_jax.convert.tensorfile import DTYPES
 
 SHARD_BYTES = 5 * 10**9  # what the Hugging Face hub uses
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
@@ -30,20 +32,34 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         WeightsError: `path` exists already; nothing is overwritten.
     """
-    if path.exists():
-        raise WeightsError(f"{path} exists already; remove it or choose another output")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    refuse_existing(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         os.replace(temporary, path)
     except OSError as fault:
-        raise WeightsError(f"writing {path} failed: {fault}") from fault
+        raise WeightsError(
+            f"writing {path} failed ({fault.strerror or fault}); nothing is left of it"
+        ) from fault
     finally:
-        if temporary.is_dir():
-            shutil.rmtree(temporary)
-        else:
-            temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            if temporary.is_dir():
+                shutil.rmtree(temporary)
+            else:
+                temporary.unlink(missing_ok=True)
+
+
+def refuse_existing(path: Path) -> None:
+    """Refuse to write where something is, a broken link too.
+
+    Raises:
+        WeightsError: something is there.
+    """
+    if not path.name:
+        raise WeightsError(f"{path} is no name of a file or folder to write")
+    if os.path.lexists(path):
+        raise WeightsError(f"{path} exists already; remove it or choose another output")
 
 
 def check_space(path: Path, size: int) -> None:
@@ -53,8 +69,12 @@ def check_space(path: Path, size: int) -> None:
         WeightsError: fewer than `size` bytes are free where `path` will be.
     """
     folder = path.absolute()
-    while not folder.exists():
+    while not os.path.exists(folder) and folder != folder.parent:
         folder = folder.parent
+    if not folder.is_dir():
+        raise WeightsError(
+            f"{path} cannot be written: {folder} is a file and no folder"
+        )
     free = shutil.disk_usage(folder).free
     if free < size:
         raise WeightsError(
@@ -68,8 +88,10 @@ def write_weights(
     specs: Mapping[str, Spec],
     read: Read,
     config: Mapping[str, Any] | None = None,
+    files: Mapping[str, bytes] | None = None,
     *,
     wrap: tuple[str, ...] = (),
+    beside: str | None = None,
     shard_bytes: int = SHARD_BYTES,
 ) -> None:
     """Write published tensors in the file kind that the path's ending says.
@@ -80,25 +102,51 @@ def write_weights(
             Face hub.
         specs: shape and type of every tensor.
         read: name → numbers, C-ordered; called once for each.
-        config: `config.json` of a folder, `args` of a PyTorch file.
+        config: `config.json` of a folder; in the metadata of a safetensors file; of a
+            PyTorch file see `beside`.
+        files: what a folder holds beside, by name.
         wrap: keys under which a PyTorch file nests the state dict.
+        beside: where a PyTorch file has its configuration: "args" is within it, ".yaml"
+            and ".json" are files of the same stem.
         shard_bytes: a folder's files are at most this long (one tensor may exceed it).
 
     Raises:
         WeightsError: the path is taken, the disk is full, or PyTorch is missing.
     """
+    refuse_existing(path)
     check_space(path, sum(spec.size for spec in specs.values()))
+    config = dict(config or {})
+    if path.suffix in PICKLES and config and beside in (".json", ".yaml"):
+        name = "config.json" if path.name in WHOLE else f"{path.stem}{beside}"
+        content = _yaml(config) if beside == ".yaml" else _json(config)
+        with replacing(path.with_name(name)) as described:
+            described.write_bytes(content)
+            _write_torch(path, specs, read, wrap, {})
+        return
+    if path.suffix in PICKLES:
+        _write_torch(path, specs, read, wrap, {"args": config} if beside else {})
+        return
     with replacing(path) as temporary:
         if path.suffix == ".safetensors":
-            _write_file(temporary, specs, read)
-        elif path.suffix in PICKLES:
-            _write_pickle(temporary, specs, read, config, wrap)
-        else:
-            temporary.mkdir()
-            if config:
-                text = json.dumps(config, indent=2, sort_keys=True)
-                (temporary / "config.json").write_text(text + "\n")
-            _write_shards(temporary, specs, read, shard_bytes)
+            metadata = {METADATA: json.dumps(config, sort_keys=True)} if config else {}
+            _write_file(temporary, specs, read, metadata)
+            return
+        temporary.mkdir()
+        if config:
+            (temporary / "config.json").write_bytes(_json(config))
+        for name, content in (files or {}).items():
+            (temporary / name).write_bytes(content)
+        _write_shards(temporary, specs, read, shard_bytes)
+
+
+def _json(content: Mapping[str, Any]) -> bytes:
+    text = json.dumps(content, indent=2, sort_keys=True, default=str)
+    return f"{text}\n".encode()
+
+
+def _yaml(content: Mapping[str, Any]) -> bytes:
+    plain = json.loads(json.dumps(content))  # no tuples
+    return yaml.safe_dump({"model": {"params": plain}}, sort_keys=False).encode()
 
 
 def _write_shards(
@@ -128,11 +176,16 @@ def _write_shards(
     (folder / INDEXES[0]).write_text(json.dumps(index, indent=2) + "\n")
 
 
-def _write_file(path: Path, specs: Mapping[str, Spec], read: Read) -> None:
+def _write_file(
+    path: Path,
+    specs: Mapping[str, Spec],
+    read: Read,
+    metadata: Mapping[str, str] | None = None,
+) -> None:
     """One safetensors file: length of the header, header, the tensors in its order."""
     # Wide types first, so that every tensor begins at a multiple of its item size.
     names = sorted(specs, key=lambda key: -specs[key].dtype.itemsize)
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    header: dict[str, Any] = {"__metadata__": {"format": "pt", **(metadata or {})}}
     offset = 0
     for key in names:
         end = offset + specs[key].size
@@ -154,16 +207,19 @@ def _write_file(path: Path, specs: Mapping[str, Spec], read: Read) -> None:
                     f"{key} is {array.shape} {array.dtype} and was announced as"
                     f" {specs[key].shape} {specs[key].dtype}"
                 )
-            array.reshape(-1).view(np.uint8).tofile(file)
+            file.write(array.reshape(-1).view(np.uint8).data)
+        file.flush()
+        os.fsync(file.fileno())
 
 
-def _write_pickle(
+def _write_torch(
     path: Path,
     specs: Mapping[str, Spec],
     read: Read,
-    config: Mapping[str, Any] | None,
     wrap: tuple[str, ...],
+    more: Mapping[str, Any],
 ) -> None:
+    """One PyTorch file: the state dict under the keys of `wrap`, and `more` beside."""
     try:
         import torch  # noqa: PLC0415  # pyright: ignore[reportMissingImports]
     except ModuleNotFoundError as fault:
@@ -182,6 +238,8 @@ def _write_pickle(
         contents[key] = tensor.view(torch.bfloat16) if name == "bfloat16" else tensor
     for name in reversed(wrap):
         contents = {name: contents}
-    if wrap and config:
-        contents["args"] = dict(config)
-    torch.save(contents, path)
+    with replacing(path) as temporary:
+        try:
+            torch.save({**contents, **more}, temporary)
+        except RuntimeError as fault:  # what a full disk is to PyTorch
+            raise OSError(str(fault).splitlines()[0]) from fault

@@ -6,12 +6,9 @@ memory holds one tensor and not the mapped file. PyTorch pickles are opened by
 unpickling runs code of the file's author.
 """
 
-import argparse
-import json
+import logging
 import os
-import pickle
 import re
-import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,34 +16,25 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import yaml
-from safetensors import SafetensorError, safe_open
 
+from unitoken_jax.convert import recognise
 from unitoken_jax.convert.table import Spec, WeightsError
+from unitoken_jax.convert.tensorfile import read_header
+from unitoken_jax.convert.torchfile import arguments, choose_set, read_contents
+from unitoken_jax.files import read_json
 
-DTYPES: dict[str, np.dtype] = {
-    name: np.dtype(dtype)
-    for name, dtype in {
-        "F64": np.float64,
-        "F32": np.float32,
-        "F16": np.float16,
-        "BF16": ml_dtypes.bfloat16,
-        "F8_E4M3": ml_dtypes.float8_e4m3fn,
-        "F8_E5M2": ml_dtypes.float8_e5m2,
-        "I64": np.int64,
-        "I32": np.int32,
-        "I16": np.int16,
-        "I8": np.int8,
-        "U64": np.uint64,
-        "U32": np.uint32,
-        "U16": np.uint16,
-        "U8": np.uint8,
-        "BOOL": np.bool_,
-    }.items()
-}
+log = logging.getLogger(__name__)
+
 PICKLES = (".pth", ".pt", ".bin", ".ckpt")
 INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 WHOLE = ("model.safetensors", "pytorch_model.bin")
 CONFIGS = ("config.json", "open_clip_config.json")
+METADATA = "unitoken_jax.config"  # of a safetensors file: its configuration as JSON
+# What wrappers put into the names of what they wrap, anywhere or in front of all.
+_WRAPPED = re.compile(
+    r"(?:^|(?<=\.))(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."
+)
+_FRONT = "module."
 
 
 class Source(Mapping[str, np.ndarray]):
@@ -88,15 +76,22 @@ class ArraySource(Source):
         where: str = "the given mapping",
         config: Mapping[str, Any] | None = None,
     ) -> None:
+        """Check that the mapping holds arrays by name.
+
+        Raises:
+            WeightsError: a name is no text, or a value no array that can be read.
+        """
         self._arrays = dict(arrays)
         specs = {}
         for key, array in self._arrays.items():
+            if not isinstance(key, str):
+                raise WeightsError(f"{where}: {key!r} is no name of a tensor")
             if not hasattr(array, "shape") or not hasattr(array, "dtype"):
                 raise WeightsError(
-                    f"{where}: {key} is a {type(array).__name__}, not a tensor; give"
-                    " the mapping of name → tensor (the state dict) itself"
+                    f"{where}: {key} is a {type(array).__name__}, not a tensor; is"
+                    " this a checkpoint with more in it than weights?"
                 )
-            specs[key] = Spec(tuple(array.shape), _dtype_of(array))
+            specs[key] = Spec(tuple(array.shape), _dtype_of(array, f"{where}: {key}"))
         super().__init__(where, specs, config or {})
 
     def __getitem__(self, key: str) -> np.ndarray:
@@ -112,8 +107,11 @@ class SafetensorsSource(Source):
         """Open `files`: path → the names an index expects in it (None for all)."""
         self._places: dict[str, tuple[Path, int]] = {}
         specs: dict[str, Spec] = {}
+        described: dict[str, Any] = {}
         for path, expected in files.items():
-            for key, (spec, offset) in _header(path).items():
+            header = read_header(path)
+            described |= _described_in(header.metadata, path)
+            for key, (spec, offset) in header.entries.items():
                 if key in specs:
                     raise WeightsError(
                         f"{key} is in {path} and in {self._places[key][0]}; one of the"
@@ -121,21 +119,60 @@ class SafetensorsSource(Source):
                     )
                 specs[key] = spec
                 self._places[key] = (path, offset)
-            absent = [key for key in expected or () if key not in specs]
+            absent = [key for key in expected or () if key not in header.entries]
             if absent:
                 raise WeightsError(
                     f"the index says that {path} holds {absent[0]}"
                     f" ({len(absent)} such names), and it does not; download the file"
                     " and its index again"
                 )
-        super().__init__(str(next(iter(files))), specs, config)
+        super().__init__(str(next(iter(files))), specs, described or config)
 
     def __getitem__(self, key: str) -> np.ndarray:
         path, offset = self._places[key]
         shape, dtype = self._specs[key]
         count = int(np.prod(shape, dtype=np.int64))
-        array = np.fromfile(path, dtype, count, offset=offset)
+        with recognise.reading(path):
+            array = np.fromfile(path, dtype, count, offset=offset)
+        if array.size != count:
+            raise WeightsError(f"{path} became shorter while it was read")
         return array.reshape(shape)
+
+
+class RenamedSource(Source):
+    """Another source under other names: ours → its own."""
+
+    def __init__(self, source: Source, names: Mapping[str, str]) -> None:
+        self._source = source
+        self._names = names
+        specs = {key: source.spec(theirs) for key, theirs in names.items()}
+        super().__init__(source.where, specs, source.config)
+
+    def __getitem__(self, key: str) -> np.ndarray:
+        return self._source[self._names[key]]
+
+
+def unwrapped(source: Source) -> Source:
+    """A source without what DDP, FSDP and `torch.compile` put into names.
+
+    Raises:
+        WeightsError: two tensors would have one name.
+    """
+    names = {key: _WRAPPED.sub("", key) for key in source}
+    while names and all(name.startswith(_FRONT) for name in names.values()):
+        names = {key: name.removeprefix(_FRONT) for key, name in names.items()}
+        names = {key: _WRAPPED.sub("", name) for key, name in names.items()}
+    if all(key == name for key, name in names.items()):
+        return source
+    back: dict[str, str] = {}
+    for key, name in names.items():
+        if name in back:
+            raise WeightsError(
+                f"{source.where} holds {key} and {back[name]}, which are one name"
+                " without their wrappers; take one of the two out"
+            )
+        back[name] = key
+    return RenamedSource(source, back)
 
 
 class PartSource(Source):
@@ -165,20 +202,35 @@ class MergedSource(Source):
     def __init__(self, shards: list[Source], joins: Mapping[str, int | str]) -> None:
         self._shards = shards
         self._joins = joins
-        specs = {}
-        for key in shards[0]:
-            alone = [shard.where for shard in shards if key not in shard]
-            if alone:
-                raise WeightsError(
-                    f"{key} is in {shards[0].where} and not in {alone[0]}; the two are"
-                    " not shards of one checkpoint"
-                )
-            specs[key] = self._joined_spec(key)
-        super().__init__(shards[0].where, specs, shards[0].config)
+        first, *rest = shards
+        for shard in rest:
+            for one, other in ((first, shard), (shard, first)):
+                alone = [key for key in one if key not in other]
+                if alone:
+                    raise WeightsError(
+                        f"{alone[0]} is in {one.where} and not in {other.where}; the"
+                        " two are not shards of one checkpoint"
+                    )
+        specs = {key: self._joined_spec(key) for key in first}
+        super().__init__(first.where, specs, first.config)
 
     def _joined_spec(self, key: str) -> Spec:
         shape, dtype = self._shards[0].spec(key)
         join = join_of(key, self._joins)
+        across = join if isinstance(join, int) else None
+        for shard in self._shards:
+            found = shard.spec(key)
+            cut = len(found.shape) == len(shape) and all(
+                size == shape[axis] or axis == across
+                for axis, size in enumerate(found.shape)
+            )
+            too_flat = across is not None and across >= len(shape)
+            if not cut or too_flat or found.dtype != dtype:
+                raise WeightsError(
+                    f"{key} is {shape} {dtype} in {self._shards[0].where} and"
+                    f" {found.shape} {found.dtype} in {shard.where}; the two are not"
+                    " shards of one checkpoint"
+                )
         if join == "stack":
             return Spec((len(self._shards), *shape), dtype)
         if isinstance(join, int):
@@ -215,45 +267,58 @@ def join_of(key: str, joins: Mapping[str, int | str]) -> int | str:
     return joins[leaf]
 
 
-def open_source(path: str | os.PathLike[str]) -> Source:
+def open_source(path: str | os.PathLike[str], weights: str | None = None) -> Source:
     """Open a weight file, or a folder in the layout of the Hugging Face hub.
 
+    Args:
+        path: of the file or folder.
+        weights: which set of a file that holds several, such as "ema"; or the first
+            part of the names that are meant.
+
     Raises:
-        WeightsError: nothing is there, a shard is missing or cut off, or the file
-            would have to be unpickled unsafely.
+        WeightsError: nothing is there, a shard is missing or cut off, the file is of
+            another kind, or would have to be unpickled unsafely.
     """
     path = Path(path)
-    if path.is_dir():
-        return _open_folder(path)
-    if not path.exists():
-        raise WeightsError(f"{path} does not exist; give a weight file or its folder")
+    with recognise.reading(path):
+        is_folder = path.is_dir()
+        if not is_folder:
+            path.stat()
+        source = _open_folder(path, weights) if is_folder else _open_file(path, weights)
+    if not len(source):
+        raise WeightsError(f"{source.where} holds no tensors; give a file of weights")
+    return unwrapped(source)
+
+
+def _open_file(path: Path, weights: str | None) -> Source:
     if path.name.endswith(".index.json"):
-        return _open_index(path, _read_config(path.parent))
+        return _part(_open_index(path, _read_config(path.parent)), weights)
     if path.suffix == ".safetensors":
-        return SafetensorsSource({path: None}, _read_config(path.parent))
+        config = _read_config(path.parent)
+        return _part(SafetensorsSource({path: None}, config), weights)
     if path.suffix in PICKLES:
-        return _open_pickle(path)
+        return _open_pickle(path, weights)
     raise WeightsError(
         f"{path} is none of the weight files that can be read: .safetensors,"
         f" {', '.join(PICKLES)}, or a folder of them"
     )
 
 
-def _open_folder(path: Path) -> Source:
+def _open_folder(path: Path, weights: str | None) -> Source:
     config = _read_config(path)
     for name in INDEXES:
         if (path / name).exists():
-            return _open_index(path / name, config)
+            return _part(_open_index(path / name, config), weights)
     for name in WHOLE:
         if (path / name).exists():
-            return _open_whole(path / name, config)
+            return _open_whole(path / name, config, weights)
     files = [
         file
         for file in sorted(path.iterdir())
         if file.suffix == ".safetensors" or file.suffix in PICKLES
     ]
     if len(files) == 1:
-        return _open_whole(files[0], config)
+        return _open_whole(files[0], config, weights)
     if files:
         raise WeightsError(
             f"{path} holds {len(files)} weight files and no index"
@@ -265,22 +330,46 @@ def _open_folder(path: Path) -> Source:
     )
 
 
-def _open_whole(path: Path, config: Mapping[str, Any]) -> Source:
+def _open_whole(path: Path, config: Mapping[str, Any], weights: str | None) -> Source:
     if path.suffix == ".safetensors":
-        return SafetensorsSource({path: None}, config)
-    return _open_pickle(path)
+        return _part(SafetensorsSource({path: None}, config), weights)
+    return _open_pickle(path, weights)
+
+
+def _part(source: Source, weights: str | None) -> Source:
+    """The tensors whose names begin with `weights`; all without it."""
+    if weights is None:
+        return source
+    prefix = weights.strip("/").replace("/", ".") + "."
+    part = PartSource(source, prefix)
+    if not len(part):
+        first = sorted({key.split(".")[0] for key in source})
+        shown = ", ".join(first[:8]) + (", …" if len(first) > 8 else "")
+        raise WeightsError(
+            f"{source.where} holds no tensors of --weights={weights}; their names begin"
+            f" with {shown}"
+        )
+    return part
 
 
 def _open_index(path: Path, config: Mapping[str, Any]) -> Source:
-    try:
-        weight_map: Mapping[str, str] = json.loads(path.read_text())["weight_map"]
-    except (ValueError, KeyError, TypeError) as fault:
+    content = _json_object(path)
+    weight_map = content.get("weight_map")
+    if (
+        not isinstance(weight_map, Mapping)
+        or not weight_map
+        or not all(isinstance(name, str) and name for name in weight_map.values())
+    ):
         raise WeightsError(
-            f"{path} is not an index of shards (a JSON object with a weight_map);"
-            " download it again"
-        ) from fault
+            f"{path} is not an index of shards (a JSON object with a weight_map that"
+            " names files); download it again"
+        )
     names: dict[Path, list[str]] = {}
     for key, name in weight_map.items():
+        if name != Path(name).name or name in (".", ".."):
+            raise WeightsError(
+                f"{path} names the shard {name!r}, which is no file beside it"
+            )
         names.setdefault(path.parent / name, []).append(key)
     missing = [file.name for file in names if not file.exists()]
     if missing:
@@ -288,139 +377,126 @@ def _open_index(path: Path, config: Mapping[str, Any]) -> Source:
             f"{path} lists {len(names)} shards and {len(missing)} of them are not"
             f" there: {', '.join(missing)}; download them beside the index"
         )
-    if path.name == INDEXES[0] or all(f.suffix == ".safetensors" for f in names):
+    if all(f.suffix == ".safetensors" for f in names):
         return SafetensorsSource(names, config)
     arrays: dict[str, Any] = {}
-    for file in names:
-        arrays |= _load_pickle(file)
+    for file, expected in names.items():
+        held = read_contents(file)
+        twice = [key for key in held if key in arrays]
+        absent = [key for key in expected if key not in held]
+        if twice or absent:
+            what = f"{twice[0]} too" if twice else f"no {absent[0]}"
+            raise WeightsError(
+                f"{file} holds {what}, against the index; download the shards and"
+                " their index again"
+            )
+        arrays |= held
     return ArraySource(arrays, str(path), config)
 
 
-def _header(path: Path) -> dict[str, tuple[Spec, int]]:
-    """Name → (shape and type, offset in the file) of a safetensors file."""
+def _json_object(path: Path) -> dict[str, Any]:
+    """The JSON object that a file holds."""
+    with recognise.reading(path):
+        data = path.read_bytes()
     try:
-        with safe_open(path, "numpy"):  # the library checks the file's structure
-            pass
-    except (SafetensorError, OSError) as fault:
-        raise WeightsError(
-            f"{path} is not a complete safetensors file ({fault}); it was cut off or"
-            " damaged, download it again"
-        ) from fault
-    with path.open("rb") as file:
-        size = int.from_bytes(file.read(8), "little")
-        entries = json.loads(file.read(size))
-    header = {}
-    for key, entry in entries.items():
-        if key == "__metadata__":
-            continue
-        if entry["dtype"] not in DTYPES:
-            raise WeightsError(
-                f"{path}: {key} has the type {entry['dtype']}, which is not supported;"
-                f" known are {', '.join(DTYPES)}"
-            )
-        spec = Spec(tuple(entry["shape"]), DTYPES[entry["dtype"]])
-        header[key] = (spec, 8 + size + entry["data_offsets"][0])
-    return header
+        content = read_json(data.removeprefix(b"\xef\xbb\xbf"))
+    except ValueError as fault:
+        why = str(fault).removeprefix("not JSON ")
+        raise WeightsError(f"{path} is not JSON {why}; download it again") from fault
+    if not isinstance(content, dict):
+        kind = "null" if content is None else f"a {type(content).__name__}"
+        raise WeightsError(f"{path} holds {kind} and no JSON object; download it again")
+    return content
+
+
+def read_described(path: Path) -> dict[str, Any]:
+    """The JSON object of a file that describes a model.
+
+    Raises:
+        WeightsError: it cannot be read or holds something else.
+    """
+    return _json_object(path)
+
+
+def _described_in(metadata: Mapping[str, str], path: Path) -> dict[str, Any]:
+    """The configuration that a safetensors file of ours has in its metadata."""
+    if METADATA not in metadata:
+        return {}
+    try:
+        described = read_json(metadata[METADATA].encode())
+    except ValueError as fault:
+        raise WeightsError(f"{path}: its configuration is {fault}") from fault
+    if not isinstance(described, dict):
+        raise WeightsError(f"{path}: its configuration is no JSON object")
+    return described
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
     found = [folder / name for name in CONFIGS if (folder / name).exists()]
-    if not found:
-        return {}
-    path = found[0]
-    try:
-        config = json.loads(path.read_text())
-    except ValueError as fault:
-        raise WeightsError(
-            f"{path} is not JSON ({fault}); download it again"
-        ) from fault
-    return config if isinstance(config, dict) else {}
+    return _json_object(found[0]) if found else {}
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
-    if not path.exists():
-        return {}
+    with recognise.reading(path):
+        data = path.read_bytes()
     try:
-        config = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as fault:
+        config = yaml.safe_load(data)
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as fault:
         raise WeightsError(f"{path} is not YAML ({fault})") from fault
-    return config if isinstance(config, dict) else {}
+    if not isinstance(config, dict) or not all(isinstance(key, str) for key in config):
+        raise WeightsError(f"{path} holds no YAML mapping of names; download it again")
+    return config
 
 
-def _open_pickle(path: Path) -> Source:
-    contents = _load_pickle(path)
-    state, inner = contents, path.name
-    # The wrappers that published files put around their state dict.
-    for names in (("trainer", "unitok"), ("state_dict",), ("model",), ("module",)):
-        nested = contents
-        for name in names:
-            nested = nested.get(name) if isinstance(nested, Mapping) else None
-        if isinstance(nested, Mapping):
-            state, inner = nested, f"{path.name}[{']['.join(names)}]"
-            break
-    config = _read_config(path.parent) or _read_yaml(path.with_suffix(".yaml"))
-    args = contents.get("args")
-    if isinstance(args, argparse.Namespace):
-        args = vars(args)
-    if isinstance(args, Mapping):
-        config = config | {str(key): value for key, value in args.items()}
-    return ArraySource(state, str(path.with_name(inner)), config)
+def _read_beside(path: Path) -> dict[str, Any]:
+    """What a file beside a PyTorch file says of its model: its own, or the folder's."""
+    if path.with_suffix(".json").exists():
+        return _json_object(path.with_suffix(".json"))
+    if path.with_suffix(".yaml").exists():
+        return _read_yaml(path.with_suffix(".yaml"))
+    return _read_config(path.parent)
 
 
-def _load_pickle(path: Path) -> Mapping[str, Any]:
-    """The contents of a PyTorch file, tensors and plain values only."""
-    try:
-        import torch  # noqa: PLC0415  # pyright: ignore[reportMissingImports]
-    except ModuleNotFoundError as fault:
-        raise WeightsError(
-            f"{path} is a PyTorch pickle, which only PyTorch can read safely; install"
-            " requirements-torch.txt, or turn it into safetensors where PyTorch is"
-        ) from fault
-    whole = zipfile.is_zipfile(path)
-    with path.open("rb") as file:
-        if file.read(2) == b"PK" and not whole:
-            raise WeightsError(f"{path} is cut off; download it again")
-    try:
-        # LlamaGen's files hold their arguments so: a container of plain values.
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            # Only the zip layout (PyTorch 1.6 on) can be mapped instead of read.
-            contents = torch.load(
-                path, map_location="cpu", weights_only=True, mmap=whole
-            )
-    except pickle.UnpicklingError as fault:
-        raise WeightsError(
-            f"{path} holds more than tensors and plain values; reading it would run"
-            " code from the file, so it is refused. Where you trust its origin, save"
-            " its state dict alone: torch.save(state_dict, ...) or safetensors"
-        ) from fault
-    except Exception as fault:  # torch has no single type for a damaged file
-        raise WeightsError(
-            f"{path} is not a PyTorch weight file, or is damaged"
-            f" ({type(fault).__name__}); download it again"
-        ) from fault
-    if not isinstance(contents, Mapping):
-        raise WeightsError(
-            f"{path} holds a {type(contents).__name__} and not a state dict; save"
-            " `model.state_dict()` instead"
+def _open_pickle(path: Path, weights: str | None) -> Source:
+    contents = read_contents(path)
+    state, name, others = choose_set(contents, weights, str(path))
+    if (
+        others
+        and weights is None
+        and any(not other.endswith("disc") for other in others)
+    ):
+        log.warning(
+            "%s holds %s too; %s is read. --weights=NAME reads another.",
+            *(path, ", ".join(others), name),
         )
-    return contents
+    config = _read_beside(path) | arguments(contents)
+    where = f"{path}[{name.replace('/', '][')}]" if name else str(path)
+    return ArraySource(state, where, config)
 
 
 def _is_torch(array: Any) -> bool:
     return type(array).__module__.partition(".")[0] == "torch"
 
 
-def _dtype_of(array: Any) -> np.dtype:
-    if _is_torch(array):
-        return np.dtype(str(array.dtype).removeprefix("torch."))
-    return np.dtype(array.dtype)
+def _dtype_of(array: Any, where: str) -> np.dtype:
+    name = str(array.dtype).removeprefix("torch.")
+    if _is_torch(array) and (str(array.layout) != "torch.strided" or array.is_meta):
+        kind = "has no numbers" if array.is_meta else f"is {array.layout}"
+        raise WeightsError(f"{where} {kind}; save plain tensors")
+    try:
+        return np.dtype(name if _is_torch(array) else array.dtype)
+    except TypeError as fault:
+        raise WeightsError(
+            f"{where} has the type {name}, which is not supported; a quantised file is"
+            " to be turned back first"
+        ) from fault
 
 
 def _as_numpy(array: Any) -> np.ndarray:
     """A NumPy array of the same bits."""
     if not _is_torch(array):
         return np.asarray(array)
-    dtype = _dtype_of(array)
+    dtype = np.dtype(str(array.dtype).removeprefix("torch."))
     array = array.detach().cpu().contiguous()
     if dtype in (ml_dtypes.bfloat16, ml_dtypes.float8_e4m3fn, ml_dtypes.float8_e5m2):
         import torch  # noqa: PLC0415  # pyright: ignore[reportMissingImports]

@@ -21,6 +21,7 @@ from flax import traverse_util
 from flax.core import meta
 
 from unitoken_jax.config import UserError
+from unitoken_jax.convert.finite import is_floating, unfinite
 from unitoken_jax.convert.layouts import SAME, Layout, LayoutError, Shape, contiguous
 
 Counts = Mapping[str, int | Sequence[int]]
@@ -359,7 +360,18 @@ def check_source(
         if key not in assignments
         and not any(fnmatchcase(key, pattern) for pattern in ignored)
     ]
+    foreign = {
+        key: spec_of(source, key).dtype
+        for key in assignments
+        if key in source and not is_floating(spec_of(source, key).dtype)
+    }
     faults = []
+    if foreign:
+        shown = _listed(f"{key} ({dtype})" for key, dtype in foreign.items())
+        faults.append(
+            f"{len(foreign)} tensor(s) hold no floating point numbers: {shown}; a"
+            " quantised file is to be turned back first"
+        )
     if missing:
         faults.append(f"{len(missing)} tensor(s) are missing: {_listed(missing)}")
     if unexpected:
@@ -499,6 +511,11 @@ def import_one(
     if assignment.derived:
         return ()
     array = np.asarray(source[key])
+    if found := unfinite(array):
+        raise WeightsError(
+            f"{key} holds {found}; such weights give nothing but NaN. The file is"
+            " damaged, or its training diverged: take another one"
+        )
     if isinstance(rule, Constant):
         _check_constant(key, rule, array)
         return ()

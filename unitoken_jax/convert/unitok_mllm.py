@@ -42,7 +42,8 @@ def _embedder(config: UniTokMllmConfig, ours: str) -> Iterator[Rule | Constant]:
     yield Rule(f"{books}.vocab_usage", f"{ours}/quantiser/usage")
     yield from unitok.projection(
         UniTokConfig(
-            vision=ViTaminConfig(hidden=config.projection),
+            vision=ViTaminConfig(hidden=config.projection, heads=1),
+            vocab_size=config.codebooks * config.codes,
             vocab_width=config.codebooks * config.code_width,
             num_codebooks=config.codebooks,
         ),

@@ -83,9 +83,10 @@ def draw_codes(
         x, cache = carry
         logits, cache = call(model, params, "decode_depth", x, depth, cache)
         code = choose(logits, depth)
-        # Nothing follows the last code: what stands there is not looked at.
-        at = jnp.minimum(depth, last - 1)
-        x = call(model, params, "embed_depth", code, at).astype(x.dtype)
+        if last:
+            # Nothing follows the last code: what stands there is not looked at.
+            at = jnp.minimum(depth, last - 1)
+            x = call(model, params, "embed_depth", code, at).astype(x.dtype)
         return (x, cache), code
 
     start = (state, model.init_depth_cache(len(state)))

@@ -28,7 +28,7 @@ class CodeEmbeddings(nn.Module):
     """A table of vectors for each codebook; parameter `embedding` [C, V, D].
 
     Attributes:
-        count: number of codebooks C.
+        count: number of codebooks C; none has no parameter.
         size: codes in each V.
         width: D.
         init_scale: standard deviation of the vectors at initialisation.
@@ -44,6 +44,8 @@ class CodeEmbeddings(nn.Module):
     @nn.compact
     def __call__(self, codes: jax.Array) -> jax.Array:
         """Looks up codes [..., c] in the first c codebooks, to [..., c, D]."""
+        if not self.count:  # checkpoints hold no empty arrays
+            return jnp.zeros((*jnp.shape(codes), self.width), self.dtype)
         shape = (self.count, self.size, self.width)
         axes = (None, "vocab", "embed")
         init = initializers.normal(self.init_scale)

@@ -2,12 +2,56 @@
 
 from typing import Any
 
-from unitoken_jax.convert.configs.fields import Values, refuse
+from unitoken_jax.convert.configs.fields import (
+    PART,
+    Fields,
+    Values,
+    count,
+    flag,
+    group,
+    how,
+    must,
+    number,
+    refuse,
+    whole,
+    written,
+)
 from unitoken_jax.models.siglip import (
     SiglipConfig,
     SiglipTextConfig,
     SiglipVisionConfig,
 )
+
+VISION: Fields = {
+    "hidden": written("hidden_size"),
+    "mlp": written("intermediate_size"),
+    "layers": written("num_hidden_layers"),
+    "heads": written("num_attention_heads"),
+    "image": written("image_size"),
+    "patch": written("patch_size"),
+    "head": written("vision_use_head"),
+    "norm_eps": written("layer_norm_eps"),
+    **how("attention", "remat", "dtype"),
+}
+TEXT: Fields = {
+    "vocab_size": written("text_config.vocab_size"),
+    "length": written("text_config.max_position_embeddings"),
+    "hidden": written("text_config.hidden_size"),
+    "mlp": written("text_config.intermediate_size"),
+    "layers": written("text_config.num_hidden_layers"),
+    "heads": written("text_config.num_attention_heads"),
+    "pad": written("text_config.pad_token_id"),
+    "mask_padding": must(
+        False, "it pools the last position, padding or not; --part=vision is free of it"
+    ),
+    "norm_eps": written("text_config.layer_norm_eps"),
+    **how("attention", "remat", "dtype"),
+}
+SIGLIP: Fields = {
+    "vision": PART,
+    "text": PART,
+    "embed": written("text_config.projection_size"),
+}
 
 
 def read_siglip(values: Values) -> SiglipConfig | SiglipVisionConfig:
@@ -16,23 +60,23 @@ def read_siglip(values: Values) -> SiglipConfig | SiglipVisionConfig:
         return SiglipVisionConfig()
     if "vision_config" not in values:
         return read_vision(values)
-    vision = read_vision(values["vision_config"])
-    text = values.get("text_config", {})
+    vision = read_vision(group(values, "vision_config"))
+    text = group(values, "text_config")
     refuse(text, "hidden_act", "gelu_pytorch_tanh")
-    hidden = text.get("hidden_size", 768)
+    hidden = whole(text, "hidden_size", 768)
     return SiglipConfig(
         vision=vision,
         text=SiglipTextConfig(
-            vocab_size=text.get("vocab_size", 32_000),
-            length=text.get("max_position_embeddings", 64),
+            vocab_size=whole(text, "vocab_size", 32_000),
+            length=whole(text, "max_position_embeddings", 64),
             hidden=hidden,
-            mlp=text.get("intermediate_size", 3072),
-            layers=text.get("num_hidden_layers", 12),
-            heads=text.get("num_attention_heads", 12),
-            pad=text.get("pad_token_id", 1),
-            norm_eps=text.get("layer_norm_eps", 1e-6),
+            mlp=whole(text, "intermediate_size", 3072),
+            layers=count(text, "num_hidden_layers", 12),
+            heads=count(text, "num_attention_heads", 12),
+            pad=whole(text, "pad_token_id", 1, least=0, nullable=True),
+            norm_eps=number(text, "layer_norm_eps", 1e-6),
         ),
-        embed=text.get("projection_size") or hidden,
+        embed=whole(text, "projection_size", hidden, nullable=True),
     )
 
 
@@ -68,14 +112,14 @@ def read_vision(values: Values) -> SiglipVisionConfig:
     """The image tower; what is absent has the defaults of `transformers`."""
     refuse(values, "hidden_act", "gelu_pytorch_tanh", "num_channels", 3)
     return SiglipVisionConfig(
-        hidden=values.get("hidden_size", 768),
-        mlp=values.get("intermediate_size", 3072),
-        layers=values.get("num_hidden_layers", 12),
-        heads=values.get("num_attention_heads", 12),
-        image=values.get("image_size", 224),
-        patch=values.get("patch_size", 16),
-        head=values.get("vision_use_head", True),
-        norm_eps=values.get("layer_norm_eps", 1e-6),
+        hidden=whole(values, "hidden_size", 768),
+        mlp=whole(values, "intermediate_size", 3072),
+        layers=count(values, "num_hidden_layers", 12),
+        heads=count(values, "num_attention_heads", 12),
+        image=whole(values, "image_size", 224, most=2**16),
+        patch=whole(values, "patch_size", 16, most=2**16),
+        head=flag(values, "vision_use_head", True),
+        norm_eps=number(values, "layer_norm_eps", 1e-6),
     )
 
 

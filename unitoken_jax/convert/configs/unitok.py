@@ -2,7 +2,23 @@
 
 from typing import Any
 
-from unitoken_jax.convert.configs.fields import Values
+from unitoken_jax.convert.configs.fields import (
+    PART,
+    Fields,
+    Values,
+    count,
+    flag,
+    free,
+    group,
+    how,
+    must,
+    number,
+    refuse,
+    whole,
+    wholes,
+    word,
+    written,
+)
 from unitoken_jax.convert.table import WeightsError
 from unitoken_jax.models.clip_text import ClipTextConfig
 from unitoken_jax.models.unitok import UniTokConfig
@@ -19,6 +35,49 @@ _VISION = {
     "vitamin_large": VITAMIN_LARGE,
 }
 _PROJECTIONS = {"attn": "attention", "linear": "linear"}
+_SHAPE = ("widths", "depths", "hidden", "layers", "heads", "mlp")
+
+
+def _heads(config: UniTokConfig) -> int | None:
+    """Heads of the projections; a linear one has none to differ."""
+    heads = config.vision.hidden // config.vocab_width
+    if config.projection == "linear" or config.projection_heads is None:
+        return config.projection_heads
+    return heads
+
+
+TEXT: Fields = {
+    "vocab_size": written("text_vocab_size"),
+    "length": written("text_context_length"),
+    "hidden": written("text_width"),
+    "layers": written("text_layers"),
+    "heads": written("text_heads"),
+    "mlp": must(lambda config: 4 * config.hidden, "it is four times the width"),
+    "embed": written("embed_dim"),
+    "norm_eps": must(1e-5, "PyTorch's own, which nothing sets"),
+    **how("attention", "remat", "dtype"),
+}
+VITAMIN: Fields = {
+    **dict.fromkeys(_SHAPE, written("model", "encoder")),
+    "drop_path": written("drop_path"),
+    **how("attention", "remat", "portions", "dtype"),
+}
+UNITOK: Fields = {
+    "vision": PART,
+    "text": PART,
+    "vocab_size": written("vocab_size"),
+    "vocab_width": written("vocab_width"),
+    "num_codebooks": written("num_codebooks"),
+    "structure": must("split", "it gives each codebook its channels"),
+    "normalise": must(True, "it always compares vectors of length one"),
+    "projection": written("quant_proj"),
+    "causal": must(False, "as published since April 2025"),
+    "projection_heads": must(_heads, "the width over vocab_width"),
+    "beta": written("vq_beta"),
+    "objective": free("what it was trained for"),
+    **how("search_chunk"),
+}
+RELEASED = ("vitamin_base", "vitamin_large")
 
 
 def read_unitok(values: Values) -> UniTokConfig:
@@ -31,7 +90,8 @@ def read_unitok(values: Values) -> UniTokConfig:
         WeightsError: an encoder or projection that is not one of the published ones.
     """
     default = UniTokConfig()
-    kind = values.get("quant_proj", "attn")
+    refuse(values, "num_query", 0)
+    kind = word(values, "quant_proj", "attn")
     if kind not in _PROJECTIONS:
         raise WeightsError(
             f"the source's quant_proj is {kind!r}; known are {', '.join(_PROJECTIONS)}"
@@ -39,12 +99,12 @@ def read_unitok(values: Values) -> UniTokConfig:
     return UniTokConfig(
         vision=_read_vision(values),
         text=read_clip_text(values),
-        vocab_size=values.get("vocab_size", default.vocab_size),
-        vocab_width=values.get("vocab_width", default.vocab_width),
-        num_codebooks=values.get("num_codebooks", default.num_codebooks),
+        vocab_size=whole(values, "vocab_size", default.vocab_size),
+        vocab_width=whole(values, "vocab_width", default.vocab_width),
+        num_codebooks=count(values, "num_codebooks", default.num_codebooks),
         projection="linear" if kind == "linear" else "attention",
-        causal=values.get("causal", False),
-        beta=values.get("vq_beta", default.beta),
+        causal=flag(values, "causal", False),
+        beta=number(values, "vq_beta", default.beta),
     )
 
 
@@ -52,59 +112,66 @@ def write_unitok(config: UniTokConfig, source: Values) -> dict[str, Any]:
     """For the published loader, which takes unknown names as they are.
 
     Raises:
-        WeightsError: a quantiser or projection that the published code does not have.
+        WeightsError: more or fewer convolutional stages than the published code has.
     """
-    heads = config.vision.hidden // config.vocab_width
-    if config.structure != "split" or config.projection_heads not in (None, heads):
+    if len(config.vision.widths) != 2:
         raise WeightsError(
-            "the published UniTok splits its channels among the codebooks and has"
-            f" {heads} heads in its projections; this one differs"
+            f"UniTok's published code has two convolutional stages, and this one has"
+            f" vision.widths={config.vision.widths}"
         )
-    names = {
-        name
-        for name, vision in _VISION.items()
-        if shape_of(vision) == shape_of(config.vision)
-    }
     kinds = {ours: theirs for theirs, ours in _PROJECTIONS.items()}
-    return dict(source) | {
-        "model": names.pop() if names else "custom",
+    kept = {name: value for name, value in source.items() if name != "causal"}
+    return kept | {
+        "model": model_name(config.vision) or "custom",
         "encoder": shape_of(config.vision),
+        "num_query": 0,
         "drop_path": config.vision.drop_path,
         "vocab_size": config.vocab_size,
         "vocab_width": config.vocab_width,
         "num_codebooks": config.num_codebooks,
         "quant_proj": kinds[config.projection],
-        "causal": config.causal,
         "vq_beta": config.beta,
         **write_clip_text(config.text, {}),
     }
 
 
+def unreleased_vision(config: Any) -> list[str]:
+    """What the released code must be changed in for an encoder of another shape."""
+    name = model_name(config.vision)
+    if name in RELEASED:
+        return []
+    shown = name or ", ".join(f"{k}={v}" for k, v in shape_of(config.vision).items())
+    return [
+        f"vision is {shown}, and the released code has {' and '.join(RELEASED)} only:"
+        " register the encoder there, and its widths in ViTaminDecoder"
+    ]
+
+
+def model_name(vision: ViTaminConfig) -> str | None:
+    """The name of an encoder of this shape in UniTok's code, if it has one."""
+    for name, published in _VISION.items():
+        if shape_of(published) == shape_of(vision):
+            return name
+    return None
+
+
 def read_clip_text(values: Values) -> ClipTextConfig:
     """The fields of UniTok's `args` that are of the text tower."""
     default = ClipTextConfig()
-    width = values.get("text_width", default.hidden)
+    width = whole(values, "text_width", default.hidden)
     return ClipTextConfig(
-        vocab_size=values.get("text_vocab_size", default.vocab_size),
-        length=values.get("text_context_length", default.length),
+        vocab_size=whole(values, "text_vocab_size", default.vocab_size),
+        length=whole(values, "text_context_length", default.length),
         hidden=width,
-        layers=values.get("text_layers", default.layers),
-        heads=values.get("text_heads", default.heads),
+        layers=count(values, "text_layers", default.layers),
+        heads=count(values, "text_heads", default.heads),
         mlp=4 * width,
-        embed=values.get("embed_dim", default.embed),
+        embed=whole(values, "embed_dim", default.embed),
     )
 
 
 def write_clip_text(config: ClipTextConfig, source: Values) -> dict[str, Any]:
-    """The fields of UniTok's `args` that are of the text tower.
-
-    Raises:
-        WeightsError: an MLP that is not four times as wide.
-    """
-    if config.mlp != 4 * config.hidden:
-        raise WeightsError(
-            f"CLIP's text tower has MLPs of {4 * config.hidden}, this one {config.mlp}"
-        )
+    """The fields of UniTok's `args` that are of the text tower."""
     return dict(source) | {
         "text_width": config.hidden,
         "text_heads": config.heads,
@@ -116,10 +183,11 @@ def write_clip_text(config: ClipTextConfig, source: Values) -> dict[str, Any]:
 
 
 def _read_vision(values: Values) -> ViTaminConfig:
-    name = values.get("model", "vitamin_large")
-    drop_path = values.get("drop_path", ViTaminConfig().drop_path)
+    name = word(values, "model", "vitamin_large")
+    default = ViTaminConfig().drop_path
+    drop_path = number(values, "drop_path", default, most=1.0)
     if values.get("encoder"):
-        return read_shape(values["encoder"], drop_path)
+        return read_shape(group(values, "encoder"), drop_path)
     if name not in _VISION:
         raise WeightsError(
             f"the source's model is {name!r}; known are {', '.join(_VISION)}"
@@ -129,12 +197,18 @@ def _read_vision(values: Values) -> ViTaminConfig:
 
 def read_shape(shape: Values, drop_path: float) -> ViTaminConfig:
     """A ViTamin of what `shape_of` gave, or of the same as lists."""
-    fields = dict(shape)
-    fields |= {name: tuple(shape[name]) for name in ("widths", "depths")}
-    return ViTaminConfig(**fields, drop_path=drop_path)
+    default = ViTaminConfig()
+    return ViTaminConfig(
+        widths=wholes(shape, "widths", default.widths),
+        depths=wholes(shape, "depths", default.depths, most=1024),
+        hidden=whole(shape, "hidden", default.hidden),
+        layers=count(shape, "layers", default.layers),
+        heads=count(shape, "heads", default.heads),
+        mlp=whole(shape, "mlp", default.mlp),
+        drop_path=drop_path,
+    )
 
 
 def shape_of(vision: ViTaminConfig) -> dict[str, Any]:
     """The fields of a ViTamin that its parameters' shapes follow from."""
-    fields = ("widths", "depths", "hidden", "layers", "heads", "mlp")
-    return {name: getattr(vision, name) for name in fields}
+    return {name: getattr(vision, name) for name in _SHAPE}
