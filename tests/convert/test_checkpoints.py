@@ -11,6 +11,7 @@ import pytest
 
 from unitoken_jax.checkpoint import reader as checkpoints
 from unitoken_jax.checkpoint import warm_start
+from unitoken_jax.checkpoint.reader import CheckpointError
 from unitoken_jax.convert.checkpoints import (
     CheckpointReader,
     read_config,
@@ -65,6 +66,17 @@ def test_training_starts_from_a_conversion_in_its_own_type(tmp_path):
         params()["decoder"]["layers"]["kernel"].astype(np.float32),
     )
     assert started["scale"] == 0
+
+
+def test_training_does_not_start_from_nan(tmp_path):
+    broken = params()
+    broken["decoder"]["norm"][2] = np.inf
+    write_checkpoint(tmp_path / "out", Stacked(broken), {"kind": "toy"})
+    fresh = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), broken)
+    places = jax.tree.map(lambda leaf: leaf.sharding, fresh)
+    source = (tmp_path / "out", "decoder")
+    with pytest.raises(CheckpointError, match=r"init.decoder: norm of .*out:decoder"):
+        warm_start.replace(fresh, places, {"decoder": source})
 
 
 def test_read_in_slices(tmp_path):

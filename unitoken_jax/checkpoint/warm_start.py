@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+
 from unitoken_jax.checkpoint.reader import (
     CheckpointError,
     Shapes,
@@ -50,7 +53,8 @@ def replace(
     source has is left out, and what is not named here stays fresh. The log says so.
 
     Raises:
-        CheckpointError: a subtree that does not exist here or there, or does not fit.
+        CheckpointError: a subtree that does not exist here or there, does not fit, or
+            holds NaN or infinite numbers.
     """
     ours, places = flatten(params), flatten(shardings)
     shapes = {path: value.shape for path, value in ours.items()}
@@ -59,10 +63,12 @@ def replace(
         prefix = f"{subtree}/"
         choice = _Choice(shapes, places, subtree, f"{directory}:{theirs}")
         values, step = restore_params(directory, theirs, choice, together=True)
+        found = flatten(values)
+        _check_finite(found, subtree, f"{directory}:{theirs}")
         # Converted checkpoints may be bfloat16; what trains keeps its own type.
         ours |= {
             prefix + path: value.astype(ours[prefix + path].dtype)
-            for path, value in flatten(values).items()
+            for path, value in found.items()
         }
         fresh -= {prefix + path for path in choice.wanted}
         size = sum(math.prod(shape) for shape in choice.wanted.values())
@@ -76,6 +82,22 @@ def replace(
         tops = sorted({path.split("/")[0] for path in fresh})
         log.info("fresh: %s", ", ".join(tops))
     return nest(ours)
+
+
+def _check_finite(values: Mapping[str, Any], subtree: str, source: str) -> None:
+    """Refuse to start from numbers that every step would turn into NaN."""
+
+    @jax.jit
+    def judge(values: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+        return {path: jnp.isfinite(value).all() for path, value in values.items()}
+
+    bad = [path for path, finite in judge(values).items() if not finite]
+    if bad:
+        shown = ", ".join(bad[:4]) + (f" and {len(bad) - 4} more" if bad[4:] else "")
+        raise CheckpointError(
+            f"init.{subtree}: {shown} of {source} hold NaN or infinite numbers; start "
+            "from an earlier checkpoint, or convert the weights again."
+        )
 
 
 class _Choice:
