@@ -122,7 +122,7 @@ def _rows(row_length: int, **fields: Any) -> dict[str, Any]:
         "row_length": row_length,
         "prompt_drop": 0.0,
         "threads": 8,
-        "prefetch": 4,
+        "prefetch": 8,
         "cache_mib": 4096,
         **fields,
     }

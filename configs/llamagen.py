@@ -54,7 +54,12 @@ def get_config(words: str = "XXL") -> ConfigDict:
                 "dtype": "bfloat16",
                 "remat": "minimal",
             },
-            "data": {"kind": "classes", "image_size": 256, "threads": 8},
+            "data": {
+                "kind": "classes",
+                "image_size": 256,
+                "threads": 8,
+                "prefetch": 8,
+            },
             "optimizer": {
                 "learning_rate": 3e-4 if free else 1e-4,
                 "schedule": "cosine" if free else "constant",

@@ -72,7 +72,7 @@ def job(
         "liquid": {"mixture": mixture},
         "prompt_drop": 0.1,
         "threads": 8,
-        "prefetch": 4,
+        "prefetch": 8,
         "cache_mib": 4096,
     }
     still = "embedder/quantiser/.*"

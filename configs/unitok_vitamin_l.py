@@ -75,7 +75,7 @@ def get_config(hardware: str = "v5p_128") -> ConfigDict:
                 "clip_tokenizer": "data/clip/bpe_simple_vocab_16e6.txt.gz",
                 "augment": {"crop": 0.9},
                 "threads": 16,
-                "prefetch": 4,
+                "prefetch": 16,
                 "cache_mib": 0,
                 "bad_limit": 1_000_000,
             },

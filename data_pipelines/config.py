@@ -1,19 +1,38 @@
-"""What a job's `data` group may hold: which records, as what kind of batches."""
+"""What a job's `data` group may hold: one dataclass for each kind of batches.
 
+A kind has the fields that its batches depend on and no others, so that a field which
+would change nothing is refused; `build_data` chooses by `kind`.
+"""
+
+import dataclasses
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal, get_type_hints
 
 from data_pipelines.anyres import ViewsConfig
 from data_pipelines.images import WHITE
 from data_pipelines.liquid import LiquidConfig
 from data_pipelines.samples import TASKS, Task
 from data_pipelines.sequence import LayoutConfig
+from unitoken_jax.config import ConfigError, build, nearest, plain
 
 
 def _check_probability(name: str, value: float) -> None:
     if not 0 <= value <= 1:
         raise ValueError(f"{name} must be a probability, not {value}")
+
+
+def _check_positive(config: Any, *names: str) -> None:
+    for name in names:
+        if getattr(config, name) < 1:
+            raise ValueError(f"{name} must be positive, not {getattr(config, name)}")
+
+
+def _check_not_negative(config: Any, *names: str) -> None:
+    for name in names:
+        if getattr(config, name) < 0:
+            raise ValueError(f"{name} must not be negative: {getattr(config, name)}")
 
 
 @dataclass(frozen=True)
@@ -69,77 +88,232 @@ class MixtureConfig:
 
 
 @dataclass(frozen=True)
-class DataConfig:
-    """One stream of batches. Fields that a kind does not need are ignored.
+class GridConfig:
+    """How pictures become grids of codes.
 
     Attributes:
-        kind: 'pictures', 'pairs' (pictures with a caption), 'sequences' (packed rows
-            of UniToken), 'liquid' (packed rows of UniTok's LLM) or 'classes' (codes
-            with a class); the loader documents the arrays of each.
+        code_stride: pixels along one side of a code.
+    """
+
+    code_stride: int = 16
+
+    def __post_init__(self) -> None:
+        _check_positive(self, "code_stride")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """One stream of batches: what all kinds have.
+
+    Attributes:
+        kind: of batches; the loader documents the arrays of each.
         split: of the prepared data set.
         directory: the prepared data set; None is the job's own data directory.
-        image_size: side in pixels of the square that a picture is fitted into.
+        image_size: side in pixels of the square that a picture is fitted into; where
+            data holds codes, of the one that was encoded.
         background: colour behind transparency and beside a fitted picture.
-        augment: changes of pictures (pictures and pairs).
-        text_length: X, ids of a caption (pairs); longer ones are cut.
-        text_end: whether a caption (pairs) ends with one more id, the size of the
-            vocabulary: a CLIP text tower reads at the largest id.
-        clip_tokenizer: file of CLIP's tokenizer, for captions (pairs) in its ids
-            instead of the data set's; None is the data set's.
+        threads: that build batches ahead, each one batch at a time; 0 builds them when
+            asked.
+        prefetch: batches built ahead and held in memory, one for each thread at least.
+        cache_mib: memory for prepared records, such as decoded pictures, MiB.
+        bad_limit: how many records may be set aside before the run ends; 0 makes the
+            first one fatal.
+        bad_share: the largest share of the records that may be set aside, whatever
+            `bad_limit` allows; of few records, five may.
+    """
+
+    kind: str
+    split: str = "train"
+    directory: str | None = None
+    image_size: int = 64
+    background: tuple[int, int, int] = WHITE
+    threads: int = 1
+    prefetch: int = 2
+    cache_mib: int = 256
+    bad_limit: int = 100
+    bad_share: float = 0.1
+
+    def __post_init__(self) -> None:
+        _check_positive(self, "image_size")
+        _check_not_negative(self, "threads", "prefetch", "cache_mib", "bad_limit")
+        if self.threads > self.prefetch:
+            raise ValueError(
+                f"threads is {self.threads}, but each builds one batch ahead and "
+                f"prefetch holds {self.prefetch}, so that the others would never "
+                f"work; set prefetch to {self.threads} or more, or threads to "
+                f"{self.prefetch}"
+            )
+        _check_probability("bad_share", self.bad_share)
+        if not all(0 <= channel <= 255 for channel in self.background):
+            raise ValueError(f"background {self.background} is not a colour (0 … 255)")
+
+
+@dataclass(frozen=True)
+class PicturesConfig(DataConfig):
+    """Pictures.
+
+    Attributes:
+        augment: changes of pictures.
+    """
+
+    kind: Literal["pictures"] = "pictures"
+    augment: AugmentConfig = AugmentConfig()
+
+
+@dataclass(frozen=True)
+class PairsConfig(DataConfig):
+    """Pictures, each with one of its captions.
+
+    Attributes:
+        augment: changes of pictures.
+        text_length: X, ids of a caption; longer ones are cut.
+        text_end: whether a caption ends with one more id, the size of the vocabulary:
+            a CLIP text tower reads at the largest id. CLIP's own tokenizer has it.
+        clip_tokenizer: file of CLIP's tokenizer, for captions in its ids instead of
+            the data set's; None is the data set's.
+    """
+
+    kind: Literal["pairs"] = "pairs"
+    augment: AugmentConfig = AugmentConfig()
+    text_length: int = 16
+    text_end: bool = False
+    clip_tokenizer: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_positive(self, "text_length")
+        if self.text_end and self.clip_tokenizer is not None:
+            raise ValueError(
+                "text_end is of captions in the data set's ids; with clip_tokenizer "
+                "every caption ends as CLIP's do, so leave text_end out"
+            )
+
+
+@dataclass(frozen=True)
+class PackedConfig(DataConfig):
+    """Packed rows: what the kinds 'sequences' and 'liquid' share.
+
+    Attributes:
         row_length: T, positions of a packed row.
         row_views: I, the most views a row holds for the continuous encoder: pictures
             for the base variant, the squashed view and the tiles for AnyRes. For
             'liquid' the most pictures.
+        prompt_drop: probability that a drawn picture's prompt is left out, for
+            classifier-free guidance. UniToken's published data never does, UniTok's
+            does for a tenth.
+    """
+
+    row_length: int = 512
+    row_views: int = 4
+    prompt_drop: float = 0.1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_probability("prompt_drop", self.prompt_drop)
+        _check_positive(self, "row_length")
+        _check_not_negative(self, "row_views")
+
+
+@dataclass(frozen=True)
+class SequencesConfig(PackedConfig):
+    """Packed rows of UniToken.
+
+    Attributes:
         canvas: what views are cut from: the fitted 'square', which is what the small
             tokenizer sees too, or the 'original' picture, as published.
         views: how a picture becomes views.
         layout: how sequences are laid out and where the loss is.
         mixture: how many samples of each task.
-        liquid: how rows of the kind 'liquid' are laid out, and of which tasks.
-        prompt_drop: probability that a drawn picture's prompt is left out, for
-            classifier-free guidance. UniToken's published data never does, UniTok's
-            does for a tenth.
-        threads: that build batches ahead; 0 builds them when asked.
-        prefetch: batches built ahead.
-        cache_mib: memory for decoded pictures, MiB.
-        bad_limit: how many records may be set aside before the run ends; 0 makes the
-            first one fatal.
     """
 
-    kind: Literal["pictures", "pairs", "sequences", "liquid", "classes"]
-    split: str = "train"
-    directory: str | None = None
-    image_size: int = 64
-    background: tuple[int, int, int] = WHITE
-    augment: AugmentConfig = AugmentConfig()
-    text_length: int = 16
-    text_end: bool = False
-    clip_tokenizer: str | None = None
-    row_length: int = 512
-    row_views: int = 4
+    kind: Literal["sequences"] = "sequences"
     canvas: Literal["square", "original"] = "square"
     views: ViewsConfig = field(default_factory=ViewsConfig)
     layout: LayoutConfig = field(default_factory=LayoutConfig)
     mixture: MixtureConfig = MixtureConfig()
-    liquid: LiquidConfig = field(default_factory=LiquidConfig)
-    prompt_drop: float = 0.1
-    threads: int = 1
-    prefetch: int = 2
-    cache_mib: int = 256
-    bad_limit: int = 100
-
-    def __post_init__(self) -> None:
-        _check_probability("prompt_drop", self.prompt_drop)
-        for name in ("image_size", "text_length", "row_length"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
-        for name in ("row_views", "threads", "prefetch", "cache_mib", "bad_limit"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative: {getattr(self, name)}")
-        if not all(0 <= channel <= 255 for channel in self.background):
-            raise ValueError(f"background {self.background} is not a colour (0 … 255)")
 
     @property
     def shows_views(self) -> bool:
         """Whether batches hold pixels for the continuous encoder."""
-        return self.kind == "sequences" and self.layout.encoding != "discrete"
+        return self.layout.encoding != "discrete"
+
+
+@dataclass(frozen=True)
+class LiquidRowsConfig(PackedConfig):
+    """Packed rows of UniTok's LLM.
+
+    Attributes:
+        layout: how pictures become grids of codes.
+        liquid: how rows are laid out, and of which tasks.
+    """
+
+    kind: Literal["liquid"] = "liquid"
+    layout: GridConfig = GridConfig()
+    liquid: LiquidConfig = field(default_factory=LiquidConfig)
+
+
+@dataclass(frozen=True)
+class ClassesConfig(DataConfig):
+    """Codes with a class.
+
+    Attributes:
+        layout: how pictures become grids of codes.
+    """
+
+    kind: Literal["classes"] = "classes"
+    layout: GridConfig = GridConfig()
+
+
+KINDS: Mapping[str, type[DataConfig]] = {
+    "pictures": PicturesConfig,
+    "pairs": PairsConfig,
+    "sequences": SequencesConfig,
+    "liquid": LiquidRowsConfig,
+    "classes": ClassesConfig,
+}
+
+
+def build_data(node: Any, path: str = "config.data") -> DataConfig:
+    """Convert a config's `data` node into the dataclass of its kind, strictly.
+
+    Args:
+        node: dict-like, `kind` and fields of that kind.
+        path: where the node stands, for messages.
+
+    Raises:
+        ConfigError: as `config.build`; a field of other kinds is refused with theirs.
+    """
+    fields = plain(node)
+    if not isinstance(fields, Mapping):
+        raise ConfigError(f"{path}: expected a group of fields, found {node!r}.")
+    if "kind" not in fields:
+        raise ConfigError(f"{path}.kind: missing; known are {', '.join(KINDS)}.")
+    kind = fields["kind"]
+    if not isinstance(kind, str) or kind not in KINDS:
+        raise ConfigError(
+            f"{path}.kind: {kind!r} is not among the choices{nearest(str(kind), KINDS)}"
+        )
+    for name in fields.keys() - _names(KINDS[kind]):
+        _refuse_field(kind, str(name), path)
+    return build(KINDS[kind], fields, path)
+
+
+def _refuse_field(kind: str, name: str, path: str) -> None:
+    """Refuse a field that other kinds have; one that none has is left to `build`."""
+    others = [repr(other) for other, cls in KINDS.items() if name in _names(cls)]
+    if not others:
+        return
+    hints = get_type_hints(KINDS[kind])
+    inner = [
+        f"{group}.{name}"
+        for group, hint in hints.items()
+        if dataclasses.is_dataclass(hint) and name in _names(hint)
+    ]
+    raise ConfigError(
+        f"{path}.{name}: data of kind {kind!r} does not have it, only that of kind "
+        f"{' or '.join(others)}{nearest(name, {*_names(KINDS[kind]), *inner})}"
+    )
+
+
+def _names(cls: Any) -> set[str]:
+    return {entry.name for entry in dataclasses.fields(cls)}

@@ -1,7 +1,7 @@
 """The records of a split with their pictures prepared, some kept in memory.
 
 A record that cannot be read or decoded is set aside: counted, named with its reason,
-and never asked for again. Only more of them than the limit end a run.
+and never asked for again. Only more of them than the limits end a run.
 """
 
 import logging
@@ -14,6 +14,9 @@ from data_pipelines.errors import DataError
 from data_pipelines.records import Record
 
 _LOG = logging.getLogger(__name__)
+
+
+FEW = 5  # records are no share of a small data set
 
 
 class BadRecordsError(DataError):
@@ -46,6 +49,7 @@ class Gallery(Generic[T]):
         *,
         cache_bytes: int,
         bad_limit: int,
+        bad_share: float = 1.0,
     ) -> None:
         """Wraps a split.
 
@@ -55,17 +59,20 @@ class Gallery(Generic[T]):
             cache_bytes: memory for prepared records. The first that fit stay: under a
                 shuffle each is as likely to be wanted again as any other.
             bad_limit: how many records may be set aside.
+            bad_share: which share of them may, whatever `bad_limit` allows; `FEW`
+                always may.
         """
         self.bad_records: dict[str, str] = {}
         self._split = split
         self._prepare = prepare
         self._room = cache_bytes
-        self._bad_limit = bad_limit
+        self._bad_limit, self._bad_share = bad_limit, bad_share
         self._kept: dict[int, T] = {}
         self._aside: set[int] = set()
         self._lock = threading.Lock()
         self._idle = threading.Condition()
         self._reading = 0
+        self._scanning = False
         self._closed = False
 
     def __len__(self) -> int:
@@ -97,15 +104,22 @@ class Gallery(Generic[T]):
         raise BadRecordsError(f"no record can be used; {self._first()}")
 
     def scan(self) -> Iterator[tuple[int, Record]]:
-        """Yields (index, record) in order, of the records that can be read."""
-        for index in range(len(self._split)):
-            try:
-                with self._files():
-                    record = self._split[index]
-            except DataError as error:
-                self.set_aside(index, error)
-            else:
-                yield index, record
+        """Yields (index, record) in order, of the records that can be read.
+
+        Until it ends `check_share` is left to the caller.
+        """
+        self._scanning = True
+        try:
+            for index in range(len(self._split)):
+                try:
+                    with self._files():
+                        record = self._split[index]
+                except DataError as error:
+                    self.set_aside(index, error)
+                else:
+                    yield index, record
+        finally:
+            self._scanning = False
 
     def identify(self, index: int) -> str:
         """Returns the id of record `index`, or its place if it cannot be read."""
@@ -138,6 +152,25 @@ class Gallery(Generic[T]):
             raise BadRecordsError(
                 f"{count} records had to be set aside and bad_limit is "
                 f"{self._bad_limit}; {self._first()}"
+            )
+        if not self._scanning:
+            self.check_share()
+
+    def check_share(self) -> None:
+        """Refuses to go on without too large a share of the records.
+
+        It is asked once all were scanned, to say how many there are in all, and
+        whenever one turns out to be bad after that.
+
+        Raises:
+            BadRecordsError: more than `bad_share` of them were set aside.
+        """
+        count, total = len(self.bad_records), len(self._split)
+        if count > max(FEW, int(self._bad_share * total)):
+            raise BadRecordsError(
+                f"{count:,} of {total:,} records ({count / total:.1%}) had to be set "
+                f"aside and bad_share is {self._bad_share:.1%}; {self._first()}. Mend "
+                "the data, or raise data.bad_share if that is how it is meant to be"
             )
 
     def close(self) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from data_pipelines import images, liquid
-from data_pipelines.config import DataConfig
+from data_pipelines.config import ClassesConfig, DataConfig, LiquidRowsConfig
 from data_pipelines.liquid import Turns
 from data_pipelines.prompts import PromptError, View, short
 from data_pipelines.text_vocabulary import TextVocabulary
@@ -30,7 +30,7 @@ class LiquidComposer:
     """
 
     def __init__(
-        self, vocabulary: TextVocabulary, config: DataConfig, stride: int
+        self, vocabulary: TextVocabulary, config: LiquidRowsConfig, stride: int
     ) -> None:
         """Takes the rules from a stage's `data` group, of kind 'liquid'.
 
@@ -132,7 +132,7 @@ class ClassComposer:
         self,
         names: Sequence[str] | None,
         count: int,
-        config: DataConfig,
+        config: ClassesConfig,
         stride: int,
     ) -> None:
         """Takes the classes of a data set.

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from data_pipelines import liquid, records, sequence
-from data_pipelines.config import DataConfig
+from data_pipelines.config import LiquidRowsConfig
 from data_pipelines.gallery import Gallery
 from data_pipelines.liquid import LIQUID_TASKS, LiquidTask, Turns
 from data_pipelines.packing import Plan, plan_rows
@@ -73,7 +73,7 @@ class LiquidRows:
         self,
         gallery: Gallery[Coded],
         vocabulary: TextVocabulary,
-        config: DataConfig,
+        config: LiquidRowsConfig,
         seed: int,
     ) -> None:
         """Reads every record of the gallery once and plans the rows.

@@ -40,7 +40,14 @@ from data_pipelines.classes import (
     label_record,
 )
 from data_pipelines.code_files import CodeFiles, find_code_files
-from data_pipelines.config import DataConfig
+from data_pipelines.config import (
+    ClassesConfig,
+    DataConfig,
+    LiquidRowsConfig,
+    PairsConfig,
+    PicturesConfig,
+    SequencesConfig,
+)
 from data_pipelines.errors import DataError
 from data_pipelines.gallery import Gallery
 from data_pipelines.liquid_rows import LiquidRows, read_codes
@@ -246,9 +253,10 @@ def make_loader(
     """
     share = HostShare(batch, equal_part(batch, host, hosts) if part is None else part)
     directory = Path(config.directory or data_dir)
-    if config.kind == "classes" and find_code_files(directory) is not None:
+    if isinstance(config, ClassesConfig) and find_code_files(directory) is not None:
+        _check_unsplit(config, directory)
         split = CodeFiles(directory)
-        stream = _classes(split, label_file, config, seed)
+        stream = _labelled(split, label_file, config, seed)
     else:
         split = Split(directory, config.split)
         if not len(split):
@@ -257,6 +265,15 @@ def make_loader(
     return Loader(
         stream, split, share, threads=config.threads, prefetch=config.prefetch
     )
+
+
+def _check_unsplit(config: ClassesConfig, directory: Path) -> None:
+    """Refuse to choose a split where there is none."""
+    if config.split != ClassesConfig.split:
+        raise LoaderError(
+            f"data.split is {config.split!r}, but {directory} holds published code "
+            "files, which have no splits; leave it out"
+        )
 
 
 def _stream(
@@ -270,63 +287,84 @@ def _stream(
 def _of_kind(
     split: Split, vocabulary: TextVocabulary | None, config: DataConfig, seed: int
 ) -> Stream:
-    if config.kind == "classes":
-        _check_codes(split, config)
-        names = class_names(split.directory)
-        label = partial(label_record, names=names)
-        return _classes(split, label, config, seed, classes=len(names))
-    if config.kind == "pictures":
-        return _pictures(split, None, config, seed)
+    makes = _STREAMS[type(config)]
+    return makes(split, vocabulary, config, seed)
+
+
+def _need(vocabulary: TextVocabulary | None, config: DataConfig) -> TextVocabulary:
+    """Returns the vocabulary that a kind needs."""
     if vocabulary is None:
         raise LoaderError(f"data of kind {config.kind!r} needs a vocabulary")
-    if config.kind == "liquid":
-        return _liquid(split, vocabulary, config, seed)
-    if not isinstance(vocabulary, Vocabulary):
+    return vocabulary
+
+
+def _need_chameleon(
+    vocabulary: TextVocabulary | None, config: DataConfig
+) -> Vocabulary:
+    """Returns the vocabulary that a kind needs, with names for codes and padding."""
+    needed = _need(vocabulary, config)
+    if not isinstance(needed, Vocabulary):
         raise LoaderError(
             f"data of kind {config.kind!r} needs a tokenizer.json of Chameleon's layout"
         )
-    if config.kind == "sequences":
-        return _sequences(split, vocabulary, config, seed)
-    return _pictures(split, vocabulary, config, seed)
+    return needed
 
 
 def _pictures(
-    split: Split, vocabulary: Vocabulary | None, config: DataConfig, seed: int
+    split: Split, _: TextVocabulary | None, config: PicturesConfig, seed: int
 ) -> Stream:
-    with_text = config.kind == "pairs"
+    def prepare(record: Record) -> pairs.Fitted:
+        return pairs.fit_record(record, config.image_size, config.augment.crop)
+
+    gallery = _gallery(split, prepare, config)
+    build = pairs.picture_elements(gallery, config)
+    return _one_by_one(gallery, build, config, seed)
+
+
+def _pairs(
+    split: Split, vocabulary: TextVocabulary | None, config: PairsConfig, seed: int
+) -> Stream:
+    words = _need_chameleon(vocabulary, config)
 
     def prepare(record: Record) -> pairs.Fitted:
-        checked = pairs.require_caption(record) if with_text else record
+        checked = pairs.require_caption(record)
         return pairs.fit_record(checked, config.image_size, config.augment.crop)
 
     gallery = _gallery(split, prepare, config)
-    if vocabulary is not None and with_text:
-        build = pairs.pair_elements(gallery, vocabulary, config)
-    else:
-        build = pairs.picture_elements(gallery, config)
-    order = _shuffled(len(split), _seed(seed, _ORDER))
+    build = pairs.pair_elements(gallery, words, config)
+    return _one_by_one(gallery, build, config, seed)
+
+
+def _one_by_one(
+    gallery: Gallery[Any], build: pairs.Build, config: DataConfig, seed: int
+) -> Stream:
+    """Returns the stream of which each record is an element."""
+    count = len(gallery)
+    order = _shuffled(count, _seed(seed, _ORDER))
     elements = order.random_map(build, seed=_seed(seed, _CHANCE))
-    summary = f"{config.kind}: {len(split):,} records\n"
-    digest = _digest(seed, len(split))
-    return Stream(elements, gallery, len(split), summary, digest)
+    summary = f"{config.kind}: {count:,} records\n"
+    return Stream(elements, gallery, count, summary, _digest(seed, count))
 
 
 def _sequences(
-    split: Split, vocabulary: Vocabulary, config: DataConfig, seed: int
+    split: Split, vocabulary: TextVocabulary | None, config: SequencesConfig, seed: int
 ) -> Stream:
-    _check_codes(split, config)
+    words = _need_chameleon(vocabulary, config)
+    if config.canvas == "square":  # codes of pictures in their own shapes have none
+        _check_codes(split, config, config.layout.code_stride)
     gallery = _gallery(split, lambda r: rows.show_record(r, config), config)
     tasks = list(config.mixture.ratios)
-    packed = rows.PackedRows(gallery, vocabulary, config, tasks, _seed(seed, _PACKING))
+    packed = rows.PackedRows(gallery, words, config, tasks, _seed(seed, _PACKING))
     return _packed(packed, config.mixture.ratios, gallery, seed)
 
 
 def _liquid(
-    split: Split, vocabulary: TextVocabulary, config: DataConfig, seed: int
+    split: Split, vocabulary: TextVocabulary | None, config: LiquidRowsConfig, seed: int
 ) -> Stream:
+    words = _need(vocabulary, config)
     _check_codes(split, config)
     gallery = _gallery(split, read_codes, config)
-    packed = LiquidRows(gallery, vocabulary, config, _seed(seed, _PACKING))
+    packed = LiquidRows(gallery, words, config, _seed(seed, _PACKING))
     stream = _packed(packed, config.liquid.mixture.ratios, gallery, seed)
     facts = CodeFacts(packed.size, packed.grid[2], _codebook_size(split))
     return replace(stream, codes=facts)
@@ -354,6 +392,7 @@ def _packed(
     packed: _Rows, ratios: Mapping[Any, float], gallery: Gallery[Any], seed: int
 ) -> Stream:
     """Returns the stream of packed rows whose samples are mixed by task."""
+    gallery.check_share()
     tasks = list(ratios)
     plans = [packed.plans[task] for task in tasks]
     weights = row_weights(
@@ -381,9 +420,18 @@ def _packed(
 
 
 def _classes(
+    split: Split, _: TextVocabulary | None, config: ClassesConfig, seed: int
+) -> Stream:
+    _check_codes(split, config)
+    names = class_names(split.directory)
+    label = partial(label_record, names=names)
+    return _labelled(split, label, config, seed, classes=len(names))
+
+
+def _labelled(
     split: Split | CodeFiles,
     label: Callable[[Any], Labelled],
-    config: DataConfig,
+    config: ClassesConfig,
     seed: int,
     classes: int | None = None,
 ) -> Stream:
@@ -415,19 +463,21 @@ def _codebook_size(split: Split) -> int | None:
     return None if codebook is None else codebook[1]
 
 
-def _check_codes(split: Split, config: DataConfig) -> None:
-    """Refuse codes of pictures that were shown otherwise than the config shows them."""
+def _check_codes(split: Split, config: DataConfig, stride: int | None = None) -> None:
+    """Refuse codes of pictures that were shown otherwise than the config shows them.
+
+    `stride` is that of the codes, where rows are laid out by it.
+    """
     made = split.manifest.provenance
-    # Codes of pictures in their own shapes have no square to compare with.
-    if "tokenizer_id" not in made or config.canvas != "square":
+    if "tokenizer_id" not in made:
         return
-    side, stride = made["image_size"], config.layout.code_stride
+    side = made["image_size"]
     compared = [
         ("image_size", config.image_size, side),
         ("background", list(config.background), made["background"]),
     ]
     grid = split[0]["grid"]
-    if config.kind == "sequences" and grid is not None:
+    if stride is not None and grid is not None:
         compared.append(("layout.code_stride", stride, side // grid[0]))
     for name, ours, theirs in compared:
         if ours != theirs:
@@ -436,6 +486,16 @@ def _check_codes(split: Split, config: DataConfig) -> None:
                 f"with {theirs}; set data.{name} to that, or train with codes of a "
                 "tokenizer that sees the same pictures"
             )
+
+
+# What makes the stream of each kind.
+_STREAMS: dict[type[DataConfig], Callable[..., Stream]] = {
+    PicturesConfig: _pictures,
+    PairsConfig: _pairs,
+    SequencesConfig: _sequences,
+    LiquidRowsConfig: _liquid,
+    ClassesConfig: _classes,
+}
 
 
 def _of_task(task: str) -> Callable[[int], tuple[str, int]]:
@@ -450,6 +510,7 @@ def _gallery(
         prepare,
         cache_bytes=config.cache_mib * 2**20,
         bad_limit=config.bad_limit,
+        bad_share=config.bad_share,
     )
 
 

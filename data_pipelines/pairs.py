@@ -10,7 +10,7 @@ from PIL import Image
 
 from data_pipelines import images
 from data_pipelines.clip_vocabulary import ClipVocabulary
-from data_pipelines.config import AugmentConfig, DataConfig
+from data_pipelines.config import AugmentConfig, PairsConfig, PicturesConfig
 from data_pipelines.gallery import Gallery
 from data_pipelines.records import Record, RecordError
 from data_pipelines.vocabulary import Vocabulary
@@ -51,7 +51,10 @@ def fit_record(record: Record, size: int, crop: float = 1.0) -> Fitted:
 
 
 def place(
-    fitted: Fitted, config: DataConfig, rng: np.random.Generator, text: str = ""
+    fitted: Fitted,
+    config: PicturesConfig | PairsConfig,
+    rng: np.random.Generator,
+    text: str = "",
 ) -> np.ndarray:
     """Returns a fitted picture over its background, uint8 [H, W, 3], augmented."""
     augment: AugmentConfig = config.augment
@@ -68,7 +71,7 @@ def place(
     return np.ascontiguousarray(image)
 
 
-def picture_elements(gallery: Gallery[Fitted], config: DataConfig) -> Build:
+def picture_elements(gallery: Gallery[Fitted], config: PicturesConfig) -> Build:
     """Returns what builds {image uint8 [H, W, 3], record int32 []}.
 
     A record that was set aside gives way to the next good one.
@@ -85,7 +88,7 @@ def picture_elements(gallery: Gallery[Fitted], config: DataConfig) -> Build:
 
 
 def caption_encoder(
-    vocabulary: Vocabulary, config: DataConfig
+    vocabulary: Vocabulary, config: PairsConfig
 ) -> Callable[[str], np.ndarray]:
     """Returns what turns a caption into ids, int32 [X], cut at X or padded.
 
@@ -109,7 +112,7 @@ def caption_encoder(
 
 
 def pair_elements(
-    gallery: Gallery[Fitted], vocabulary: Vocabulary, config: DataConfig
+    gallery: Gallery[Fitted], vocabulary: Vocabulary, config: PairsConfig
 ) -> Build:
     """Returns what builds {image uint8 [H, W, 3], text int32 [X], record int32 []}.
 

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from data_pipelines import anyres, images, rows, samples, sequence
-from data_pipelines.config import DataConfig
+from data_pipelines.config import SequencesConfig
 from data_pipelines.errors import DataError
 from data_pipelines.vocabulary import Vocabulary
 
@@ -43,7 +43,7 @@ class Composer:
         sizes: Its height and width in grids of 32 pixels, None without size tokens.
     """
 
-    def __init__(self, vocabulary: Vocabulary, config: DataConfig) -> None:
+    def __init__(self, vocabulary: Vocabulary, config: SequencesConfig) -> None:
         """Takes the rules from a stage's `data` group, of kind 'sequences'.
 
         Raises:

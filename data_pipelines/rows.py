@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from data_pipelines import anyres, images, records, samples, sequence
-from data_pipelines.config import DataConfig
+from data_pipelines.config import PackedConfig, SequencesConfig
 from data_pipelines.gallery import Gallery
 from data_pipelines.packing import Plan, plan_rows
 from data_pipelines.records import Record
@@ -38,14 +38,14 @@ class Shown:
         return self.views.nbytes + (0 if self.codes is None else self.codes.nbytes)
 
 
-def canvas_size(record: Record, config: DataConfig) -> tuple[int, int]:
+def canvas_size(record: Record, config: SequencesConfig) -> tuple[int, int]:
     """Returns the (width, height) of the picture that views are cut from."""
     if config.canvas == "square":
         return config.image_size, config.image_size
     return record["width"], record["height"]
 
 
-def show_record(record: Record, config: DataConfig) -> Shown:
+def show_record(record: Record, config: SequencesConfig) -> Shown:
     """Returns what sequences need of a record's picture.
 
     Raises:
@@ -68,7 +68,7 @@ def show_record(record: Record, config: DataConfig) -> Shown:
     return Shown(codes, views, size)
 
 
-def show_picture(picture: Image.Image, config: DataConfig) -> np.ndarray:
+def show_picture(picture: Image.Image, config: SequencesConfig) -> np.ndarray:
     """Returns a picture's views for the continuous encoder, uint8 [M, side, side, 3].
 
     Transparency is blended over the background. The published code drops it instead,
@@ -92,7 +92,7 @@ class PackedRows:
         self,
         gallery: Gallery[Shown],
         vocabulary: Vocabulary,
-        config: DataConfig,
+        config: SequencesConfig,
         tasks: Sequence[Task],
         seed: int,
     ) -> None:
@@ -186,7 +186,7 @@ class PackedRows:
         return {"pixels": pixels}
 
 
-def fill_row(laid: list[sequence.Sample], config: DataConfig) -> Element:
+def fill_row(laid: list[sequence.Sample], config: PackedConfig) -> Element:
     """Lays samples one after the other into a row of T positions, padded behind.
 
     Returns:

@@ -10,7 +10,7 @@ import pytest
 
 from data_pipelines import records
 from data_pipelines.anyres import ViewsConfig
-from data_pipelines.config import DataConfig
+from data_pipelines.config import SequencesConfig
 from data_pipelines.manifest import Manifest, file_digest
 from data_pipelines.sequence import LayoutConfig
 from data_pipelines.shards import write_split
@@ -24,8 +24,7 @@ from unitoken_jax.train.job import build_chain
 
 CODES = 16
 LONGEST = 80
-DATA = DataConfig(
-    kind="sequences",
+DATA = SequencesConfig(
     image_size=16,
     row_length=96,
     views=ViewsConfig(size=16, patch=8),

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from configs import common
-from data_pipelines.config import DataConfig
+from data_pipelines.config import build_data
 from unitoken_jax.config import build, plain, render
 from unitoken_jax.evaluate.config import EvaluationConfig
 from unitoken_jax.generate.assistant import GenerationConfig
@@ -55,7 +55,7 @@ def _complete(chain: Chain) -> Chain:
         stages[name] = dataclasses.replace(
             job,
             model={"kind": model.kind, **plain(model.config)},
-            data=plain(build(DataConfig, job.data, f"{at}.data")),
+            data=plain(build_data(job.data, f"{at}.data")),
         )
     return dataclasses.replace(
         chain,

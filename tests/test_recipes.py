@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from data_pipelines.config import DataConfig
+from data_pipelines.config import SequencesConfig, build_data
 from tests.models.random_weights import random_weights
 from unitoken_jax.checkpoint import state as states
-from unitoken_jax.config import build, render
+from unitoken_jax.config import render
 from unitoken_jax.models import registry
 from unitoken_jax.runtime.pytree import flatten
 from unitoken_jax.train.job import Job, build_chain
@@ -84,7 +84,9 @@ def test_two_steps_move_what_is_to_learn(name: str) -> None:
     job = shrunk(name)
     system = registry.build(job.model)
     views = 0 if system.config.vision is None else VIEWS
-    assert build(DataConfig, job.data).shows_views == bool(views)
+    data = build_data(job.data)
+    assert isinstance(data, SequencesConfig)
+    assert data.shows_views == bool(views)
 
     shapes = registry.abstract_params(system)
     optimizer = make_optimizer(job.optimizer, flatten(shapes), job.train.steps)

@@ -8,15 +8,14 @@ from PIL import Image
 
 from data_pipelines import records
 from data_pipelines.anyres import ViewsConfig
-from data_pipelines.config import DataConfig
+from data_pipelines.config import PairsConfig, PicturesConfig, SequencesConfig
 from data_pipelines.manifest import Manifest, file_digest
 from data_pipelines.sequence import LayoutConfig
 from data_pipelines.shards import write_split
 from data_pipelines.vocabulary import Vocabulary, train_vocabulary
 
 # Pictures of 32 px in 4 × 4 codes of 8 px, seen by an encoder of 4 × 4 patches.
-SEQUENCES = DataConfig(
-    kind="sequences",
+SEQUENCES = SequencesConfig(
     image_size=32,
     row_length=160,
     row_views=3,
@@ -25,8 +24,8 @@ SEQUENCES = DataConfig(
     prompt_drop=0.25,
     threads=0,
 )
-PICTURES = DataConfig(kind="pictures", image_size=32, threads=0)
-PAIRS = DataConfig(kind="pairs", image_size=32, text_length=8, threads=0)
+PICTURES = PicturesConfig(image_size=32, threads=0)
+PAIRS = PairsConfig(image_size=32, text_length=8, threads=0)
 
 TEXTS = ["a red heart", "what is this?", "two apples on a blue background", "yes"]
 

@@ -9,11 +9,11 @@ import pytest
 from data_pipelines import records
 from data_pipelines.classes import class_names
 from data_pipelines.code_files import CodeFileError, CodeFiles
-from data_pipelines.config import DataConfig
+from data_pipelines.config import ClassesConfig
 from data_pipelines.loader import CodeFacts, make_loader
 from data_pipelines.shards import Split
 
-CONFIG = DataConfig(kind="classes", image_size=32, threads=0)
+CONFIG = ClassesConfig(image_size=32, threads=0)
 
 
 def make(directory, config=CONFIG, batch=4):

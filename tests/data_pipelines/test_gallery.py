@@ -80,6 +80,26 @@ def test_the_next_good_record_stands_in():
         hopeless.good_from(0)
 
 
+def test_a_share_of_bad_records_ends_a_run_whatever_their_number():
+    names = [f"bad{i}" if i % 4 == 0 else f"{i}" for i in range(40)]
+    gallery, _ = make(names, bad_limit=1000, bad_share=0.2)
+    for index in range(29):
+        assert (gallery[index] is None) == (index % 4 == 0)
+    message = r"9 of 40 records \(22.5%\) .* bad_share is 20.0%; the first is bad0"
+    with pytest.raises(BadRecordsError, match=message):
+        gallery[32]
+    scanned, _ = make(names, bad_limit=1000, bad_share=0.2)
+    assert len([scanned.set_aside(i, RecordError("no")) for i in (0, 1)]) == 2
+    for index, _ in scanned.scan():  # bad ones are found as they are prepared
+        scanned.report(index, RecordError("a sample is too long"))
+    with pytest.raises(BadRecordsError, match=r"40 of 40 records \(100.0%\)"):
+        scanned.check_share()
+    few, _ = make([f"bad{i}" for i in range(6)], bad_share=0.1)
+    assert [few[i] for i in range(5)] == [None] * 5
+    with pytest.raises(BadRecordsError, match="6 of 6 records"):
+        few[5]
+
+
 def test_reported_records_stay_usable():
     gallery, _ = make(["a"], bad_limit=0)
     with pytest.raises(BadRecordsError, match="1 records had to be set aside"):

@@ -8,7 +8,7 @@ import prepared
 import pytest
 
 from data_pipelines import records
-from data_pipelines.config import DataConfig
+from data_pipelines.config import LiquidRowsConfig
 from data_pipelines.gallery import BadRecordsError
 from data_pipelines.liquid import LiquidConfig, LiquidMixture
 from data_pipelines.loader import CodeFacts, LoaderError, make_loader
@@ -19,8 +19,7 @@ from data_pipelines.text_vocabulary import read_vocabulary
 from data_pipelines.vocabulary import train_vocabulary
 
 MIXTURE = LiquidMixture(draw=2.0, caption=1.0, question=1.0, text=1.0)
-CONFIG = DataConfig(
-    kind="liquid",
+CONFIG = LiquidRowsConfig(
     image_size=32,
     row_length=96,
     row_views=3,

@@ -5,9 +5,8 @@ import jax.numpy as jnp
 import pytest
 
 from configs import llama_2_7b, llamagen, unitok_mllm_7b_pretrain, unitok_pictures
-from data_pipelines.config import DataConfig
+from data_pipelines.config import build_data
 from data_pipelines.shapes import batch_shapes
-from unitoken_jax import config as configs
 from unitoken_jax.models import registry
 from unitoken_jax.plan import model_flops
 from unitoken_jax.train import stage
@@ -43,7 +42,7 @@ def counted_of(config) -> float:
     (job,) = build_chain(config).stages.values()
     system = registry.build(job.model, "config.model")
     shapes = batch_shapes(
-        configs.build(DataConfig, job.data, "config.data"),
+        build_data(job.data),
         job.train.batch,
         getattr(system.config, "codebooks", 1),
     )

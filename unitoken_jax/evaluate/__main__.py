@@ -14,7 +14,7 @@ import itertools
 import json
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from data_pipelines import images
 from data_pipelines.classes import class_names
-from data_pipelines.config import DataConfig
+from data_pipelines.config import PairsConfig, build_data
 from data_pipelines.directory import atomic_directory, write_file
 from data_pipelines.errors import DataError
 from data_pipelines.pairs import caption_encoder
@@ -140,8 +140,7 @@ class Bench:
         """Measure how pictures and captions find each other."""
         trained = self._restore("retrieval", config.stage)
         data = trained.data
-        vocabulary = Vocabulary.from_file(self._split.directory / "tokenizer.json")
-        encode = caption_encoder(vocabulary, data)
+        encode = self._caption_encoder(trained, "retrieval")
 
         def pairs() -> Iterator[retrieval.Pair]:
             for record, picture in self._pictures():
@@ -166,15 +165,27 @@ class Bench:
             chosen = list(itertools.islice(labelled, config.pictures))
             names = sorted({name for _, name in chosen})
             found = [zero_shot.Labelled(x, names.index(name)) for x, name in chosen]
-        vocabulary = Vocabulary.from_file(self._split.directory / "tokenizer.json")
         return zero_shot.evaluate(
             trained.system.module,
             trained.params,
             found,
             names,
-            encode=caption_encoder(vocabulary, data),
+            encode=self._caption_encoder(trained, "zero_shot"),
             config=zero_shot.with_templates(config),
         )
+
+    def _caption_encoder(
+        self, trained: Trained, evaluator: str
+    ) -> Callable[[str], np.ndarray]:
+        """Return what turns captions into ids as a stage has learnt them."""
+        if not isinstance(trained.data, PairsConfig):
+            raise ConfigError(
+                f"config.evaluation.{evaluator}: the stage learns from data of kind "
+                f"{trained.data.kind!r}, which has no captions; name another stage, or "
+                "leave the evaluator out."
+            )
+        vocabulary = Vocabulary.from_file(self._split.directory / "tokenizer.json")
+        return caption_encoder(vocabulary, trained.data)
 
     def _labelled(
         self, trained: Trained, config: ZeroShotConfig
@@ -347,7 +358,7 @@ class Bench:
         needed = _NEEDS["reproduction"]
         name = find_stage(self._chain, wanted, needed, "config.generation.model")
         job = self._chain.stages[name]
-        data = configs.build(DataConfig, job.data, f"config.stages.{name}.data")
+        data: Any = build_data(job.data, f"config.stages.{name}.data")
         question = data.layout.caption_question
         pairs = (
             reproduction.Pair(self.assistant.composer.view(picture), question, caption)

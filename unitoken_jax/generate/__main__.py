@@ -30,7 +30,7 @@ from tqdm import tqdm
 from data_pipelines import images
 from data_pipelines.classes import class_names
 from data_pipelines.code_files import find_code_files
-from data_pipelines.config import DataConfig
+from data_pipelines.config import build_data
 from data_pipelines.errors import DataError
 from data_pipelines.liquid_prompts import ClassComposer, LiquidComposer
 from data_pipelines.prompts import Composer
@@ -71,7 +71,7 @@ class Trained:
 
     system: registry.System
     params: Params
-    data: DataConfig
+    data: Any
 
 
 def find_stage(chain: Chain, name: str, kind: str | tuple[str, ...], at: str) -> str:
@@ -120,7 +120,7 @@ def restore(chain: Chain, name: str, workdir: Path, mesh: Mesh) -> Trained:
     """
     job, at = chain.stages[name], f"config.stages.{name}"
     system = registry.build(job.model, f"{at}.model")
-    data = configs.build(DataConfig, job.data, f"{at}.data")
+    data = build_data(job.data, f"{at}.data")
     directory = workdir / name
     if not checkpoints.steps(directory / "checkpoints"):
         raise UserError(

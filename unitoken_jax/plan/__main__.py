@@ -14,7 +14,7 @@ from typing import Any
 import jax
 from absl import flags
 
-from data_pipelines.config import DataConfig
+from data_pipelines.config import PackedConfig, build_data
 from data_pipelines.shapes import batch_shapes
 from unitoken_jax import config as configs
 from unitoken_jax import convert
@@ -47,7 +47,7 @@ def plan(job: Job, topology: topologies.Topology, text: Path | None = None) -> A
     """
     at = f"config.stages.{job.name}"
     system = registry.build(job.model, f"{at}.model")
-    data = configs.build(DataConfig, job.data, f"{at}.data")
+    data = build_data(job.data, f"{at}.data")
     codebooks = getattr(system.config, "codebooks", 1)
     shapes = batch_shapes(data, job.train.batch, codebooks)
     companions = {
@@ -59,10 +59,9 @@ def plan(job: Job, topology: topologies.Topology, text: Path | None = None) -> A
     )
     if text is not None:
         write_text(text, compiled.text)
-    packed = data.kind in ("sequences", "liquid")
-    items = {"rows" if packed else "pictures": job.train.batch}
-    if packed:
-        items["tokens"] = job.train.batch * data.row_length
+    items = {"pictures": job.train.batch}
+    if isinstance(data, PackedConfig):
+        items = {"rows": job.train.batch, "tokens": job.train.batch * data.row_length}
     flops = model_flops.count(job, system, compiled.layout, compiled.batch, companions)
     found = report.assemble(
         compiled, topology, flops=flops, items=items, steps=job.train.steps

@@ -13,11 +13,19 @@ import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from absl import flags
 
-from data_pipelines.config import DataConfig
+from data_pipelines.config import (
+    KINDS,
+    ClassesConfig,
+    DataConfig,
+    PairsConfig,
+    SequencesConfig,
+    build_data,
+)
 from data_pipelines.errors import DataError
 from data_pipelines.loader import CodeFacts, make_loader
 from data_pipelines.manifest import read_manifest
@@ -78,7 +86,7 @@ class Workshop:
     def assemble(self, job: Job, at: str, data_dir: Path) -> stage.Parts:
         """Build model and loader, and check that they fit."""
         system = self.system(job, at)
-        data = configs.build(DataConfig, job.data, f"{at}.data")
+        data = build_data(job.data, f"{at}.data")
         directory = Path(data.directory or data_dir)
         companions = {
             name: _frozen(weights, f"{at}.companions.{name}")
@@ -86,7 +94,7 @@ class Workshop:
         }
         try:
             vocabulary = None
-            if data.kind != "classes":  # published code files have neither
+            if not isinstance(data, ClassesConfig):  # published code files have neither
                 read_manifest(directory)
                 vocabulary = read_vocabulary(directory / "tokenizer.json")
                 _check_vocabulary(system.config, vocabulary, f"{at}.model")
@@ -111,7 +119,7 @@ class Workshop:
         """Encode the data set with a trained VQGAN or UniTok, once."""
         at = f"config.stages.{tokenizer.name}"
         system = self.system(tokenizer, at)
-        data = configs.build(DataConfig, tokenizer.data, f"{at}.data")
+        data = build_data(tokenizer.data, f"{at}.data")
         averaged = bool(tokenizer.train.average)
         params, _ = restore_params(directory, average=averaged)
         output = self._codes / tokenizer.name
@@ -220,30 +228,40 @@ def _check_codes(config: object, codes: CodeFacts | None, at: str) -> None:
         raise ConfigError(f"{'; '.join(wrong)}. Set the config to the data set's.")
 
 
+def _check_kind(system: registry.System, kind: Any, at: str) -> None:
+    """Refuse a kind of data whose arrays the model's loss does not read."""
+    config = system.config
+    kinds = _DATA_KINDS[system.kind]
+    if isinstance(config, UniTokConfig) and not config.objective.contrasts:
+        kinds += ("pictures",)
+    if kind in KINDS and kind not in kinds:
+        raise ConfigError(
+            f"{at}.data.kind is {kind!r}, but this {system.kind} learns from "
+            f"{' or '.join(map(repr, kinds))}; set it to that."
+        )
+
+
 def _check_data(system: registry.System, data: DataConfig, at: str) -> None:
     """Refuse data that does not suit the model, as far as the config says."""
     config = system.config
-    contrasts = isinstance(config, SiglipConfig)
-    kinds = _DATA_KINDS[system.kind]
-    if isinstance(config, UniTokConfig):
-        contrasts = config.objective.contrasts
-        kinds += () if contrasts else ("pictures",)
-    if data.kind not in kinds:
-        raise ConfigError(
-            f"{at}.data.kind is {data.kind!r}, but this {system.kind} learns from "
-            f"{' or '.join(map(repr, kinds))}; set it to that."
-        )
-    if contrasts and data.text_length > config.text.length:
+    contrasts = isinstance(config, SiglipConfig) or (
+        isinstance(config, UniTokConfig) and config.objective.contrasts
+    )
+    if (
+        contrasts
+        and isinstance(data, PairsConfig)
+        and data.text_length > config.text.length
+    ):
         raise ConfigError(
             f"{at}.data.text_length is {data.text_length}, but "
             f"{at}.model.text.length is {config.text.length}, the longest text of the "
             "tower; lower the one or raise the other."
         )
-    if isinstance(config, UniTokenConfig):
+    if isinstance(config, UniTokenConfig) and isinstance(data, SequencesConfig):
         _check_sequences(config, data, at)
 
 
-def _check_sequences(config: UniTokenConfig, data: DataConfig, at: str) -> None:
+def _check_sequences(config: UniTokenConfig, data: SequencesConfig, at: str) -> None:
     """Refuse packed rows that show pictures otherwise than the model sees them."""
     vision, encoding = config.vision, data.layout.encoding
     shown = data.shows_views
@@ -288,8 +306,9 @@ def check(chain: Chain) -> None:
     """
     for name, job in chain.stages.items():
         at = f"config.stages.{name}"
-        data = configs.build(DataConfig, job.data, f"{at}.data")
-        _check_data(registry.build(job.model, f"{at}.model"), data, at)
+        system = registry.build(job.model, f"{at}.model")
+        _check_kind(system, job.data.get("kind"), at)
+        _check_data(system, build_data(job.data, f"{at}.data"), at)
     configs.build(EvaluationConfig, chain.evaluation, "config.evaluation")
     configs.build(GenerationConfig, chain.generation, "config.generation")
 
