@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from data_pipelines.directory import write_file
 from data_pipelines.errors import DataError
+from unitoken_jax.files import write_text
 
 FILE = "manifest.json"
 _FORMAT = 1
@@ -65,7 +65,7 @@ class Manifest:
         """Writes manifest.json into `directory`."""
         data = {"format": _FORMAT, "digest": self.digest, **asdict(self)}
         text = json.dumps(data, indent=1, ensure_ascii=False)
-        write_file(directory / FILE, (text + "\n").encode())
+        write_text(directory / FILE, text + "\n")
 
 
 def read_manifest(directory: Path) -> Manifest:

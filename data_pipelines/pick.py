@@ -13,6 +13,7 @@ from pathlib import Path
 from data_pipelines import records
 from data_pipelines.directory import atomic_directory
 from data_pipelines.errors import DataError
+from data_pipelines.manifest import FILE as MANIFEST
 from data_pipelines.manifest import Manifest, file_digest, read_manifest
 from data_pipelines.records import Record
 from data_pipelines.shards import Split, find_made, write_split
@@ -44,7 +45,7 @@ def pick(source: Path, output: Path, caption: str) -> Manifest:
     if (made := find_made(output, provenance)) is not None:
         return made
     entry = records.encode(_find(source, caption))
-    with atomic_directory(output, overwrite=True) as partial:
+    with atomic_directory(output, overwrite=True, mark=MANIFEST) as partial:
         shards = {
             split: write_split(partial, split, [entry], count=1, shards=1)
             for split in SPLITS

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from data_pipelines import images, records
 from data_pipelines.directory import atomic_directory
 from data_pipelines.errors import DataError
+from data_pipelines.manifest import FILE as MANIFEST
 from data_pipelines.manifest import Manifest, file_digest, read_manifest
 from data_pipelines.shards import Split, find_made, write_split
 from data_pipelines.vocabulary import Vocabulary
@@ -85,7 +86,7 @@ def pretokenize(
     else:
         count = codebook[1]
     check = functools.partial(_check_codes, count=count, named=codebook is None)
-    with atomic_directory(output, overwrite=overwrite) as partial:
+    with atomic_directory(output, overwrite=overwrite, mark=MANIFEST) as partial:
         shards = {}
         for name in made_of.splits:
             split = Split(source, name)

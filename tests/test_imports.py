@@ -19,6 +19,8 @@ _BELOW_TRAIN = {"models", "layers", "ops", "parallel", "checkpoint"} | _RUNTIME
 
 # Which of our packages each package may import, besides itself.
 ALLOWED = {
+    "__init__": {"commands"},
+    "commands": set(),
     "config": set(),
     "files": {"config"},
     "ops": set(),
@@ -33,9 +35,9 @@ ALLOWED = {
     "convert": _BELOW_TRAIN,
     "plan": _BELOW_TRAIN | {"train"},
     "report": {"config", "files"},
-    "data_pipelines": {"config", "files"},
+    "data_pipelines": {"commands", "config", "files"},
     "configs": set(),
-    "launch": {"config", "configs", "files"},
+    "launch": {"commands", "config", "configs", "files"},
 }
 # What a package may import besides our own and the standard library; packages that
 # are not named may use any requirement.

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 
-from data_pipelines.errors import DataError
 from data_pipelines.manifest import Manifest
 from data_pipelines.prepare.job import PrepareConfig, prepare
+from unitoken_jax.config import UserError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -25,9 +25,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         config = PrepareConfig(**options)
         manifest = prepare(source, output, config, overwrite=overwrite)
-    except (DataError, OSError) as error:
+    except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("interrupted; nothing was left behind", file=sys.stderr)
+        return 130
     print(_summary(manifest, output))
     return 0
 
@@ -71,6 +74,8 @@ def _summary(manifest: Manifest, output: Path) -> str:
             f"{sum(counts['questions'].values()):,} questions, "
             f"{sum(counts['scenes'].values()):,} scenes"
         )
+    if equal := manifest.counts["pictures equal to another"]:
+        lines.append(f"  pictures equal to another, in the same split: {equal:,}")
     if rejected := manifest.counts["rejected"]:
         lines.append(f"  set aside: {rejected}, see {output / 'rejected.jsonl'}")
     return "\n".join(lines)

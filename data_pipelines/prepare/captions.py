@@ -46,7 +46,7 @@ def country_of(annotation: dict[str, Any]) -> str | None:
 def head(annotation: dict[str, Any]) -> str:
     """What a picture shows without its variants: 'woman surfing', 'flag of denmark'."""
     name, _, rest = annotation["caption"].partition(":")
-    if name == "keycap" or not rest or country_of(annotation):
+    if name == "keycap" or not name or not rest or country_of(annotation):
         return phrase(annotation)
     return name
 
@@ -57,7 +57,7 @@ def phrase(annotation: dict[str, Any]) -> str:
         return f"flag of {country}"
     caption = annotation["caption"]
     name, _, rest = (part.strip() for part in caption.partition(":"))
-    if not rest:
+    if not name or not rest:
         return caption
     if name == "keycap":
         return f"keycap {rest}"

@@ -5,24 +5,32 @@ import importlib.metadata
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from tqdm import tqdm
 
 import data_pipelines
-from data_pipelines import records
+from data_pipelines import images, records
 from data_pipelines.directory import atomic_directory
 from data_pipelines.errors import DataError
+from data_pipelines.manifest import FILE as MANIFEST
 from data_pipelines.manifest import Manifest, file_digest
 from data_pipelines.prepare import scenes
 from data_pipelines.prepare.captions import captions_of
 from data_pipelines.prepare.colors import SPELLINGS
+from data_pipelines.prepare.identity import identities
 from data_pipelines.prepare.nouns import kind_of, noun_of
-from data_pipelines.prepare.pictures import Archive, Picture, Rejection, read_pictures
+from data_pipelines.prepare.pictures import (
+    Archive,
+    Picture,
+    Rejection,
+    commonest,
+    read_pictures,
+)
 from data_pipelines.prepare.questions import balanced_kinds, questions_of
 from data_pipelines.prepare.split import (
     HELDOUT,
@@ -33,11 +41,24 @@ from data_pipelines.prepare.split import (
 )
 from data_pipelines.shards import find_made, write_split
 from data_pipelines.vocabulary import structure_names, train_vocabulary
+from unitoken_jax import files
 
 REJECTED = "rejected.jsonl"
 TOKENIZER = "tokenizer.json"
 
 _LISTED_REJECTIONS = 100  # in the manifest; the file lists all
+_LOGGED_REJECTIONS = 20
+# Above these something else was meant, and memory would run out first.
+_MOST = {
+    "image_size": 4096,
+    "max_pixels": images.MAX_PIXELS,
+    "shards": 10_000,
+    "num_codes": 65_536,
+    "vocabulary_size": 1_048_576,
+    "size_tokens": 1024,
+    "train_scenes": 10_000_000,
+    "heldout_scenes": 10_000_000,
+}
 _LIBRARIES = ("array_record", "msgpack", "numpy", "pillow", "tokenizers")
 # Kinds of things whose colour belongs to them: never painted in another.
 _UNPAINTED_KINDS = ("animal", "food", "plant")
@@ -58,7 +79,10 @@ class PrepareConfig:
         heldout_fraction: Share of the groups of concepts that are never trained on.
         image_size: Longest side of a picture, and the side of a scene, in pixels.
         max_pixels: Larger pictures are set aside without decoding them.
-        max_rejected: Largest share of lines that may be set aside.
+        max_rejected: Largest share of lines that may be set aside; a single one may,
+            unless this is 0.
+        image_policy: Of EXIF's orientation: released ignores it as published loaders
+            do, upright turns pictures as it says.
         duplicate_distance: Pictures nearer than this are of one group (see `split`).
         train_scenes: Composed scenes in the train split.
         heldout_scenes: Composed scenes in the held-out split.
@@ -73,7 +97,8 @@ class PrepareConfig:
     heldout_fraction: float = 0.1
     image_size: int = 64
     max_pixels: int = 16 * 1024 * 1024
-    max_rejected: float = 0.05
+    max_rejected: float = 0.1
+    image_policy: images.Policy = "released"
     duplicate_distance: float = 0.15
     train_scenes: int = 3600
     heldout_scenes: int = 400
@@ -99,6 +124,14 @@ class PrepareConfig:
         for name in ("image_size", "max_pixels", "shards", "num_codes", "size_tokens"):
             if getattr(self, name) < 1:
                 raise PrepareError(f"--{name} must be at least 1")
+        for name, most in _MOST.items():
+            if getattr(self, name) > most:
+                raise PrepareError(f"--{name} must be at most {most:,}")
+        if self.image_policy not in get_args(images.Policy):
+            raise PrepareError(
+                f"--image_policy must be {' or '.join(get_args(images.Policy))}, not "
+                f"{self.image_policy!r}"
+            )
         if self.image_size % 16:
             raise PrepareError(
                 f"--image_size must be a multiple of 16, not {self.image_size}"
@@ -142,7 +175,7 @@ def prepare(
         if made is not None:
             _log.info("%s is up to date", output)
             return made
-        with atomic_directory(output, overwrite=overwrite) as partial:
+        with atomic_directory(output, overwrite=overwrite, mark=MANIFEST) as partial:
             pictures, rejected = _read(archive, config)
             manifest = _write(partial, pictures, rejected, provenance, config)
     return manifest
@@ -153,8 +186,9 @@ def _provenance(archive: Archive, config: PrepareConfig) -> dict[str, Any]:
     package = Path(data_pipelines.__file__).parent
     code = hashlib.sha256()
     modules = ("images", "manifest", "records", "shards", "vocabulary")
-    files = [package / f"{name}.py" for name in modules]
-    for file in [*files, *sorted((package / "prepare").glob("*.py"))]:
+    modules = [package / f"{name}.py" for name in modules]
+    modules += [Path(files.__file__), *sorted((package / "prepare").glob("*.py"))]
+    for file in modules:
         code.update(file.read_bytes())
     return {
         "source": {"name": archive.path.name, "sha256": archive.digest},
@@ -170,22 +204,34 @@ def _read(
     """Every usable picture, and what was set aside if that is not too much."""
     pictures: list[Picture] = []
     rejected: list[Rejection] = []
-    lines = read_pictures(archive, config.image_size, config.max_pixels)
-    total = len(archive.lines())
-    for item in tqdm(lines, "reading pictures", total, unit="pic", disable=None):
+    read = read_pictures(
+        archive, config.image_size, config.max_pixels, config.image_policy
+    )
+    lines = archive.listing().count(b"\n") + 1
+    for item in tqdm(read, "reading pictures", lines, unit="pic", disable=None):
         if isinstance(item, Picture):
             pictures.append(item)
-        else:
-            rejected.append(item)
+            continue
+        rejected.append(item)
+        if len(rejected) <= _LOGGED_REJECTIONS:
             _log.warning("set aside %s: %s", item.record, item.reason)
+        elif len(rejected) == _LOGGED_REJECTIONS + 1:
+            _log.warning("set aside more; %s will list them", REJECTED)
+    total = len(pictures) + len(rejected)
     if not total:
         raise PrepareError(f"{archive.path}: the list of pictures is empty")
-    if not pictures or len(rejected) > config.max_rejected * total:
-        reasons = "; ".join(f"{entry.record}: {entry.reason}" for entry in rejected[:3])
+    allowed = max(1.0, config.max_rejected * total) if config.max_rejected else 0
+    if not pictures or len(rejected) > allowed:
         raise PrepareError(
             f"{archive.path}: {len(rejected)} of {total} lines cannot be used, more "
-            f"than the share of --max_rejected {config.max_rejected}. The first: "
-            f"{reasons}. Mend the archive or allow more"
+            f"than the share of --max_rejected {config.max_rejected}. The commonest "
+            f"reasons: {commonest(rejected)}. Mend the archive or allow more"
+        )
+    if config.image_policy == "released" and any(p.is_turned for p in pictures):
+        _log.warning(
+            "%d pictures say by their EXIF that they are to be turned, which is "
+            "ignored as by the published loaders; --image_policy upright turns them",
+            sum(picture.is_turned for picture in pictures),
         )
     return pictures, rejected
 
@@ -202,14 +248,17 @@ def _write(
         [picture.annotation["concept"] for picture in pictures],
         np.stack([picture.thumbnail for picture in pictures]),
         config.duplicate_distance,
+        [picture.data for picture in pictures],
     )
     splits: dict[str, list[Picture]] = {TRAIN: [], HELDOUT: []}
     for picture in pictures:
         group = groups[picture.annotation["concept"]]
         split = split_of(group, config.seed, config.heldout_fraction)
         splits[split].append(picture)
+    names = [picture.annotation["image"] for picture in pictures]
+    ids = dict(zip(names, identities(names), strict=True))
     made = {
-        split: _picture_records(chosen, pictures, config)
+        split: _picture_records(chosen, pictures, ids, config)
         for split, chosen in splits.items()
     }
     for split, record in _scene_records(splits, config):
@@ -225,9 +274,9 @@ def _write(
     vocabulary = train_vocabulary(
         _texts(made[TRAIN]), config.num_codes, config.num_pieces, config.size_tokens
     )
-    (directory / TOKENIZER).write_text(vocabulary, "utf-8")
+    files.write_text(directory / TOKENIZER, vocabulary)
     lines = [json.dumps(asdict(entry), ensure_ascii=False) for entry in rejected]
-    (directory / REJECTED).write_text("".join(f"{line}\n" for line in lines), "utf-8")
+    files.write_text(directory / REJECTED, "".join(f"{line}\n" for line in lines))
     shards = {
         split: write_split(
             directory,
@@ -244,6 +293,9 @@ def _write(
         counts={
             **{split: _counts(chosen) for split, chosen in made.items()},
             "groups of concepts": len(set(groups.values())),
+            "pictures equal to another": len(pictures)
+            - len({p.data for p in pictures}),
+            "turned by EXIF": sum(picture.is_turned for picture in pictures),
             "rejected": len(rejected),
         },
         rejected=tuple(asdict(entry) for entry in rejected[:_LISTED_REJECTIONS]),
@@ -254,13 +306,13 @@ def _write(
 
 
 def picture_record(
-    picture: Picture, wrong_kinds: dict[str, float], seed: int
+    picture: Picture, identity: str, wrong_kinds: dict[str, float], seed: int
 ) -> records.Record:
     """The record of one picture; `wrong_kinds` are weights of `balanced_kinds`."""
     annotation = picture.annotation
     width, height = picture.pixels.size
     return {
-        "id": str(Path(annotation["image"]).with_suffix("")),
+        "id": identity,
         "image": picture.data,
         "width": width,
         "height": height,
@@ -278,11 +330,17 @@ def picture_record(
 
 
 def _picture_records(
-    chosen: Sequence[Picture], pictures: Sequence[Picture], config: PrepareConfig
+    chosen: Sequence[Picture],
+    pictures: Sequence[Picture],
+    ids: Mapping[str, str],
+    config: PrepareConfig,
 ) -> list[records.Record]:
     kinds = Counter(kind for p in pictures if (kind := kind_of(p.annotation)))
     wrong_kinds = balanced_kinds(kinds)
-    return [picture_record(picture, wrong_kinds, config.seed) for picture in chosen]
+    return [
+        picture_record(p, ids[p.annotation["image"]], wrong_kinds, config.seed)
+        for p in chosen
+    ]
 
 
 def _scene_records(

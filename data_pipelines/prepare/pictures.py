@@ -5,10 +5,12 @@ reason; nothing is dropped in silence, and nothing is unpacked to the disk.
 """
 
 import io
-import json
+import re
+import reprlib
+import unicodedata
 import zipfile
-import zlib
-from collections.abc import Callable, Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -21,7 +23,9 @@ from data_pipelines.errors import DataError
 from data_pipelines.manifest import file_digest
 from data_pipelines.prepare.captions import clean
 from data_pipelines.prepare.colors import single_color
+from data_pipelines.prepare.identity import plain_name
 from data_pipelines.prepare.split import thumbnail
+from unitoken_jax import files
 
 LISTING = "captions.jsonl"
 
@@ -30,8 +34,10 @@ _MAX_PICTURE_BYTES = 32 * 1024 * 1024
 # Differences from white that an eye may see.
 _VISIBLE = 16
 _SINGLE_COLOR_SHARE = 0.8
-# RuntimeError: an encrypted member, or one compressed in an unknown way.
-_DAMAGES = (OSError, EOFError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error)
+_MAX_LETTERS = 10_000  # of any text
+_MAX_KEYWORDS = 1_000
+# U+0080 … U+009F are left out: letters of Windows that were read as Latin-1.
+_CONTROLS = re.compile(r"[\x00-\x1f\x7f]")
 _TEXTS = ("image", "caption", "concept", "category", "subcategory", "source", "license")
 
 
@@ -53,6 +59,7 @@ class Picture:
         pixels: The decoded picture, RGB or RGBA.
         thumbnail: For near-duplicates.
         color: The name of its colour if it has a single one.
+        is_turned: Whether its EXIF says that it is to be turned or mirrored.
     """
 
     annotation: dict[str, Any]
@@ -60,6 +67,7 @@ class Picture:
     pixels: Image.Image
     thumbnail: np.ndarray
     color: str | None
+    is_turned: bool
 
 
 @dataclass(frozen=True)
@@ -87,12 +95,17 @@ class Archive:
             raise SourceError(
                 f"{path} does not exist; --input takes a zip of pictures with {LISTING}"
             ) from error
-        except (OSError, zipfile.BadZipFile) as error:
+        except Exception as error:  # zipfile raises nearly anything on damaged bytes
             raise SourceError(
                 f"{path} is not a readable zip ({error}); download or copy it again"
             ) from error
-        self._members = {info.filename: info for info in self._zip.infolist()}
+        self._members: dict[str, list[zipfile.ZipInfo]] = defaultdict(list)
+        self._spellings: dict[str, set[str]] = defaultdict(set)
+        for info in self._zip.infolist():
+            self._members[info.filename].append(info)
+            self._spellings[plain_name(info.filename)].add(info.filename)
         if LISTING not in self._members:
+            self._zip.close()
             raise SourceError(
                 f"{path} holds no {LISTING}, the list of its pictures; "
                 "--input takes a zip of pictures with that file at its top"
@@ -104,29 +117,58 @@ class Archive:
     def __exit__(self, *exception: object) -> None:
         self._zip.close()
 
-    def lines(self) -> list[bytes]:
-        """The lines of captions.jsonl that are not empty."""
-        try:
-            data = self._read(LISTING, _MAX_LISTING_BYTES)
-        except EntryError as error:
-            raise SourceError(f"{self.path}: {error}") from error
-        return [line for line in data.splitlines() if line.strip()]
-
-    def read(self, name: str) -> bytes:
-        """The bytes of one picture.
+    def listing(self) -> bytes:
+        """The bytes of captions.jsonl.
 
         Raises:
-            EntryError: There is no such file, it is too large or damaged.
+            SourceError: They cannot be read.
+        """
+        try:
+            return self._read(LISTING, _MAX_LISTING_BYTES)
+        except EntryError as error:
+            raise SourceError(f"{self.path}: {error}") from error
+
+    def find(self, name: str) -> str:
+        """A picture's name as the archive spells it.
+
+        It may differ in `./`, in `//` and in how letters are composed.
+
+        Raises:
+            EntryError: There is no such file, or it is not clear which one is meant.
         """
         path = PurePosixPath(name)
         if path.is_absolute() or ".." in path.parts or "\\" in name:
             raise EntryError(f"the file name {name!r} leads out of the archive")
+        if name in self._members:
+            return name
+        spellings = self._spellings.get(plain_name(name), set())
+        if not spellings:
+            raise EntryError(f"the file {name} is not in the archive")
+        if len(spellings) > 1:
+            raise EntryError(
+                f"the archive has {len(spellings)} files that differ from {name} in "
+                "spelling only"
+            )
+        return next(iter(spellings))
+
+    def read(self, name: str) -> bytes:
+        """The bytes of one picture.
+
+        Args:
+            name: As the archive spells it.
+
+        Raises:
+            EntryError: There is no such file, it is too large or damaged.
+        """
         return self._read(name, _MAX_PICTURE_BYTES)
 
     def _read(self, name: str, limit: int) -> bytes:
-        info = self._members.get(name)
-        if info is None:
+        found = self._members.get(name, [])
+        if not found:
             raise EntryError(f"the file {name} is not in the archive")
+        if len(found) > 1:
+            raise EntryError(f"the archive has {len(found)} files of the name {name}")
+        (info,) = found
         if info.file_size > limit:
             raise EntryError(
                 f"the file {name} has {info.file_size:,} bytes unpacked; at most "
@@ -136,7 +178,7 @@ class Archive:
             # A zip may lie about the size: never unpack more than the limit.
             with self._zip.open(info) as file:
                 data = file.read(limit + 1)
-        except _DAMAGES as error:
+        except Exception as error:  # so do its decompressors
             raise EntryError(
                 f"the file {name} is damaged in the archive ({error})"
             ) from error
@@ -146,71 +188,127 @@ class Archive:
 
 
 def read_pictures(
-    archive: Archive, image_size: int, max_pixels: int
+    archive: Archive,
+    image_size: int,
+    max_pixels: int,
+    policy: images.Policy = "released",
 ) -> Iterator[Picture | Rejection]:
     """Every line of the archive's list, usable or set aside, in order."""
-    seen: set[str] = set()
-    for number, line in enumerate(archive.lines(), 1):
-        name = f"{LISTING}, line {number}"
+    seen: dict[str, int] = {}
+    for line in files.json_lines(archive.listing()):
+        record = f"{LISTING}, line {line.number}"
         try:
-            annotation = read_annotation(line)
-            name = annotation["image"]
+            if line.fault is not None:
+                raise EntryError(f"the line cannot be read: {line.fault}")
+            annotation = read_annotation(line.value)
+            record = annotation["image"]
+            name = archive.find(record)
             if name in seen:
-                raise EntryError(f"line {number} names the picture of an earlier line")
-            seen.add(name)
-            yield read_picture(annotation, archive.read, image_size, max_pixels)
+                raise EntryError(
+                    f"line {line.number} names the picture of an earlier line, "
+                    f"{seen[name]}"
+                )
+            seen[name] = line.number
+            data = archive.read(name)
+            yield read_picture(annotation, data, image_size, max_pixels, policy)
         except DataError as error:
-            yield Rejection(name, str(error))
+            yield Rejection(record, str(error))
 
 
-def read_annotation(line: bytes) -> dict[str, Any]:
+def commonest(rejected: Sequence[Rejection], most: int = 3) -> str:
+    """The commonest reasons for which lines were set aside, each with an example."""
+    groups: dict[str, list[Rejection]] = defaultdict(list)
+    for entry in rejected:
+        kind = entry.reason.replace(entry.record, "")
+        groups[re.sub(r"\d[\d,.]*", "0", kind)].append(entry)
+    chosen = sorted(groups.values(), key=len, reverse=True)[:most]
+    return "; ".join(
+        f"{len(group):,} × {group[0].reason} ({group[0].record})" for group in chosen
+    )
+
+
+def read_annotation(entry: Any) -> dict[str, Any]:
     """A line of captions.jsonl, checked, with its texts in clean lower case.
 
+    Args:
+        entry: What the line says.
+
     Raises:
-        EntryError: It is no JSON object, or a field is missing, empty or no text.
+        EntryError: It is no JSON object, or a field is missing, blank, no text or one
+            that no model could learn.
     """
-    try:
-        entry = json.loads(line)
-    except ValueError as error:
-        raise EntryError(f"the line is not JSON ({error})") from error
     if not isinstance(entry, dict):
         raise EntryError("the line is not a JSON object")
     for key in _TEXTS:
         value = entry.get(key)
         if value is None or value == "":
             raise EntryError(f"the {key} is missing")
-        if not isinstance(value, str) or not value.strip():
-            raise EntryError(f"the {key} is not a text: {value!r}")
+        _check_text(value, key)
     keywords = entry.get("keywords", [])
     if not isinstance(keywords, list) or not all(isinstance(k, str) for k in keywords):
-        raise EntryError(f"the keywords are not a list of texts: {keywords!r}")
+        raise EntryError(
+            f"the keywords are not a list of texts: {reprlib.repr(keywords)}"
+        )
+    if len(keywords) > _MAX_KEYWORDS:
+        raise EntryError(f"there are {len(keywords):,} keywords")
+    keywords = [keyword for keyword in keywords if not _is_blank(keyword)]
+    for keyword in keywords:
+        _check_text(keyword, "keyword")
     annotation = {key: clean(entry[key]) for key in _TEXTS}
     annotation |= {key: entry[key] for key in ("image", "source", "license")}
     return annotation | {"keywords": [clean(keyword) for keyword in keywords]}
 
 
+def _check_text(value: Any, key: str) -> None:
+    """Refuses what is no text, a blank or huge one, or one with control characters."""
+    if not isinstance(value, str):
+        raise EntryError(f"the {key} is not a text: {reprlib.repr(value)}")
+    if len(value) > _MAX_LETTERS:
+        raise EntryError(
+            f"the {key} has {len(value):,} letters; at most {_MAX_LETTERS:,} are read"
+        )
+    if _is_blank(value):
+        raise EntryError(f"the {key} is not a text: {value!r} is blank")
+    if control := _CONTROLS.search(value if key == "image" else clean(value)):
+        raise EntryError(
+            f"the {key} holds U+{ord(control[0]):04X}, which is not a letter"
+        )
+
+
+def _is_blank(text: str) -> bool:
+    """Whether nothing of a text can be seen once entities are read."""
+    kinds = {unicodedata.category(letter) for letter in clean(text[:_MAX_LETTERS])}
+    return kinds <= {"Cc", "Cf", "Zs", "Zl", "Zp"}
+
+
 def read_picture(
     annotation: dict[str, Any],
-    read: Callable[[str], bytes],
+    data: bytes,
     image_size: int,
     max_pixels: int,
+    policy: images.Policy = "released",
 ) -> Picture:
     """Decodes the picture of an annotation, scaled down if it is larger than asked for.
 
+    The bytes that are kept need no policy any more: a picture that was turned is stored
+    as it is seen.
+
     Args:
         annotation: Of `read_annotation`.
-        read: Gives the bytes of a file.
+        data: The file.
         image_size: Longest side in pixels that is kept.
         max_pixels: Larger pictures are refused before they are decompressed.
+        policy: How EXIF's orientation is read.
 
     Raises:
-        DataError: The file is missing or damaged, no picture, or shows nothing.
+        DataError: The file is damaged, no picture, or shows nothing.
     """
-    name = annotation["image"]
-    data = read(name)
-    picture = images.decode(data, name, max_pixels)
-    if max(picture.size) > image_size:
+    picture = images.decode(data, annotation["image"], max_pixels, policy)
+    is_turned = images.orientation(picture) != 1
+    is_large = max(picture.size) > image_size
+    if is_large:
         picture = images.fit(picture, image_size, Image.Resampling.LANCZOS)
+    if is_large or (is_turned and policy == "upright"):
         file = io.BytesIO()
         # RGBA even where nothing is clear: the same bytes as ever
         picture.convert("RGBA").save(file, "PNG")
@@ -219,4 +317,4 @@ def read_picture(
     if white.min() > 255 - _VISIBLE:
         raise EntryError("the picture is blank on a white background")
     color = single_color(np.asarray(picture.convert("RGBA")), _SINGLE_COLOR_SHARE)
-    return Picture(annotation, data, picture, thumbnail(picture), color)
+    return Picture(annotation, data, picture, thumbnail(picture), color, is_turned)

@@ -1,7 +1,8 @@
 """Which pictures are held out: whole groups of concepts, chosen by a seeded hash.
 
 Concepts that differ in colour, in gender or in words like "flag of" only, and concepts
-with nearly the same picture, are one group: no near-duplicate leaks into training.
+with the same or nearly the same picture, are one group: no duplicate leaks into
+training.
 """
 
 import hashlib
@@ -60,9 +61,12 @@ def thumbnail(picture: Image.Image) -> np.ndarray:
 
 
 def concept_groups(
-    concepts: Sequence[str], thumbnails: np.ndarray, distance: float
+    concepts: Sequence[str],
+    thumbnails: np.ndarray,
+    distance: float,
+    contents: Sequence[bytes] = (),
 ) -> dict[str, str]:
-    """Joins concepts of equal key and of nearly equal pictures, transitively.
+    """Joins concepts of equal key, of equal and of nearly equal pictures, transitively.
 
     The distance of two pictures is the root mean square difference of their thumbnails
     relative to the fainter one's difference from white. All of it is exact integer
@@ -72,6 +76,7 @@ def concept_groups(
         concepts: The concept of every picture [n].
         thumbnails: uint8 [n, 768] of `thumbnail`.
         distance: Pictures nearer than this are joined; 0 joins none.
+        contents: The file of every picture; equal ones are joined at any distance.
 
     Returns:
         concept → name of its group, the group's first key in alphabetical order.
@@ -85,10 +90,19 @@ def concept_groups(
         return key
 
     keys = [concept_key(concept) for concept in concepts]
-    for first, second in _near(thumbnails, distance):
+    for first, second in [*_equal(contents), *_near(thumbnails, distance)]:
         a, b = sorted((root(keys[first]), root(keys[second])))
         parent[b] = a
     return {concept: root(key) for concept, key in zip(concepts, keys, strict=True)}
+
+
+def _equal(contents: Sequence[bytes]) -> list[tuple[int, int]]:
+    """Each place whose content stands earlier as well, with the first such place."""
+    first: dict[bytes, int] = {}
+    pairs = [
+        (first.setdefault(data, place), place) for place, data in enumerate(contents)
+    ]
+    return [pair for pair in pairs if pair[0] != pair[1]]
 
 
 def _near(thumbnails: np.ndarray, distance: float) -> list[tuple[int, int]]:

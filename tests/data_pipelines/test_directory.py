@@ -3,10 +3,11 @@
 import errno
 import fcntl
 import os
+from pathlib import Path
 
 import pytest
 
-from data_pipelines.directory import DirectoryError, atomic_directory, write_file
+from data_pipelines.directory import DirectoryError, atomic_directory
 
 
 def test_appears_whole(tmp_path):
@@ -73,8 +74,54 @@ def test_unwritable_parent_is_a_sentence(tmp_path):
         pass
 
 
-def test_file_is_replaced_whole(tmp_path):
-    write_file(tmp_path / "a", b"1")
-    write_file(tmp_path / "a", b"22")
-    assert (tmp_path / "a").read_bytes() == b"22"
-    assert len(list(tmp_path.iterdir())) == 1
+def _make(destination, **options):
+    with atomic_directory(destination, **{"overwrite": True} | options) as partial:
+        (partial / "new").touch()
+
+
+def test_something_else_is_never_replaced(tmp_path):
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "thesis").touch()
+    with pytest.raises(DirectoryError, match=r"home holds no manifest\.json"):
+        _make(tmp_path / "home", mark="manifest.json")
+    (tmp_path / "file").write_text("kept")
+    with pytest.raises(DirectoryError, match="file is a file"):
+        _make(tmp_path / "file")
+    with pytest.raises(DirectoryError):
+        _make(Path("/"), mark="manifest.json")
+    left = {p.name for p in tmp_path.rglob("*")}
+    assert left == {"home", "thesis", "file"}
+
+
+def test_an_empty_directory_is_taken(tmp_path):
+    (tmp_path / "set").mkdir()
+    _make(tmp_path / "set", overwrite=False, mark="manifest.json")
+    assert [p.name for p in tmp_path.rglob("*")] == ["set", "new"]
+
+
+def test_a_link_is_followed(tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "disk" / "old").touch()
+    (tmp_path / "set").symlink_to(tmp_path / "disk")
+    (tmp_path / "ahead").symlink_to(tmp_path / "made")
+    for name, target in (("set", "disk"), ("ahead", "made")):
+        _make(tmp_path / name)
+        assert (tmp_path / name).is_symlink()
+        assert [p.name for p in (tmp_path / target).iterdir()] == ["new"]
+    (tmp_path / "circle").symlink_to(tmp_path / "circle")
+    with pytest.raises(DirectoryError, match="cannot be written"):
+        _make(tmp_path / "circle")
+
+
+def test_a_run_killed_while_it_published_lost_nothing(tmp_path):
+    (tmp_path / ".set.old").mkdir()
+    (tmp_path / ".set.old" / "old").touch()
+    with pytest.raises(DirectoryError, match="exists already"):
+        _make(tmp_path / "set", overwrite=False)
+    assert [p.name for p in tmp_path.rglob("*")] == ["set", "old"]
+
+
+def test_parents_made_for_nothing_are_removed(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        _fail(tmp_path / "a" / "b" / "set", KeyboardInterrupt())
+    assert not list(tmp_path.iterdir())

@@ -5,10 +5,13 @@ import subprocess
 import sys
 import textwrap
 import time
+from dataclasses import replace
 from pathlib import Path
 
+import crafted
 import pytest
 
+from data_pipelines import images
 from data_pipelines.directory import DirectoryError
 from data_pipelines.prepare.__main__ import main
 from data_pipelines.prepare.job import PrepareConfig, PrepareError, prepare
@@ -89,7 +92,7 @@ def test_same_input_and_options_give_the_same_bytes(tmp_path, make_zip, caplog):
 
 
 def test_another_seed_is_refused_without_overwrite(prepared, make_zip):
-    other = PrepareConfig(**(vars(CONFIG) | {"seed": 1}))
+    other = replace(CONFIG, seed=1)
     digest = Split(prepared, "train").manifest.digest
     with pytest.raises(DirectoryError, match="--overwrite"):
         prepare(make_zip(), prepared, other)
@@ -118,9 +121,103 @@ def test_bad_records_are_counted_and_listed(tmp_path, make_zip, lines):
 
 def test_too_many_bad_records_are_fatal(tmp_path, make_zip, lines):
     files = {entry["image"]: b"" for entry in lines[:10]}
-    with pytest.raises(PrepareError, match=r"10 of \d+ lines cannot be used"):
+    reasons = r"10 of \d+ lines cannot be used.*reasons: 10 × .*is not an image"
+    with pytest.raises(PrepareError, match=reasons):
         prepare(make_zip(files=files), tmp_path / "set", CONFIG)
     assert [path.name for path in tmp_path.iterdir()] == ["tiny.zip"]
+
+
+def test_a_single_bad_record_is_fatal_only_on_request(tmp_path, make_zip, lines):
+    path = make_zip(["{", *lines[:8]])  # a ninth of all
+    config = replace(CONFIG, heldout_scenes=0, train_scenes=0)
+    assert prepare(path, tmp_path / "set", config).counts["rejected"] == 1
+    with pytest.raises(PrepareError, match="1 of 9 lines cannot be used"):
+        prepare(path, tmp_path / "none", replace(config, max_rejected=0.0))
+    with pytest.raises(PrepareError, match="2 of 9 lines cannot be used"):
+        prepare(make_zip(["{", "[", *lines[:7]]), tmp_path / "none", config)
+
+
+def test_whatever_is_wrong_with_a_line_the_others_go_on(tmp_path, make_zip, lines):
+    """Faults that once ended the whole preparation."""
+    name = lines[5]["image"]
+    text = json.dumps(lines[2])
+    entries = [
+        *lines[3:],
+        lines[0] | {"caption": "&nbsp;"},
+        lines[1] | {"concept": "&nbsp;"},
+        text.replace('"caption": "', r'"caption": "\ud83d'),
+        "[" * 100_000,
+    ]
+    palette = crafted.png((3, 1), 8, 3, [bytes([0, 1, 2])])
+    manifest = prepare(make_zip(entries, {name: palette}), tmp_path / "set", CONFIG)
+    rejected = [
+        json.loads(line)
+        for line in (tmp_path / "set" / "rejected.jsonl").read_text().splitlines()
+    ]
+    reasons = ["picture is damaged", "caption is not a text", "concept is not a text"]
+    reasons += ["surrogate pair", "nested too deeply"]
+    assert len(rejected) == len(reasons) == manifest.counts["rejected"]
+    for entry, reason in zip(rejected, reasons, strict=True):
+        assert reason in entry["reason"]
+    assert rejected[0]["record"] == name
+    assert rejected[3]["record"] == f"captions.jsonl, line {len(entries) - 1}"
+
+
+def test_pictures_whose_names_differ_in_the_suffix(tmp_path, make_zip, lines):
+    files = {"a/x.png": crafted.encoded(crafted.corners(), "PNG")}
+    files["a/x.jpg"] = crafted.turned(2, "JPEG")
+    entries = [
+        lines[0] | {"image": image, "concept": f"thing {number}"}
+        for number, image in enumerate(files)
+    ]
+    prepare(make_zip([*lines, *entries], files), tmp_path / "set", CONFIG)
+    ids = [
+        record["id"]
+        for split in ("train", "heldout")
+        for record in Split(tmp_path / "set", split)
+    ]
+    assert len({identity.casefold() for identity in ids}) == len(ids)
+    assert {"a/x.png", "a/x.jpg"} <= set(ids)
+
+
+def test_equal_pictures_stand_in_one_split(tmp_path, make_zip, lines):
+    data = crafted.encoded(crafted.corners(), "PNG")
+    files = {f"equal/{number}.png": data for number in range(20)}
+    entries = [
+        lines[0] | {"image": image, "concept": f"{number} things"}
+        for number, image in enumerate(files)
+    ]
+    config = replace(CONFIG, duplicate_distance=0.0)
+    manifest = prepare(make_zip([*lines, *entries], files), tmp_path / "set", config)
+    assert manifest.counts["pictures equal to another"] == 19
+    found = {
+        split: sum(r["image"] == data for r in Split(tmp_path / "set", split))
+        for split in ("train", "heldout")
+    }
+    assert sorted(found.values()) == [0, 20]
+
+
+@pytest.mark.parametrize("policy", ["released", "upright"])
+def test_orientation_is_recorded_and_stored(tmp_path, make_zip, lines, policy, caplog):
+    files = {lines[0]["image"]: crafted.turned(6)}
+    config = replace(CONFIG, image_policy=policy)
+    manifest = prepare(make_zip(files=files), tmp_path / "set", config)
+    assert manifest.provenance["options"]["image_policy"] == policy
+    assert manifest.counts["turned by EXIF"] == 1
+    assert ("--image_policy upright" in caplog.text) == (policy == "released")
+    every = [r for s in ("train", "heldout") for r in Split(tmp_path / "set", s)]
+    (record,) = [r for r in every if r["id"] == lines[0]["image"].split(".")[0]]
+    size = (24, 16) if policy == "released" else (16, 24)
+    assert (record["width"], record["height"]) == size
+    assert images.decode(record["image"], "x").size == size
+
+
+def test_a_folder_of_something_else_is_not_replaced(tmp_path, make_zip):
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "thesis").touch()
+    with pytest.raises(DirectoryError, match=r"holds no manifest\.json"):
+        prepare(make_zip(), tmp_path / "home", CONFIG, overwrite=True)
+    assert (tmp_path / "home" / "thesis").exists()
 
 
 def test_an_empty_list_is_refused(tmp_path, make_zip):
@@ -129,9 +226,7 @@ def test_an_empty_list_is_refused(tmp_path, make_zip):
 
 
 def test_nothing_held_out_is_refused(tmp_path, make_zip):
-    config = PrepareConfig(
-        **(vars(CONFIG) | {"heldout_fraction": 0.0, "heldout_scenes": 0})
-    )
+    config = replace(CONFIG, heldout_fraction=0.0, heldout_scenes=0)
     with pytest.raises(PrepareError, match="no record falls into the split 'heldout'"):
         prepare(make_zip(), tmp_path / "set", config)
     assert not (tmp_path / "set").exists()
@@ -145,6 +240,10 @@ def test_nothing_held_out_is_refused(tmp_path, make_zip):
         ({"shards": 0}, "shards must be at least 1"),
         ({"train_scenes": -1}, "train_scenes must not be negative"),
         ({"vocabulary_size": 600}, "leaves .* pieces"),
+        ({"heldout_fraction": float("nan")}, "heldout_fraction must be in"),
+        ({"max_pixels": 10**9}, "max_pixels must be at most 67,108,864"),
+        ({"num_codes": 10**9}, "num_codes must be at most 65,536"),
+        ({"image_policy": "sideways"}, "must be released or upright"),
     ],
 )
 def test_options_out_of_range(options, message):
