@@ -28,6 +28,7 @@ from unitoken_jax.convert.networks import network_of
 from unitoken_jax.convert.sinks import write_weights
 from unitoken_jax.convert.sources import open_source
 from unitoken_jax.convert.table import Spec, expected_shapes
+from unitoken_jax.files import path_argument
 from unitoken_jax.models.unitoken import UniTokenConfig
 
 BAR_BYTES = 3 * 2**30
@@ -91,7 +92,12 @@ def convert(source_format: str, target_format: str, source: Path, path: Path) ->
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--folder", type=Path, required=True, help="about 30 GB free")
+    parser.add_argument(
+        "--folder",
+        type=path_argument("--folder"),
+        required=True,
+        help="about 30 GB free",
+    )
     parser.add_argument("--layers", type=int, default=32, help="fewer for a trial")
     arguments = parser.parse_args()
     folder = arguments.folder / f"convert-memory-{time.time_ns()}"

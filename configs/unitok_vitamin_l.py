@@ -17,10 +17,13 @@ million parameters lie divided over sixteen chips, or 32 of v5e.
 LPIPS, DINOv2 (both of FoundationVision/unitok_external) and CLIP's tokenizer are files:
 
     python -m unitoken_jax.train --config configs/unitok_vitamin_l.py \
-        --workdir gs://BUCKET/unitok_vitamin_l --config.data_dir=DATACOMP \
+        --workdir MOUNT/unitok_vitamin_l --config.data_dir=DATACOMP \
         --config.companions.perceptual.path=lpips_with_vgg.pth \
         --config.companions.backbone.path=dinov2_vits14_pretrain.pth \
         --config.data.clip_tokenizer=bpe_simple_vocab_16e6.txt.gz
+
+MOUNT is a folder that every host shares, such as a bucket mounted with gcsfuse
+(docs/launch.md): addresses like gs:// are refused.
 
 The start from a CLIP (reported: 78.6 %) is `--config.init.encoder=CLIP:encoder
 --config.init.text=CLIP:text`. CLIP is a ViTamin-L-256 of open_clip that was converted

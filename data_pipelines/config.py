@@ -16,6 +16,7 @@ from data_pipelines.liquid import LiquidConfig
 from data_pipelines.samples import TASKS, Task
 from data_pipelines.sequence import LayoutConfig
 from unitoken_jax.config import ConfigError, build, nearest, plain
+from unitoken_jax.files import UserPath
 
 
 def _check_probability(name: str, value: float) -> None:
@@ -124,7 +125,7 @@ class DataConfig:
 
     kind: str
     split: str = "train"
-    directory: str | None = None
+    directory: UserPath | None = None
     image_size: int = 64
     background: tuple[int, int, int] = WHITE
     threads: int = 1
@@ -177,7 +178,7 @@ class PairsConfig(DataConfig):
     augment: AugmentConfig = AugmentConfig()
     text_length: int = 16
     text_end: bool = False
-    clip_tokenizer: str | None = None
+    clip_tokenizer: UserPath | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()

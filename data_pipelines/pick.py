@@ -17,6 +17,7 @@ from data_pipelines.manifest import FILE as MANIFEST
 from data_pipelines.manifest import Manifest, file_digest, read_manifest
 from data_pipelines.records import Record
 from data_pipelines.shards import Split, find_made, write_split
+from unitoken_jax.files import path_argument
 
 TOKENIZER = "tokenizer.json"
 SPLITS = ("train", "heldout")
@@ -77,8 +78,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m data_pipelines.pick",
         description="Makes a data set of one picture and its caption.",
     )
-    parser.add_argument("--input", type=Path, required=True, help="prepared data set")
-    parser.add_argument("--output", type=Path, required=True, help="directory to make")
+    parser.add_argument(
+        "--input",
+        type=path_argument("--input"),
+        required=True,
+        help="prepared data set",
+    )
+    parser.add_argument(
+        "--output",
+        type=path_argument("--output"),
+        required=True,
+        help="directory to make",
+    )
     parser.add_argument(
         "--caption",
         default="a red heart on a black background",

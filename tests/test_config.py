@@ -97,10 +97,11 @@ def test_refuses_in_a_sentence(fields, sentence) -> None:
 @given(
     st.builds(
         Outer,
-        steps=st.integers(),
+        steps=st.integers(-(2**31), 2**31 - 1),
         inner=st.builds(Inner, rate=st.floats(0, 9), sizes=st.just((3,))),
         bound=st.none() | st.floats(-1, 1),
-        either=st.integers() | st.text(),
+        either=st.integers(0, 9)
+        | st.text(st.characters(exclude_characters="\0", codec="utf-8")),
         parts=st.dictionaries(
             st.text("ab", min_size=1), st.builds(Inner, st.just(1.0))
         ),

@@ -14,15 +14,16 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("unitoken_jax", "data_pipelines", "configs", "launch")
 
-_RUNTIME = {"runtime", "config", "files"}
+_RUNTIME = {"runtime", "config", "errors", "files"}
 _BELOW_TRAIN = {"models", "layers", "ops", "parallel", "checkpoint"} | _RUNTIME
 
 # Which of our packages each package may import, besides itself.
 ALLOWED = {
     "__init__": {"commands"},
     "commands": set(),
-    "config": set(),
-    "files": {"config"},
+    "errors": set(),
+    "files": {"errors"},
+    "config": {"errors", "files"},
     "ops": set(),
     "parallel": {"config"},
     "layers": {"ops", "parallel", "config"},

@@ -3,37 +3,141 @@
 A config file (`configs/*.py`) returns an `ml_collections.ConfigDict` of primitives.
 `build` converts such a node once into a dataclass and refuses whatever it does not
 know, by dotted path and with the nearest known name. Models and data pipelines never
-see a ConfigDict. Standard library, absl and ml_collections only: anyone may import it.
+see a ConfigDict. What a field may hold beside its type is said by its annotation,
+`Annotated[int, Bounds(1)]`; the usual ones have names (`Count`, `Share`, `Seed`, …).
+Any field can be set on the command line, see `set_field`. Anyone may import it.
 """
 
+import ast
 import dataclasses
 import difflib
+import importlib.util
 import re
 import sys
+import traceback
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from absl import app, flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
+
+from unitoken_jax.errors import ConfigError, UserError
+from unitoken_jax.files import user_path
 
 T = TypeVar("T")
 _MISSING = re.compile(r"flag --(\w+)=None: Flag .* must have a value other than None")
 flags.disclaim_key_flags()  # flags belong to the command line that defines them
 _GROUPS = (ConfigDict, Mapping)  # what may stand where fields are expected
+_OVERRIDE = re.compile(
+    r"--?(?P<no>no)?(?P<flag>\w+?)\.(?P<path>[^=]*)(=(?P<value>.*))?", re.DOTALL
+)
+_FLAG = re.compile(r"--?[A-Za-z]")  # rather than a negative number
 
 
-class UserError(Exception):
-    """A fault the user can mend; its message is one sentence or a few.
+_LARGEST_INT = 2**31 - 1  # of int32, in which ids, steps and sizes are counted
+_LARGEST_FLOAT = 3.4028234e38  # of float32
+_SMALLEST_FLOAT = 1.1754944e-38  # normal, of float32: below it, there is 0
+_DEEPEST = 32  # names in the path of a field
+_SHOWN = 100  # letters of a value that a message repeats
 
-    Command lines end with the message and exit code 1, without a traceback.
+
+def shown(value: Any) -> str:
+    """Return the representation of a value for a message, cut if it is long."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # an integer of thousands of digits
+        return f"a {type(value).__name__} too long to print"
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 10]}… ({len(text)} long)"
+
+
+@dataclasses.dataclass(frozen=True)
+class Bounds:
+    """Which numbers a field may hold: `Annotated[float, Bounds(0, most=1)]`.
+
+    Fields without bounds hold what int32 or float32 can; NaN and infinity are refused
+    everywhere.
+
+    Attributes:
+        least: the smallest that may be.
+        most: the greatest that may be.
+        above: every number must exceed it.
+        below: every number must stay below it.
     """
 
+    least: float = -_LARGEST_FLOAT
+    most: float | None = None
+    above: float | None = None
+    below: float | None = None
 
-class ConfigError(UserError, ValueError):
-    """A config names something unknown, lacks something or holds a wrong value."""
+    def __call__(self, value: Any, at: str) -> Any:
+        """Return `value` if it is within the bounds.
+
+        Raises:
+            ConfigError: naming the field `at` and the bounds.
+        """
+        greatest = _LARGEST_INT if isinstance(value, int) else _LARGEST_FLOAT
+        most = greatest if self.most is None else self.most
+        # Written so that NaN fails.
+        good = self.least <= value <= most
+        if self.above is not None:
+            floor = self.above or _SMALLEST_FLOAT
+            good = good and value > self.above and value >= floor
+        if self.below is not None:
+            good = good and value < self.below
+        if not good:
+            raise ConfigError(f"{at}: must be {self._words(most)}, not {shown(value)}.")
+        return value
+
+    def _words(self, most: float) -> str:
+        opens = f"({self.above:g}" if self.above is not None else f"[{self.least:.9g}"
+        if self.above is None and self.least == -_LARGEST_FLOAT:
+            opens = "(-∞" if most in (_LARGEST_INT, _LARGEST_FLOAT) else "[-∞"
+        closes = f"{self.below:g})" if self.below is not None else f"{most:.10g}]"
+        return f"in {opens}, {closes}"
+
+
+Count = Annotated[int, Bounds(1)]
+"""A size, or a number of things of which there must be one."""
+Natural = Annotated[int, Bounds(0)]
+"""A number of things of which there may be none."""
+Seed = Annotated[int, Bounds(0, most=2**32 - 1)]
+"""A seed: JAX's keys have so many bits, and seeds beyond would repeat others."""
+Amount = Annotated[float, Bounds(0)]
+"""A weight or a scale, 0 or more."""
+Positive = Annotated[float, Bounds(above=0)]
+"""A rate or a scale that must exceed 0."""
+Share = Annotated[float, Bounds(0, most=1)]
+"""A probability or a share, in [0, 1]."""
+ShareBelowOne = Annotated[float, Bounds(0, below=1)]
+"""A rate of dropout or a decay, in [0, 1)."""
+NONE_IS_DEFAULT = "None leaves the field at its default"
+"""Metadata of a field: `Annotated[Mapping[str, str], NONE_IS_DEFAULT]`."""
+
+
+def check_seed(value: int, at: str) -> int:
+    """Return a seed that JAX and NumPy both take, and that repeats no other.
+
+    Raises:
+        ConfigError: it is not in [0, 2**32).
+    """
+    return typing.get_args(Seed)[1](value, at)
+
+
+def _check_name(value: str, at: str) -> str:
+    if not re.fullmatch(r"\w[\w.-]*", value):
+        raise ConfigError(
+            f"{at}: {shown(value)} is no name of a file or folder; use letters, "
+            "digits, '-', '.' and '_', and begin with a letter or digit."
+        )
+    return value
+
+
+Name = Annotated[str, _check_name]
+"""A word that names a file or folder of ours."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -116,6 +220,7 @@ def build(cls: type[T], node: Any, path: str = "config") -> T:
     Args:
         cls: a dataclass; nested dataclasses, `tuple[X, ...]`, `tuple[X, Y]`,
             `Mapping[str, X]`, `X | None`, `Literal` and primitives are converted.
+            `Annotated[X, function]` calls function(value, dotted path) for the value.
             A field without a default must be present; integers are accepted as floats.
         node: a ConfigDict, a mapping, or an instance of `cls` (returned as it is).
         path: where `node` stands in the config, for messages.
@@ -126,13 +231,15 @@ def build(cls: type[T], node: Any, path: str = "config") -> T:
     if isinstance(node, cls):
         return node
     if not isinstance(node, _GROUPS):
-        raise ConfigError(f"{path}: expected a group of fields, found {node!r}.")
-    hints = typing.get_type_hints(cls)
+        raise ConfigError(f"{path}: expected a group of fields, found {shown(node)}.")
+    hints = typing.get_type_hints(cls, include_extras=True)
     fields = {f.name: f for f in dataclasses.fields(cls) if f.init}  # pyright: ignore[reportArgumentType]
     values = {}
     for key, value in node.items():
         if key not in fields:
             raise ConfigError(f"{path}.{key}: unknown name{nearest(key, fields)}")
+        if value is None and NONE_IS_DEFAULT in typing.get_args(hints[key]):
+            continue
         values[key] = _convert(hints[key], value, f"{path}.{key}")
     for name, field in fields.items():
         absent = (
@@ -152,6 +259,8 @@ def build(cls: type[T], node: Any, path: str = "config") -> T:
 def _convert(hint: Any, value: Any, path: str) -> Any:  # noqa: PLR0911
     """Convert one value to the annotated type `hint`, or raise ConfigError."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated:
+        return _convert_annotated(arguments, value, path)
     if hint is Any or hint is object:
         return plain(value)
     if dataclasses.is_dataclass(hint):
@@ -164,15 +273,56 @@ def _convert(hint: Any, value: Any, path: str) -> Any:  # noqa: PLR0911
         return _convert_tuple(arguments, value, path)
     if origin is not None and issubclass(origin, Mapping):
         if not isinstance(value, _GROUPS):
-            raise ConfigError(f"{path}: expected a group of names, found {value!r}.")
+            raise ConfigError(
+                f"{path}: expected a group of names, found {shown(value)}."
+            )
         inner = arguments[1]
         return {k: _convert(inner, v, f"{path}.{k}") for k, v in value.items()}
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+    return _convert_primitive(hint, value, path)
+
+
+def _convert_annotated(arguments: Sequence[Any], value: Any, path: str) -> Any:
+    hint, *extras = arguments
+    checks = [extra for extra in extras if callable(extra)]
+    if hint in (int, float) and any(isinstance(check, Bounds) for check in checks):
+        value = _convert_primitive(hint, value, path, bounds=None)
+    else:
+        value = _convert(hint, value, path)
+    for check in checks:
+        value = check(value, path)
+    return value
+
+
+def _convert_primitive(
+    hint: type, value: Any, path: str, bounds: Bounds | None = Bounds()
+) -> Any:
     # bool is an int to Python, not to a reader of configs.
-    if isinstance(value, hint) and not (isinstance(value, bool) and hint is not bool):
-        return value
-    raise ConfigError(f"{path}: expected {_name(hint)}, found {value!r}.")
+    if isinstance(value, bool) and hint is not bool:
+        raise ConfigError(f"{path}: expected {_name(hint)}, found {value!r}.")
+    if hint is float and isinstance(value, int):
+        try:
+            value = float(value)
+        except OverflowError:
+            raise ConfigError(f"{path}: {shown(value)} is too large.") from None
+    if not isinstance(value, hint):
+        raise ConfigError(f"{path}: expected {_name(hint)}, found {shown(value)}.")
+    if isinstance(value, str):
+        _check_text(value, path)
+    elif isinstance(value, int | float) and not isinstance(value, bool) and bounds:
+        value = bounds(value, path)
+    return value
+
+
+def _check_text(text: str, path: str) -> None:
+    """Refuse what no log could hold."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ConfigError(
+            f"{path}: {shown(text)} is no text ({error.reason})."
+        ) from None
+    if "\0" in text:
+        raise ConfigError(f"{path}: {shown(text)} holds a NUL.")
 
 
 def _convert_union(members: Sequence[Any], value: Any, path: str) -> Any:
@@ -187,17 +337,18 @@ def _convert_union(members: Sequence[Any], value: Any, path: str) -> Any:
         except ConfigError:
             continue
     expected = " or ".join(_name(member) for member in members)
-    raise ConfigError(f"{path}: expected {expected}, found {value!r}.")
+    raise ConfigError(f"{path}: expected {expected}, found {shown(value)}.")
 
 
 def _convert_tuple(members: Sequence[Any], value: Any, path: str) -> tuple[Any, ...]:
     if not isinstance(value, list | tuple):
-        raise ConfigError(f"{path}: expected a tuple, found {value!r}.")
+        raise ConfigError(f"{path}: expected a tuple, found {shown(value)}.")
     if len(members) == 2 and members[1] is Ellipsis:
         members = [members[0]] * len(value)
     if len(members) != len(value):
         raise ConfigError(
-            f"{path}: expected {len(members)} values, found {len(value)}: {value!r}."
+            f"{path}: expected {len(members)} values, found {len(value)}: "
+            f"{shown(value)}."
         )
     return tuple(
         _convert(member, item, f"{path}[{i}]")
@@ -209,11 +360,13 @@ def _choose(choices: Sequence[Any], value: Any, path: str) -> Any:
     for choice in choices:
         if value == choice and type(value) is type(choice):
             return choice
-    hint = nearest(str(value), map(str, choices))
-    raise ConfigError(f"{path}: {value!r} is not among the choices{hint}")
+    hint = nearest(shown(value).strip("'"), map(str, choices))
+    raise ConfigError(f"{path}: {shown(value)} is not among the choices{hint}")
 
 
 def _name(hint: Any) -> str:
+    if typing.get_origin(hint) is Annotated:
+        return _name(typing.get_args(hint)[0])
     return "None" if hint is type(None) else getattr(hint, "__name__", str(hint))
 
 
@@ -241,100 +394,301 @@ def render(config: Any, path: str = "config") -> str:
     return "\n".join(lines) + "\n"
 
 
-class _FileParser(flags.ArgumentParser):
-    """Loads a config file so that any field can be overridden, also an absent one.
+def split_file(given: str) -> tuple[Path, str | None]:
+    """Part 'FILE.py:WORD' into the file and the word for its `get_config`.
 
-    config_flags knows only the fields a file writes down, with the types they have
-    there. Fields that are left at their defaults are added here and other types are
-    left to `build`, which knows them all.
+    A path may hold colons itself: the first part of it that is a file is the file.
+
+    Raises:
+        ConfigError: there is no such file, or it cannot be a path.
     """
+    user_path(given, "config")  # refuses addresses before their colon parts them
+    ends = [len(given), *(i for i, letter in enumerate(given) if letter == ":")]
+    for end in ends:
+        file = user_path(given[:end] or ".", "config")
+        if _is_file(file):
+            return file, given[end + 1 :] if end < len(given) else None
+    name = given if len(ends) == 1 else given[: ends[-1]]
+    file = user_path(name or given, "config")
+    try:
+        beside = [str(p) for p in file.parent.glob("*.py") if p.name != "__init__.py"]
+    except OSError:
+        beside = []
+    raise ConfigError(f"there is no such file{nearest(str(file), beside)}")
 
-    def __init__(self, name: str, loader: flags.ArgumentParser) -> None:
-        self._prefix = f"{name}."
-        self._loader = loader
 
-    def parse(self, path: str) -> ConfigDict:
-        """Return `get_config()` of the file, ready for the overrides of sys.argv."""
-        file = Path(path.split(":", 1)[0])
-        if not file.is_file():
-            beside = file.parent.glob("*.py") if file.parent.is_dir() else ()
-            names = [str(p) for p in beside if p.name != "__init__.py"]
-            raise ConfigError(f"there is no such file{nearest(str(file), names)}")
-        config = self._load(path)
-        if not isinstance(config, ConfigDict):
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name that is too long, for one
+        return False
+
+
+def load_file(given: str) -> dict[str, Any]:
+    """Return what `get_config` of a config file returns, as plain values.
+
+    Args:
+        given: 'FILE.py' or 'FILE.py:WORD', where WORD is an argument of get_config.
+
+    Raises:
+        ConfigError: there is no such file, or it fails, whatever it raises: the message
+            names the line.
+    """
+    file, word = split_file(given)
+    spec = importlib.util.spec_from_file_location(
+        "_unitoken_config", file, loader=SourceFileLoader("_unitoken_config", str(file))
+    )
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[module.__name__] = module  # as dataclasses of the file expect
+    call = "get_config()" if word is None else f"get_config({word!r})"
+    try:
+        spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:
+        raise ConfigError(_failed(file, "it", error)) from error
+    get_config = getattr(module, "get_config", None)
+    if not callable(get_config):
+        raise ConfigError(f"{file} has no get_config(), which returns the config.")
+    try:
+        made = get_config() if word is None else get_config(word)
+        if not isinstance(made, ConfigDict):
             raise ConfigError(
-                f"get_config() returned {type(config).__name__}, "
-                "but a ConfigDict is needed."
+                f"{file}: get_config() returned {type(made).__name__}, but a "
+                "ConfigDict is needed."
             )
-        config = _unshare(config)
-        for argument in sys.argv[1:]:
-            name = argument.lstrip("-").split("=", 1)[0].removeprefix("no")
-            if argument.startswith("-") and name.startswith(self._prefix):
-                _make_room(config, name.removeprefix(self._prefix).split("."))
-        return config
-
-    def _load(self, path: str) -> object:
-        """Return what `get_config` of the file returns; its faults are a sentence."""
-        file, _, word = path.partition(":")
-        try:
-            return self._loader.parse(path)
-        except AttributeError as error:
-            if error.name != "get_config":
-                raise
-            raise ConfigError(
-                f"{file} has no get_config(), which returns the config."
-            ) from error
-        except (TypeError, ValueError) as error:
-            given = repr(word) if word else ""
-            # The loader puts a traceback into the words of its own error.
-            said = str(error.__context__ or error).rstrip(".")
-            raise ConfigError(f"get_config({given}) fails: {said}.") from error
+        return dict(plain(made))
+    except ConfigError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise ConfigError(_failed(file, call, error)) from error
 
 
-def _unshare(node: ConfigDict) -> ConfigDict:
-    """Copy a config so that no two places hold one group; references stay.
+def _failed(file: Path, what: str, error: BaseException) -> str:
+    """Say in a sentence how a config file fails, and in which line."""
+    lines = [
+        frame.lineno
+        for frame in traceback.extract_tb(error.__traceback__)
+        if frame.filename == str(file)
+    ]
+    if isinstance(error, SyntaxError) and error.filename == str(file):
+        lines = [error.lineno]
+    at = f"{file}, line {lines[-1]}" if lines else str(file)
+    try:
+        said = str(error).rstrip(".")
+    except Exception:  # its own class may be at fault
+        said = ""
+    said = " ".join(said.split())
+    if isinstance(error, TypeError | ValueError) and said:
+        return f"{at}: {what} fails: {said}."
+    kind = type(error).__name__
+    return f"{at}: {what} fails: {kind}{': ' if said else ''}{said}."
 
-    ConfigDict keeps a dict that a file uses twice as one group, so that an override in
-    one place would silently change the other.
+
+def set_field(node: dict[str, Any], path: str, text: str | bool) -> None:
+    """Set a field of a config's plain values as the command line writes it.
+
+    A text stays as it is where the config has a text; 'None' is no text there. What
+    else Python can read as a number, a truth value, None, a tuple or a dict is that,
+    `true` and `false` as well, and anything else is a text. A group can be set to None
+    or to a dict. Types are checked by `build`.
+
+    Args:
+        node: the whole config, changed in place; what is missing above is made.
+        path: of the field, names between dots.
+        text: the value as it was written, or what a flag without a value means.
+
+    Raises:
+        ConfigError: there can be no such field, or no such value.
     """
-    copy = ConfigDict()
-    for name, value in node.items(preserve_field_references=True):
-        copy[name] = _unshare(value) if isinstance(value, ConfigDict) else value
-    return copy
-
-
-def _make_room(config: ConfigDict, path: Sequence[str]) -> None:
-    """Let config_flags set the field at `path`, its type to be checked by `build`."""
-    if not all(name.isidentifier() for name in path):
-        raise ConfigError(f"{'.'.join(path)!r} is not a path of names.")
-    node = config
-    for depth, name in enumerate(path[:-1], 1):
+    names = path.split(".")
+    if len(names) > _DEEPEST or not all(names):
+        raise ConfigError(f"{shown(path)} is not a path of names.")
+    for depth, name in enumerate(names[:-1], 1):
+        _check_key(node, name, path)
         if node.get(name) is None:
-            node[name] = ConfigDict()
+            node[name] = {}
         child = node[name]
-        if not isinstance(child, ConfigDict):
-            at = ".".join(path[:depth])
-            raise ConfigError(f"{at} is a value, so there is no {'.'.join(path)}.")
+        if not isinstance(child, dict):
+            at = ".".join(names[:depth])
+            raise ConfigError(f"{at} is a value, so there is no {path}.")
         node = child
-    if path[-1] in node and not isinstance(node[path[-1]], str | ConfigDict):
-        del node[path[-1]]
+    last = names[-1]
+    _check_key(node, last, path)
+    node[last] = _read_value(text, node.get(last), path)
+
+
+def _check_key(node: Mapping[str, Any], name: str, path: str) -> None:
+    if name not in node and not name.isidentifier():
+        raise ConfigError(
+            f"{shown(path)} is not a path of names."
+            if name == path
+            else f"{shown(path)} is not a path of names: {shown(name)} is none."
+        )
+
+
+def _read_value(text: str | bool, present: Any, path: str) -> Any:
+    if isinstance(text, bool):
+        return text
+    if isinstance(present, str):
+        return None if text == "None" else text
+    value: Any = {"true": True, "false": False}.get(text)
+    if value is None:
+        try:
+            value = ast.literal_eval(text)
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+            value = text
+    value = plain(value)
+    if not _is_plain(value):
+        raise ConfigError(f"{path}: {shown(text)} is no value that a config can hold.")
+    if isinstance(present, dict) and not (value is None or isinstance(value, dict)):
+        raise ConfigError(
+            f"{path} is a group of fields, found {shown(value)}; set one of its "
+            f"fields ({path}.NAME=VALUE), or give a dict or None."
+        )
+    return value
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return all(map(_is_plain, value.values()))
+    if isinstance(value, tuple):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, bool | int | float | str)
+
+
+class _FileParser(flags.ArgumentParser):
+    """Loads a config file."""
+
+    syntactic_help = "a config file"
+
+    def parse(self, argument: str) -> dict[str, Any]:
+        """Return the config of the file, or raise the sentence that `run` prints."""
+        return load_file(argument)
+
+    def flag_type(self) -> str:
+        """Name the type in --help."""
+        return "config file"
+
+
+class _ConfigFlag(flags.Flag):
+    """`--config FILE` and what the command line sets of its fields.
+
+    Attributes:
+        overrides: (path, value) in their order; a flag without a value is a bool.
+    """
+
+    overrides: tuple[tuple[str, str | bool], ...] = ()
 
 
 def define_flag(name: str = "config", *, required: bool = True) -> flags.FlagHolder:
-    """Define `--config FILE` with `--config.path.to.field=value` overrides."""
-    holder = config_flags.DEFINE_config_file(
-        name,
-        help_string="Config file; any of its fields can be overridden: --config.a.b=1",
-        lock_config=False,
-        accept_new_attributes=True,
+    """Define `--config FILE` with `--config.path.to.field=value` overrides.
+
+    The value is a dict of plain values, or None; without a file the overrides stand in
+    `overrides`.
+    """
+    flag = _ConfigFlag(
+        parser=_FileParser(),
+        serializer=flags.ArgumentSerializer(),
+        name=name,
+        default=None,
+        help_string=(
+            "Config file; any of its fields can be overridden: --config.a.b=1"
+        ),
     )
-    flags.FLAGS[name].parser = _FileParser(name, flags.FLAGS[name].parser)
+    holder = flags.DEFINE_flag(flag, module_name=sys.argv[0])
     flags.register_validator(
         name,
         lambda value: value is not None or not required,
         f"name a file: --{name}=configs/FILE.py.",
     )
     return holder
+
+
+def overrides(name: str = "config") -> tuple[tuple[str, str | bool], ...]:
+    """Return the fields that the command line sets, as `set_field` takes them."""
+    if name not in flags.FLAGS:  # as where the program's functions are used
+        return ()
+    flag = flags.FLAGS[name]
+    return flag.overrides if isinstance(flag, _ConfigFlag) else ()
+
+
+def _take_overrides(argv: Sequence[str]) -> list[str]:
+    """Put overrides into the flags they belong to; return the other words.
+
+    Raises:
+        ConfigError: an override has a value where it may not, or undoes another.
+    """
+    found: dict[str, list[tuple[str, str | bool]]] = {
+        name: [] for name in flags.FLAGS if isinstance(flags.FLAGS[name], _ConfigFlag)
+    }
+    rest: list[str] = []
+    words = list(argv)
+    while words:
+        word = words.pop(0)
+        if word == "--":  # what follows is no flag
+            rest += [word, *words]
+            break
+        match = _OVERRIDE.fullmatch(word)
+        if match is None or match["flag"] not in found:
+            rest.append(word)
+            continue
+        value: str | bool
+        if match["no"]:
+            value = False
+            if match["value"] is not None:
+                raise ConfigError(
+                    f"--no{match['flag']}.{shown(match['path'])[1:-1]} takes no value: "
+                    "it sets the field to False."
+                )
+        elif match["value"] is not None:
+            value = match["value"]
+        elif words and not _FLAG.match(words[0]):
+            value = words.pop(0)
+        else:
+            value = True
+        found[match["flag"]].append((match["path"], value))
+    for name, chosen in found.items():
+        _check_order(name, [path for path, _ in chosen])
+        typing.cast("_ConfigFlag", flags.FLAGS[name]).overrides = tuple(chosen)
+    return rest
+
+
+def _check_order(name: str, paths: Sequence[str]) -> None:
+    """Refuse a group that is set after one of its fields, which would be lost."""
+    inner: dict[str, str] = {}
+    for path in paths:
+        if path in inner:
+            raise ConfigError(
+                f"--{name}.{path} comes after --{name}.{inner[path]} and would undo "
+                "it; put it first."
+            )
+        ends = [i for i, letter in enumerate(path) if letter == "."][:_DEEPEST]
+        inner |= {path[:end]: path for end in ends}
+
+
+def _apply_overrides() -> None:
+    for name in flags.FLAGS:
+        flag = flags.FLAGS[name]
+        if isinstance(flag, _ConfigFlag) and flag.value is not None:
+            set_fields(flag.value, flag.overrides, name)
+
+
+def set_fields(
+    node: dict[str, Any],
+    fields: Iterable[tuple[str, str | bool]],
+    name: str = "config",
+) -> None:
+    """Set several fields with `set_field`, in their order.
+
+    Raises:
+        ConfigError: as `set_field`, naming the flag.
+    """
+    for path, text in fields:
+        try:
+            set_field(node, path, text)
+        except ConfigError as error:
+            raise ConfigError(f"--{name}.{shown(path)[1:-1]}: {error}") from error
 
 
 def sentence(error: OSError) -> str:
@@ -352,9 +706,13 @@ def run(main: Callable[[], None]) -> None:
 
     def parse(argv: Sequence[str]) -> None:
         try:
-            rest = flags.FLAGS(argv)[1:]
+            words = flags.FLAGS.read_flags_from_files(argv[1:], force_gnu=False)
+            rest = flags.FLAGS([argv[0], *_take_overrides(words)])[1:]
+            _apply_overrides()
         except SystemExit:  # by --help, which is no fault
             sys.exit(0)
+        except UserError as error:
+            _fail(error)
         except flags.UnrecognizedFlagError as error:
             known = flags.FLAGS.get_key_flags_for_module(sys.argv[0])
             hint = nearest(error.flagname, [flag.name for flag in known])

@@ -2,9 +2,10 @@
 
 Every path of a flag, a config field, a request or a sweep goes through `user_path`,
 every small file appears through `write_bytes`, and every JSON-lines file is read with
-`json_lines`. Standard library and `unitoken_jax.config` only: anyone may import it.
+`json_lines`. Anyone may import it.
 """
 
+import argparse
 import contextlib
 import dataclasses
 import hashlib
@@ -12,17 +13,18 @@ import json
 import os
 import re
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from absl import flags
 
-from unitoken_jax.config import ConfigError, UserError
+from unitoken_jax.errors import ConfigError, UserError
 
 # `gs:/bucket` is what pathlib makes of a bucket's address; a drive is no scheme.
 _SCHEME = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]+):/")
 _LONGEST = 200  # bytes of a name that are kept in a temporary one; 255 are allowed
+flags.disclaim_key_flags()  # flags belong to the command line that defines them
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -49,13 +51,7 @@ def user_path(given: str | os.PathLike[str], name: str) -> Path:
         )
     if "\0" in text:
         raise ConfigError(f"{name}={text!r} holds a NUL, which no path may.")
-    scheme = _SCHEME.match(text)
-    if scheme is not None:
-        raise ConfigError(
-            f"{name}={text}: {scheme['scheme']}:// is not a path of this machine, and "
-            "nothing is read from or written to such addresses. Mount the bucket "
-            "(gcsfuse, s3fs, or --mount of the launchers) and give the mounted path."
-        )
+    refuse_address(text, name)
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -75,6 +71,25 @@ def user_path(given: str | os.PathLike[str], name: str) -> Path:
         ) from error
 
 
+def refuse_address(text: str, name: str) -> None:
+    """Refuse the address of a bucket or another URL where a path is needed.
+
+    Args:
+        text: as it was written, for this or another machine.
+        name: of the flag or field, for messages.
+
+    Raises:
+        ConfigError: it is one.
+    """
+    scheme = _SCHEME.match(text)
+    if scheme is not None:
+        raise ConfigError(
+            f"{name}={text}: {scheme['scheme']}:// is no path of a file system, and "
+            "nothing is read from or written to such addresses. Mount the bucket "
+            "(gcsfuse, s3fs, or --mount of the launchers) and give the mounted path."
+        )
+
+
 def _is_file_name(text: str) -> bool:
     try:
         os.fsencode(text)
@@ -83,16 +98,33 @@ def _is_file_name(text: str) -> bool:
     return True
 
 
+def _path_text(given: str, name: str) -> str:
+    return str(user_path(given, name))
+
+
+def _path_text_or_none(given: str, name: str) -> str:
+    return str(user_path(given, name)) if given else ""
+
+
+UserPath = Annotated[str, _path_text]
+"""A field of a config that holds a path, see `config.build`."""
+OptionalPath = Annotated[str, _path_text_or_none]
+"""Likewise, where '' is none."""
+
+
 class _PathParser(flags.ArgumentParser):
     """Parses a flag whose value is a path, with `user_path`."""
 
     syntactic_help = "a path"
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *, optional: bool) -> None:
         self._name = f"--{name}"
+        self._optional = optional
 
-    def parse(self, argument: str | os.PathLike[str]) -> Path:
+    def parse(self, argument: str | os.PathLike[str]) -> Path | None:
         """Return the path, or raise the sentence that `config.run` prints."""
+        if self._optional and os.fspath(argument) == "":
+            return None
         return user_path(argument, self._name)
 
     def flag_type(self) -> str:
@@ -101,7 +133,12 @@ class _PathParser(flags.ArgumentParser):
 
 
 def define_path_flag(
-    name: str, default: str | None, meaning: str, *, required: bool = False
+    name: str,
+    default: str | None,
+    meaning: str,
+    *,
+    required: bool = False,
+    optional: bool = False,
 ) -> flags.FlagHolder:
     """Define a flag whose value is a `Path` of a user, or None where none is given.
 
@@ -110,15 +147,32 @@ def define_path_flag(
         default: as a user would write it; None: no path.
         meaning: one sentence for --help.
         required: refuse a command line without it.
+        optional: whether '' may be given, for None.
     """
     return flags.DEFINE(
-        _PathParser(name),
+        _PathParser(name, optional=optional),
         name,
         default,
         meaning,
         serializer=flags.ArgumentSerializer(),
         required=required,
     )
+
+
+def path_argument(name: str) -> Callable[[str], Path]:
+    """Return the `type` of an argument of argparse that is a path of a user.
+
+    Args:
+        name: of the argument, for messages: `--output`.
+    """
+
+    def parse(text: str) -> Path:
+        try:
+            return user_path(text, name)
+        except ConfigError as error:
+            raise argparse.ArgumentTypeError(str(error).rstrip(".")) from error
+
+    return parse
 
 
 def read_user_file(path: Path, most: int) -> bytes:

@@ -11,6 +11,7 @@ from pathlib import Path
 from data_pipelines.manifest import Manifest
 from data_pipelines.prepare.job import PrepareConfig, prepare
 from unitoken_jax.config import UserError
+from unitoken_jax.files import path_argument
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -41,8 +42,15 @@ def _parser() -> argparse.ArgumentParser:
         description="Makes sharded, validated records of a zip of captioned pictures.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("--input", type=Path, required=True, help="the zip")
-    parser.add_argument("--output", type=Path, required=True, help="a new directory")
+    parser.add_argument(
+        "--input", type=path_argument("--input"), required=True, help="the zip"
+    )
+    parser.add_argument(
+        "--output",
+        type=path_argument("--output"),
+        required=True,
+        help="a new directory",
+    )
     parser.add_argument(
         "--overwrite", action="store_true", help="replace an outdated output"
     )

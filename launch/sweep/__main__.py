@@ -19,6 +19,7 @@ from launch.sweep.config import Point, SweepConfig, points
 from launch.sweep.runner import Runner, check_launcher, launcher, train_here
 from unitoken_jax import config
 from unitoken_jax.config import ConfigError, UserError
+from unitoken_jax.files import define_path_flag
 from unitoken_jax.report import comparison
 from unitoken_jax.train import __main__ as training
 from unitoken_jax.train.job import build_chain
@@ -46,7 +47,7 @@ def main() -> None:
         level=logging.INFO, format="%(message)s", stream=sys.stdout, force=True
     )
     sweep = config.build(SweepConfig, given.config)
-    folder = Path(given.workdir or f"runs/{sweep.name}")
+    folder = given.workdir or Path(f"runs/{sweep.name}")
     everything, chosen = points(sweep), points(sweep, given.only)
     check(everything)
     tasks = planning.plan(everything, folder, chosen)
@@ -56,7 +57,7 @@ def main() -> None:
         check_launcher(given.via, tasks)
     reuse = planning.Reuse({}, {})
     if given.reuse is not None:
-        reuse = planning.reuse(tasks, chosen, Path(given.reuse))
+        reuse = planning.reuse(tasks, chosen, given.reuse)
     for stage, why in reuse.refused.items():
         log.info("# %s of %s is not taken: %s", stage, given.reuse, why)
     if given.dry_run:
@@ -66,7 +67,7 @@ def main() -> None:
                 state = f"taken from {given.reuse}"
             print(f"# {task.name}: {state}\n{shlex.join(command(task))}")
         return
-    planning.adopt(tasks, reuse.taken, Path(given.reuse or ""))
+    planning.adopt(tasks, reuse.taken, given.reuse or Path())
     for name in reuse.taken:
         log.info("%s: taken from %s", name, given.reuse)
     runner = Runner(
@@ -93,9 +94,9 @@ def main() -> None:
 
 if __name__ == "__main__":
     config.define_flag()
-    flags.DEFINE_string("workdir", None, "Directory of the sweep; runs/NAME if none.")
+    define_path_flag("workdir", None, "Directory of the sweep; runs/NAME if none.")
     flags.DEFINE_multi_string("only", [], "AXIS=LABEL: run these points only.")
-    flags.DEFINE_string("reuse", None, "A run whose equal stages need no training.")
+    define_path_flag("reuse", None, "A run whose equal stages need no training.")
     flags.DEFINE_string("via", None, "A launcher and its options: 'slurm --nodes 2'.")
     flags.DEFINE_integer("parallel", 1, "Runs at a time.", 1)
     flags.DEFINE_integer("retries", 1, "How often a failed run is tried again.", 0)

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 from unitoken_jax.config import ConfigError, nearest
+from unitoken_jax.files import UserPath
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,7 +21,7 @@ class Value:
 
     label: str
     set: tuple[str, ...] = ()
-    config: str | None = None
+    config: UserPath | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +82,7 @@ class SweepConfig:
     """
 
     name: str
-    config: str
+    config: UserPath
     axes: tuple[Axis, ...]
     set: tuple[str, ...] = ()
     seeds: tuple[int, ...] = (0,)

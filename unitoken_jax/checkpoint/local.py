@@ -23,6 +23,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from unitoken_jax.checkpoint.state import TrainState
+from unitoken_jax.files import OptionalPath
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +39,7 @@ class LocalConfig:
     container whose own it is.
     """
 
-    directory: str = ""
+    directory: OptionalPath = ""
     every: int = 100
 
     def __post_init__(self) -> None:

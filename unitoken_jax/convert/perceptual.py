@@ -19,6 +19,7 @@ from unitoken_jax import config as configs
 from unitoken_jax.config import UserError
 from unitoken_jax.convert.legacy import read_legacy
 from unitoken_jax.convert.table import WeightsError
+from unitoken_jax.files import define_path_flag
 
 PACKAGE = "stlpips-pytorch==0.0.2"
 WHEEL_SHA256 = "a412bf901a97c942b37af57c7c63b6e5d1aebfe8d1dfc17853d4b2f878630645"
@@ -81,15 +82,14 @@ def _download(folder: Path) -> Path:
 
 def main() -> None:
     """Fetch as the flags say."""
-    wheel = flags.FLAGS.wheel
     try:
-        path = fetch(Path(flags.FLAGS.output), Path(wheel) if wheel else None)
+        path = fetch(flags.FLAGS.output, flags.FLAGS.wheel)
     except WeightsError as error:
         raise UserError(f"{error}.") from error
     print(path)
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("output", "data/perceptual", "Directory of the weights.")
-    flags.DEFINE_string("wheel", None, "The package's wheel, instead of a download.")
+    define_path_flag("output", "data/perceptual", "Directory of the weights.")
+    define_path_flag("wheel", None, "The package's wheel, instead of a download.")
     configs.run(main)

@@ -1,4 +1,4 @@
-"""Evaluate a run: python -m unitoken_jax.evaluate --config FILE --workdir DIR.
+"""Evaluate a run: python -m unitoken_jax.evaluate --workdir DIR [--config FILE].
 
 Prints a table and writes WORKDIR/evaluation.json, with examples as pictures in
 WORKDIR/evaluation/. Or compare two folders of pictures:
@@ -55,14 +55,15 @@ from unitoken_jax.evaluate.config import EvaluationConfig
 from unitoken_jax.evaluate.distribution import DistributionConfig
 from unitoken_jax.evaluate.measure import Evaluation, Measure, table
 from unitoken_jax.evaluate.zero_shot import ZeroShotConfig
+from unitoken_jax.files import define_path_flag
 from unitoken_jax.generate.__main__ import Trained, find_stage, load, restore
 from unitoken_jax.generate.assistant import GenerationConfig, Speaker, View
 from unitoken_jax.generate.pictures import save
 from unitoken_jax.models.siglip import SiglipVision
 from unitoken_jax.parallel.mesh import make_mesh
 from unitoken_jax.train.console import log_to_console
-from unitoken_jax.train.environment import use_compile_cache
-from unitoken_jax.train.job import Chain, Job, build_chain
+from unitoken_jax.train.environment import COMPILE_CACHE, use_compile_cache
+from unitoken_jax.train.job import Chain, Job, chain_of
 
 log = logging.getLogger("unitoken_jax.evaluate")
 
@@ -489,7 +490,9 @@ def compare_folders(given: Any) -> dict[str, Measure]:
         UserError: A folder or weights are missing, damaged or do not fit.
     """
     config = perception.PerceptionConfig(
-        alexnet=given.alexnet, inception=given.inception, lpips=given.lpips
+        alexnet=str(given.alexnet or ""),
+        inception=str(given.inception or ""),
+        lpips=str(given.lpips or ""),
     )
     real, generated = (
         folders.Folder(folders.find(Path(path)), given.preprocess, given.size)
@@ -578,25 +581,28 @@ def main() -> None:
         absl.logging.set_verbosity(absl.logging.WARNING)
         compare_folders(given)
         return
-    if not (given.config and given.workdir):
+    if not given.workdir:
         raise UserError(
-            "nothing to do: give --config FILE --workdir DIR to evaluate a run, or "
-            "--real DIR --generated DIR to compare two folders of pictures."
+            "nothing to do: give --workdir DIR to evaluate a run, or --real DIR "
+            "--generated DIR to compare two folders of pictures."
         )
     with log_to_console():
-        run(build_chain(given.config), Path(given.workdir))
+        run(chain_of(given.config, given.workdir), given.workdir)
 
 
 def _define_flags() -> None:
     """Define the flags; only where this is the program: training imports `run`."""
     configs.define_flag(required=False)
-    flags.DEFINE_string("workdir", None, "Directory of the run.")
-    flags.DEFINE_string("real", None, "Folder of real pictures.")
-    flags.DEFINE_string("generated", None, "Folder of pictures to judge.")
+    define_path_flag("workdir", None, "Directory of the run.")
+    define_path_flag("real", None, "Folder of real pictures.")
+    define_path_flag("generated", None, "Folder of pictures to judge.")
     default = perception.PerceptionConfig()
-    flags.DEFINE_string("inception", "", "Weights of the FID's Inception, or none.")
-    flags.DEFINE_string("alexnet", default.alexnet, "Weights of AlexNet, if there.")
-    flags.DEFINE_string("lpips", "", "Weights of LPIPS, for folders of equal names.")
+    for name, fallback, meaning in (
+        ("inception", "", "Weights of the FID's Inception, or none."),
+        ("alexnet", default.alexnet, "Weights of AlexNet, if there."),
+        ("lpips", "", "Weights of LPIPS, for folders of equal names."),
+    ):
+        define_path_flag(name, fallback, meaning, optional=True)
     names = list(preprocessing.VARIANTS)
     flags.DEFINE_enum("preprocess", "none", names, "How pictures get their size.")
     flags.DEFINE_integer("size", 256, "Side after --preprocess, in pixels.", 16)
@@ -604,10 +610,8 @@ def _define_flags() -> None:
     flags.DEFINE_boolean(
         "keep", True, "Hold features in memory, for more than the Fréchet distance."
     )
-    flags.DEFINE_string("output", None, "JSON file for the numbers of two folders.")
-    flags.DEFINE_string(
-        "compile_cache", "~/.cache/unitoken_jax/xla", "Compiled programs; '': none."
-    )
+    define_path_flag("output", None, "JSON file for the numbers of two folders.")
+    flags.DEFINE_string("compile_cache", COMPILE_CACHE, "Compiled programs; '': none.")
 
 
 if __name__ == "__main__":

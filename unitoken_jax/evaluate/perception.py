@@ -12,6 +12,7 @@ import numpy as np
 from unitoken_jax.evaluate.distribution import DistributionConfig, compare, extract
 from unitoken_jax.evaluate.measure import Evaluation, Measure, summarise
 from unitoken_jax.evaluate.networks import Judges, distances
+from unitoken_jax.files import OptionalPath
 from unitoken_jax.ops.pixels import Rounding
 
 
@@ -33,9 +34,9 @@ class PerceptionConfig:
     stage: str = ""
     pictures: int = 512
     rounding: Rounding = "truncate"
-    alexnet: str = "data/perceptual/stlpips_alex.safetensors"
-    inception: str = ""
-    lpips: str = ""
+    alexnet: OptionalPath = "data/perceptual/stlpips_alex.safetensors"
+    inception: OptionalPath = ""
+    lpips: OptionalPath = ""
     distribution: DistributionConfig = dataclasses.field(
         default_factory=DistributionConfig
     )

@@ -19,6 +19,7 @@ from unitoken_jax.config import ConfigError, nearest
 from unitoken_jax.evaluate import folders, preprocessing
 from unitoken_jax.evaluate.batches import batches, spread
 from unitoken_jax.evaluate.measure import Evaluation, share
+from unitoken_jax.files import OptionalPath
 from unitoken_jax.generate.decode import Params, call
 from unitoken_jax.ops import pixels
 
@@ -59,11 +60,11 @@ class ZeroShotConfig:
 
     stage: str = ""
     classes: Literal["concept", "category", "subcategory"] = "concept"
-    folder: str = ""
-    names: str = ""
+    folder: OptionalPath = ""
+    names: OptionalPath = ""
     preprocess: str = "short_side"
     templates: tuple[str, ...] = ("{}", "a picture of {}", "a drawing of {}")
-    templates_file: str = ""
+    templates_file: OptionalPath = ""
     pictures: int = 512
     batch: int = 64
     ranks: tuple[int, ...] = (1, 5)

@@ -1,4 +1,4 @@
-"""Draw and answer: python -m unitoken_jax.generate --config FILE --workdir DIR.
+"""Draw and answer: python -m unitoken_jax.generate --workdir DIR [--config FILE].
 
     --prompt "a red heart" --output heart.png          draws
     --prompt animals --output animal.png               draws a class (LlamaGen)
@@ -39,7 +39,7 @@ from data_pipelines.vocabulary import Vocabulary
 from unitoken_jax import config as configs
 from unitoken_jax.checkpoint import reader as checkpoints
 from unitoken_jax.config import ConfigError, UserError, nearest
-from unitoken_jax.files import read_user_file
+from unitoken_jax.files import define_path_flag, read_user_file
 from unitoken_jax.generate import pictures, requests
 from unitoken_jax.generate.artist import Artist
 from unitoken_jax.generate.assistant import Assistant, GenerationConfig, Speaker, View
@@ -49,8 +49,8 @@ from unitoken_jax.models import registry
 from unitoken_jax.parallel import rules
 from unitoken_jax.parallel.mesh import make_mesh
 from unitoken_jax.runtime.pytree import flatten
-from unitoken_jax.train.environment import use_compile_cache
-from unitoken_jax.train.job import Chain, build_chain
+from unitoken_jax.train.environment import COMPILE_CACHE, use_compile_cache
+from unitoken_jax.train.job import Chain, chain_of
 
 log = logging.getLogger("unitoken_jax.generate")
 
@@ -406,7 +406,8 @@ def main(given: Any) -> None:
         given: The parsed flags.
     """
     _check_flags(given)
-    chain, workdir = build_chain(given.config), Path(given.workdir)
+    workdir = Path(given.workdir)
+    chain = chain_of(given.config, workdir)
     asked: Sequence[requests.Request | requests.Refusal] = []
     view = look(Path(given.image)) if given.image else None
     if given.input:
@@ -452,21 +453,19 @@ def _do_file(
 
 def _define_flags() -> None:
     """Define the flags; only where this is the program: others import its functions."""
-    configs.define_flag()
-    flags.DEFINE_string("workdir", None, "Directory of the run.", required=True)
+    configs.define_flag(required=False)
+    define_path_flag("workdir", None, "Directory of the run.", required=True)
     flags.DEFINE_string("prompt", None, "What to draw, or the question about --image.")
-    flags.DEFINE_string("image", None, "Picture to ask about.")
-    flags.DEFINE_string("output", None, "The drawing, or the answers to --input.")
-    flags.DEFINE_string("input", None, "Many requests: JSON lines.")
+    define_path_flag("image", None, "Picture to ask about.")
+    define_path_flag("output", None, "The drawing, or the answers to --input.")
+    define_path_flag("input", None, "Many requests: JSON lines.")
     flags.DEFINE_integer("count", 1, "Drawings, in one grid.", 1, 1024)
     flags.DEFINE_integer("seed", 0, "Of the first drawing.", 0, 2**32 - 1025)
     flags.DEFINE_float("guidance", None, "Scale of guidance; 1 is none.")
     flags.DEFINE_integer("top_k", None, "Codes to draw from; 0 is all.")
     flags.DEFINE_float("top_p", None, "Probability mass to draw from.")
     flags.DEFINE_float("temperature", None, "Of drawing; 0 is greedy.")
-    flags.DEFINE_string(
-        "compile_cache", "~/.cache/unitoken_jax/xla", "Compiled programs; '': none."
-    )
+    flags.DEFINE_string("compile_cache", COMPILE_CACHE, "Compiled programs; '': none.")
 
 
 def _run() -> None:

@@ -20,6 +20,7 @@ from unitoken_jax import config as configs
 from unitoken_jax import convert
 from unitoken_jax.config import ConfigError, UserError
 from unitoken_jax.convert import WeightsError
+from unitoken_jax.files import define_path_flag
 from unitoken_jax.models import registry
 from unitoken_jax.models.frozen import FrozenNetwork
 from unitoken_jax.parallel import topology as topologies
@@ -155,19 +156,19 @@ def main() -> None:
                     f"--search and --{name} do not go together: a search writes its "
                     f"journal alone; plan with the flags of the fastest and --{name}."
                 )
-            if path and not Path(path).parent.is_dir():
+            if path and not path.parent.is_dir():
                 raise UserError(
                     f"--{name}={path}: its directory is not there; make it."
                 )
         job = _stage(given.stage)
         topology = topologies.parse(given.topology, given.slices)
         if given.search:
-            _search(job, topology, Path(given.search))
+            _search(job, topology, given.search)
             return
-        found = plan(job, topology, Path(given.text) if given.text else None)
+        found = plan(job, topology, given.text)
         log.info("%s", report.render(found))
         if given.json:
-            write_text(Path(given.json), json.dumps(found, indent=1) + "\n")
+            write_text(given.json, json.dumps(found, indent=1) + "\n")
 
 
 if __name__ == "__main__":
@@ -176,9 +177,9 @@ if __name__ == "__main__":
     flags.DEFINE_string("topology", None, "Chips of a slice, such as v5p:4x4x4.")
     flags.DEFINE_integer("slices", 1, "Slices that a data-centre network connects.")
     flags.DEFINE_string("stage", None, "Stage of a chain; its last one by default.")
-    flags.DEFINE_string("json", None, "Write the plan here as well.")
-    flags.DEFINE_string("text", None, "Write the compiled program's text here.")
-    flags.DEFINE_string("search", None, "Search; the journal of its trials is here.")
+    define_path_flag("json", None, "Write the plan here as well.")
+    define_path_flag("text", None, "Write the compiled program's text here.")
+    define_path_flag("search", None, "Search; the journal of its trials is here.")
     flags.DEFINE_list("axes", None, "Search along these axes only.")
     flags.DEFINE_float(
         "limit",

@@ -11,7 +11,7 @@ import contextlib
 import hashlib
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ from data_pipelines.pretokenize import pretokenize
 from data_pipelines.text_vocabulary import TextVocabulary, read_vocabulary
 from data_pipelines.vocabulary import Vocabulary
 from unitoken_jax import config as configs
-from unitoken_jax import convert
+from unitoken_jax import convert, files
 from unitoken_jax.checkpoint.reader import restore_params
 from unitoken_jax.config import ConfigError, UserError, sentence
 from unitoken_jax.convert import WeightsError
@@ -56,8 +56,8 @@ from unitoken_jax.runtime.pytree import flatten
 from unitoken_jax.train import chain as chains
 from unitoken_jax.train import lock, pictures, stage
 from unitoken_jax.train.console import log_to_console, log_to_file
-from unitoken_jax.train.environment import use_compile_cache
-from unitoken_jax.train.job import Chain, Job, WeightsConfig, build_chain
+from unitoken_jax.train.environment import COMPILE_CACHE, use_compile_cache
+from unitoken_jax.train.job import Chain, Job, WeightsConfig, chain_of, write_config
 from unitoken_jax.train.replay import Finding
 
 _TOKENISE_BATCH = 64  # pictures; the codes do not depend on it
@@ -322,13 +322,19 @@ def _is_evaluated(chain: Chain, workdir: Path) -> bool:
     )
 
 
-def train(chain: Chain, workdir: Path, only: str | None = None) -> bool:
+def train(
+    chain: Chain,
+    workdir: Path,
+    only: str | None = None,
+    written: Mapping[str, Any] | None = None,
+) -> bool:
     """Train what is left of a chain, then evaluate it and build its report page.
 
     Args:
         chain: the experiment.
         workdir: of its run; made if missing, resumed if not.
         only: the one stage to train; nothing is evaluated then.
+        written: the config as it was written, for the run's record; None: `chain`'s.
 
     Returns:
         Whether every stage is complete.
@@ -337,12 +343,15 @@ def train(chain: Chain, workdir: Path, only: str | None = None) -> bool:
         UserError: whatever the user can mend, in a sentence.
     """
     check(chain)
+    chains.check(chain, Workshop(workdir))
     workdir.mkdir(parents=True, exist_ok=True)
     first = processes.is_first()
     with (
         lock.only_run(workdir),
         log_to_file(workdir / "log.txt") if first else contextlib.nullcontext(),
     ):
+        if first:
+            write_config(workdir, written or chain)
         complete = chains.run(chain, workdir, Workshop(workdir), only=only)
         if complete and chain.finish and only is None:
             if first:
@@ -405,25 +414,23 @@ def main() -> None:
     count = _number(values.processes, "JAX_NUM_PROCESSES")
     index = _number(values.process, "JAX_PROCESS_ID")
     with processes.joined(values.coordinator, count, index):
-        chain = build_chain(values.config)
+        workdir = values.workdir
+        chain = chain_of(values.config, workdir)
         use_compile_cache(values.compile_cache)
-        workdir = Path(values.workdir)
         with log_to_console(warnings_only=not processes.is_first()):
             if values.replay is None:
-                train(chain, workdir, values.stage)
+                train(chain, workdir, values.stage, values.config)
             else:
                 replay(chain, workdir, values.replay, values.stage)
 
 
 if __name__ == "__main__":
-    configs.define_flag()
-    flags.DEFINE_string(
+    configs.define_flag(required=False)
+    files.define_path_flag(
         "workdir", None, "Directory of the run; resumed if it exists.", required=True
     )
     flags.DEFINE_string("stage", None, "Train this stage of a chain only.")
-    flags.DEFINE_string(
-        "compile_cache", "~/.cache/unitoken_jax/xla", "Compiled programs; '': none."
-    )
+    flags.DEFINE_string("compile_cache", COMPILE_CACHE, "Compiled programs; '': none.")
     flags.DEFINE_integer(
         "replay", None, "Execute this step again and say what was not finite in it."
     )

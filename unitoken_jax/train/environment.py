@@ -14,8 +14,13 @@ from typing import Any
 
 import jax
 
+from unitoken_jax.errors import ConfigError
+from unitoken_jax.files import user_path
+
 log = logging.getLogger(__name__)
 
+COMPILE_CACHE = "~/.cache/unitoken_jax/xla"
+"""Where compiled programs are kept unless another place is named."""
 _PACKAGES = (
     *("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "array-record"),
     *("numpy", "ml_collections", "tokenizers"),
@@ -77,10 +82,24 @@ def write_text(path: Path, text: str) -> None:
 
 
 def use_compile_cache(directory: str) -> None:
-    """Keep compiled programs in `directory` for later runs; '' keeps none."""
+    """Keep compiled programs in `directory` for later runs; '' keeps none.
+
+    Args:
+        directory: as a user writes it. The default is done without where there is no
+            home, as under an unknown user in a container.
+
+    Raises:
+        ConfigError: another one cannot be a path.
+    """
     if not directory:
         return
-    path = Path(directory).expanduser()
+    try:
+        path = user_path(directory, "--compile_cache")
+    except ConfigError as error:
+        if directory != COMPILE_CACHE:
+            raise
+        log.warning("compiled programs are not kept: %s", error)
+        return
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -5,10 +5,20 @@ The nodes `model` and `data` are converted by those who know them; here they are
 
 import dataclasses
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from unitoken_jax.checkpoint.manager import CheckpointConfig
-from unitoken_jax.config import ConfigError, below_one, build, nearest, plain
+from unitoken_jax.config import (
+    ConfigError,
+    below_one,
+    build,
+    nearest,
+    overrides,
+    plain,
+    set_fields,
+)
+from unitoken_jax.files import UserPath, read_json, write_json
 from unitoken_jax.parallel.mesh import MeshConfig
 from unitoken_jax.train.adversarial import AdversaryConfig
 from unitoken_jax.train.alarms import AlarmConfig
@@ -16,6 +26,9 @@ from unitoken_jax.train.flight import FlightConfig
 from unitoken_jax.train.guard import GuardConfig
 from unitoken_jax.train.optimizer import OptimizerConfig
 from unitoken_jax.train.watchdog import WatchdogConfig
+
+CONFIG = "config.json"
+"""The file of a run's folder that holds its config."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +81,7 @@ class WeightsConfig:
     """Weights of a frozen network: a file or folder in a `format` of convert."""
 
     format: str
-    path: str
+    path: UserPath
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +109,7 @@ class Job:
     optimizer: OptimizerConfig
     train: TrainConfig
     codes: CodesConfig | None = None
-    init: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    init: Mapping[str, UserPath] = dataclasses.field(default_factory=dict)
     companions: Mapping[str, WeightsConfig] = dataclasses.field(default_factory=dict)
     adversary: AdversaryConfig | None = None
     checkpoint: CheckpointConfig = dataclasses.field(default_factory=CheckpointConfig)
@@ -125,10 +138,57 @@ class Chain:
     name: str
     order: tuple[str, ...]
     stages: Mapping[str, Job]
-    data_dir: str
+    data_dir: UserPath
     evaluation: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     generation: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     finish: bool = True
+
+
+def write_config(workdir: Path, config: Mapping[str, Any] | Chain) -> None:
+    """Keep a run's config in its folder, for commands that are given the folder alone.
+
+    Args:
+        workdir: of the run; it exists.
+        config: of the whole chain or the lone job, as written, with its overrides.
+    """
+    write_json(workdir / CONFIG, plain(config))
+
+
+def chain_of(config: Mapping[str, Any] | None, workdir: Path) -> Chain:
+    """Return the chain of a config, or without one that which a run was trained by.
+
+    What the command line sets of the config is set in the run's own as well.
+
+    Args:
+        config: of a config flag, or None.
+        workdir: of the run.
+
+    Raises:
+        ConfigError: as `build_chain`, or the run does not say what its config is.
+    """
+    if config is not None:
+        return build_chain(config)
+    path = workdir / CONFIG
+    try:
+        found = read_json(path.read_bytes())
+    except FileNotFoundError:
+        raise ConfigError(
+            f"{workdir} holds no {CONFIG}, in which a run keeps its config: there is "
+            "no run, or an old one. Name a file: --config=configs/FILE.py."
+        ) from None
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}.") from error
+    except ValueError as error:
+        raise ConfigError(
+            f"{path} is damaged ({error}); name a file: --config=configs/FILE.py."
+        ) from error
+    if not isinstance(found, dict):
+        raise ConfigError(
+            f"{path} holds no config; name a file: --config=configs/FILE.py."
+        )
+    found = plain(found)
+    set_fields(found, overrides())
+    return build_chain(found)
 
 
 def build_chain(node: Any) -> Chain:
