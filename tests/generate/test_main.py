@@ -13,6 +13,7 @@ from PIL import Image
 from unitoken_jax.config import UserError
 from unitoken_jax.generate import __main__ as command
 from unitoken_jax.parallel.mesh import MeshConfig, make_mesh
+from unitoken_jax.train.job import build_chain
 
 
 @pytest.fixture
@@ -88,7 +89,7 @@ def test_many_at_once_keep_their_order_and_name_what_failed(
 
 
 def test_a_picture_is_the_same_alone_and_in_company_on_eight_devices(workdir, run_node):
-    assistant = command.load(command.build_chain(run_node), workdir)
+    assistant = command.load(build_chain(run_node), workdir)
     prompts, seeds = ["a tree", "a blue bird on a tree", "heart"], [3, 4, 5]
     alone = assistant.draw(prompts[1:2], seeds[1:2])[0]
     mesh = make_mesh(MeshConfig())

@@ -102,7 +102,7 @@ def test_unitok_needs_texts_to_contrast(node, supervision, fits) -> None:
     stage = plain(node)["stages"]["tokenizer"]
     stage["model"] = {"kind": "unitok", "objective": {"supervision": supervision}}
     chain = build_chain(
-        {"name": "one", "order": ("only",), "data_dir": ""}
+        {"name": "one", "order": ("only",), "data_dir": "data"}
         | {"stages": {"only": stage}}
     )
     with (
