@@ -20,7 +20,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # force: absl, which grain imports, has set a handler of its own
     logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
     # a termination unwinds like an interruption, so that nothing half-written stays
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))
+    if signal.getsignal(signal.SIGTERM) != signal.SIG_IGN:
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))
     source, output = options.pop("input"), options.pop("output")
     overwrite = options.pop("overwrite")
     try:

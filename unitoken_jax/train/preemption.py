@@ -9,6 +9,8 @@ class Preemption:
     """A context in which SIGTERM and the first Ctrl-C set `requested`.
 
     The loop looks at `requested` between steps. A second Ctrl-C interrupts at once.
+    What whoever started the process had it ignore (a shell, Ctrl-C of a background
+    job) stays ignored.
     """
 
     def __init__(self) -> None:
@@ -17,6 +19,8 @@ class Preemption:
 
     def __enter__(self) -> "Preemption":
         for number in (signal.SIGTERM, signal.SIGINT):
+            if signal.getsignal(number) == signal.SIG_IGN:
+                continue
             self._before[number] = signal.signal(number, self._note)
         return self
 
