@@ -3,18 +3,25 @@
 import argparse
 import json
 import pickle
+import subprocess
+import sys
 
 import jax
 import ml_dtypes
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from unitoken_jax import convert
 from unitoken_jax.convert.formats import FORMATS
 from unitoken_jax.convert.networks import network_of
 from unitoken_jax.convert.sources import ArraySource, open_source
-from unitoken_jax.convert.table import WeightsError, expected_shapes
+from unitoken_jax.convert.table import (
+    WeightsError,
+    expected_shapes,
+    export_tensors,
+)
 from unitoken_jax.models.chameleon import ChameleonConfig
 from unitoken_jax.models.clip_text import ClipTextConfig
 from unitoken_jax.models.llamagen import LlamaGenConfig
@@ -263,3 +270,243 @@ def test_meta_rotation_equals_ours():
 def test_meta_folders_without_shards_are_refused(tmp_path):
     with pytest.raises(WeightsError, match=r"holds no consolidated\.pth"):
         convert.load("chameleon-meta", tmp_path)
+
+
+# ---- checkpoints of trainings
+
+
+def trained(config, name, factor=1.0):
+    """A published state dict as PyTorch tensors."""
+    network = network_of(config)
+    tensors = export_tensors(
+        FORMATS[name].table(config), random_params(config), network.counts(config)
+    )
+    return {key: torch.tensor(factor * array) for key, array in tensors.items()}
+
+
+def llamagen_file(path, wrap="{}", sets=("model", "ema")):
+    """As train_c2i.py writes it."""
+    factors = {"model": 1.0, "ema": 2.0}
+    contents = {
+        name: {
+            wrap.format(key): tensor
+            for key, tensor in trained(LLAMAGEN, "llamagen", factors[name]).items()
+        }
+        for name in sets
+    }
+    moments = {"exp_avg": torch.zeros(3), "step": torch.tensor(5.0)}
+    contents["optimizer"] = {"state": {0: moments}, "param_groups": [{"lr": 1e-4}]}
+    contents["steps"] = 7
+    contents["args"] = argparse.Namespace(
+        gpt_model="GPT-B",
+        dim=32,
+        n_layer=1,
+        n_head=2,
+        multiple_of=8,
+        num_classes=3,
+        num_codebooks=2,
+        vocab_size=16,
+        image_size=32,
+        num_output_layer=4,
+        dropout_p=0.1,
+        token_dropout_p=0.1,
+        class_dropout_prob=0.0,
+        ema=True,
+        drop_path_rate=0.0,
+    )
+    torch.save(contents, path)
+    return path
+
+
+@pytest.mark.parametrize(
+    "wrap", ["{}", "module.{}", "_orig_mod.{}", "module._orig_mod.{}"]
+)
+def test_llamagens_own_checkpoints(wrap, tmp_path, caplog):
+    path = llamagen_file(tmp_path / "0000007.pt", wrap)
+    model, params = convert.load("llamagen", path)
+    assert model.config == LLAMAGEN
+    expected = random_params(LLAMAGEN)
+    jax.tree.map(np.testing.assert_array_equal, params, expected)
+    assert "holds ema too; model is read" in caplog.text
+    _, averaged = convert.load("llamagen", path, weights="ema")
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, 2 * b), averaged, expected)
+    convert.convert("llamagen", "jax", path, tmp_path / "ours", weights="ema")
+    _, ours = convert.load("jax", tmp_path / "ours")
+    jax.tree.map(np.testing.assert_array_equal, ours, averaged)
+
+
+def test_the_sets_of_a_file_are_listed(tmp_path):
+    path = llamagen_file(tmp_path / "latest.pt")
+    with pytest.raises(WeightsError) as caught:
+        convert.load("llamagen", path, weights="average")
+    numbers = sum(tensor.numel() for tensor in trained(LLAMAGEN, "llamagen").values())
+    for name in ("model", "ema"):
+        assert f"{name} (43 tensors, {numbers:,} numbers)" in str(caught.value)
+    assert "optimizer" not in str(caught.value)
+    path = llamagen_file(tmp_path / "only.pt", sets=["ema"])
+    _, params = convert.load("llamagen", path)
+    np.testing.assert_allclose(
+        params["norm"]["scale"], 2 * random_params(LLAMAGEN)["norm"]["scale"]
+    )
+    torch.save({"first": state(), "second": state()}, tmp_path / "two.pt")
+    refused(
+        tmp_path / "two.pt", "several sets of weights", "--weights", "first", "second"
+    )
+    torch.save({"epoch": 3, "args": {"a": 1}}, tmp_path / "none.pt")
+    refused(tmp_path / "none.pt", "holds no tensors by name, but epoch, args")
+
+
+def test_unitoks_own_checkpoints(tmp_path):
+    """Discriminator and optimisers lie beside; the usual set needs no word."""
+    contents = {
+        "args": FORMATS["unitok"].write_config(UNITOK, {}) | {"dtype": torch.bfloat16},
+        "epoch": 0,
+        "iter": 5,
+        "trainer": {
+            "config": {"dcrit": "hg"},
+            "unitok": trained(UNITOK, "unitok"),
+            "disc": {"heads.0.weight": torch.zeros(3)},
+            "unitok_optim": {"optimizer": {"state": {0: {"exp_avg": torch.zeros(2)}}}},
+        },
+    }
+    torch.save(contents, tmp_path / "ckpt.pth")
+    model, params = convert.load("unitok", tmp_path / "ckpt.pth")
+    assert model.config == UNITOK
+    jax.tree.map(np.testing.assert_array_equal, params, random_params(UNITOK))
+    source = open_source(tmp_path / "ckpt.pth", "trainer.disc")
+    assert set(source) == {"heads.0.weight"}
+
+
+def test_exports_describe_themselves_where_their_loader_looks(tmp_path):
+    """vqgan.yaml as Chameleon's loader reads it; beside a plain state dict a JSON."""
+    config = VQGANConfig(**(vars(VQ) | {"attn_resolutions": (16,), "dropout": 0.25}))
+    convert.save(
+        "vqgan",
+        network_of(config).module(config),
+        random_params(config),
+        tmp_path / "vqgan.ckpt",
+    )
+    described = yaml.safe_load((tmp_path / "vqgan.yaml").read_text())
+    params = described["model"]["params"]
+    assert params["ddconfig"]["attn_resolutions"] == [16]
+    assert params["n_embed"] == 16
+    assert convert.load("vqgan", tmp_path / "vqgan.ckpt")[0].config == config
+    llama = ChameleonConfig(**(vars(DECODER) | {"qk_norm": False, "rope_theta": 5.0}))
+    module, weights = network_of(llama).module(llama), random_params(llama)
+    convert.save("llama-hf", module, weights, tmp_path / "llama.pth")
+    assert convert.load("llama-hf", tmp_path / "llama.pth")[0].config == llama
+    with pytest.raises(WeightsError, match=r"llama.json exists already"):
+        convert.save("llama-hf", module, weights, tmp_path / "llama.bin")
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"vqgan.ckpt", "vqgan.yaml", "llama.pth", "llama.json"}
+
+
+def test_tensors_that_are_not_plain_are_sentences():
+    kinds = {
+        "sparse": torch.eye(3).to_sparse(),
+        "meta": torch.empty(3, device="meta"),
+        "complex": torch.zeros(3, dtype=torch.complex64),
+    }
+    for tensor in kinds.values():
+        with pytest.raises(WeightsError, match=r"norm.weight"):
+            convert.load("llama-hf", {"model.norm.weight": tensor})
+
+
+def test_pickled_shards_must_agree_with_their_index(tmp_path):
+    tensors = state()
+    torch.save({"a": tensors["a"]}, tmp_path / "one.bin")
+    torch.save({k: tensors[k] for k in "abc"}, tmp_path / "two.bin")
+    index = {"weight_map": {"a": "one.bin", "b": "two.bin"}}
+    path = tmp_path / "pytorch_model.bin.index.json"
+    path.write_text(json.dumps(index))
+    refused(tmp_path, "two.bin holds a too")
+    index["weight_map"]["z"] = "one.bin"
+    path.write_text(json.dumps(index))
+    refused(tmp_path, "one.bin holds no z")
+
+
+def test_meta_shards_that_do_not_belong_together(tmp_path):
+    config = ChameleonConfig(**(vars(DECODER) | {"model_parallel_size": 2}))
+    model = network_of(config).module(config)
+    convert.save("chameleon-meta", model, random_params(config), tmp_path / "meta")
+    second = tmp_path / "meta" / "consolidated.01.pth"
+    kept = torch.load(second, weights_only=True)
+    torch.save(kept | {"norm.weight": torch.ones(31)}, second)
+    with pytest.raises(WeightsError, match=r"norm.weight is \(32,\).*not shards"):
+        convert.load("chameleon-meta", tmp_path / "meta")
+    torch.save({k: v for k, v in kept.items() if k != "norm.weight"}, second)
+    with pytest.raises(WeightsError, match=r"norm.weight is in .*00.pth and not in"):
+        convert.load("chameleon-meta", tmp_path / "meta")
+    second.rename(tmp_path / "meta" / "consolidated.03.pth")
+    with pytest.raises(WeightsError, match=r"all from consolidated\.00\.pth on"):
+        convert.load("chameleon-meta", tmp_path / "meta")
+
+
+FULL = """
+import resource, sys
+from pathlib import Path
+import numpy as np
+from unitoken_jax.convert import sinks
+from unitoken_jax.convert.table import Spec, WeightsError
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+specs = {"w": Spec((100_000,), np.dtype(np.float32))}
+try:
+    sinks.write_weights(
+        Path(sys.argv[1]) / "x.pth",
+        specs,
+        lambda key: np.zeros(100_000, np.float32),
+        {"a": 1},
+        beside=".json",
+    )
+except WeightsError as fault:
+    print(fault)
+"""
+
+
+def test_a_full_disk_is_a_sentence_and_leaves_nothing(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", FULL, str(tmp_path)],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert "x.pth failed" in done.stdout
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("fuzz")
+    torch.save(state(), path / "zip")
+    torch.save(state(), path / "old", _use_new_zipfile_serialization=False)
+    return path
+
+
+@pytest.mark.parametrize("kind", ["zip", "old"])
+def test_fuzzed_files(kind, folder):
+    """Read whole, or refused in a sentence that names the file: 300 of each kind."""
+    rng = np.random.default_rng(0)
+    whole = (folder / kind).read_bytes()
+    read = 0
+    for _ in range(300):
+        data = bytearray(whole)
+        for _ in range(rng.integers(0, 3)):
+            data[rng.integers(len(data))] ^= int(rng.integers(1, 256))
+        if rng.integers(3) == 0:
+            del data[rng.integers(len(data)) :]
+        (folder / "x.pth").write_bytes(data)
+        said = opened(folder / "x.pth")
+        assert not said or "x.pth" in said
+        read += not said
+    assert 0 < read < 300
+
+
+def opened(path):
+    """What is said against a file, every tensor of which is read."""
+    try:
+        source = open_source(path)
+        for key in source:
+            source[key]
+    except WeightsError as fault:
+        return str(fault)
+    return ""

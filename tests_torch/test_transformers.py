@@ -4,6 +4,7 @@ Every tensor is random, norms and biases too, so that nothing can be dropped or 
 unseen. Recipes for the smallest configurations stand with each test.
 """
 
+import json
 from functools import partial
 
 import golden
@@ -14,6 +15,7 @@ import pytest
 import torch
 import transformers
 
+from data_pipelines.vocabulary import Vocabulary, train_vocabulary
 from unitoken_jax import convert
 from unitoken_jax.convert.formats import FORMATS
 from unitoken_jax.convert.networks import network_of
@@ -28,6 +30,10 @@ from unitoken_jax.models.unitoken import UniToken, UniTokenConfig
 from unitoken_jax.models.vqgan import VQGAN, VQGANConfig
 
 TOKENS = np.random.default_rng(1).integers(0, 48, (2, 11))
+LETTERS = str.maketrans("0123456789", "ABCDEFGHIJ")
+CODES = range(4, 20)  # ids of the image codes, whose logits transformers hides
+NAMES = {f"IMGIMG{str(i - 4).translate(LETTERS)}Z": i for i in CODES} | {"<image>": 3}
+TEXT = [i for i in range(48) if i not in CODES]
 VQ = VQGANConfig(
     resolution=32,
     ch=32,
@@ -141,20 +147,25 @@ def test_chameleon_gives_the_same_logits(name, tmp_path):
         params,
         tmp_path / "out",
         image_tokenizer=(VQGAN(VQ), random_params(VQ)),
+        published={"vocabulary_map": NAMES},
     )
     model = loaded_strictly(
         transformers.ChameleonForConditionalGeneration,
         tmp_path / "out",
         attn_implementation="sdpa",
     )
-    theirs = model(torch.tensor(TOKENS)).logits
-    close(theirs, logits_of(config, params))
-    same_gradients(model, theirs, params, partial(logits_of, config), config)
+
+    def ours(params):
+        return logits_of(config, params)[..., np.array(TEXT)]
+
+    theirs = model(torch.tensor(TOKENS)).logits[..., TEXT]
+    close(theirs, ours(params))
+    same_gradients(model, theirs, params, ours, config)
 
 
 def test_decoder_of_unitoken_is_a_chameleon(tmp_path):
     vision = SiglipVisionConfig(hidden=24, mlp=40, layers=1, heads=2, image=28)
-    config = UniTokenConfig(chameleon(), vision, first_image_code=4, last_image_code=7)
+    config = UniTokenConfig(chameleon(), vision, first_image_code=4, last_image_code=19)
     params = random_params(config)
     convert.save(
         "chameleon-hf",
@@ -162,12 +173,13 @@ def test_decoder_of_unitoken_is_a_chameleon(tmp_path):
         params,
         tmp_path / "out",
         image_tokenizer=(VQGAN(VQ), random_params(VQ)),
+        published={"vocabulary_map": NAMES},
     )
     model = loaded_strictly(
         transformers.ChameleonForConditionalGeneration, tmp_path / "out"
     )
     ours = logits_of(config.decoder, params["decoder"])
-    close(model(torch.tensor(TOKENS)).logits, ours)
+    close(model(torch.tensor(TOKENS)).logits[..., TEXT], ours[..., np.array(TEXT)])
 
 
 def test_image_tokenizer_gives_the_same_codes(tmp_path):
@@ -178,6 +190,7 @@ def test_image_tokenizer_gives_the_same_codes(tmp_path):
         random_params(chameleon()),
         tmp_path / "out",
         image_tokenizer=(VQGAN(VQ), params),
+        published={"vocabulary_map": NAMES},
     )
     model = loaded_strictly(
         transformers.ChameleonForConditionalGeneration, tmp_path / "out"
@@ -187,6 +200,73 @@ def test_image_tokenizer_gives_the_same_codes(tmp_path):
     theirs = model.model.vqmodel.encode(pixels, return_dict=True).image_tokens
     ours = VQGAN(VQ).apply({"params": params}, images, method="encode")
     np.testing.assert_array_equal(np.asarray(ours).ravel(), theirs.numpy().ravel())
+
+
+def run_folder(path, vocabulary, config, params):
+    """A run as training leaves it: two stages and the data set with codes."""
+    convert.save("jax", VQGAN(VQ), random_params(VQ), path / "tokenizer")
+    convert.save("jax", UniToken(config), params, path / "stage2")
+    described = json.loads((path / "stage2/config.json").read_text())
+    described["codes"] = {"stage": "tokenizer"}
+    (path / "stage2/config.json").write_text(json.dumps(described))
+    (path / "codes/tokenizer").mkdir(parents=True)
+    (path / "codes/tokenizer/tokenizer.json").write_text(vocabulary)
+
+
+def test_a_run_answers_about_a_picture_in_transformers(tmp_path):
+    """Vocabulary, end and tokenizer of the run; codes where the picture stands."""
+    written = train_vocabulary(["a red cat? 12", "a dog, and two"] * 9, 16, 280, 4)
+    size = len(json.loads(written)["model"]["vocab"])
+    config = UniTokenConfig(
+        chameleon(vocab_size=size), None, first_image_code=4, last_image_code=19
+    )
+    params = random_params(config)
+    run_folder(tmp_path, written, config, params)
+    convert.convert(
+        "jax",
+        "chameleon-hf",
+        tmp_path / "stage2",
+        tmp_path / "out",
+        image_tokenizer=tmp_path / "tokenizer",
+    )
+    model = loaded_strictly(
+        transformers.ChameleonForConditionalGeneration, tmp_path / "out"
+    )
+    vocabulary = Vocabulary.from_file(tmp_path / "codes/tokenizer/tokenizer.json")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
+    question = vocabulary.encode("A red cat? 2 dogs")
+    assert tokenizer.encode("A red cat? 2 dogs", add_special_tokens=False) == question
+    assert tokenizer.eos_token_id == vocabulary.end
+    assert tokenizer.pad_token_id == vocabulary.pad
+    assert tokenizer.convert_tokens_to_ids("<image>") == model.config.image_token_id
+    assert tokenizer.decode(question) == "a red cat? 2 dogs"
+    assert model.generation_config.eos_token_id == vocabulary.end
+    assert model.generation_config.bos_token_id == vocabulary.bos
+    assert model.generation_config.pad_token_id == vocabulary.pad
+
+    image = np.random.default_rng(2).uniform(-1, 1, (1, 32, 32, 3)).astype(np.float32)
+    encode = partial(VQGAN(VQ).apply, method="encode")
+    grid = np.asarray(encode({"params": random_params(VQ)}, image))[0]
+    ids = [vocabulary.bos, vocabulary.boi]
+    for row in grid:
+        ids += [*vocabulary.code_ids[row].tolist(), vocabulary.newline]
+    ids += [vocabulary.eoi, *question]
+    shown = [model.config.image_token_id if i in CODES else i for i in ids]
+    pixels = torch.tensor(image.transpose(0, 3, 1, 2))
+    theirs = model(torch.tensor([shown]), pixel_values=pixels).logits.detach().numpy()
+    positions = np.arange(len(ids))[None]
+    ours = UniToken(config).apply(
+        {"params": params},
+        np.array([ids]),
+        method=lambda m, t: m.logits(m.decoder(m.embed(t), positions)),
+    )
+    kept = [i for i in range(size) if i not in CODES]
+    golden.assert_close(np.asarray(ours)[..., kept], theirs[..., kept])
+    answer = model.generate(
+        torch.tensor([shown]), pixel_values=pixels, max_new_tokens=3, do_sample=False
+    )
+    first = int(np.argmax(np.asarray(ours)[0, -1, kept]))
+    assert int(answer[0, len(ids)]) == kept[first]
 
 
 def test_what_transformers_saves_is_read_here(tmp_path):

@@ -1,7 +1,8 @@
 """`python -m unitoken_jax.convert.document > docs/weights.md`: the tables to read.
 
 Every published tensor of every format at its published size: name, shape, how many,
-where it lives with us and what is done to its axes.
+where it lives with us and what is done to its axes; and how each field of a
+configuration is held.
 """
 
 import math
@@ -9,7 +10,8 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from unitoken_jax.convert.formats import FORMATS
+from unitoken_jax.convert.configs.fields import Held
+from unitoken_jax.convert.formats import FORMATS, Format
 from unitoken_jax.convert.networks import network_of
 from unitoken_jax.convert.table import (
     Assignment,
@@ -26,6 +28,9 @@ Made by `unitoken_jax/convert/document.py` from the tables that import and expor
 do not edit. `#` stands for any number; names that differ in such numbers
 alone share a row, and × says how many they are. Paths are those of our parameters,
 `[#]` is an index on the stacked leading axis.
+
+The first table of a format says how an export holds each field of our configuration:
+under which published names, or as the one value that the published class has.
 """
 
 
@@ -46,6 +51,7 @@ def _section(name: str, config: Any) -> Iterator[str]:
     numbers = sum(math.prod(assignment.published) for assignment in assignments)
     yield f"## {name}: {network.kind}\n"
     yield f"{kind.title}. {len(assignments):,} tensors, {numbers:,} numbers.\n"
+    yield from _fields(kind, config)
     yield "| published name | shape | × | ours | layout |"
     yield "|---|---|---|---|---|"
     rows: dict[tuple[str, ...], list[Assignment]] = {}
@@ -61,6 +67,34 @@ def _section(name: str, config: Any) -> Iterator[str]:
             yield f"| none | {shape} | | `{rule.path}` | begins at {rule.value} |"
         elif isinstance(rule, Ignored):
             yield f"| `{rule.pattern}` | | | dropped | {rule.why} |"
+
+
+def _fields(kind: Format, config: Any) -> Iterator[str]:
+    """How the format holds the fields of a configuration and of its parts."""
+    yield "| field | held as |"
+    yield "|---|---|"
+    free: dict[str, list[str]] = {}
+    for path, one, held in _held(kind, config, ""):
+        names = ", ".join(f"`{name}`" for name in held.names)
+        if held.kind == "free":
+            free.setdefault(held.why, []).append(f"`{path}`")
+        elif held.kind == "written":
+            yield f"| `{path}` | {names} |"
+        else:
+            value = f"`{held.value(one)!r}`, or "
+            value += "refused" if held.kind == "must" else "a warning"
+            yield f"| `{path}` | {names + '; ' if names else ''}{value}: {held.why} |"
+    for why, paths in free.items():
+        yield f"| {' '.join(paths)} | not: {why} |"
+    yield ""
+
+
+def _held(kind: Format, config: Any, at: str) -> Iterator[tuple[str, Any, Held]]:
+    for name, held in kind.holdings[type(config)].items():
+        if held.kind == "part":
+            yield from _held(kind, getattr(config, name), f"{at}{name}.")
+        else:
+            yield f"{at}{name}", config, held
 
 
 def _row(assignment: Assignment) -> tuple[str, str, str, str]:

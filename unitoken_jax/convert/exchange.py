@@ -529,7 +529,7 @@ def _vocabulary_of(
                 " --vocabulary"
             )
     if tokenizer is not None:
-        wanted = getattr(tokenizer.config, "n_embed", 0)
+        wanted = _checked_tokenizer(tokenizer).n_embed
         if IMAGE not in ids or sorted(named) != list(range(wanted)):
             raise WeightsError(
                 f"vocabulary_map: the image tokenizer has {wanted} codes (n_embed), and"
@@ -560,6 +560,19 @@ def _exported(table: Table, weights: Weights) -> _Exported:
 
 def _exported_tokenizer(tokenizer: Weights, dtype: Any) -> _Exported:
     """The half of the image tokenizer that `transformers`' Chameleon has."""
+    config = _checked_tokenizer(tokenizer)
+    if dtype is not None:
+        tokenizer = replace(tokenizer, reader=CastReader(tokenizer.reader, dtype))
+    exported = _exported(vqgan.table(config), tokenizer)
+    return {
+        f"model.vqmodel.{key}": entry
+        for key, entry in exported.items()
+        if not key.startswith("decoder.")
+    }
+
+
+def _checked_tokenizer(tokenizer: Weights) -> VQGANConfig:
+    """The configuration of an image tokenizer that `transformers` can be."""
     if not isinstance(tokenizer.config, VQGANConfig):
         raise WeightsError(
             f"the image tokenizer is a {_names((type(tokenizer.config),))}; give a"
@@ -567,14 +580,7 @@ def _exported_tokenizer(tokenizer: Weights, dtype: Any) -> _Exported:
         )
     holdings = format_of(_WITH_TOKENIZER).holdings
     fields.check(f"{_WITH_TOKENIZER}'s image tokenizer", tokenizer.config, holdings)
-    if dtype is not None:
-        tokenizer = replace(tokenizer, reader=CastReader(tokenizer.reader, dtype))
-    exported = _exported(vqgan.table(tokenizer.config), tokenizer)
-    return {
-        f"model.vqmodel.{key}": entry
-        for key, entry in exported.items()
-        if not key.startswith("decoder.")
-    }
+    return tokenizer.config
 
 
 def _progress(specs: Mapping[str, Spec]) -> tqdm:

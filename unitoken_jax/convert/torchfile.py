@@ -43,8 +43,7 @@ def read_contents(path: Path) -> Mapping[str, Any]:
             f"{path} is a PyTorch pickle, which only PyTorch can read safely; install"
             " requirements-torch.txt, or turn it into safetensors where PyTorch is"
         ) from fault
-    with recognise.reading(path):
-        whole = zipfile.is_zipfile(path)
+    whole = _is_whole_zip(path)
     if head.startswith(b"PK") and not whole:
         raise WeightsError(f"{path} is cut off; download it again")
     try:
@@ -72,6 +71,14 @@ def read_contents(path: Path) -> Mapping[str, Any]:
             " `model.state_dict()` instead"
         )
     return contents
+
+
+def _is_whole_zip(path: Path) -> bool:
+    try:
+        with recognise.reading(path):
+            return zipfile.is_zipfile(path)
+    except zipfile.BadZipFile:
+        return False
 
 
 def choose_set(
