@@ -130,13 +130,28 @@ def read_config(path: Path) -> dict[str, Any]:
     file = _stage(path) / "config.json"
     try:
         described = dict(read_json(file.read_bytes()))
+        if isinstance(described.get("stages"), Mapping):
+            raise WeightsError(
+                f"{path} is the folder of a run; give that of a stage:"
+                f" {', '.join(sorted(described['stages']))}"
+            )
         described["model"] = dict(described["model"])
+    except WeightsError:
+        raise
     except (OSError, ValueError, KeyError, TypeError) as fault:
         raise WeightsError(
             f"{file} does not say which model the checkpoint holds ({fault}); give the"
             " folder of a training stage or of an earlier conversion"
         ) from fault
     return described
+
+
+def read_run(path: Path) -> dict[str, Any]:
+    """The configuration of the whole run that a stage belongs to; empty without one."""
+    try:
+        return dict(read_json((_stage(path).parent / "config.json").read_bytes()))
+    except (OSError, ValueError, TypeError):
+        return {}
 
 
 def write_checkpoint(

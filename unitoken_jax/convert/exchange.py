@@ -17,6 +17,7 @@ from unitoken_jax.convert import vqgan
 from unitoken_jax.convert.checkpoints import (
     CheckpointReader,
     read_config,
+    read_run,
     write_checkpoint,
 )
 from unitoken_jax.convert.configs import fields
@@ -69,6 +70,7 @@ log = logging.getLogger(__name__)
 
 Where = str | os.PathLike[str]
 _WITH_TOKENIZER = "chameleon-hf"
+_DECODERS = (ChameleonConfig, UniTokenConfig, UniTokMllmConfig)
 _Exported = dict[str, tuple[Spec, Callable[[], np.ndarray]]]
 
 
@@ -302,7 +304,7 @@ def open_weights(
     except WeightsError as fault:
         raise _explained(fault, format, opened, given) from fault
     vocabulary = None
-    if not isinstance(source, Mapping):
+    if not isinstance(source, Mapping) and isinstance(config, _DECODERS):
         vocabulary = _vocabulary_beside(Path(source))
     return Weights(config, reader, opened.config, vocabulary)
 
@@ -371,6 +373,8 @@ def _own_vocabulary(path: Path, described: Mapping[str, Any]) -> Vocabulary | No
         folders.append(stage.parent / "codes" / str(codes["stage"]))
     if isinstance(data, Mapping) and data.get("directory"):
         folders.append(Path(str(data["directory"])))
+    if directory := read_run(path).get("data_dir"):
+        folders.append(Path(str(directory)))
     for folder in folders:
         if (folder / TOKENIZER).is_file():
             return read_vocabulary(folder / TOKENIZER)
@@ -493,8 +497,7 @@ def _write_jax(weights: Weights, path: Path) -> None:
 
 def _text_vocabulary(weights: Weights) -> Vocabulary | None:
     """The tokenizer that goes with a decoder whose format lists no names."""
-    decoders = (ChameleonConfig, UniTokMllmConfig)
-    return weights.vocabulary if isinstance(weights.config, decoders) else None
+    return weights.vocabulary if isinstance(weights.config, _DECODERS) else None
 
 
 def _vocabulary_of(
@@ -511,8 +514,13 @@ def _vocabulary_of(
     if isinstance(config, UniTokenConfig):
         codes = config.first_image_code, config.last_image_code
     found = weights.vocabulary or known_vocabulary(size, weights.published, codes)
-    ids = dict(found.ids) if found else {}
     where = found.where if found else "nothing"
+    # What a tokenizer adds beyond the vocabulary has no embedding.
+    ids = {
+        name: i
+        for name, i in (found.ids if found else {}).items()
+        if not isinstance(i, int) or i < size or name == IMAGE or codes_of({name: i})
+    }
     if not all(isinstance(i, int) and 0 <= i < size for i in ids.values()):
         raise WeightsError(
             f"vocabulary_map: {where} has ids that are none of the decoder's"
@@ -544,7 +552,7 @@ def _vocabulary_of(
             " be shown a picture; give the tokenizer.json of its data as --vocabulary.",
             format,
         )
-    return found
+    return replace(found, ids=ids) if found else None
 
 
 def _exported(table: Table, weights: Weights) -> _Exported:

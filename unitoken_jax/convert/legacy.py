@@ -15,6 +15,8 @@ import numpy as np
 
 from unitoken_jax.convert.table import WeightsError
 
+_DAMAGE = (pickle.UnpicklingError, EOFError, ValueError, TypeError, LookupError)
+_DAMAGE += (AttributeError, OverflowError, RecursionError, MemoryError)
 _MAGIC = 0x1950A86A20F9469CFC6C
 
 
@@ -37,7 +39,7 @@ def read_legacy(path: Path) -> dict[str, np.ndarray]:
             return _read(file)
     except OSError as error:
         raise WeightsError(f"{path} cannot be read: {error.strerror}") from error
-    except (pickle.UnpicklingError, EOFError, ValueError, TypeError) as error:
+    except _DAMAGE as error:
         raise WeightsError(
             f"{path} is no state dict of float tensors in PyTorch's old format"
             f" ({error})"

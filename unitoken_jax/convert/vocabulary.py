@@ -106,11 +106,14 @@ def read_vocabulary(path: Path) -> Vocabulary:
     """
     try:
         tokenizer = read_json(path.read_bytes())
-        ids = dict(tokenizer["model"]["vocab"])
-        ids |= {added["content"]: added["id"] for added in tokenizer["added_tokens"]}
+        vocab = tokenizer["model"]["vocab"]
+        if isinstance(vocab, list):  # pieces and their scores, in the order of ids
+            vocab = {piece: i for i, (piece, _) in enumerate(vocab)}
+        added = tokenizer.get("added_tokens") or []
+        ids = dict(vocab) | {token["content"]: token["id"] for token in added}
     except OSError as fault:
         raise WeightsError(f"{path} cannot be read: {fault.strerror}") from fault
-    except (ValueError, KeyError, TypeError) as fault:
+    except (ValueError, KeyError, TypeError, AttributeError) as fault:
         raise WeightsError(
             f"{path} is no tokenizer.json with a vocabulary of names and ids"
             f" ({type(fault).__name__}: {fault})"
