@@ -27,6 +27,7 @@ class LiquidComposer:
         vocabulary: Encodes the texts.
         grid: Rows and columns of a picture's tokens.
         unconditional: Ids that stand in a prompt's place for guidance, BOS to BOI.
+        row_length: Tokens of the rows of the training data.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class LiquidComposer:
             )
         self.grid = _grid(config, stride)
         self.vocabulary = vocabulary
+        self.row_length = config.row_length
         self._config = config
         self.unconditional = self._before(None)
 

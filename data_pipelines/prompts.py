@@ -41,6 +41,7 @@ class Composer:
         vocabulary: Encodes the texts.
         grid: Rows and columns of a drawn picture's codes.
         sizes: Its height and width in grids of 32 pixels, None without size tokens.
+        row_length: Tokens of the rows of the training data.
     """
 
     def __init__(self, vocabulary: Vocabulary, config: SequencesConfig) -> None:
@@ -65,6 +66,7 @@ class Composer:
         self.grid = (side, side)
         grids = config.image_size // sequence.SIZE_STEP
         self.sizes = (grids, grids) if config.layout.size_tokens else None
+        self.row_length = config.row_length
         self._config = config
 
     def view(self, picture: Image.Image | np.ndarray) -> View:

@@ -1,4 +1,7 @@
-"""Folders of pictures: what is found and read, and what is refused."""
+"""Folders of pictures: what is found, read and paired, and what is refused."""
+
+import os
+import re
 
 import numpy as np
 import pytest
@@ -8,20 +11,35 @@ from unitoken_jax.config import UserError
 from unitoken_jax.evaluate import folders
 
 
+def read(path):
+    """Read a file as a Folder wants it."""
+    try:
+        return Image.open(path).convert("RGB")
+    except OSError as error:
+        raise UserError(f"{path} is not a picture.") from error
+
+
 def save(path, value=0, sides=(6, 4)):
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", sides, (value, 0, 0)).save(path)
+
+
+def folder(directory, *names):
+    """Return a folder with files of these names, which are not read."""
+    return folders.Folder(directory, [directory / name for name in names], read)
 
 
 def test_pictures_are_found_in_order_and_read_one_by_one(tmp_path):
     for i, name in enumerate(("b.png", "a/z.jpg", "a/c.PNG")):
         save(tmp_path / name, 100 * i)
     (tmp_path / "notes.txt").write_text("no picture")
+    (tmp_path / "folder.png").mkdir()
+    os.mkfifo(tmp_path / "pipe.png")
     found = folders.find(tmp_path)
     assert [p.name for p in found] == ["c.PNG", "z.jpg", "b.png"]
-    sizes = [x.shape for x in folders.Folder(found)]
+    sizes = [x.shape for x in folders.Folder(tmp_path, found, read)]
     assert sizes == [(4, 6, 3)] * 3
-    cropped = np.stack(list(folders.Folder(found, "centre_crop", 4)))
+    cropped = np.stack(list(folders.Folder(tmp_path, found, read, "centre_crop", 4)))
     assert cropped.shape == (3, 4, 4, 3)
     assert cropped[0, 0, 0].tolist() == [200, 0, 0]
 
@@ -31,14 +49,64 @@ def test_faults_are_sentences(tmp_path):
         folders.find(tmp_path / "nowhere")
     with pytest.raises(UserError, match="holds no pictures"):
         folders.find(tmp_path)
-    broken = tmp_path / "broken.png"
-    broken.write_bytes(b"no picture")
-    with pytest.raises(UserError, match=r"broken\.png is not a picture"):
-        list(folders.Folder(folders.find(tmp_path)))
+
+
+def test_a_file_that_cannot_be_read_is_set_aside(tmp_path, caplog):
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    broken = folders.Folder(tmp_path, folders.find(tmp_path), read)
+    assert list(broken) == []
+    with pytest.raises(UserError, match=r"none of its 1 .*broken\.png is not a pict"):
+        broken.report()
+    save(tmp_path / "good.png")
+    mixed = folders.Folder(tmp_path, folders.find(tmp_path), read)
+    assert [place for place, _ in mixed.numbered()] == [1]
+    mixed.report()
+    assert "1 of 2 pictures (50 %) are set aside" in caplog.text
+    assert "broken.png is not a picture" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("real", "generated", "pairs", "missing"),
+    [
+        # By path: a cat with that cat, whatever the order and the endings.
+        (
+            ["cat/0.png", "dog/0.png"],
+            ["cat/0.jpg", "dog/0.webp"],
+            [(0, 0), (1, 1)],
+            ([], []),
+        ),
+        (["cat/0.png"], ["dog/0.png"], [], (["cat/0.png"], ["dog/0.png"])),
+        (["b.png", "c.png"], ["a.png", "b.PNG"], [(0, 1)], (["c.png"], ["a.png"])),
+        (["a.b.png", "a.c.png"], ["a.c.jpg"], [(1, 0)], (["a.b.png"], [])),
+        # Two endings of one name in both are two pictures.
+        (["a.jpg", "a.png"], ["a.jpg", "a.png"], [(0, 0), (1, 1)], ([], [])),
+        # Two endings without any partner harm nobody.
+        (
+            ["a.jpg", "a.png", "b.png"],
+            ["b.png"],
+            [(2, 0)],
+            (["a.jpg", "a.png"], []),
+        ),
+    ],
+)
+def test_pictures_are_paired_by_their_paths(tmp_path, real, generated, pairs, missing):
+    sides = folder(tmp_path / "real", *real), folder(tmp_path / "made", *generated)
+    found = folders.pair(*sides)
+    assert found.places == pairs
+    assert tuple([str(p) for p in side] for side in found.missing) == missing
+
+
+@pytest.mark.parametrize("generated", [["a.png"], ["a.webp"], ["a.png", "a.webp"]])
+def test_a_name_with_two_endings_is_refused(tmp_path, generated):
+    real = folder(tmp_path / "real", "a.jpg", "a.png")
+    made = folder(tmp_path / "made", *generated)
+    for sides in ((real, made), (made, real)):
+        with pytest.raises(UserError, match=r"holds a with the endings \.\w+, \.\w+"):
+            folders.pair(*sides)
 
 
 def test_classes_are_folders(tmp_path):
-    for name in ("n2/x.png", "n1/a.png", "n1/b.png"):
+    for name in ("n2/x.png", "n1/a.png", "n1/b.png", ".hidden/c.png"):
         save(tmp_path / name)
     found, names = folders.labelled(tmp_path)
     assert [(p.name, c) for p, c in found] == [("a.png", 0), ("b.png", 0), ("x.png", 1)]
@@ -46,5 +114,5 @@ def test_classes_are_folders(tmp_path):
     assert folders.labelled(tmp_path, ["tench", "ray"]) == (found, ["tench", "ray"])
     with pytest.raises(UserError, match="2 folders, but there are 1 names"):
         folders.labelled(tmp_path, ["tench"])
-    with pytest.raises(UserError, match="holds no folders"):
+    with pytest.raises(UserError, match=re.escape("holds no folders")):
         folders.labelled(tmp_path / "n1")

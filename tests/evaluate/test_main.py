@@ -1,10 +1,10 @@
 """Evaluating a whole run directory, and what stands in its way."""
 
 import json
+import shutil
 import subprocess
 import sys
 from types import SimpleNamespace
-from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -12,10 +12,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from data_pipelines import images, records
+from data_pipelines.manifest import Manifest, file_digest
+from data_pipelines.shards import Split, write_split
 from launch.sweep.experiment import evaluate
 from unitoken_jax import convert
-from unitoken_jax.config import ConfigError, UserError, build
-from unitoken_jax.evaluate.__main__ import compare_folders, evaluators, run
+from unitoken_jax.config import UserError, build
+from unitoken_jax.evaluate import reconstruction, shelf
+from unitoken_jax.evaluate.__main__ import (
+    Bench,
+    EvaluationError,
+    compare_folders,
+    evaluators,
+    run,
+)
 from unitoken_jax.evaluate.config import EvaluationConfig
 from unitoken_jax.models import registry
 from unitoken_jax.models.stlpips import StLpips, StLpipsConfig
@@ -44,10 +54,11 @@ def evaluated(run_node, workdir):
 
 
 def test_every_evaluator_leaves_numbers_and_pictures(evaluated, workdir):
-    stored = json.loads((workdir / "evaluation.json").read_text())
+    stored = shelf.read(workdir)
     assert stored == json.loads(json.dumps(evaluated))
     names = ["reconstruction", "retrieval", "zero_shot", "understanding", "generation"]
-    assert list(stored)[1:] == names
+    assert list(stored) == ["seconds", "of", *names]
+    assert stored["of"]["changes"] == []
     for name in names:
         for measure in stored[name]["measures"].values():
             assert np.isfinite(measure["value"])
@@ -73,17 +84,68 @@ def test_every_evaluator_leaves_numbers_and_pictures(evaluated, workdir):
     assert stored["reconstruction"]["measures"]["psnr"]["count"] == 6
 
 
-def test_a_second_run_replaces_the_first_and_finds_the_same(
-    evaluated, run_node, workdir
-):
+def test_another_config_stands_beside_the_runs_own(evaluated, run_node, workdir):
+    own = snapshot(workdir / "evaluation", "default")
     part = {"reconstruction": run_node["evaluation"]["reconstruction"]}
     node = run_node | {"evaluation": dict.fromkeys(EVALUATORS) | part}
-    again = run(build_chain(node), workdir)
-    assert again["reconstruction"] == evaluated["reconstruction"]
-    left = sorted(p.name for p in (workdir / "evaluation").iterdir())
-    assert len(left) == 4
-    assert all(name.startswith("reconstruction-pairs") for name in left)
-    assert sorted(p.name for p in workdir.iterdir() if p.name.startswith(".")) == []
+    other = run(build_chain(node), workdir, "other")
+    assert (
+        other["reconstruction"]["measures"] == evaluated["reconstruction"]["measures"]
+    )
+    assert "evaluation.understanding=None" in other["of"]["changes"]
+    shown = other["reconstruction"]["samples"]["pairs"][0]["original"]
+    assert shown.startswith("evaluation/other/")
+    assert (workdir / shown).is_file()
+    evaluation = run_node["evaluation"] | dict.fromkeys(EVALUATORS[1:])
+    evaluation["reconstruction"] = {"pictures": 2, "batch": 4, "examples": 1}
+    run(build_chain(run_node | {"evaluation": evaluation}), workdir)
+    assert snapshot(workdir / "evaluation", "default") == own
+    names = {path.stem for path in (workdir / "evaluation").glob("*.json")}
+    assert {"default", "other"} < names
+    (made,) = (name for name in names if name.startswith("reconstruction.pictures=2"))
+    assert shelf.read(workdir, made)["reconstruction"]["measures"]["psnr"]["count"] == 2
+    assert not list((workdir / "evaluation").glob(".*"))
+    with pytest.raises(UserError, match="with another config"):
+        run(build_chain(run_node), workdir, "other")
+    with pytest.raises(UserError, match="is the evaluation by the run's own config"):
+        run(build_chain(node), workdir, "default")
+
+
+def snapshot(folder, name):
+    """Return what is in an evaluation's file and folder."""
+    paths = [folder / f"{name}.json", *sorted((folder / name).iterdir())]
+    return {path.name: path.read_bytes() for path in paths}
+
+
+def test_the_runs_own_config_is_the_one_it_was_trained_with(
+    run_node, workdir, tmp_path
+):
+    for name in ("tokenizer", "siglip", "model"):
+        (tmp_path / name).symlink_to(workdir / name)
+    (tmp_path / "config.json").write_text(json.dumps(run_node))
+    few = {"reconstruction": {"pictures": 2, "batch": 4, "examples": 1}}
+    node = run_node | {"evaluation": dict.fromkeys(EVALUATORS) | few}
+    found = run(build_chain(node), tmp_path)
+    assert found["of"]["name"].startswith("reconstruction.pictures=2,")
+    assert shelf.read(tmp_path) is None
+
+
+def test_what_earlier_versions_have_found_is_not_replaced_by_less(
+    run_node, workdir, tmp_path
+):
+    (tmp_path / "tokenizer").symlink_to(workdir / "tokenizer")
+    stages = {"tokenizer": run_node["stages"]["tokenizer"]}
+    few = {"reconstruction": {"pictures": 2, "batch": 4}, "perception": None}
+    node = run_node | {"stages": stages, "order": ("tokenizer",), "evaluation": few}
+    measure = {"measures": {"accuracy/all": {"value": 0.5, "count": 9}}, "samples": {}}
+    earlier = {"seconds": 1, "understanding": measure}
+    (tmp_path / "evaluation.json").write_text(json.dumps(earlier))
+    found = run(build_chain(node), tmp_path)
+    assert found["of"]["changes"] == ["evaluation.understanding=None"]
+    assert json.loads((tmp_path / "evaluation.json").read_text()) == earlier
+    earlier["reconstruction"] = earlier.pop("understanding")
+    (tmp_path / "evaluation.json").write_text(json.dumps(earlier))
+    assert run(build_chain(node), tmp_path)["of"]["name"] == "default"
 
 
 def test_evaluators_without_their_model_are_left_out(run_node, workdir, tmp_path):
@@ -92,17 +154,165 @@ def test_evaluators_without_their_model_are_left_out(run_node, workdir, tmp_path
     config |= {"perception": {"alexnet": ""}}
     node = run_node | {"stages": stages, "order": ("tokenizer",), "evaluation": config}
     (tmp_path / "tokenizer").symlink_to(workdir / "tokenizer")
-    assert list(run(build_chain(node), tmp_path)) == ["seconds", "reconstruction"]
+    assert list(run(build_chain(node), tmp_path)) == ["seconds", "of", "reconstruction"]
     node |= {"evaluation": config | {"retrieval": {"pairs": 2}}}
-    with pytest.raises(ConfigError, match="trains a siglip"):
+    with pytest.raises(UserError, match=r"1 of 2 parts failed.*trains a siglip"):
         run(build_chain(node), tmp_path)
+
+
+def test_a_part_that_fails_leaves_the_others_and_is_done_again(
+    run_node, workdir, tmp_path, monkeypatch
+):
+    (tmp_path / "tokenizer").symlink_to(workdir / "tokenizer")
+    (tmp_path / "siglip").symlink_to(workdir / "siglip")
+    stages = {name: run_node["stages"][name] for name in ("tokenizer", "siglip")}
+    parts = ("reconstruction", "retrieval")
+    evaluation = {part: run_node["evaluation"][part] for part in parts}
+    evaluation |= {"perception": None, "zero_shot": None}
+    node = run_node | {"stages": stages, "order": tuple(stages)}
+    chain = build_chain(node | {"evaluation": evaluation})
+
+    def fail(*_):
+        raise MemoryError("no room\nfor it")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Bench, "retrieval", fail)
+        with pytest.raises(EvaluationError, match="retrieval: MemoryError: no room"):
+            run(chain, tmp_path)
+    stored = shelf.read(tmp_path)
+    assert stored["retrieval"] == {"error": "MemoryError: no room"}
+    shown = stored["reconstruction"]["samples"]["pairs"][0]["original"]
+    with monkeypatch.context() as patch:
+        patch.setattr(reconstruction, "evaluate", fail)  # it is not measured again
+        again = run(chain, tmp_path, resume=True)
+        path = tmp_path / "evaluation" / "default.json"
+        before = path.stat().st_mtime_ns
+        run(chain, tmp_path, resume=True)
+        assert path.stat().st_mtime_ns == before
+        assert again["reconstruction"] == stored["reconstruction"]
+        assert again["retrieval"]["measures"]["image_to_text/recall@1"]["count"] == 8
+        # Measured anew, what fails keeps what was found of the same stages.
+        with pytest.raises(EvaluationError, match="1 of 3 parts failed"):
+            run(chain, tmp_path)
+    assert shelf.read(tmp_path)["reconstruction"] == stored["reconstruction"]
+    assert (tmp_path / shown).is_file()
+    # A copy says the same of the same stages.
+    copy = tmp_path / "copy"
+    shutil.copytree(tmp_path, copy, ignore=lambda *_: ["copy"])
+    with monkeypatch.context() as patch:
+        patch.setattr(reconstruction, "evaluate", fail)
+        run(chain, copy, resume=True)
+
+
+def test_numbers_are_kept_without_room_for_pictures(
+    run_node, workdir, tmp_path, monkeypatch, caplog
+):
+    (tmp_path / "tokenizer").symlink_to(workdir / "tokenizer")
+    stages = {"tokenizer": run_node["stages"]["tokenizer"]}
+    few = {"reconstruction": {"pictures": 2, "batch": 4}, "perception": None}
+    node = run_node | {"stages": stages, "order": ("tokenizer",), "evaluation": few}
+
+    def full(path, picture):
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr("unitoken_jax.evaluate.__main__.save", full)
+    found = run(build_chain(node), tmp_path)
+    assert found["reconstruction"]["measures"]["psnr"]["count"] == 2
+    assert found["reconstruction"]["samples"] == {}
+    assert "examples are left out" in caplog.text
+
+
+@pytest.fixture
+def odd_data(data_dir, tmp_path):
+    """Return what makes a data set with other held-out records."""
+
+    def make(change):
+        directory = tmp_path / "odd"
+        shutil.copytree(data_dir, directory)
+        held_out = list(Split(data_dir, "heldout"))
+        made = [change(number, record) for number, record in enumerate(held_out)]
+        for path in directory.glob("heldout*"):
+            path.unlink()
+        entries = map(records.encode, made)
+        splits = {
+            "heldout": write_split(
+                directory, "heldout", entries, count=len(made), shards=1
+            )
+        }
+        train = list(Split(data_dir, "train"))
+        for path in directory.glob("train*"):
+            path.unlink()
+        entries = map(records.encode, train)
+        splits["train"] = write_split(
+            directory, "train", entries, count=len(train), shards=1
+        )
+        files = {"tokenizer.json": file_digest(directory / "tokenizer.json")}
+        Manifest(splits, {"source": "test"}, {}, (), files).write(directory)
+        return str(directory)
+
+    return make
+
+
+def test_held_out_records_that_do_not_fit_are_set_aside(
+    run_node, workdir, odd_data, caplog
+):
+    def change(number, record):
+        if number == 0:
+            record["captions"] = ["<|image|> in a caption"]
+            record["questions"][0]["question"] = "what is <|image|>?"
+        elif number == 1:
+            record["captions"] = ["heart " * 200]
+            record["questions"][1]["question"] = "what color? " * 40
+        elif number == 2:
+            record["questions"][0]["answer"] = "a heart " * 60
+        elif number == 3:
+            record["image"] = b"no picture"
+        elif number == 4:
+            record["captions"] = ["\u2028\x85 \0 <s><reserved08706>"]
+        return record
+
+    node = run_node | {"data_dir": odd_data(change)}
+    wanted = run_node["evaluation"] | {
+        "understanding": {"questions": 12, "examples": 2},
+        "generation": {"pictures": 12, "captions": 2, "drawings": 3},
+    }
+    found = run(build_chain(node | {"evaluation": wanted}), workdir, "odd")
+    assert shelf.failures(found) == {}
+    asked = found["understanding"]
+    # Two questions a record; three records have one that does not fit, one no picture.
+    assert asked["measures"]["accuracy/all"]["count"] == 24 - 3 - 2
+    assert (asked["set_aside"]["count"], asked["set_aside"]["of"]) == (5, 24)
+    reasons = " ".join(r["reason"] for r in asked["set_aside"]["records"])
+    assert "placeholders" in reasons
+    assert "shorten it" in reasons
+    assert "and its question 'what is this?' take" in reasons
+    assert "is not an image" in reasons
+    drawn = found["generation"]
+    assert drawn["measures"]["caption_rank"]["count"] == 12 - 3
+    assert found["retrieval"]["measures"]["image_to_text/recall@1"]["count"] == 8
+    assert "understanding: 5 of 24 (20.8%) set aside, the first is" in caplog.text
+
+
+def test_a_part_of_which_no_record_fits_says_why(run_node, workdir, odd_data):
+    def change(number, record):
+        for question in record["questions"]:
+            question["question"] = f"<|image|> {number}?"
+        return record
+
+    node = run_node | {"data_dir": odd_data(change)}
+    parts = {"reconstruction": {"pictures": 2, "batch": 4}}
+    parts |= {"understanding": {"questions": 3}}
+    chain = build_chain(node | {"evaluation": dict.fromkeys(EVALUATORS) | parts})
+    with pytest.raises(EvaluationError, match=r"no questions.*set aside.*placeholders"):
+        run(chain, workdir, "none-fits")
+    assert "psnr" in shelf.read(workdir, "none-fits")["reconstruction"]["measures"]
 
 
 def names(config, *fields):
     """Evaluators that run for a config."""
     chain = build_chain(evaluate(config, fields))
     found = build(EvaluationConfig, chain.evaluation, "config.evaluation")
-    return {name for name, _ in evaluators(chain, found, cast(Any, None))}
+    return {name for name, _ in evaluators(chain, found)}
 
 
 def test_tokenizers_without_captions_are_not_asked_for_any():
@@ -129,7 +339,7 @@ def test_reconstructions_and_drawings_are_shown_to_another_network(
         },
     }
     node = run_node | {"evaluation": dict.fromkeys(EVALUATORS) | parts}
-    found = run(build_chain(node), workdir)["perception"]["measures"]
+    found = run(build_chain(node), workdir, "seen")["perception"]["measures"]
     counts = {key: measure["count"] for key, measure in found.items()}
     names = [f"{name}_alexnet" for name in ("frechet", "kernel", "precision", "recall")]
     assert counts == (
@@ -140,6 +350,69 @@ def test_reconstructions_and_drawings_are_shown_to_another_network(
     )
 
 
+def folder_flags(tmp_path, alexnet):
+    """Return the flags of a comparison of two folders."""
+    return SimpleNamespace(
+        real=str(tmp_path / "real"),
+        generated=str(tmp_path / "generated"),
+        alexnet=str(alexnet),
+        inception="",
+        lpips="",
+        preprocess="centre_crop",
+        orientation="released",
+        size=16,
+        batch=4,
+        keep=True,
+        output=str(tmp_path / "found.json"),
+    )
+
+
+def test_transparency_is_blended_as_everywhere_else(tmp_path, alexnet):
+    rng = np.random.default_rng(0)
+    for side in ("real", "generated"):
+        (tmp_path / side / "cat").mkdir(parents=True)
+    for i in range(5):
+        pixels = rng.integers(0, 256, (20, 20, 4), np.uint8)
+        picture = Image.fromarray(pixels, "RGBA")
+        picture.save(tmp_path / "real" / "cat" / f"{i}.webp", lossless=True, exact=True)
+        images.composite(picture).save(tmp_path / "generated" / "cat" / f"{i}.png")
+    found = compare_folders(folder_flags(tmp_path, alexnet))
+    assert found["frechet_alexnet"].value < 1e-6
+    assert found["precision_alexnet"].value == 1
+    assert found["stlpips_alexnet"].value < 1e-9
+    assert found["stlpips_alexnet"].count == 5
+
+
+def test_exif_is_read_for_both_folders_or_for_none(tmp_path, alexnet):
+    rng = np.random.default_rng(0)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for side in ("real", "generated"):
+        (tmp_path / side).mkdir()
+    for i in range(5):
+        picture = Image.fromarray(rng.integers(0, 256, (20, 24, 3), np.uint8))
+        picture.save(tmp_path / "real" / f"{i}.png", exif=exif)
+        upright = picture.transpose(Image.Transpose.ROTATE_270)
+        upright.save(tmp_path / "generated" / f"{i}.png")
+    given = folder_flags(tmp_path, alexnet)
+    assert compare_folders(given)["stlpips_alexnet"].value > 1e-4
+    given.orientation = "upright"
+    assert compare_folders(given)["stlpips_alexnet"].value < 1e-9
+
+
+def test_a_broken_picture_is_left_out_of_sets_and_pairs(tmp_path, alexnet, caplog):
+    rng = np.random.default_rng(0)
+    for side in ("real", "generated"):
+        (tmp_path / side).mkdir()
+        for i in range(6):
+            pixels = rng.integers(0, 256, (20, 20, 3), np.uint8)
+            Image.fromarray(pixels).save(tmp_path / side / f"{i}.png")
+    (tmp_path / "generated" / "3.png").write_bytes(b"no picture")
+    found = compare_folders(folder_flags(tmp_path, alexnet))
+    assert found["frechet_alexnet"].count == found["stlpips_alexnet"].count == 5
+    assert "generated: 1 of 6 pictures" in caplog.text
+
+
 def test_two_folders_are_compared(tmp_path, alexnet, capsys):
     rng = np.random.default_rng(0)
     for side in ("real", "generated"):
@@ -147,18 +420,7 @@ def test_two_folders_are_compared(tmp_path, alexnet, capsys):
         for i in range(5):
             pixels = rng.integers(0, 256, (20, 18 + i, 3), np.uint8)
             Image.fromarray(pixels).save(tmp_path / side / f"{i}.png")
-    given = SimpleNamespace(
-        real=str(tmp_path / "real"),
-        generated=str(tmp_path / "generated"),
-        alexnet=str(alexnet),
-        inception="",
-        lpips="",
-        preprocess="centre_crop",
-        size=16,
-        batch=4,
-        keep=True,
-        output=str(tmp_path / "found.json"),
-    )
+    given = folder_flags(tmp_path, alexnet)
     found = compare_folders(given)
     assert list(found) == [
         *("frechet_alexnet", "kernel_alexnet", "precision_alexnet", "recall_alexnet"),

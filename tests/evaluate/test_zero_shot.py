@@ -8,7 +8,7 @@ import pytest
 from flax import linen as nn
 from PIL import Image
 
-from unitoken_jax.config import ConfigError
+from unitoken_jax.config import ConfigError, UserError
 from unitoken_jax.evaluate import zero_shot
 from unitoken_jax.evaluate.zero_shot import Labelled, ZeroShotConfig
 
@@ -107,7 +107,7 @@ def test_pictures_and_names_of_folders(tmp_path):
         templates_file=str(templates),
         pictures=2,
     )
-    found, classes = zero_shot.read_folder(config, 4)
+    found, classes = zero_shot.read_folder(config, 4, Image.open)
     assert [(p.image.shape, p.label) for p in found] == [((4, 4, 3), 0), ((4, 4, 3), 1)]
     assert classes == ["tench", "goldfish"]
     assert zero_shot.with_templates(config).templates == ("a {}", "the {}")
@@ -116,9 +116,28 @@ def test_pictures_and_names_of_folders(tmp_path):
         zero_shot.with_templates(config)
     names.write_text("")
     with pytest.raises(ConfigError, match="is empty: give names of classes"):
-        zero_shot.read_folder(config, 4)
+        zero_shot.read_folder(config, 4, Image.open)
+    other = dataclasses.replace(config, preprocess="short")
     with pytest.raises(ConfigError, match="did you mean 'short_side'"):
-        zero_shot.read_folder(dataclasses.replace(config, preprocess="short"), 4)
+        zero_shot.read_folder(other, 4, Image.open)
+    names.write_bytes(b"\xff")
+    with pytest.raises(ConfigError, match="not UTF-8"):
+        zero_shot.read_folder(config, 4, Image.open)
+
+
+def test_a_picture_that_cannot_be_read_is_left_out_with_its_class(tmp_path):
+    def read(path):
+        if path.name == "b.png":
+            raise UserError(f"{path} is broken.")
+        return Image.open(path)
+
+    for name in ("n1/a.png", "n1/b.png", "n2/c.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.new("RGB", (6, 9)).save(tmp_path / name)
+    config = ZeroShotConfig(folder=str(tmp_path))
+    found, classes = zero_shot.read_folder(config, 4, read)
+    assert [p.label for p in found] == [0, 1]
+    assert classes == ["n1", "n2"]
 
 
 def test_templates_name_the_class_once():

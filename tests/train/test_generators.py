@@ -151,7 +151,7 @@ def test_stages_learn_and_the_page_shows_drawings(node, workdir):
     shape = records.codes_of(with_codes[0]).shape
     assert shape == (IMAGE // 8, IMAGE // 8, BOOKS)
     with_codes.close()
-    found = json.loads((workdir / "evaluation.json").read_text())
+    found = json.loads((workdir / "evaluation" / "default.json").read_text())
     assert found["generation"]["samples"]["drawings"][0]["prompt"]
     assert found["understanding"]["measures"]
     assert "Drawn from the prompt alone" in (workdir / "report.html").read_text()

@@ -189,16 +189,16 @@ def test_five_stages_evaluation_and_report(node, command, tmp_path) -> None:
         assert f"config.stages.{name}.train.steps = 3" in output
     assert list((run / "codes" / "tokenizer").glob("train-*.array_record"))
     assert re.search(r"vision: \d+ arrays, [\d,]+ parameters, from vision of", output)
-    found = json.loads((run / "evaluation.json").read_text())
+    found = json.loads((run / "evaluation" / "default.json").read_text())
     assert {"reconstruction", "retrieval", "understanding", "generation"} <= set(found)
     assert output.splitlines()[-1] == f"report: {run / 'report.html'}"
     assert (run / "log.txt").read_text().count("is complete after") == 5
 
     # The same command again has nothing left but the page.
-    before = (run / "evaluation.json").stat().st_mtime_ns
+    before = (run / "evaluation" / "default.json").stat().st_mtime_ns
     (run / "report.html").unlink()
     assert "stage stage2 is complete (3 steps)" in _finish(command())
-    assert (run / "evaluation.json").stat().st_mtime_ns == before
+    assert (run / "evaluation" / "default.json").stat().st_mtime_ns == before
     assert (run / "report.html").is_file()
 
 

@@ -1,8 +1,13 @@
-"""Folders of pictures: finding, reading and comparing them."""
+"""Folders of pictures: finding, reading, pairing and comparing them.
+
+How a file becomes a picture is given by whoever calls, and the same for both folders.
+"""
 
 import dataclasses
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -13,7 +18,15 @@ from unitoken_jax.evaluate.distribution import DistributionConfig, compare, extr
 from unitoken_jax.evaluate.measure import Measure, summarise
 from unitoken_jax.evaluate.networks import Judges, distances
 
-_ENDINGS = frozenset((".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif"))
+log = logging.getLogger(__name__)
+
+Read = Callable[[Path], Image.Image]
+"""Reads a file into an RGB picture, or raises a UserError."""
+
+_ENDINGS = frozenset(
+    (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+)
+_SHOWN = 3  # names in a message
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,23 +34,62 @@ class Folder:
     """Pictures of a folder, brought to one size when they are read.
 
     Attributes:
-        files: The pictures.
+        directory: The folder.
+        files: The pictures in it.
+        read: See `Read`.
         preprocess: A name of `preprocessing.VARIANTS`.
         size: Side of the square it makes, in pixels.
+        faults: What is wrong with the files that cannot be read, filled by reading.
     """
 
+    directory: Path
     files: Sequence[Path]
+    read: Read
     preprocess: str = "none"
     size: int = 256
+    faults: dict[Path, str] = dataclasses.field(default_factory=dict)
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        """Yield uint8 [H, W, 3], reading one at a time.
+        """Yield the pictures that can be read, uint8 [H, W, 3], one at a time."""
+        return (picture for _, picture in self.numbered())
+
+    def numbered(self) -> Iterator[tuple[int, np.ndarray]]:
+        """Yield the same with their places in `files`."""
+        for place in range(len(self.files)):
+            picture = self.picture(place)
+            if picture is not None:
+                yield place, picture
+
+    def picture(self, place: int) -> np.ndarray | None:
+        """Return the picture of a file, or None if it cannot be read."""
+        path = self.files[place]
+        if path in self.faults:
+            return None
+        try:
+            return preprocessing.apply(self.read(path), self.preprocess, self.size)
+        except (UserError, ValueError) as error:
+            self.faults[path] = str(error)
+            return None
+
+    def report(self) -> None:
+        """Warn of the files that could not be read.
 
         Raises:
-            UserError: A file is no picture.
+            UserError: None could.
         """
-        for path in self.files:
-            yield preprocessing.apply(_read(path), self.preprocess, self.size)
+        if not self.faults:
+            return
+        count, of = len(self.faults), len(self.files)
+        reasons = " ".join(list(self.faults.values())[:_SHOWN])
+        if count == of:
+            raise UserError(
+                f"{self.directory}: none of its {of:,} pictures can be read. {reasons}"
+            )
+        log.warning(
+            "%s: %s of %s pictures (%.2g %%) are set aside. %s%s",
+            *(self.directory, f"{count:,}", f"{of:,}", 100 * count / of, reasons),
+            " …" if count > _SHOWN else "",
+        )
 
 
 def find(directory: Path) -> list[Path]:
@@ -48,7 +100,11 @@ def find(directory: Path) -> list[Path]:
     """
     if not directory.is_dir():
         raise UserError(f"{directory} is not a directory: give a folder of pictures.")
-    found = sorted(p for p in directory.rglob("*") if p.suffix.lower() in _ENDINGS)
+    found = sorted(
+        path
+        for path in directory.rglob("*")
+        if path.suffix.lower() in _ENDINGS and path.is_file()
+    )
     if not found:
         raise UserError(
             f"{directory} holds no pictures: none of its files ends in "
@@ -57,16 +113,56 @@ def find(directory: Path) -> list[Path]:
     return found
 
 
-def _read(path: Path) -> Image.Image:
-    try:
-        with Image.open(path) as picture:
-            return picture.convert("RGB")
-    except Image.DecompressionBombError as error:
-        raise UserError(f"{path} has too many pixels: make it smaller.") from error
-    except (OSError, SyntaxError, ValueError) as error:
-        raise UserError(
-            f"{path} is not a picture, or damaged ({error}): replace or remove it."
-        ) from error
+class Pairing(NamedTuple):
+    """Which pictures of two folders belong together.
+
+    Attributes:
+        places: Of both pictures of each pair among the files of their folders.
+        missing: Of each folder, what has no partner, relative to it.
+    """
+
+    places: Sequence[tuple[int, int]]
+    missing: tuple[Sequence[Path], Sequence[Path]]
+
+
+def pair(first: Folder, second: Folder) -> Pairing:
+    """Pair pictures whose paths within their folders are equal but for the ending.
+
+    Raises:
+        UserError: A path has several endings in one folder and there is a partner for
+            it, so that it is not known which is meant.
+    """
+    sides = [_named(folder) for folder in (first, second)]
+    places: list[tuple[int, int]] = []
+    for name in sorted(sides[0].keys() & sides[1].keys()):
+        one, other = (side[name] for side in sides)
+        if one.keys() == other.keys():  # a.png and a.jpg in both
+            places += [(one[ending], other[ending]) for ending in sorted(one)]
+        elif len(one) == len(other) == 1:
+            places += zip(one.values(), other.values(), strict=True)
+        else:
+            several = first if len(one) > 1 else second
+            endings = sorted(max(one, other, key=len))
+            raise UserError(
+                f"{several.directory} holds {name} with the endings "
+                f"{', '.join(endings)}, so that it is not known which of them belongs "
+                "to the other folder's; remove or rename all but one."
+            )
+    gone: list[list[Path]] = []
+    for folder, side, other in zip((first, second), sides, sides[::-1], strict=True):
+        lonely = side.keys() - other.keys()
+        numbers = sorted(place for name in lonely for place in side[name].values())
+        gone.append([folder.files[i].relative_to(folder.directory) for i in numbers])
+    return Pairing(sorted(places), (gone[0], gone[1]))
+
+
+def _named(folder: Folder) -> dict[Path, dict[str, int]]:
+    """Sort the places of a folder's files by their paths, and then by their endings."""
+    found: dict[Path, dict[str, int]] = {}
+    for place, path in enumerate(folder.files):
+        name = path.relative_to(folder.directory)
+        found.setdefault(name.with_suffix(""), {})[name.suffix] = place
+    return found
 
 
 def measure(
@@ -78,38 +174,69 @@ def measure(
 ) -> dict[str, Measure]:
     """Measure how far the pictures of one folder are from those of another.
 
+    Files that cannot be read are left out of all, with a warning.
+
     Args:
         real: The reference.
         generated: What is judged.
         judges: Those of features add their measures, see `distribution.compare`; those
-            of pairs are asked only where both folders have the same names.
+            of pairs are asked where both folders have the same names, see `pair`.
         config: See `DistributionConfig`.
         progress: Called with the number of pictures seen since the last call.
 
     Raises:
-        UserError: A file is no picture, a folder has too few, or their sizes differ.
+        UserError: A folder has too few pictures, their sizes differ, or it is not known
+            which belong together.
     """
     found: dict[str, Measure] = {}
+    paired = pair(real, generated) if judges.pairs else Pairing((), ((), ()))
     try:
         for network in judges.features:
             reference = extract(network, real, config, progress)
             judged = extract(network, generated, config, progress)
             found |= compare(reference, judged, network.name, config)
-        if judges.pairs and _names(real) == _names(generated):
-            for pair in judges.pairs:
-                values = distances(
-                    pair, zip(real, generated, strict=True), config.batch
-                )
-                found[pair.name] = summarise(values, unit="of 1")
+        if paired.places:
+            _report_missing(real, generated, paired)
+            for network in judges.pairs:
+                pictures = _pictures(real, generated, paired)
+                values = distances(network, pictures, config.batch)
+                found[network.name] = summarise(values, unit="of 1")
+        elif judges.pairs:
+            log.warning(
+                "%s: left out, no picture of one folder has the name of one of the "
+                "other",
+                ", ".join(network.name for network in judges.pairs),
+            )
     except UserError:
         raise
     except ValueError as error:
+        for folder in (real, generated):
+            folder.report()  # which may say why
         raise UserError(f"the folders cannot be compared: {error}.") from error
+    for folder in (real, generated):
+        folder.report()
     return found
 
 
-def _names(folder: Folder) -> list[str]:
-    return [path.stem for path in folder.files]
+def _pictures(
+    real: Folder, generated: Folder, paired: Pairing
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield the pairs of which both pictures can be read."""
+    for places in paired.places:
+        one, other = real.picture(places[0]), generated.picture(places[1])
+        if one is not None and other is not None:
+            yield one, other
+
+
+def _report_missing(real: Folder, generated: Folder, paired: Pairing) -> None:
+    for folder, names in zip((real, generated), paired.missing, strict=True):
+        if names:
+            log.warning(
+                "%s: %s of %s pictures have no partner of the same name: %s%s",
+                *(folder.directory, f"{len(names):,}", f"{len(folder.files):,}"),
+                ", ".join(map(str, names[:_SHOWN])),
+                " …" if len(names) > _SHOWN else "",
+            )
 
 
 def labelled(
@@ -118,7 +245,7 @@ def labelled(
     """List pictures with their classes, one folder a class.
 
     Args:
-        directory: Holds the folders.
+        directory: Holds the folders; those whose names begin with a dot are none.
         names: Of the classes, in the order of the sorted folders; those of the folders
             if there are none.
 
@@ -129,7 +256,7 @@ def labelled(
         UserError: There are no folders, or not as many as names.
     """
     folders = (
-        sorted(p for p in directory.iterdir() if p.is_dir())
+        sorted(p for p in directory.iterdir() if p.is_dir() and p.name[0] != ".")
         if directory.is_dir()
         else []
     )

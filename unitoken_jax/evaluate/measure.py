@@ -22,6 +22,7 @@ class Measure:
         baseline: What a system that knows nothing reaches, or None.
         against: What the baseline is, in a few words.
         unit: "" for a fraction of 1, else such as "dB".
+        less_is_better: Than the baseline, if there is one.
     """
 
     value: float
@@ -31,6 +32,16 @@ class Measure:
     baseline: float | None = None
     against: str = ""
     unit: str = ""
+    less_is_better: bool = False
+
+    @property
+    def is_worse(self) -> bool:
+        """Whether a system that knows nothing reaches more."""
+        if self.baseline is None:
+            return False
+        if self.less_is_better:
+            return self.value > self.baseline
+        return self.value < self.baseline
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,6 +85,7 @@ def summarise(
     unit: str = "",
     baseline: float | None = None,
     against: str = "",
+    less_is_better: bool = False,
     seed: int = 0,
     resamples: int = 1000,
 ) -> Measure:
@@ -85,6 +97,7 @@ def summarise(
         unit: See `Measure`.
         baseline: See `Measure`.
         against: See `Measure`.
+        less_is_better: See `Measure`.
         seed: Of the resampling.
         resamples: How many times the samples are drawn again.
     """
@@ -95,7 +108,9 @@ def summarise(
     value = float(statistic(values, axis=0))
     # A statistic may lie outside the interval of its resamples, never its own.
     low, high = min(value, float(low)), max(value, float(high))
-    return Measure(value, len(values), low, high, baseline, against, unit)
+    return Measure(
+        value, len(values), low, high, baseline, against, unit, less_is_better
+    )
 
 
 def estimate(values: np.ndarray, count: int, *, unit: str) -> Measure:
@@ -118,7 +133,10 @@ def estimate(values: np.ndarray, count: int, *, unit: str) -> Measure:
 
 
 def table(measures: Mapping[str, Measure]) -> str:
-    """Print measures as a table of aligned columns."""
+    """Print measures as a table of aligned columns.
+
+    What is worse than its baseline says so.
+    """
 
     def number(value: float | None, unit: str) -> str:
         if value is None:
@@ -134,6 +152,8 @@ def table(measures: Mapping[str, Measure]) -> str:
         )
         value = f"{number(m.value, m.unit)} {m.unit}".rstrip()
         beside = f"{number(m.baseline, m.unit)} {m.against}".strip()
+        if m.is_worse:
+            beside += f" – {'above' if m.less_is_better else 'below'} its baseline"
         rows.append((name, value, interval, beside, f"{m.count:,}"))
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = [

@@ -124,6 +124,7 @@ def evaluate(
             unit=f"of {count}",
             baseline=(count + 1) / 2,
             against="chance",
+            less_is_better=True,
         )
     return Evaluation(
         measures,

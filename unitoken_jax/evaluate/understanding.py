@@ -133,7 +133,13 @@ def answer_bits(
 
     def measure(places: np.ndarray) -> Measure:
         known = float(blind[places].mean())
-        return summarise(bits[places], unit="bits", baseline=known, against=BLIND)
+        return summarise(
+            bits[places],
+            unit="bits",
+            baseline=known,
+            against=BLIND,
+            less_is_better=True,
+        )
 
     groups = {kind: np.array(kinds) == kind for kind in sorted(set(kinds))}
     return {"all": measure(np.ones(len(bits), bool))} | {

@@ -19,11 +19,12 @@ from unitoken_jax.config import ConfigError, nearest
 from unitoken_jax.evaluate import folders, preprocessing
 from unitoken_jax.evaluate.batches import batches, spread
 from unitoken_jax.evaluate.measure import Evaluation, share
-from unitoken_jax.files import OptionalPath
+from unitoken_jax.files import OptionalPath, read_user_file
 from unitoken_jax.generate.decode import Params, call
 from unitoken_jax.ops import pixels
 
 _SHOWN = 5  # classes shown with a picture
+_LONGEST = 2**26  # bytes of a file of names or templates
 
 Encode = Callable[[str], np.ndarray]
 """A text to its ids, int32 [X]."""
@@ -49,6 +50,8 @@ class ZeroShotConfig:
             sorted folders; "" takes the folders' own names.
         preprocess: How pictures of `folder` get their size, a name of
             `preprocessing.VARIANTS`; records' pictures are fitted as in training.
+        orientation: Whether the EXIF of a folder's pictures is ignored, as published
+            loaders do, or followed.
         templates: Texts with {} in the place of the class's name.
         templates_file: A text file with one template a line, instead.
         pictures: At most how many pictures.
@@ -63,6 +66,7 @@ class ZeroShotConfig:
     folder: OptionalPath = ""
     names: OptionalPath = ""
     preprocess: str = "short_side"
+    orientation: Literal["released", "upright"] = "released"
     templates: tuple[str, ...] = ("{}", "a picture of {}", "a drawing of {}")
     templates_file: OptionalPath = ""
     pictures: int = 512
@@ -96,19 +100,22 @@ def with_templates(config: ZeroShotConfig) -> ZeroShotConfig:
 
 
 def read_folder(
-    config: ZeroShotConfig, size: int
+    config: ZeroShotConfig, size: int, read: folders.Read
 ) -> tuple[list[Labelled], Sequence[str]]:
     """Read the pictures of `config.folder`, one folder a class; of many, some of each.
 
     Args:
         config: See `ZeroShotConfig`.
         size: Side of the squares they become, in pixels.
+        read: How a file becomes a picture.
 
     Returns:
-        Pictures with their classes; the names of the classes.
+        Pictures with their classes, without those that cannot be read; the names of
+        the classes.
 
     Raises:
-        UserError: A file is missing or damaged, or names are too many or too few.
+        UserError: A file of names is missing, no picture can be read, or names are too
+            many or too few.
     """
     if config.preprocess not in preprocessing.VARIANTS:
         raise ConfigError(
@@ -116,15 +123,22 @@ def read_folder(
             f"{nearest(config.preprocess, preprocessing.VARIANTS)}"
         )
     names = _lines(Path(config.names), "names of classes") if config.names else []
-    every, names = folders.labelled(Path(config.folder), names)
+    directory = Path(config.folder)
+    every, names = folders.labelled(directory, names)
     chosen = [every[i] for i in spread(len(every), config.pictures)]
-    files = folders.Folder([path for path, _ in chosen], config.preprocess, size)
-    labels = (label for _, label in chosen)
-    return [Labelled(*found) for found in zip(files, labels, strict=True)], names
+    paths = [path for path, _ in chosen]
+    folder = folders.Folder(directory, paths, read, config.preprocess, size)
+    found = [Labelled(picture, chosen[i][1]) for i, picture in folder.numbered()]
+    folder.report()
+    return found, names
 
 
 def _lines(path: Path, what: str) -> list[str]:
-    lines = [line.strip() for line in path.read_text("utf-8").splitlines()]
+    try:
+        text = read_user_file(path, _LONGEST).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not UTF-8 text ({error}).") from error
+    lines = [line.strip() for line in text.split("\n")]
     if not (found := [line for line in lines if line]):
         raise ConfigError(f"{path} is empty: give {what}, one a line.")
     return found

@@ -57,8 +57,9 @@ log = logging.getLogger("unitoken_jax.generate")
 Voice = Assistant | LiquidAssistant | Artist
 SPEAKERS = ("unitoken", "unitok_mllm", "llamagen")
 """Kinds of model that draw or answer."""
+LARGEST_PICTURE = 512 * 2**20
+"""Bytes of a picture's file; a larger one is refused."""
 _CHUNK = 16  # batches whose pictures are held in memory at once
-_LARGEST = 512 * 2**20  # bytes of a picture's file
 _PATIENCE = 60.0  # seconds after which the answers there are are written
 
 Item = TypeVar("Item")
@@ -201,7 +202,7 @@ def look(path: Path) -> Image.Image:
     Raises:
         UserError: There is no such file, or it is no picture or an enormous one.
     """
-    data = read_user_file(path, _LARGEST)
+    data = read_user_file(path, LARGEST_PICTURE)
     try:
         return images.decode(data, str(path), policy="upright")
     except DataError as error:

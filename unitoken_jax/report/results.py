@@ -77,7 +77,7 @@ class Group:
 
 
 def read(evaluation: Mapping[str, Any], folder: Path) -> tuple[Group, ...]:
-    """Convert the content of evaluation.json; what has another shape is left out.
+    """Convert the content of an evaluation; what has another shape is left out.
 
     Args:
         evaluation: evaluators by name, each with `measures` and `samples`.

@@ -17,6 +17,7 @@ import numpy as np
 from unitoken_jax.config import UserError
 from unitoken_jax.report.quantities import is_number
 
+EVALUATIONS = "evaluation"
 _BOOKKEEPING = frozenset({"step", "time", "weight", "lost_lines"})
 
 
@@ -89,13 +90,37 @@ class Stage:
 
 
 @dataclasses.dataclass(frozen=True)
+class Other:
+    """An evaluation of the run with another config than its own.
+
+    Attributes:
+        name: of it.
+        changes: in which fields its config differs.
+        content: what it has found.
+    """
+
+    name: str
+    changes: tuple[str, ...]
+    content: Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
 class Run:
-    """A run directory: its stages in order of execution, and its evaluation."""
+    """A run directory: its stages in order of execution, and its evaluations.
+
+    Attributes:
+        folder: of the run.
+        stages: in order of execution.
+        evaluation: with the run's own config.
+        faults: what is missing or cannot be read.
+        others: evaluations with other configs.
+    """
 
     folder: Path
     stages: tuple[Stage, ...]
     evaluation: Mapping[str, Any]
     faults: tuple[str, ...]
+    others: tuple[Other, ...] = ()
 
 
 def read(folder: Path) -> Run:
@@ -114,9 +139,25 @@ def read(folder: Path) -> Run:
         if any((child / mark).is_file() for mark in marks)
     ]
     stages.sort(key=lambda stage: stage.begun)
-    path = folder / "evaluation.json"
-    evaluation = _read_json(path, faults) if path.exists() else {}
-    return Run(folder, tuple(stages), evaluation, tuple(faults))
+    own = folder / EVALUATIONS / "default.json"
+    # That of earlier versions stands beside the folder.
+    paths = [own, folder / "evaluation.json"]
+    path = next((path for path in paths if path.exists()), None)
+    evaluation = _read_json(path, faults) if path else {}
+    others = [
+        _other(path, faults)
+        for path in sorted((folder / EVALUATIONS).glob("*.json"))
+        if path != own
+    ]
+    return Run(folder, tuple(stages), evaluation, tuple(faults), tuple(others))
+
+
+def _other(path: Path, faults: list[str]) -> Other:
+    content = _read_json(path, faults)
+    of = content.get("of")
+    changes = of.get("changes") if isinstance(of, Mapping) else None
+    said = map(str, changes) if isinstance(changes, list) else ()
+    return Other(path.stem, tuple(said), content)
 
 
 def _read_stage(folder: Path) -> Stage:
@@ -181,7 +222,7 @@ def _read_json(path: Path, faults: list[str]) -> dict[str, Any]:
     except OSError:
         faults.append(f"There is no {path.name}.")
         return {}
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         faults.append(f"{path.name} is not JSON ({error}).")
         return {}
     if not isinstance(content, dict):

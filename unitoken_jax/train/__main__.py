@@ -37,6 +37,7 @@ from unitoken_jax import convert, files
 from unitoken_jax.checkpoint.reader import restore_params
 from unitoken_jax.config import ConfigError, UserError, sentence
 from unitoken_jax.convert import WeightsError
+from unitoken_jax.evaluate import shelf
 from unitoken_jax.evaluate.__main__ import run as evaluate
 from unitoken_jax.evaluate.config import EvaluationConfig
 from unitoken_jax.generate.assistant import GenerationConfig
@@ -313,13 +314,25 @@ def check(chain: Chain) -> None:
     configs.build(GenerationConfig, chain.generation, "config.generation")
 
 
-def _is_evaluated(chain: Chain, workdir: Path) -> bool:
-    """Say whether the evaluation is of the stages as they are."""
-    result = workdir / "evaluation.json"
+def _was_evaluated(chain: Chain, workdir: Path) -> bool:
+    """Say whether an earlier version has evaluated the stages as they are.
+
+    It has not written down what its numbers are of, so that times must do.
+    """
+    result = workdir / shelf.EARLIER
+    if shelf.read(workdir) is not None or not result.exists():
+        return False
     marks = [workdir / name / stage.FINISHED for name in chain.order]
-    return result.exists() and result.stat().st_mtime >= max(
-        mark.stat().st_mtime for mark in marks
-    )
+    return result.stat().st_mtime >= max(mark.stat().st_mtime for mark in marks)
+
+
+def _finish(chain: Chain, workdir: Path) -> None:
+    """Evaluate what is not evaluated yet, and build the report page in any case."""
+    try:
+        if not _was_evaluated(chain, workdir):
+            evaluate(chain, workdir, resume=True)
+    finally:
+        _report(workdir)
 
 
 def train(
@@ -355,9 +368,7 @@ def train(
         complete = chains.run(chain, workdir, Workshop(workdir), only=only)
         if complete and chain.finish and only is None:
             if first:
-                if not _is_evaluated(chain, workdir):
-                    evaluate(chain, workdir)
-                _report(workdir)
+                _finish(chain, workdir)
             processes.wait_for_all("the evaluation")
     return complete
 

@@ -123,7 +123,7 @@ def test_a_sweep_is_interrupted_and_resumed(tmp_path) -> None:
     assert "fails_seed1 failed" in html
     found = {}
     for label in ("reads", "draws"):
-        (path,) = folder.glob(f"points/{label}*/evaluation.json")
+        (path,) = folder.glob(f"points/{label}*/evaluation/default.json")
         content = json.loads(path.read_text())
         found[label] = [
             content["understanding"]["measures"]["bits_per_answer/all"]["value"],
