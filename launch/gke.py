@@ -313,7 +313,7 @@ def render(words: Sequence[str]) -> tuple[str, bool]:
     """
     given = _parser().parse_args(words)
     _check_together(given)
-    given.name = _clean(given.name)
+    given.name = clean(given.name)
     command = [*script.WORKER, *script.train_command(given.arguments, joined=True)]
     if given.cluster:
         return _by_xpk(given, command), given.dry_run
@@ -500,7 +500,7 @@ def _check_together(given: argparse.Namespace) -> None:
         raise UserError(f"two volumes are mounted at {twice.pop()}; name other paths.")
 
 
-def _clean(name: str) -> str:
+def clean(name: str) -> str:
     """Return a name that Kubernetes accepts, with room for the suffixes of pods."""
     cleaned = re.sub("[^a-z0-9]+", "-", name.lower()).strip("-")
     if not cleaned[:1].isalpha():

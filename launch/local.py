@@ -115,8 +115,7 @@ def _free_port() -> int:
         return found.getsockname()[1]
 
 
-def run(words: Sequence[str]) -> int:
-    """Run, or print, what the words of a command line say; return the exit code."""
+def _parser() -> argparse.ArgumentParser:
     summary = "Run several processes on this machine."
     parser = script.parser("local", summary, platform=None)
     count = script.at_least(0)
@@ -132,7 +131,22 @@ def run(words: Sequence[str]) -> int:
     parser.add_argument(
         "--retries", type=count, default=0, help="new starts of failed runs"
     )
-    given = parser.parse_args(words)
+    return parser
+
+
+def port_of(words: Sequence[str]) -> str:
+    """Name the port that a command line uses, '' if it finds a free one.
+
+    Raises:
+        UserError: the words cannot be read.
+    """
+    given = _parser().parse_args(words)
+    return f"port {given.port}" if given.port else ""
+
+
+def run(words: Sequence[str]) -> int:
+    """Run, or print, what the words of a command line say; return the exit code."""
+    given = _parser().parse_args(words)
     added = _variables(given.platform, given.devices)
     if given.dry_run:
         port = given.port or _free_port()

@@ -528,6 +528,17 @@ def render(words: Sequence[str]) -> tuple[str, bool]:
     return text, given.dry_run
 
 
+def slice_of(words: Sequence[str]) -> str:
+    """Name the slice that a command line uses.
+
+    Raises:
+        UserError: the words cannot be read.
+    """
+    given = _parser().parse_args(words)
+    where = filter(None, [given.project, given.zone])
+    return f"slice {given.tpu} of {'/'.join(where)}"
+
+
 def _flags(words: Sequence[str]) -> str:
     """Return words that stand before others."""
     return f"{script.quote(words)} " if words else ""

@@ -129,12 +129,66 @@ class Point:
         return re.sub(r"[^\w.-]+", "-", words)
 
 
-def points(sweep: SweepConfig, only: Sequence[str] = ()) -> list[Point]:
+def split_overrides(
+    given: Sequence[tuple[str, str | bool]],
+) -> tuple[list[tuple[str, str | bool]], list[str]]:
+    """Part what the command line sets into the sweep's fields and the experiment's.
+
+    Args:
+        given: path → value as it was written.
+
+    Returns:
+        Those of `SweepConfig`, and all others as 'PATH.TO.FIELD=VALUE'.
+    """
+    own = {field.name for field in dataclasses.fields(SweepConfig)}
+    of_sweep = [(path, text) for path, text in given if path.split(".")[0] in own]
+    others = [(path, text) for path, text in given if path.split(".")[0] not in own]
+    return of_sweep, [f"{path}={text}" for path, text in others]
+
+
+def check_overrides(sweep: SweepConfig, fields: Sequence[str]) -> None:
+    """Refuse to set at every point what tells points apart.
+
+    Raises:
+        ConfigError: naming the axis.
+    """
+    varied = {
+        field.partition("=")[0]: f"axis {axis.name!r}: choose with --only {axis.name}="
+        for axis in sweep.axes
+        for value in axis.values
+        for field in value.set
+    }
+    varied |= dict.fromkeys(sweep.seed_fields, "seed: choose with --config.seeds=")
+    for field in fields:
+        path = field.partition("=")[0]
+        for other, what in varied.items():
+            if f"{path}.".startswith(f"{other}.") or f"{other}.".startswith(f"{path}."):
+                raise ConfigError(f"--config.{path} is varied by {what}….")
+
+
+def _standing(fields: Sequence[str]) -> tuple[str, ...]:
+    """Leave out what later fields set once more, themselves or as a group."""
+    standing: list[str] = []
+    for field in fields:
+        path = field.partition("=")[0]
+        standing = [
+            before
+            for before in standing
+            if before.partition("=")[0] != path and not before.startswith(f"{path}.")
+        ]
+        standing.append(field)
+    return tuple(standing)
+
+
+def points(
+    sweep: SweepConfig, only: Sequence[str] = (), fields: Sequence[str] = ()
+) -> list[Point]:
     """List the runs of a sweep; all points with the first seed come first.
 
     Args:
         sweep: the sweep.
         only: 'AXIS=LABEL'; of an axis that is named, only these labels are taken.
+        fields: of the experiment that are set at every point, after all others.
 
     Raises:
         ConfigError: `only` names what there is not, or two points have one name.
@@ -151,10 +205,10 @@ def points(sweep: SweepConfig, only: Sequence[str] = ()) -> list[Point]:
         if any(chosen[name] not in allowed for name, allowed in wanted.items()):
             continue
         files = [value.config for value in values if value.config]
-        fields = [*sweep.set, *(field for value in values for field in value.set)]
-        fields += [f"{path}={seed}" for path in sweep.seed_fields]
+        found_set = [*sweep.set, *(field for value in values for field in value.set)]
+        found_set += [f"{path}={seed}" for path in sweep.seed_fields]
         file = files[-1] if files else sweep.config
-        found.append(Point(labels, seed, file, tuple(fields)))
+        found.append(Point(labels, seed, file, _standing([*found_set, *fields])))
     names = [point.name for point in found]
     if twice := {name for name in names if names.count(name) > 1}:
         raise ConfigError(f"sweep {sweep.name!r}: two points are named {twice.pop()!r}")

@@ -4,16 +4,13 @@ Two stages are alike if their fields are equal and what they start from is alike
 stages need to be trained once.
 """
 
-import ast
 import dataclasses
 import hashlib
 import json
-import runpy
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from unitoken_jax.config import ConfigError, nearest, plain
+from unitoken_jax.config import ConfigError, load_file, nearest, set_field
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,47 +71,27 @@ def evaluate(file: str, fields: Sequence[str]) -> dict[str, Any]:
 
     Args:
         file: 'FILE.py' or 'FILE.py:WORD', as for `--config`.
-        fields: 'PATH.TO.FIELD=VALUE', as on the command line.
+        fields: 'PATH.TO.FIELD=VALUE', read as the command line reads them.
 
     Raises:
         ConfigError: there is no such file, it refuses the word, or a field cannot be
             set.
     """
-    path, _, word = file.partition(":")
-    if not Path(path).is_file():
-        known = [str(p) for p in Path(path).parent.glob("*.py")]
-        raise ConfigError(f"config: there is no file{nearest(path, known)}")
-    get_config = runpy.run_path(path).get("get_config")
-    if get_config is None:
-        raise ConfigError(f"config: {path} has no get_config(), which returns it.")
     try:
-        node = plain(get_config(word) if word else get_config())
-    except (TypeError, ValueError) as error:
-        given = repr(word) if word else ""
-        raise ConfigError(
-            f"config: get_config({given}) of {path} fails: {str(error).rstrip('.')}."
-        ) from error
+        node = load_file(file)
+    except ConfigError as error:
+        raise ConfigError(f"config: {error}") from error
     for field in fields:
-        _set(node, field)
+        path, equals, text = field.partition("=")
+        if not equals:
+            raise ConfigError(
+                f"{field!r} does not set a field: write PATH.TO.FIELD=VALUE."
+            )
+        try:
+            set_field(node, path, text)
+        except ConfigError as error:
+            raise ConfigError(f"{field!r}: {error}") from error
     return node
-
-
-def _set(node: dict[str, Any], field: str) -> None:
-    path, equals, text = field.partition("=")
-    *parents, last = path.split(".")
-    if not equals or not all([*parents, last]):
-        raise ConfigError(f"{field!r} does not set a field: write PATH.TO.FIELD=VALUE.")
-    for name in parents:
-        if node.get(name) is None:
-            node[name] = {}
-        node = node[name]
-        if not isinstance(node, dict):
-            raise ConfigError(f"{field!r}: {name} is a value and has no fields.")
-    try:
-        node[last] = ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        # The command line's words for what Python writes with a capital.
-        node[last] = {"true": True, "false": False}.get(text, text)
 
 
 def _stages(node: Mapping[str, Any]) -> tuple[Stage, ...]:

@@ -2,8 +2,9 @@
 
 What is done is read from the runs' own files, so the same command resumes a sweep that
 was interrupted anywhere. `sweep.json` says how each run stands; the report reads it.
-A run outlives a sweep command that is killed: it keeps its log locked, and the next
-command waits for it, for two in one directory would spoil each other's checkpoints.
+A run outlives a sweep command that is killed until it has saved, or for ever where the
+system cannot tell it: it keeps its log locked, and the next command waits for it, for
+two in one directory would spoil each other's checkpoints.
 """
 
 import contextlib
@@ -23,9 +24,11 @@ from typing import IO, Any
 
 from launch import gke, local, signals, slurm, tpu_vm
 from launch.signals import PREEMPTED
-from launch.sweep.config import SweepConfig
+from launch.sweep import refusals
+from launch.sweep.config import Point, SweepConfig
 from launch.sweep.tasks import Task
 from unitoken_jax.config import ConfigError, UserError, nearest, plain
+from unitoken_jax.files import write_text
 
 log = logging.getLogger("launch.sweep")
 
@@ -46,6 +49,53 @@ Command = Callable[[Task], Sequence[str]]
 def train_here(task: Task) -> list[str]:
     """Return the command that runs a task in a process of this machine."""
     return [sys.executable, "-m", "unitoken_jax.train", *task.arguments]
+
+
+def places(via: Sequence[str], parallel: int | None) -> list[Command]:
+    """Return what runs tasks, one at a time each.
+
+    Args:
+        via: launchers and their options, of which none is used twice at a time; if it
+            is one, as often as `parallel` says, unless there is only one of what it
+            uses.
+        parallel: tasks at a time; None is one by each launcher.
+
+    Raises:
+        ConfigError: there is no such launcher, or two runs would be in one place.
+    """
+    count = max(len(via), 1) if parallel is None else parallel
+    if not via:
+        return [train_here] * count
+    alone: dict[str, str] = {}
+    for words in via:
+        place = _place(words)
+        if place in alone:
+            raise ConfigError(f"--via {words!r}: another --via has {place} as well.")
+        alone |= {place: words} if place else {}
+    if count > len(via) > 1:
+        raise ConfigError(
+            f"--parallel={count}, but {len(via)} launchers are named by --via, which "
+            "run one at a time each."
+        )
+    if count > 1 and alone and len(via) == 1:
+        raise ConfigError(
+            f"--parallel={count} would run {count} at a time on {next(iter(alone))}: "
+            "give one --via for each that there is, or leave --parallel out."
+        )
+    commands = [launcher(words) for words in via]
+    return commands * count if len(via) == 1 else commands[:count]
+
+
+def _place(words: str) -> str:
+    """Name what only one run at a time can use, '' if the launcher finds its own."""
+    module, options = _split(words)
+    find = {"tpu_vm": tpu_vm.slice_of, "local": local.port_of}.get(module)
+    if find is None:
+        return ""
+    try:
+        return find([*options, "--", "RUN"])
+    except UserError as error:
+        raise ConfigError(f"--via {words!r}: {error}") from error
 
 
 def launcher(words: str) -> Command:
@@ -77,6 +127,8 @@ def check_launcher(words: str, tasks: Sequence[Task]) -> None:
         ConfigError: in the words of the launcher.
     """
     module, options = _split(words)
+    if module == "gke":
+        _check_names([task.name for task in tasks])
     for task in tasks:
         run = ["--dry_run", "--name", task.name, "--wait", "--", *task.arguments]
         try:
@@ -84,6 +136,19 @@ def check_launcher(words: str, tasks: Sequence[Task]) -> None:
                 _LAUNCHERS[module]([*options, *run])
         except UserError as error:
             raise ConfigError(f"--via {words!r}: {error}") from error
+
+
+def _check_names(names: Sequence[str]) -> None:
+    """Refuse tasks that Kubernetes cannot tell apart: one would delete the other."""
+    known: dict[str, str] = {}
+    for name in names:
+        cleaned = gke.clean(name)
+        if cleaned in known:
+            raise ConfigError(
+                f"{known[cleaned]!r} and {name!r} are both {cleaned!r} to Kubernetes; "
+                "change a label."
+            )
+        known[cleaned] = name
 
 
 def _split(words: str) -> tuple[str, list[str]]:
@@ -107,7 +172,8 @@ class Progress:
     """How a task stands, after all commands that ran the sweep.
 
     Attributes:
-        status: 'waiting', 'running', 'done', 'failed', or 'blocked' by a failed one.
+        status: 'waiting', 'running', 'done', 'failed', 'blocked' by a failed one, or
+            'refused' before it was run.
         failures: processes that ended with a fault.
         preemptions: processes that ended early and well.
         seconds: spent by its processes.
@@ -131,6 +197,7 @@ class _Running:
         began: when, on the monotonic clock.
         output: where its own part of the log begins, in bytes.
         saved: what the run had saved before.
+        place: number of the command that runs it.
     """
 
     task: Task
@@ -138,6 +205,7 @@ class _Running:
     began: float
     output: int
     saved: set[tuple[str, int]]
+    place: int
 
 
 class Runner:
@@ -150,7 +218,8 @@ class Runner:
         folder: Path,
         *,
         everything: Sequence[Task] | None = None,
-        command: Command = train_here,
+        refused: Mapping[str, tuple[Point, str]] | None = None,
+        command: Command | Sequence[Command] = train_here,
         parallel: int = 1,
         retries: int = 1,
     ) -> None:
@@ -162,12 +231,16 @@ class Runner:
             folder: of the sweep.
             everything: tasks of the whole sweep, of which those that are not run are
                 written as they stand; None is `tasks`.
-            command: that runs a task; it must end when the task has ended.
-            parallel: tasks at a time.
+            refused: points that are set aside, and why, by their names.
+            command: that runs a task; it must end when the task has ended. Several run
+                one task at a time each.
+            parallel: tasks at a time, if it is one command.
             retries: how often a failed task is run again.
         """
         self._sweep, self._tasks, self._folder = sweep, tasks, folder
-        self._command, self._parallel, self._retries = command, parallel, retries
+        self._refused = dict(refused or {})
+        self._commands = [command] * parallel if callable(command) else list(command)
+        self._retries = retries
         self._running: list[_Running] = []
         self._stopping = False
         self._awaited: set[str] = set()
@@ -228,7 +301,7 @@ class Runner:
                 progress.error = "a stage that it starts from has failed."
                 self._write()
                 continue
-            room = len(self._running) < self._parallel
+            room = len(self._running) < len(self._commands)
             if room and all(s == "done" for s in needed) and self._may_code(task):
                 started = True
                 self._launch(task)
@@ -251,7 +324,9 @@ class Runner:
                 return
             task.prepare()
             saved = _saved(task)
-            command = self._command(task)
+            taken = {running.place for running in self._running}
+            place = next(n for n in range(len(self._commands)) if n not in taken)
+            command = self._commands[place](task)
             file.write(f"$ {shlex.join(command)}\n".encode())
             file.flush()
             output = file.tell()
@@ -264,7 +339,7 @@ class Runner:
             )
         self.progress[task.name].status = "running"
         began = time.monotonic()
-        self._running.append(_Running(task, process, began, output, saved))
+        self._running.append(_Running(task, process, began, output, saved, place))
         if self._stopping:  # asked before this one could be told
             process.terminate()
         log.info("%s %s: started", self._count(), task.name)
@@ -324,6 +399,10 @@ class Runner:
             progress.preemptions += 1
             return "ended early, which is no failure; it is resumed"
         progress.failures += 1
+        again = code != 1 or _saved(task) != running.saved
+        if not again and refusals.is_refusal(self._output(running)):
+            progress.status = "failed"
+            return f"refused: {progress.error}"
         if progress.failures - earlier.failures <= self._retries:
             return f"failed ({progress.error}) and is tried again"
         progress.status = "failed"
@@ -331,12 +410,15 @@ class Runner:
 
     def _fault(self, running: _Running, code: int) -> str:
         """Return the last line of a process' output, where a fault is a sentence."""
+        output = self._output(running)
+        lines = output.splitlines()
+        last = refusals.sentence(output) or (lines[-1] if lines else "no output")
+        return last if code >= 0 else f"signal {-code}; {last}"
+
+    def _output(self, running: _Running) -> str:
         path = self._folder / "logs" / f"{running.task.name}.log"
         output = path.read_bytes()[running.output :].decode(errors="replace")
-        lines = output.replace("\r", "\n").splitlines()
-        spoken = [line for line in lines if line.startswith("error: ")] or lines
-        last = spoken[-1].removeprefix("error: ") if spoken else "no output"
-        return last if code >= 0 else f"signal {-code}; {last}"
+        return output.replace("\r", "\n")
 
     def _count(self) -> str:
         done = sum(p.status == "done" for p in self.progress.values())
@@ -362,12 +444,15 @@ class Runner:
                 task.name: dataclasses.asdict(self._stand[task.name])
                 | _description(task, self._folder)
                 for task in self._everything
+            }
+            | {
+                name: dataclasses.asdict(Progress("refused", error=why))
+                | _about(point, f"points/{name}", ())
+                for name, (point, why) in self._refused.items()
             },
         }
         self._folder.mkdir(parents=True, exist_ok=True)
-        partial = self._folder / f".{STATE}.partial"
-        partial.write_text(json.dumps(content, indent=1))
-        os.replace(partial, self._folder / STATE)
+        write_text(self._folder / STATE, json.dumps(content, indent=1))
 
 
 def _restore(task: Task, before: Mapping[str, Any], folder: Path) -> Progress:
@@ -406,12 +491,16 @@ def _saved(task: Task) -> set[tuple[str, int]]:
 
 
 def _description(task: Task, folder: Path) -> dict[str, Any]:
-    point = task.point
+    run = str(task.workdir.relative_to(folder))
+    return _about(task.point, run, task.arguments)
+
+
+def _about(point: Point | None, run: str, arguments: Sequence[str]) -> dict[str, Any]:
     return {
-        "run": str(task.workdir.relative_to(folder)),
+        "run": run,
         "labels": dict(point.labels) if point else None,
         "seed": point.seed if point else None,
-        "arguments": list(task.arguments),
+        "arguments": list(arguments),
     }
 
 

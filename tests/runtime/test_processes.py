@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
+from pathlib import Path
 from typing import NoReturn
 
 import jax
@@ -142,3 +143,25 @@ def test_only_what_others_cause_is_called_their_loss(monkeypatch) -> None:
         with pytest.raises(type(own)) as caught, processes.others_needed("x"):
             raise own
         assert caught.value is own
+
+
+@pytest.mark.parametrize("platform", ["cuda", "tpu"])
+def test_a_platform_that_is_not_there_is_a_sentence(platform) -> None:
+    """JAX would go on with the CPU, or end without a word."""
+    program = (
+        "from unitoken_jax.runtime import processes\n"
+        "from unitoken_jax.config import UserError\n"
+        "try:\n"
+        "    with processes.joined('', 0, 0): print('went on')\n"
+        "except UserError as error: print(error)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=Path(__file__).parents[2],
+        env=os.environ | {"JAX_PLATFORMS": platform},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    start = f"JAX_PLATFORMS={platform}, but no such device starts on "
+    assert done.stdout.startswith(start)

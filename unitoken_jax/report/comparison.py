@@ -187,7 +187,7 @@ def compose(folder: Path) -> str:
         collapse=view["collapse"],
         collapse_share=view["collapse_share"],
         lost=_lost(attempts, [*measures, view["collapse"]]),
-        troubled=[a for a in attempts if a.status in ("failed", "blocked")],
+        troubled=[a for a in attempts if a.status in ("failed", "blocked", "refused")],
         retried=[a for a in attempts if a.failures and a.status == "done"],
         missing=[a for a in attempts if a.status in ("waiting", "running")],
         attempts=attempts,

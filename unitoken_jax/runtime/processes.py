@@ -6,6 +6,7 @@ that it cannot read) is agreed on here. With one process all of this does nothin
 """
 
 import os
+import platform
 import signal
 import sys
 import traceback
@@ -44,6 +45,7 @@ def joined(coordinator: str, count: int, index: int) -> Iterator[None]:
 
     Raises:
         ConfigError: numbers that do not fit each other.
+        UserError: no device of JAX_PLATFORMS starts.
         LostError: the others did not come within five minutes.
     """
     if not coordinator:
@@ -52,12 +54,16 @@ def joined(coordinator: str, count: int, index: int) -> Iterator[None]:
                 f"--processes={count} needs --coordinator=HOST:PORT, the address of "
                 "process 0, the same for all of them."
             )
+        if fault := _missing_platform():
+            raise UserError(fault)
         try:
             yield
         except KeyboardInterrupt:
             _end_interrupted()
         return
     _join(coordinator, count, index)
+    if fault := _missing_platform():
+        _leave(f"error: {fault}")
     try:
         yield
     except UserError as error:
@@ -101,6 +107,23 @@ def _join(coordinator: str, count: int, index: int) -> None:
             f"({_brief(error)}). Start all processes within five minutes of each "
             "other, with the same --coordinator."
         ) from error
+
+
+def _missing_platform() -> str:
+    """Return why the platform that the environment names is not there; '' if it is."""
+    named = os.environ.get("JAX_PLATFORMS", "")
+    if named in ("", "cpu"):
+        return ""
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:  # the latter without a word
+        why = f" ({_brief(error)})" if str(error) else ""
+        return (
+            f"JAX_PLATFORMS={named}, but no such device starts on "
+            f"{platform.node()}{why}. Mend its driver, or name another platform "
+            "(--platform of the launchers)."
+        )
+    return ""
 
 
 def _has_node() -> bool:

@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
@@ -41,8 +41,17 @@ class Workshop(Protocol):
         ...
 
 
-def check(chain: Chain, workshop: Workshop) -> None:
+def check(
+    chain: Chain,
+    workshop: Workshop,
+    abstract_params: Callable[[System], registry.Params] = registry.abstract_params,
+) -> None:
     """Refuse at once what would only be noticed when a later stage begins.
+
+    Args:
+        chain: the stages.
+        workshop: makes models.
+        abstract_params: of a model, for who has found them before.
 
     Raises:
         UserError: a model or optimiser that cannot be built, or a stage that starts
@@ -54,7 +63,7 @@ def check(chain: Chain, workshop: Workshop) -> None:
         system = workshop.system(job, at)
         stage.check_microbatches(job, system, at)
         stage.check_adversary(job, system, at)
-        params = flatten(registry.abstract_params(system))
+        params = flatten(abstract_params(system))
         own = {path: leaf.shape for path, leaf in params.items()}
         make_optimizer(job.optimizer, own, job.train.steps, f"{at}.optimizer")
         for source in _stages_needed(chain, job):

@@ -21,7 +21,12 @@ def train(words: list[str]) -> None:
             continue
         what = behaviour.get(f"{name}:{given.get('config.stages.last.rate')}")
         if what == "fail":
-            print("error: the loss is not finite.")
+            raise RuntimeError("the chip is lost")
+        if what == "refuse":
+            print("error: the data is not there.")
+            sys.exit(1)
+        if what == "full":
+            print(f"error: {workdir}: No space left on device.")
             sys.exit(1)
         if what == "end":
             sys.exit(0)

@@ -2,7 +2,12 @@
 
 import pytest
 
-from launch.sweep.config import SweepConfig, points
+from launch.sweep.config import (
+    SweepConfig,
+    check_overrides,
+    points,
+    split_overrides,
+)
 from unitoken_jax.config import ConfigError, build
 
 NODE = {
@@ -71,3 +76,31 @@ def test_names_that_files_cannot_tell_apart() -> None:
     axis = {"name": "a", "values": ({"label": "1:2"}, {"label": "1/2"})}
     with pytest.raises(ConfigError, match="two points are named '1-2_seed0'"):
         points(sweep(axes=(axis,), seeds=(0,)))
+
+
+def test_fields_that_are_set_at_every_point_win() -> None:
+    (point, *_) = points(sweep(), fields=("x=2", "y.z=3"))
+    assert point.set == ("r=1", "seed=3", "other.seed=3", "x=2", "y.z=3")
+    (point, *_) = points(sweep(set=("x.a=1", "x.b=2")), fields=("x=None",))
+    assert point.set == ("r=1", "seed=3", "other.seed=3", "x=None")
+
+
+def test_what_the_command_line_sets_is_of_the_sweep_or_of_its_experiment() -> None:
+    given = [("seeds", "5,"), ("stages.a.steps", "6"), ("page.x", "a"), ("b", True)]
+    own, fields = split_overrides(given)
+    assert own == [("seeds", "5,"), ("page.x", "a")]
+    assert fields == ["stages.a.steps=6", "b=True"]
+
+
+@pytest.mark.parametrize(
+    ("field", "sentence"),
+    [
+        ("r=2", "r is varied by axis 'rate': choose with --only rate="),
+        ("r.a=2", "varied by axis 'rate'"),
+        ("other=None", "other is varied by seed: choose with --config.seeds="),
+    ],
+)
+def test_what_tells_points_apart_is_not_set_at_all(field, sentence) -> None:
+    check_overrides(sweep(), ["x=1", "rr=1"])
+    with pytest.raises(ConfigError, match=sentence):
+        check_overrides(sweep(), [field])

@@ -1,5 +1,6 @@
 """Sweeps run, resume, try again and report, with a stand-in for the training."""
 
+import dataclasses
 import fcntl
 import json
 import os
@@ -13,10 +14,17 @@ import pytest
 import stand_in
 from example_sweep import write
 
-from launch.sweep import tasks
+from launch.sweep import refusals, tasks
 from launch.sweep.config import points
-from launch.sweep.runner import Runner, check_launcher, launcher, train_here
+from launch.sweep.runner import (
+    Runner,
+    check_launcher,
+    launcher,
+    places,
+    train_here,
+)
 from unitoken_jax.config import ConfigError
+from unitoken_jax.report import comparison
 
 ROOT = Path(__file__).parents[3]
 
@@ -84,10 +92,10 @@ def test_failures_are_tried_again_and_named(folder) -> None:
     assert not first.run()
     failed = first.progress["high_seed1"]
     assert (failed.status, failed.failures) == ("failed", 3)
-    assert failed.error == "the loss is not finite."
+    assert failed.error == "RuntimeError: the chip is lost"
     assert first.progress["low_seed1"].status == "done"
     log = (folder / "logs" / "high_seed1.log").read_text()
-    assert log.count("$ ") == log.count("error: the loss is not finite.") == 3
+    assert log.count("$ ") == log.count("RuntimeError: the chip is lost") == 3
     behave(folder)
     assert runner(folder).run()
     # What is done is still known to have failed, and for how long it ran.
@@ -96,6 +104,124 @@ def test_failures_are_tried_again_and_named(folder) -> None:
     assert (before["high_seed1"]["failures"], before["high_seed1"]["error"]) == (3, "")
     assert runner(folder).run()
     assert state(folder) == before
+
+
+@pytest.mark.parametrize(("what", "tries"), [("refuse", 1), ("full", 3), ("fail", 3)])
+def test_what_would_be_refused_again_is_not_tried_again(folder, what, tries) -> None:
+    behave(folder, **{"last:0.9": what})
+    run = runner(folder, retries=2)
+    assert not run.run()
+    refused = run.progress["high_seed1"]
+    assert (refused.status, refused.failures) == ("failed", tries)
+    assert run.progress["low_seed1"].status == "done"
+    if what == "refuse":
+        assert refused.error == "the data is not there."
+
+
+@pytest.mark.parametrize(
+    ("output", "refused"),
+    [
+        ("step 1\nerror: config.a: unknown name.\n", True),
+        ("process 1: error: process 1: no such stage.\n", True),
+        ("error: process 0: this failed, as another process of the run has ended.", 0),
+        ("error: /a/b: Permission denied.\n", False),
+        ("Traceback (most recent call last):\n...\nKeyError: 'error: a'\n", False),
+        ("the error: is within\n", False),
+        ("", False),
+    ],
+)
+def test_what_is_a_refusal(output, refused) -> None:
+    assert refusals.is_refusal(output) == refused
+
+
+def test_points_that_are_refused_are_written_and_named(folder) -> None:
+    sweep = write(folder.parent)
+    all_points = points(sweep)
+    bad = {p.name: (p, "config.a: no.") for p in all_points if p.name == "high_seed1"}
+    good = [point for point in all_points if point.name not in bad]
+    plan = tasks.plan(good, folder)
+    run = Runner(sweep, plan, folder, refused=bad, command=pretend)
+    assert run.run()
+    stands = state(folder)
+    assert stands["high_seed1"]["status"] == "refused"
+    assert stands["high_seed1"]["labels"] == {"rate": "high"}
+    assert stands["high_seed2"]["status"] == "done"
+    page = comparison.build(folder).read_text()
+    assert "high_seed1 refused</span>: config.a: no." in page
+    # It is mended.
+    assert runner(folder).run()
+    assert state(folder)["high_seed1"]["status"] == "done"
+
+
+def test_each_launcher_runs_one_task_at_a_time(folder) -> None:
+    """Of three that could run, two do, each in a place of its own."""
+    sweep = write(folder.parent)
+    plan = tasks.plan(points(sweep), folder)
+    for task in plan:
+        if task.codes is not None:  # that are there already
+            (task.codes / "tokenizer").mkdir(parents=True, exist_ok=True)
+            (task.codes / "tokenizer" / "manifest.json").touch()
+    seen: list[list[int]] = []
+    commands = [lambda task: [*pretend(task), "--by=0"]]
+    commands += [lambda task: [*pretend(task), "--by=1"]]
+    run = Runner(sweep, plan, folder, command=commands)
+    look = run._look
+
+    def look_and_note() -> None:
+        seen.append([running.place for running in run._running])
+        look()
+
+    run._look = look_and_note  # type: ignore
+    assert run.run()
+    assert max(map(len, seen)) == 2
+    assert all(len(set(places)) == len(places) for places in seen)
+    logs = [path.read_text() for path in (folder / "logs").glob("*.log")]
+    assert any("--by=1" in text for text in logs)
+
+
+TPU = "tpu_vm --zone z --type v5e-8 --version v --image i --tpu"
+
+
+@pytest.mark.parametrize(
+    ("via", "parallel", "count"),
+    [
+        ([], None, 1),
+        ([], 3, 3),
+        ([f"{TPU} a"], None, 1),
+        ([f"{TPU} a", f"{TPU} b"], None, 2),
+        ([f"{TPU} a", f"{TPU} b"], 1, 1),
+        ([f"{TPU} a", f"{TPU} a --project p"], 2, 2),
+        (["slurm --nodes 2"], 3, 3),
+        (["local --processes 2"], 2, 2),
+        (["local --port 5"], 1, 1),
+    ],
+)
+def test_how_many_run_at_a_time(via, parallel, count) -> None:
+    assert len(places(via, parallel)) == count
+
+
+@pytest.mark.parametrize(
+    ("via", "parallel", "sentence"),
+    [
+        ([f"{TPU} s"], 3, "would run 3 at a time on slice s of z"),
+        ([f"{TPU} s", f"{TPU} s --spot"], None, "another --via has slice s of z"),
+        ([f"{TPU} a", f"{TPU} b"], 3, "2 launchers are named by --via"),
+        (["local --port 5"], 2, "at a time on port 5"),
+        (["tpu_vm --tpu a"], None, "the following arguments are required"),
+        (["tpu_vn --tpu a"], None, "did you mean 'tpu_vm'"),
+    ],
+)
+def test_two_runs_in_one_place_are_refused(via, parallel, sentence) -> None:
+    with pytest.raises(ConfigError, match=sentence):
+        places(via, parallel)
+
+
+def test_names_that_kubernetes_cannot_tell_apart(folder) -> None:
+    task = runner(folder)._tasks[0]
+    alike = [dataclasses.replace(task, name=name) for name in ("a_b", "a-B")]
+    words = "gke --image i --accelerator a --topology 2x2x1"
+    with pytest.raises(ConfigError, match="'a_b' and 'a-B' are both 'a-b'"):
+        check_launcher(words, alike)
 
 
 def test_every_command_tries_as_often(folder) -> None:
@@ -109,7 +235,7 @@ def test_points_that_are_not_chosen_stand_as_they_are(folder) -> None:
     behave(folder, **{"last:0.9": "fail"})
     assert not runner(folder, retries=0).run()
     before = state(folder)
-    assert before["high_seed2"]["error"] == "the loss is not finite."
+    assert before["high_seed2"]["error"] == "RuntimeError: the chip is lost"
     assert runner(folder, only=["rate=low"]).run()
     assert state(folder) == before
     assert list(state(folder)) == list(before)
@@ -319,27 +445,50 @@ def test_right_launchers_print_nothing(folder, capsys) -> None:
     assert capsys.readouterr().out == ""
 
 
-def test_a_typo_in_a_sweep_is_found_before_anything_runs(tmp_path) -> None:
-    (tmp_path / "sweep.py").write_text(
+def sweep_of(folder: Path, *values: tuple[str, str]) -> list[str]:
+    """Write a sweep over the quickstart; return the command that plans it."""
+    (folder / "sweep.py").write_text(
         "from ml_collections import ConfigDict\n"
         "def get_config():\n"
-        "    values = [{'label': 'a', 'set': ['stages.stag2.seed=1']}]\n"
+        f"    values = [{{'label': l, 'set': [s]}} for l, s in {values!r}]\n"
         "    axes = [{'name': 'x', 'values': values}]\n"
         "    config = 'configs/quickstart.py'\n"
         "    return ConfigDict({'name': 's', 'config': config, 'axes': axes})\n"
     )
     command = [sys.executable, "-m", "launch.sweep", "--dry_run"]
-    done = subprocess.run(
-        [*command, f"--config={tmp_path / 'sweep.py'}"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
+    return [*command, f"--config={folder / 'sweep.py'}", f"--workdir={folder / 's'}"]
+
+
+def execute(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, check=False
     )
+
+
+def test_a_typo_in_a_sweep_is_found_before_anything_runs(tmp_path) -> None:
+    done = execute(sweep_of(tmp_path, ("a", "stages.stag2.seed=1")))
     assert done.returncode == 1
     assert done.stdout == ""
     assert done.stderr.startswith("error: a_seed0: config.stages.stag2: ")
     assert "did you mean 'stage2'" in done.stderr
+    assert not (tmp_path / "s").exists()
+
+
+def test_what_training_refuses_is_set_aside_by_a_dry_run(tmp_path) -> None:
+    steps = "stages.stage2.train.steps"
+    command = sweep_of(tmp_path, ("good", f"{steps}=60"), ("bad", f"{steps}=6"))
+    everywhere = "--config.stages.stage1.train.log_every=7"
+    done = execute([*command, everywhere])
+    assert done.returncode == 1
+    assert "# good_seed0: to run\n" in done.stdout
+    assert "# bad_seed0: to run" not in done.stdout
+    assert "# bad_seed0 is refused and set aside: " in done.stdout
+    assert "1 points are refused: bad_seed0: config.stages.stage2" in done.stderr
+    assert "steps does not fit 6 steps" in done.stderr
+    commands = [line for line in done.stdout.splitlines() if line[:1] != "#"]
+    assert commands
+    assert all(everywhere in command for command in commands)
+    assert not (tmp_path / "s").exists()
 
 
 def test_dry_run_of_the_command_line(tmp_path) -> None:

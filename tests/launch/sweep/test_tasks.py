@@ -1,13 +1,21 @@
 """What the points of a sweep share, and what is left for each."""
 
 import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
 
 import pytest
 from example_sweep import write
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from launch.sweep import experiment, tasks
 from launch.sweep.config import points
 from unitoken_jax.config import ConfigError
+
+ROOT = Path(__file__).parents[3]
 
 
 def test_common_stages_are_tasks_of_their_own(tmp_path) -> None:
@@ -60,28 +68,129 @@ def test_stages_differ_if_what_they_start_from_does(tmp_path) -> None:
     assert worded.digest != experiment.read(file, []).digest
 
 
+COMMAND_LINE = """
+import json
+from absl import flags
+from unitoken_jax import config
+
+def main():
+    print(json.dumps(flags.FLAGS.config))
+
+config.define_flag()
+config.run(main)
+"""
+TEXTS = [
+    *("'quoted'", '"twice"', "None", "True", "true", "false", "none", "1e5", "1e-4"),
+    *(
+        "007",
+        "1_000",
+        "0x10",
+        "-1",
+        "+1",
+        ".5",
+        "1.",
+        "nan",
+        "inf",
+        "1j",
+        "",
+        " ",
+        " 1",
+    ),
+    *(
+        "(1, 'a')",
+        "1,",
+        "[1, 2]",
+        "{'a': 1}",
+        "{}",
+        "()",
+        "a:b",
+        "a=b",
+        "--x",
+        "-",
+        "é",
+    ),
+    *("\u2028", "a\nb", "'", "(", "b'x'", "{1}", "...", "f(1)", "10 ** 3", "#", "\\n"),
+]
+
+
+def read_both(folder, fields: list[str]) -> tuple[object, object]:
+    """A config with fields set by the sweep and by the command line; or the fault."""
+    write(folder)
+    file = str(folder / "chain.py")
+    done = subprocess.run(
+        [
+            *(sys.executable, "-c", COMMAND_LINE, f"--config={file}"),
+            *(f"--config.{field}" for field in fields),
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    try:
+        found = json.loads(json.dumps(experiment.evaluate(file, fields)))
+    except ConfigError:
+        found = None
+    return found, json.loads(done.stdout) if done.returncode == 0 else None
+
+
+@settings(max_examples=2, deadline=None)
+@given(
+    texts=st.lists(
+        st.text(st.characters(exclude_characters="\0", codec="utf-8")), max_size=200
+    )
+)
+@example(texts=TEXTS)
+def test_values_are_those_of_the_command_line(texts) -> None:
+    """Of fields that hold a text, a number or a group, or are not there."""
+    fields = [f"stages.last.new{n}={text}" for n, text in enumerate(texts)]
+    fields += [f"{name}={text}" for text in texts for name in ("name", "stages.a.rate")]
+    with tempfile.TemporaryDirectory() as place:
+        sweep, line = read_both(Path(place), fields)
+    assert line == sweep
+
+
+@pytest.mark.parametrize("text", ["None", "{}", "{'kind': 'a'}", "1", "a", "(1,)"])
+def test_groups_are_set_as_by_the_command_line(tmp_path, text) -> None:
+    sweep, line = read_both(tmp_path, [f"stages.last.model={text}"])
+    assert line == sweep
+    assert (sweep is None) == (text in ("1", "a", "(1,)"))
+
+
 @pytest.mark.parametrize(
     ("text", "value"),
     [
         ("1e-4", 1e-4),
         ("(1, 'a')", (1, "a")),
+        ("'a'", "a"),
         ("None", None),
         ("a:b", "a:b"),
         ("false", False),
+        ("1e5", 1e5),
+        ("007", "007"),
+        ("", ""),
     ],
 )
-def test_values_are_those_of_the_command_line(tmp_path, text, value) -> None:
+def test_some_values(tmp_path, text, value) -> None:
     write(tmp_path)
     fields = [f"stages.last.new.deep={text}"]
     (*_, last) = experiment.read(str(tmp_path / "chain.py"), fields).stages
     assert last.job["new"]["deep"] == value
 
 
+def test_texts_stay_as_they_are(tmp_path) -> None:
+    write(tmp_path)
+    node = experiment.evaluate(str(tmp_path / "chain.py"), ["name='a'", "data_dir=1"])
+    assert (node["name"], node["data_dir"]) == ("'a'", "1")
+
+
 @pytest.mark.parametrize(
     ("fields", "sentence"),
     [
         (["stages.last.seed"], "does not set a field"),
-        (["stages.last.seed.a=1"], "seed is a value"),
+        (["stages.last.seed.a=1"], "stages.last.seed is a value"),
+        (["stages..seed=1"], "is not a path of names"),
+        (["=1"], "is not a path of names"),
         (["order=('lats',)"], "no stage 'lats'; did you mean 'last'"),
         (["order=('last',)"], "starts from 'base' before it"),
     ],
@@ -102,7 +211,7 @@ def test_a_missing_file(tmp_path) -> None:
     ("content", "word", "sentence"),
     [
         ("X = 1", "", r"x\.py has no get_config\(\)"),
-        ("def get_config(): pass", ":a", r"get_config\('a'\) of .*x\.py fails: "),
+        ("def get_config(): pass", ":a", r"x\.py: get_config\('a'\) fails: "),
         ("def get_config(w):\n    raise ValueError('w is not b.')", ":a", "w is not b"),
     ],
 )

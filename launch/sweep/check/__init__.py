@@ -1,0 +1,1 @@
+"""Points are checked as training would, in a process of their own."""
