@@ -405,10 +405,9 @@ def test_tensors_that_are_not_plain_are_sentences():
     kinds = {
         "sparse": torch.eye(3).to_sparse(),
         "meta": torch.empty(3, device="meta"),
-        "complex": torch.zeros(3, dtype=torch.complex64),
     }
     for tensor in kinds.values():
-        with pytest.raises(WeightsError, match=r"norm.weight"):
+        with pytest.raises(WeightsError, match=r"norm.weight .*save plain tensors"):
             convert.load("llama-hf", {"model.norm.weight": tensor})
 
 

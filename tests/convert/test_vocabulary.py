@@ -103,7 +103,7 @@ def test_names_that_do_not_fit_are_refused(tokenizer, tmp_path):
     )
     with pytest.raises(WeightsError, match=r"at 4..67, and the model has first.*=66"):
         save(config, vocabulary=tokenizer)
-    with pytest.raises(WeightsError, match="named.json cannot be read"):
+    with pytest.raises(WeightsError, match=r"named.json cannot be read"):
         save(small, vocabulary=tmp_path / "named.json")
     assert not list(tmp_path.iterdir())
 
