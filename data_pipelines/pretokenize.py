@@ -7,7 +7,7 @@ The encoder is passed in, so this file needs no model; the program that has one 
 import functools
 import logging
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from data_pipelines.shards import Split, find_made, write_split
 from data_pipelines.vocabulary import Vocabulary
 
 TOKENIZER = "tokenizer.json"
+_MOST_BAD = 0.1  # share of the pictures
 
 _log = logging.getLogger(__name__)
 
@@ -46,7 +47,8 @@ def pretokenize(
     """Writes a copy of a prepared data set whose records hold image codes.
 
     Splits, shards and the order of records stay as they are. `output_dir` appears whole
-    or not at all; one that was made of the same data by the same encoder is kept.
+    or not at all; one that was made of the same data by the same encoder is kept. A
+    record whose picture cannot be decoded gets no codes and is listed as rejected.
 
     Args:
         input_dir: A prepared data set.
@@ -66,8 +68,8 @@ def pretokenize(
         The manifest of `output_dir`.
 
     Raises:
-        DataError: The input is damaged, the output cannot be written, or the codes do
-            not fit the vocabulary.
+        DataError: The input is damaged, the output cannot be written, the codes do not
+            fit the vocabulary, or more than a tenth of the pictures are no pictures.
     """
     source, output = Path(input_dir), Path(output_dir)
     made_of = read_manifest(source)
@@ -86,6 +88,7 @@ def pretokenize(
     else:
         count = codebook[1]
     check = functools.partial(_check_codes, count=count, named=codebook is None)
+    bad: dict[str, str] = {}
     with atomic_directory(output, overwrite=overwrite, mark=MANIFEST) as partial:
         shards = {}
         for name in made_of.splits:
@@ -93,8 +96,12 @@ def pretokenize(
             shown = tqdm(split, f"encoding {name}", unit="pic", disable=None)
             coded = (
                 record
-                for waiting, pixels in _batches(shown, batch, image_size, background)
-                for record in _with_codes(waiting, np.asarray(encode(pixels)), check)
+                for waiting, pixels in _batches(
+                    shown, batch, image_size, background, bad
+                )
+                for record in _with_codes(
+                    waiting, np.asarray(encode(pixels)), check, bad
+                )
             )
             shards[name] = write_split(
                 partial,
@@ -103,12 +110,21 @@ def pretokenize(
                 count=len(split),
                 shards=len(made_of.splits[name]),
             )
+        total = sum(shard.records for made in shards.values() for shard in made)
+        if len(bad) > max(1, _MOST_BAD * total):
+            raise PretokenizeError(
+                f"{len(bad):,} of {total:,} pictures of {source} cannot be decoded; "
+                f"{next(iter(bad.values()))}. Prepare the data again"
+            )
         shutil.copyfile(source / TOKENIZER, partial / TOKENIZER)
         manifest = Manifest(
             splits=shards,
             provenance=provenance,
             counts=made_of.counts,
-            rejected=made_of.rejected,
+            rejected=(
+                *made_of.rejected,
+                *({"record": name, "reason": reason} for name, reason in bad.items()),
+            ),
             files={TOKENIZER: file_digest(partial / TOKENIZER)},
         )
         manifest.write(partial)
@@ -120,15 +136,24 @@ def _batches(
     batch: int,
     image_size: int,
     background: tuple[int, int, int],
+    bad: dict[str, str],
 ) -> Iterator[tuple[list[records.Record], np.ndarray]]:
-    """Records in groups of up to `batch` with their pictures [batch, H, W, 3]."""
+    """Records in groups of up to `batch` with their pictures [batch, H, W, 3].
+
+    Those without a usable picture are put into `bad`, id → reason.
+    """
     iterator = iter(split)
     while waiting := list(islice(iterator, batch)):
         pixels = np.full((batch, image_size, image_size, 3), 255, np.uint8)
         for index, record in enumerate(waiting):
             if not record["image"]:
                 continue  # text alone
-            picture = images.decode(record["image"], f"record {record['id']!r}")
+            try:
+                picture = images.decode(record["image"], f"record {record['id']!r}")
+            except images.PictureError as error:
+                _log.warning("no codes of %s: %s", record["id"], error)
+                bad[record["id"]] = str(error)
+                continue
             pixels[index] = images.to_square(picture, image_size, background)
         yield waiting, pixels
 
@@ -137,11 +162,15 @@ def _with_codes(
     waiting: list[records.Record],
     codes: np.ndarray,
     check: Callable[[np.ndarray, list[records.Record]], None],
+    bad: Container[str],
 ) -> Iterator[records.Record]:
     """Copies of the records with their rows of `codes`, once those are checked."""
     check(codes, waiting)
     for record, grid in zip(waiting, codes[: len(waiting)], strict=True):
-        yield records.with_codes(record, grid) if record["image"] else record
+        if record["id"] in bad:
+            yield {**record, "codes": None, "grid": None}
+        else:
+            yield records.with_codes(record, grid) if record["image"] else record
 
 
 def _check_codes(

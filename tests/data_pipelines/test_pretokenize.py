@@ -1,12 +1,15 @@
 """Pre-tokenising: codes of every picture in order, atomically, once."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from data_pipelines import images, records
 from data_pipelines.directory import DirectoryError
+from data_pipelines.manifest import read_manifest
 from data_pipelines.pretokenize import PretokenizeError, pretokenize
-from data_pipelines.shards import Split
+from data_pipelines.shards import Split, write_split
 
 OPTIONS = {"batch": 3, "image_size": 8, "tokenizer_id": "test"}
 
@@ -60,6 +63,39 @@ def test_second_run_does_nothing_and_another_encoder_is_refused(tmp_path, exampl
         pretokenize(source, tmp_path / "out", encoder, **other)
     pretokenize(source, tmp_path / "out", encoder, **other, overwrite=True)
     assert encoder.calls == 4
+
+
+def _with_bad_pictures(directory, examples, count):
+    """Writes a data set whose first training pictures are no pictures."""
+    source = examples.data_set(directory)
+    manifest = read_manifest(source)
+    entries = list(Split(source, "train"))
+    for entry in entries[:count]:
+        entry["image"] = b"no picture"
+    shards = write_split(
+        source, "train", map(records.encode, entries), count=len(entries), shards=2
+    )
+    replace(manifest, splits=manifest.splits | {"train": shards}).write(source)
+    return source
+
+
+def test_one_bad_picture_gets_no_codes_and_the_others_go_on(tmp_path, examples):
+    source = _with_bad_pictures(tmp_path / "set", examples, 1)
+    manifest = pretokenize(source, tmp_path / "out", Encoder(), **OPTIONS)
+    bad, *good = Split(tmp_path / "out", "train")
+    assert bad["codes"] is None
+    assert all(record["codes"] for record in good)
+    (rejected,) = manifest.rejected
+    assert rejected["record"] == bad["id"]
+    assert "is not an image" in rejected["reason"]
+    with pytest.raises(PretokenizeError, match=r"2 of 9 pictures .* is not an image"):
+        pretokenize(
+            _with_bad_pictures(tmp_path / "worse", examples, 2),
+            tmp_path / "none",
+            Encoder(),
+            **OPTIONS,
+        )
+    assert not (tmp_path / "none").exists()
 
 
 def test_codes_of_several_codebooks_need_no_names(tmp_path, examples):
