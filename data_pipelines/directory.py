@@ -1,4 +1,4 @@
-"""Directories and files that are there whole or not at all.
+"""Directories that are there whole or not at all.
 
 Work is written under a temporary name beside its destination and renamed at the end.
 """
@@ -17,19 +17,6 @@ from data_pipelines.errors import DataError
 
 class DirectoryError(DataError):
     """A destination cannot be written; the message says why and what to do."""
-
-
-def write_file(path: Path, data: bytes) -> None:
-    """Writes `data` to `path` so that a reader sees the old or the new file only."""
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
-    try:
-        with partial.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -29,8 +29,8 @@ class Question(TypedDict):
 class Record(TypedDict):
     """One captioned picture.
 
-    `image` is an encoded WebP or PNG file (RGB, or RGBA with straight alpha) of `width`
-    × `height` pixels; a record of text alone has no bytes and sides of 0. `concept` is
+    `image` is a picture file that `images.decode` reads as `width` × `height` pixels; a
+    record of text alone has no bytes and sides of 0. `concept` is
     the key of the split: records of one concept never stand in two splits. `codes` are
     the codebook indices of a pre-tokenised picture, row by row as little-endian uint16,
     and `grid` their shape: (rows, columns), and the number of codebooks behind them
