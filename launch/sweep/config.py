@@ -5,7 +5,7 @@ import itertools
 import re
 from collections.abc import Mapping, Sequence
 
-from unitoken_jax.config import ConfigError, nearest
+from unitoken_jax.config import ConfigError, Name, nearest
 from unitoken_jax.files import UserPath
 
 
@@ -81,7 +81,7 @@ class SweepConfig:
         page: what the report page shows.
     """
 
-    name: str
+    name: Name
     config: UserPath
     axes: tuple[Axis, ...]
     set: tuple[str, ...] = ()

@@ -65,6 +65,8 @@ def test_unknown_choices(only, sentence) -> None:
         ({"axes": ({"name": "seed", "values": ({"label": "a"},)},)}, "must differ"),
         ({"axes": ({"name": "a", "values": ()},)}, "different labels"),
         ({"aces": ()}, "aces: unknown name; did you mean 'axes'"),
+        ({"name": ""}, "is no name of a file or folder"),
+        ({"name": "../a"}, "is no name of a file or folder"),
     ],
 )
 def test_wrong_configs(changes, sentence) -> None:
