@@ -54,7 +54,17 @@ def write_run(folder: Path, archive: Path | None = None, seed: int = 0) -> Path:
                 sheet.paste(next(pictures), (66 * (i % 8), 66 * (i // 8)))
             for step in (steps // 2, steps):
                 sheet.save(stage / "samples" / f"reconstructions-{step:07d}.png")
-    _write_json(folder / "evaluation.json", _evaluation(folder, pictures, rng))
+    found = _evaluation(folder, pictures, rng)
+    _write_json(folder / "evaluation" / "default.json", found)
+    changes = ["evaluation.understanding.questions=200", "generation.guidance=5.0"]
+    part = {"accuracy/all": found["understanding"]["measures"]["accuracy/all"]}
+    _write_json(
+        folder / "evaluation" / "understanding.questions=200.json",
+        {
+            "of": {"name": "understanding.questions=200", "changes": changes},
+            "understanding": {"measures": part, "samples": {}},
+        },
+    )
     return folder
 
 
@@ -116,8 +126,8 @@ def _environment(start) -> dict:
 
 
 def _evaluation(folder: Path, pictures: Iterator[Image.Image], rng) -> dict:
-    place = folder / "evaluation"
-    place.mkdir()
+    place = folder / "evaluation" / "default"
+    place.mkdir(parents=True)
     count = iter(range(10_000))
 
     def save(picture: Image.Image) -> str:
@@ -157,7 +167,23 @@ def _evaluation(folder: Path, pictures: Iterator[Image.Image], rng) -> dict:
         ("How many objects are there?", "3", "3"),
         ("What is left of the umbrella?", "", "leaf"),
     ]
+    kinds = ("name", "kind", "color", "position", "country", "gender", "two_objects")
+    against = "most frequent training answer"
+    accuracies = {
+        f"accuracy{novelty}/{kind}": share(0.02 + 0.9 * rng.random(), 0.2, against, 48)
+        for novelty in ("", "_new_concepts", "_new_compositions")
+        for kind in kinds
+    }
+    bits = {
+        f"bits_per_answer/{kind}": plain(1 + 3 * rng.random(), "bits")
+        | {"baseline": 2.5, "against": "frequencies of training answers"}
+        | {"less_is_better": True}
+        for kind in kinds
+    }
     return {
+        "seconds": 92.1,
+        "of": {"name": "default", "changes": [], "stages": {}, "config": {}},
+        "features": {"error": "the UniToken has no image tower"},
         "reconstruction": {
             "measures": {
                 "psnr": plain(21.37, "dB", 20.9, 21.8),
@@ -238,6 +264,19 @@ def _evaluation(folder: Path, pictures: Iterator[Image.Image], rng) -> dict:
                 "accuracy/count": share(
                     0.64, 0.26, "most frequent training answer", 180
                 ),
+                "accuracy/yes_no": share(
+                    0.41, 0.5, "most frequent training answer", 52
+                ),
+                **accuracies,
+                **bits,
+            },
+            "set_aside": {
+                "count": 2,
+                "of": 212,
+                "records": [
+                    {"id": "scene/0007", "reason": "the question does not fit"},
+                    {"id": "scene/0009", "reason": "the answer does not fit"},
+                ],
             },
             "samples": {
                 name: [

@@ -17,12 +17,12 @@ from unitoken_jax.report.run import RunError
 
 VOID = {"meta", "link", "img", "br"}
 SECTIONS = (
+    "drawings",
+    "reconstructions",
+    "questions",
     "results",
     "pipeline",
     "curves",
-    "reconstructions",
-    "drawings",
-    "questions",
     "speed",
     "config",
 )
@@ -77,6 +77,75 @@ def test_every_section_is_there_and_linked(outline):
     assert len(outline.all("h1")) == 1
 
 
+def test_pictures_come_before_numbers(outline):
+    ids = [s["id"] for s in outline.all("section")]
+    assert ids[:4] == ["drawings", "reconstructions", "questions", "searches"]
+    assert ids[4] == "results"
+    opened = outline.text.split("All 47 measures")[0]
+    assert "Accuracy, all questions" in opened
+    assert "Accuracy, new concepts: gender" not in opened
+    assert "Accuracy, new concepts: gender" in outline.text
+
+
+def test_what_is_worse_than_its_baseline_is_marked(finished):
+    html = build(finished).read_text(encoding="utf-8")
+    rows = re.findall(r'<tr class="worse">.*?</tr>', html, re.DOTALL)
+    assert any("yes no" in row and "below its baseline" in row for row in rows)
+    found = json.loads((finished / "evaluation" / "default.json").read_text())
+    measures = found["understanding"]["measures"]
+    worse = [
+        name
+        for name, m in measures.items()
+        if m["value"] != m["baseline"]
+        and (m["value"] > m["baseline"]) == m.get("less_is_better", False)
+    ]
+    words = f"wrong side of the baseline:</span> {len(worse)} of 47 measures"
+    assert words in html
+    bits = [row for row in rows if "above its baseline" in row]
+    assert len(bits) == sum("bits" in name for name in worse)
+    assert len(rows) == len(worse) > len(bits) > 0
+    # Of 9 among 256 less is better, which earlier versions have not written down.
+    assert not any("median rank" in row for row in rows)
+
+
+def test_other_evaluations_say_what_they_changed(outline):
+    assert "understanding.questions=200" in outline.text
+    assert "evaluation.understanding.questions=200; generation.guidance=5.0" in (
+        outline.text
+    )
+    assert "These are not the run’s own numbers" in outline.text
+
+
+def test_what_failed_and_what_was_set_aside_is_named(outline):
+    assert "Features failed: the UniToken has no image tower" in outline.text
+    assert "Understanding: 2 of 212 (0.9\u202f%) set aside: scene/0007" in outline.text
+
+
+def test_evaluations_of_earlier_versions_are_read(copy):
+    own = copy / "evaluation" / "default.json"
+    own.rename(copy / "evaluation.json")
+    text = Outline(build(copy).read_text(encoding="utf-8")).text
+    assert "21.37 dB" in text
+    assert "a red heart" in text
+    own.write_text(json.dumps({"reconstruction": {"measures": {}}}))
+    assert "21.37 dB" not in build(copy).read_text(encoding="utf-8")
+
+
+def test_what_was_learnt_by_heart_is_not_called_held_out(copy):
+    own = copy / "evaluation" / "default.json"
+    found = json.loads(own.read_text())
+    assert "Measured on held-out records" in build(copy).read_text(encoding="utf-8")
+    part = {"measures": {"captions": {"value": 1.0, "count": 1}}, "samples": {}}
+    own.write_text(json.dumps({"of": {}, "reproduction": part}))
+    html = build(copy).read_text(encoding="utf-8")
+    assert "learnt by heart" in html
+    assert "held-out" not in html
+    splits = {"split": "train", "train_split": "train"}
+    found["of"]["config"] = {"evaluation": splits}
+    own.write_text(json.dumps(found))
+    assert "learnt by heart" in build(copy).read_text(encoding="utf-8")
+
+
 def test_the_page_needs_nothing_else(finished, outline):
     for tag, attributes in outline.tags:
         assert tag not in {"script", "iframe", "object", "embed"}
@@ -125,7 +194,7 @@ def test_numbers_prompts_and_verdicts_are_shown(outline):
 
 
 def test_words_of_the_run_are_escaped(copy):
-    path = copy / "evaluation.json"
+    path = copy / "evaluation" / "default.json"
     hostile = '<script>alert("x")</script>'
     path.write_text(path.read_text().replace("a red heart", json.dumps(hostile)[1:-1]))
     html = build(copy).read_text(encoding="utf-8")
@@ -136,8 +205,9 @@ def test_words_of_the_run_are_escaped(copy):
 @pytest.mark.parametrize(
     ("damage", "sentence"),
     [
-        ("evaluation.json", "has not been evaluated yet"),
-        ("evaluation", "21.37 dB"),
+        ("evaluation/default.json", "has not been evaluated yet"),
+        ("evaluation/default", "21.37 dB"),
+        ("evaluation", "has not been evaluated yet"),
         ("base/metrics.jsonl", "no curves"),
         ("base/config.json", "There is no config.json"),
         ("base/environment.json", "There is no environment.json"),
@@ -160,6 +230,9 @@ def test_a_missing_part_costs_only_itself(copy, damage, sentence):
         b"3",
         b'{"a": 3}',
         b'{"a": {"measures": 3, "samples": [1]}}',
+        b'{"of": 3, "a": {"error": ["x"], "set_aside": {"count": 1, "of": 0}}}',
+        b'{"of": {"changes": 3}, "a": {"set_aside": {"count": 2, "of": 3}}}',
+        b"[" * 100_000,
         b'{"a": {"measures": {"psnr": {"value": NaN, "low": "x"}, "b": {}, "c": 1}}}',
         b'{"a": {"samples": {"b": [{"question": "?"}, 3, {"found": [{}]}], "c": 1}}}',
         b'{"a": {"samples": {"b": [{"caption": "", "rank": 1, "found": [{}]}]}}}',
@@ -169,7 +242,8 @@ def test_a_missing_part_costs_only_itself(copy, damage, sentence):
 @pytest.mark.parametrize(
     "name",
     [
-        "evaluation.json",
+        "evaluation/default.json",
+        "evaluation/understanding.questions=200.json",
         "base/config.json",
         "base/environment.json",
         "base/metrics.jsonl",

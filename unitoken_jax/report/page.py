@@ -4,6 +4,7 @@ The page is one HTML file that needs nothing else: style, charts (SVG) and pictu
 (data URIs) stand in it. Read `build` first.
 """
 
+import dataclasses
 import datetime
 import math
 import shlex
@@ -16,6 +17,7 @@ from unitoken_jax.report.results import Example, Group
 from unitoken_jax.report.run import Run, Stage
 
 _EXAMPLES = 24  # of one kind
+_ROWS = 12  # of the table that is open
 _HEADLINES = (
     "psnr",
     "code_usage",
@@ -50,7 +52,7 @@ def compose(source: Run) -> str:
     """Return the page of a run as HTML."""
     seconds = sum(stage.seconds for stage in source.stages)
     groups = results.read(source.evaluation, source.folder)
-    examples: dict[str, list[Example]] = {kind: [] for kind in (*_KINDS, "others")}
+    examples: dict[str, list[Example]] = {kind: [] for kind in (*_KINDS, "odd")}
     for group in groups:
         for items in group.examples.values():
             for item in items[:_EXAMPLES]:
@@ -64,7 +66,15 @@ def compose(source: Run) -> str:
         title=source.folder.resolve().name,
         lead=_lead(source, seconds),
         headlines=_headlines(groups),
+        about=_about(source.evaluation),
         groups=groups,
+        short=_short(groups),
+        worse=[r.name for group in groups for r in group.results if r.worse],
+        count=sum(len(group.results) for group in groups),
+        others=[
+            (other.name, other.changes, results.read(other.content, source.folder))
+            for other in source.others
+        ],
         stages=[stages.view(stage, seconds) for stage in source.stages],
         speed={"columns": columns, "rows": rows},
         environments=_environments(source.stages),
@@ -82,7 +92,7 @@ def _kind(example: Example) -> str:
             and lists <= example.lists.keys()
         ):
             return kind
-    return "others"
+    return "odd"
 
 
 def _lead(source: Run, seconds: float) -> str:
@@ -121,6 +131,41 @@ def _headlines(groups: Sequence[Group]) -> list[results.Result]:
     found = {result.name: result for group in groups for result in group.results}
     known = [found[name] for name in _HEADLINES if name in found]
     return known or [group.results[0] for group in groups if group.results]
+
+
+def _short(groups: Sequence[Group]) -> list[Group]:
+    """Leave of each group what sums it up, or all if there is little."""
+    if sum(len(group.results) for group in groups) <= _ROWS:
+        return list(groups)
+    return [
+        dataclasses.replace(
+            group,
+            results=[
+                result
+                for place, result in enumerate(group.results)
+                if place == 0 or result.name in _HEADLINES
+            ],
+        )
+        for group in groups
+    ]
+
+
+def _about(evaluation: Mapping[str, Any]) -> str:
+    """Say what an evaluation is of."""
+    parts = {name for name, part in evaluation.items() if isinstance(part, Mapping)}
+    of = evaluation.get("of")
+    config = of.get("config") if isinstance(of, Mapping) else None
+    fields = config.get("evaluation") if isinstance(config, Mapping) else None
+    splits = fields if isinstance(fields, Mapping) else {}
+    learnt = splits.get("split") is not None and (
+        splits.get("split") == splits.get("train_split")
+    )
+    if parts - {"of"} == {"reproduction"} or learnt:
+        return "Measured on what was trained on: it says what is learnt by heart."
+    return (
+        "Measured on held-out records: concepts that no stage has trained on, and "
+        "scenes of known things in combinations that no stage has seen."
+    )
 
 
 def _environments(

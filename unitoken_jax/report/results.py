@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from unitoken_jax.report import pictures
-from unitoken_jax.report.quantities import is_number, number, percent
+from unitoken_jax.report.quantities import is_number, number, percent, preference
 
 _PICTURES = (".png", ".webp", ".jpg")
 # What a measure means, by its name or by the part before the slash.
@@ -23,19 +23,25 @@ _MEANINGS = {
     "accuracy_new_concepts": "things that training never shows",
     "bits_per_answer": "of the right answer that the model does not know",
     "caption_rank": "a picture is likelier under its own caption than under others",
-    "bits_per_code": "to write a held-out picture, given its caption",
+    "bits_per_code": "to write a picture, given its caption",
     "class_rank": "a picture is likeliest under its own class",
     "cycle": "answers about the model’s own drawings",
     "cycle_real": "the same questions about the real pictures",
-    "reconstructions": "beside the held-out originals",
-    "drawings": "beside held-out pictures",
+    "reconstructions": "beside the originals",
+    "drawings": "beside the real pictures",
+    "captions": "that come back word for word",
 }
+_OF = "of"  # says what an evaluation is of
+_REASONS = 3  # of records that were set aside
 _STRIP = 160.0  # width of the drawn interval, in its own units
 
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """One measure with what it stands beside; texts are ready for the page."""
+    """One measure with what it stands beside; texts are ready for the page.
+
+    `worse` says that it is on the wrong side of its baseline, or nothing.
+    """
 
     name: str
     meaning: str
@@ -43,6 +49,7 @@ class Result:
     interval: str
     baseline: str
     against: str
+    worse: str
     count: int
     strip: "Strip | None"
 
@@ -69,11 +76,21 @@ class Example:
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-    """All that one evaluator found."""
+    """All that one evaluator found.
+
+    Attributes:
+        name: of the evaluator.
+        results: what it measured.
+        examples: what it shows.
+        error: why it failed, or nothing.
+        aside: what it could not take, or nothing.
+    """
 
     name: str
     results: Sequence[Result]
     examples: Mapping[str, Sequence[Example]]
+    error: str = ""
+    aside: str = ""
 
 
 def read(evaluation: Mapping[str, Any], folder: Path) -> tuple[Group, ...]:
@@ -96,10 +113,28 @@ def read(evaluation: Mapping[str, Any], folder: Path) -> tuple[Group, ...]:
                 for key, items in _mapping(part.get("samples")).items()
                 if isinstance(items, list)
             },
+            error=str(part.get("error") or ""),
+            aside=_aside(_mapping(part.get("set_aside"))),
         )
         for name, part in evaluation.items()
-        if isinstance(part, Mapping)
+        if isinstance(part, Mapping) and name != _OF
     )
+
+
+def _aside(said: Mapping[str, Any]) -> str:
+    """Say how much an evaluator could not take, and why."""
+    count, of = said.get("count"), said.get("of")
+    if not (is_number(count) and is_number(of) and of > 0):
+        return ""
+    records = said.get("records")
+    reasons = [
+        f"{record.get('id')}: {record.get('reason')}"
+        for record in (records if isinstance(records, list) else ())[:_REASONS]
+        if isinstance(record, Mapping)
+    ]
+    more = ["…"] if count > len(reasons) else []
+    shares = f"{number(count)} of {number(of)} ({percent(count / of)})"
+    return f"{shares} set aside: {'; '.join([*reasons, *more])}"
 
 
 def _result(name: str, measure: Mapping[str, Any]) -> Result:
@@ -126,9 +161,20 @@ def _result(name: str, measure: Mapping[str, Any]) -> Result:
         interval="" if low is None or high is None else write(low, high),
         baseline="" if baseline is None else write(baseline),
         against=str(measure.get("against") or ""),
+        worse=_worse(name, measure, baseline),
         count=int(measure.get("count") or 0),
         strip=Strip(*map(place, (value, low, high, baseline))) if not unit else None,
     )
+
+
+def _worse(name: str, measure: Mapping[str, Any], baseline: float | None) -> str:
+    if baseline is None:
+        return ""
+    less = measure.get("less_is_better")
+    # Earlier versions have not written down which way is better.
+    if bool(preference(name)) if less is None else less:
+        return "above its baseline" if measure["value"] > baseline else ""
+    return "below its baseline" if measure["value"] < baseline else ""
 
 
 def _meaning(name: str) -> str:

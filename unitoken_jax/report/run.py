@@ -191,7 +191,7 @@ def _read_metrics(path: Path, faults: list[str]) -> tuple[Mapping[str, Any], ...
             if not isinstance(record["step"], int):
                 raise TypeError(record["step"])
             records.append(record)
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, RecursionError):
             broken.append(place)
     if broken and broken != [len(lines)]:
         faults.append(
