@@ -15,7 +15,7 @@ from data_pipelines.images import WHITE
 from data_pipelines.liquid import LiquidConfig
 from data_pipelines.samples import TASKS, Task
 from data_pipelines.sequence import LayoutConfig
-from unitoken_jax.config import ConfigError, build, nearest, plain
+from unitoken_jax.config import ConfigError, Name, build, nearest, plain
 from unitoken_jax.files import UserPath
 
 
@@ -124,7 +124,7 @@ class DataConfig:
     """
 
     kind: str
-    split: str = "train"
+    split: Name = "train"
     directory: UserPath | None = None
     image_size: int = 64
     background: tuple[int, int, int] = WHITE

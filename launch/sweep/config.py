@@ -5,7 +5,7 @@ import itertools
 import re
 from collections.abc import Mapping, Sequence
 
-from unitoken_jax.config import ConfigError, Name, nearest
+from unitoken_jax.config import ConfigError, Name, Seed, Share, nearest
 from unitoken_jax.files import UserPath
 
 
@@ -63,7 +63,7 @@ class PageConfig:
     ordered: bool = True
     facet: str = ""
     collapse: str = ""
-    collapse_share: float = 0.5
+    collapse_share: Share = 0.5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +85,7 @@ class SweepConfig:
     config: UserPath
     axes: tuple[Axis, ...]
     set: tuple[str, ...] = ()
-    seeds: tuple[int, ...] = (0,)
+    seeds: tuple[Seed, ...] = (0,)
     seed_fields: tuple[str, ...] = ()
     title: str = ""
     page: PageConfig = dataclasses.field(default_factory=PageConfig)

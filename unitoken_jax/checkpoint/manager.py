@@ -35,6 +35,7 @@ from unitoken_jax.checkpoint.reader import (
     steps,
 )
 from unitoken_jax.checkpoint.state import TrainState
+from unitoken_jax.config import Natural
 from unitoken_jax.files import write_text
 from unitoken_jax.runtime import processes
 
@@ -57,7 +58,7 @@ class CheckpointConfig:
 
     every: int = 1000
     keep: int = 2
-    keep_every: int = 0
+    keep_every: Natural = 0
     local: LocalConfig = dataclasses.field(default_factory=LocalConfig)
 
     def __post_init__(self) -> None:

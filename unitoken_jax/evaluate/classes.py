@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from unitoken_jax.config import Count, Natural, Seed
 from unitoken_jax.evaluate.batches import spread
 from unitoken_jax.evaluate.measure import Evaluation, share, summarise
 from unitoken_jax.generate.assistant import Speaker
@@ -36,11 +37,11 @@ class ClassTestConfig:
         examples: How many drawings to show.
     """
 
-    pictures: int = 64
-    drawings: int = 32
+    pictures: Count = 64
+    drawings: Natural = 32
     without: tuple[str, ...] = ()
-    seed: int = 0
-    examples: int = 24
+    seed: Seed = 0
+    examples: Natural = 24
 
 
 def evaluate(

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from unitoken_jax.config import Name, Seed
 from unitoken_jax.evaluate.answers import Comparison
 from unitoken_jax.evaluate.classes import ClassTestConfig
 from unitoken_jax.evaluate.features import FeaturesConfig
@@ -35,9 +36,9 @@ class EvaluationConfig:
         reproduction: Whether pictures that were learnt by heart come back.
     """
 
-    split: str = "heldout"
-    train_split: str = "train"
-    seed: int = 0
+    split: Name = "heldout"
+    train_split: Name = "train"
+    seed: Seed = 0
     comparison: Comparison = "words"
     reconstruction: ReconstructionConfig | None = dataclasses.field(
         default_factory=ReconstructionConfig

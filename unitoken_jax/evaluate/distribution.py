@@ -9,10 +9,11 @@ import dataclasses
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 
+from unitoken_jax.config import Bounds, Count, Natural, Seed
 from unitoken_jax.evaluate import frechet, inception_score, kernel, neighbours
 from unitoken_jax.evaluate.measure import Measure, estimate, share
 from unitoken_jax.evaluate.networks import FeatureNetwork, features
@@ -39,14 +40,14 @@ class DistributionConfig:
         seed: Of all that is drawn.
     """
 
-    batch: int = 32
+    batch: Count = 32
     keep: bool = True
-    neighbours: int = 3
-    splits: int = 10
-    subsets: int = 100
-    subset: int = 1000
-    resamples: int = 50
-    seed: int = 2020
+    neighbours: Count = 3
+    splits: Count = 10
+    subsets: Count = 100
+    subset: Annotated[int, Bounds(2)] = 1000
+    resamples: Natural = 50
+    seed: Seed = 2020
 
 
 class Features(NamedTuple):

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from unitoken_jax.config import Count
 from unitoken_jax.evaluate.batches import batches
 from unitoken_jax.evaluate.measure import Evaluation, Measure
 from unitoken_jax.generate.decode import Params
@@ -33,8 +34,8 @@ class FeaturesConfig:
     """
 
     stage: str = ""
-    pictures: int = 256
-    batch: int = 32
+    pictures: Count = 256
+    batch: Count = 32
 
 
 @functools.partial(jax.jit, static_argnames="model")

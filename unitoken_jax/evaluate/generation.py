@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from unitoken_jax.config import Natural, Seed
 from unitoken_jax.evaluate.answers import Reduce, words
 from unitoken_jax.evaluate.batches import spread
 from unitoken_jax.evaluate.measure import Evaluation, Measure, share, summarise
@@ -47,12 +48,12 @@ class GenerationTestConfig:
         examples: How many drawings to show.
     """
 
-    pictures: int = 48
+    pictures: Natural = 48
     captions: int = 8
-    drawings: int = 48
+    drawings: Natural = 48
     kinds: tuple[str, ...] = ("name", "kind", "color", "count")
-    seed: int = 0
-    examples: int = 16
+    seed: Seed = 0
+    examples: Natural = 16
 
     @property
     def items(self) -> int:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from unitoken_jax.config import Count
 from unitoken_jax.evaluate.distribution import DistributionConfig, compare, extract
 from unitoken_jax.evaluate.measure import Evaluation, Measure, summarise
 from unitoken_jax.evaluate.networks import Judges, distances
@@ -32,7 +33,7 @@ class PerceptionConfig:
     """
 
     stage: str = ""
-    pictures: int = 512
+    pictures: Count = 512
     rounding: Rounding = "truncate"
     alexnet: OptionalPath = "data/perceptual/stlpips_alex.safetensors"
     inception: OptionalPath = ""

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from unitoken_jax.config import Count, Natural
 from unitoken_jax.evaluate.batches import batches, spread
 from unitoken_jax.evaluate.measure import Evaluation, Measure, summarise
 from unitoken_jax.generate.decode import Params, call
@@ -30,10 +31,10 @@ class ReconstructionConfig:
     """
 
     stage: str = ""
-    pictures: int = 256
-    batch: int = 32
+    pictures: Count = 256
+    batch: Count = 32
     rounding: pixels.Rounding = "truncate"
-    examples: int = 16
+    examples: Natural = 16
 
 
 @functools.partial(jax.jit, static_argnames=("model", "rounding"))

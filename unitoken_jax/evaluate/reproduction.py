@@ -11,7 +11,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from unitoken_jax.config import UserError
+from unitoken_jax.config import Count, UserError
 from unitoken_jax.evaluate.answers import Reduce, words
 from unitoken_jax.evaluate.measure import Evaluation, Measure, share
 from unitoken_jax.generate.assistant import Speaker, View
@@ -39,7 +39,7 @@ class ReproductionConfig:
         psnr: What a drawing must reach beside its original, dB.
     """
 
-    pairs: int = 1
+    pairs: Count = 1
     psnr: float = 20.0
 
 

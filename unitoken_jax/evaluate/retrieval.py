@@ -8,6 +8,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from unitoken_jax.config import Count, Natural
 from unitoken_jax.evaluate.batches import batches, spread
 from unitoken_jax.evaluate.measure import Evaluation, Measure, share, summarise
 from unitoken_jax.generate.decode import Params, call
@@ -41,11 +42,11 @@ class RetrievalConfig:
     """
 
     stage: str = ""
-    pairs: int = 256
-    batch: int = 64
-    ranks: tuple[int, ...] = (1, 5, 10)
+    pairs: Count = 256
+    batch: Count = 64
+    ranks: tuple[Count, ...] = (1, 5, 10)
     without: tuple[str, ...] = ("scene",)
-    examples: int = 8
+    examples: Natural = 8
 
 
 @functools.partial(jax.jit, static_argnames="model")

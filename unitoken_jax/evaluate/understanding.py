@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from unitoken_jax.config import Count, Natural
 from unitoken_jax.evaluate.answers import Reduce, words
 from unitoken_jax.evaluate.batches import spread
 from unitoken_jax.evaluate.measure import Evaluation, Measure, share, summarise
@@ -48,9 +49,9 @@ class UnderstandingConfig:
         examples: How many right and how many wrong answers to show.
     """
 
-    questions: int = 48
+    questions: Count = 48
     kinds: tuple[str, ...] = ()
-    examples: int = 12
+    examples: Natural = 12
 
 
 def count_answers(answers: Iterable[tuple[str, str]], reduce: Reduce = words) -> Counts:

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from flax import linen as nn
 
-from unitoken_jax.config import ConfigError, nearest
+from unitoken_jax.config import ConfigError, Count, Natural, nearest
 from unitoken_jax.evaluate import folders, preprocessing
 from unitoken_jax.evaluate.batches import batches, spread
 from unitoken_jax.evaluate.measure import Evaluation, share
@@ -69,11 +69,11 @@ class ZeroShotConfig:
     orientation: Literal["released", "upright"] = "released"
     templates: tuple[str, ...] = ("{}", "a picture of {}", "a drawing of {}")
     templates_file: OptionalPath = ""
-    pictures: int = 512
-    batch: int = 64
-    ranks: tuple[int, ...] = (1, 5)
+    pictures: Count = 512
+    batch: Count = 64
+    ranks: tuple[Count, ...] = (1, 5)
     without: tuple[str, ...] = ("scene",)
-    examples: int = 8
+    examples: Natural = 8
 
     def __post_init__(self) -> None:
         for template in self.templates:

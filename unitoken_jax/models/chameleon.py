@@ -14,7 +14,7 @@ from flax import linen as nn
 from flax import struct
 from jax.nn import initializers
 
-from unitoken_jax.config import below_one, positive
+from unitoken_jax.config import Amount, Positive, below_one, positive
 from unitoken_jax.layers.attention import Attention, KeyValue
 from unitoken_jax.layers.dropout import Dropout
 from unitoken_jax.layers.linear import Embedding, Linear
@@ -61,13 +61,13 @@ class ChameleonConfig:
     heads: int = 32
     kv_heads: int = 32
     head_dim: int = 128
-    rope_theta: float = 10_000.0
-    norm_eps: float = 1e-5
+    rope_theta: Positive = 10_000.0
+    norm_eps: Positive = 1e-5
     qk_norm: bool = True
     model_parallel_size: int = 1
     swin_norm: bool = False
     dropout: float = 0.0
-    init_scale: float = 0.02
+    init_scale: Amount = 0.02
     attention: Backend = "auto"
     attention_block: int = 512
     remat: Remat = "none"

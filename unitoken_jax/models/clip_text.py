@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.nn import initializers
 
+from unitoken_jax.config import Count, Positive
 from unitoken_jax.layers.attention import Attention, check_heads
 from unitoken_jax.layers.linear import Embedding, Linear
 from unitoken_jax.layers.mlp import MLP
@@ -41,14 +42,14 @@ class ClipTextConfig:
         dtype: type of the computation.
     """
 
-    vocab_size: int = 49_408
-    length: int = 77
+    vocab_size: Count = 49_408
+    length: Count = 77
     hidden: int = 768
     layers: int = 12
     heads: int = 12
-    mlp: int = 3072
-    embed: int = 768
-    norm_eps: float = 1e-5
+    mlp: Count = 3072
+    embed: Count = 768
+    norm_eps: Positive = 1e-5
     attention: Backend = "auto"
     remat: Remat = "none"
     dtype: Dtype = "float32"

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.nn import initializers
 
+from unitoken_jax.config import Count, Positive
 from unitoken_jax.layers.attention import Attention, check_heads
 from unitoken_jax.layers.geglu import vit_init
 from unitoken_jax.layers.linear import Linear
@@ -39,12 +40,12 @@ class Dinov2Config:
     """
 
     hidden: int = 384
-    mlp: int = 1536
+    mlp: Count = 1536
     layers: int = 12
     heads: int = 6
-    grid: int = 37
-    patch: int = 14
-    norm_eps: float = 1e-6
+    grid: Count = 37
+    patch: Count = 14
+    norm_eps: Positive = 1e-6
     attention: Backend = "auto"
     remat: Remat = "none"
     dtype: Dtype = "float32"

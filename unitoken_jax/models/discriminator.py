@@ -12,6 +12,7 @@ import numpy as np
 from flax import linen as nn
 from jax.nn import initializers
 
+from unitoken_jax.config import Count, Natural
 from unitoken_jax.layers.group_norm import GroupNorm
 from unitoken_jax.layers.linear import Linear
 from unitoken_jax.layers.parameter import parameter
@@ -45,10 +46,23 @@ class DiscriminatorConfig:
     """
 
     backbone: Dinov2Config = field(default_factory=Dinov2Config)
-    taps: tuple[int, ...] = (0, 2, 5, 8, 11)
-    kernel: int = 9
-    groups: int = 32
+    taps: tuple[Natural, ...] = (0, 2, 5, 8, 11)
+    kernel: Count = 9
+    groups: Count = 32
     dtype: Dtype = "float32"
+
+    def __post_init__(self) -> None:
+        """Refuses heads on layers that the backbone does not have, and odd groups."""
+        if not self.taps or max(self.taps) >= self.backbone.layers:
+            raise ValueError(
+                f"taps={self.taps} must name layers of the backbone, from 0 to "
+                f"{self.backbone.layers - 1}, at least one."
+            )
+        if self.backbone.hidden % self.groups:
+            raise ValueError(
+                f"groups={self.groups} must divide backbone.hidden="
+                f"{self.backbone.hidden}."
+            )
 
 
 class CircularConv(nn.Module):

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.nn import initializers
 
-from unitoken_jax.config import below_one, positive
+from unitoken_jax.config import Amount, Count, Positive, Share, below_one, positive
 from unitoken_jax.layers.attention import KeyValue
 from unitoken_jax.layers.dropout import Dropout
 from unitoken_jax.layers.linear import Embedding
@@ -76,7 +76,7 @@ class LlamaGenConfig:
     hidden: int = 1536
     layers: int = 48
     heads: int = 24
-    intermediate: int | None = None
+    intermediate: Count | None = None
     multiple_of: int = 256
     classes: int = 1000
     null_class: bool = False
@@ -84,12 +84,12 @@ class LlamaGenConfig:
     codes: int = 4096
     side: int = 16
     depth_layers: int = 4
-    rope_theta: float = 10_000.0
-    norm_eps: float = 1e-5
-    class_dropout: float = 0.0
+    rope_theta: Positive = 10_000.0
+    norm_eps: Positive = 1e-5
+    class_dropout: Share = 0.0
     token_dropout: float = 0.1
     dropout: float = 0.1
-    init_scale: float = 0.02
+    init_scale: Amount = 0.02
     loss_chunk: int = 32
     attention: Backend = "auto"
     remat: Remat = "none"

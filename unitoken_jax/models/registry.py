@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from flax.errors import FlaxError
 
 from unitoken_jax import config as configs
 from unitoken_jax.config import ConfigError
@@ -144,6 +145,31 @@ def abstract_params(system: System) -> Params:
         Nested dict of `jax.ShapeDtypeStruct`s. Call it outside any mesh.
     """
     return unboxed(_abstract(system))
+
+
+def check_shapes(
+    system: System,
+    path: str,
+    shapes: Callable[[System], Params] = abstract_params,
+) -> Params:
+    """Return `abstract_params`, or say that a model's fields do not fit each other.
+
+    Args:
+        system: the model.
+        path: of its node in the config, for messages.
+        shapes: gives the shapes.
+
+    Raises:
+        ConfigError: there are no parameters of such shapes.
+    """
+    try:
+        return shapes(system)
+    except (ArithmeticError, LookupError, TypeError, ValueError, FlaxError) as error:
+        said = " ".join(str(error).split()).rstrip(".")
+        raise ConfigError(
+            f"{path}: no {system.kind} can be made of these fields, which do not fit "
+            f"each other: {said[:300]}."
+        ) from error
 
 
 def logical_axes(system: System) -> Params:

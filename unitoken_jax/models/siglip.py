@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.nn import initializers
 
-from unitoken_jax.config import positive
+from unitoken_jax.config import Count, Natural, Positive, positive
 from unitoken_jax.layers.attention import Attention, check_heads
 from unitoken_jax.layers.linear import Embedding, Linear
 from unitoken_jax.layers.mlp import MLP
@@ -53,10 +53,10 @@ class SiglipVisionConfig:
     mlp: int = 4304
     layers: int = 27
     heads: int = 16
-    image: int = 384
+    image: Count = 384
     patch: int = 14
     head: bool = True
-    norm_eps: float = 1e-6
+    norm_eps: Positive = 1e-6
     attention: Backend = "auto"
     remat: Remat = "none"
     dtype: Dtype = "float32"
@@ -106,9 +106,9 @@ class SiglipTextConfig:
     mlp: int = 4304
     layers: int = 27
     heads: int = 16
-    pad: int = 1
+    pad: Natural = 1
     mask_padding: bool = False
-    norm_eps: float = 1e-6
+    norm_eps: Positive = 1e-6
     attention: Backend = "auto"
     remat: Remat = "none"
     dtype: Dtype = "float32"
@@ -132,10 +132,15 @@ class SiglipConfig:
 
     vision: SiglipVisionConfig = SiglipVisionConfig()
     text: SiglipTextConfig = SiglipTextConfig()
-    embed: int = 1152
+    embed: Count = 1152
 
     def __post_init__(self) -> None:
-        """Refuses towers that share no space."""
+        """Refuses towers that share no space, and padding that is no id."""
+        if self.text.pad >= self.text.vocab_size:
+            raise ValueError(
+                f"text.pad={self.text.pad} must be an id of the vocabulary, below "
+                f"text.vocab_size={self.text.vocab_size}."
+            )
         if self.embed != self.vision.hidden or not self.vision.head:
             raise ValueError(
                 f"SigLIP compares texts with pooled images: embed={self.embed} must "

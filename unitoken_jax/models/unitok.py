@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.nn import initializers
 
+from unitoken_jax.config import Amount, Count, Natural
 from unitoken_jax.layers.codebooks import Codebooks
 from unitoken_jax.layers.geglu import vit_init
 from unitoken_jax.layers.linear import Linear
@@ -57,16 +58,16 @@ class UniTokConfig:
 
     vision: ViTaminConfig = field(default_factory=ViTaminConfig)
     text: ClipTextConfig = field(default_factory=ClipTextConfig)
-    vocab_size: int = 32_768
-    vocab_width: int = 64
-    num_codebooks: int = 8
+    vocab_size: Count = 32_768
+    vocab_width: Count = 64
+    num_codebooks: Count = 8
     structure: Literal["split", "residual"] = "split"
     normalise: bool = True
     projection: Literal["attention", "linear"] = "attention"
     causal: bool = False
-    projection_heads: int | None = None
-    beta: float = 0.25
-    search_chunk: int = 16
+    projection_heads: Count | None = None
+    beta: Amount = 0.25
+    search_chunk: Natural = 16
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
 
     def __post_init__(self) -> None:

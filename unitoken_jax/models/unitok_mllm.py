@@ -16,7 +16,7 @@ from flax import linen as nn
 from flax import struct
 from jax.nn import initializers
 
-from unitoken_jax.config import positive
+from unitoken_jax.config import Amount, Count, positive
 from unitoken_jax.layers.attention import KeyValue
 from unitoken_jax.layers.codebooks import Codebooks
 from unitoken_jax.layers.head import division
@@ -56,9 +56,9 @@ class UniTokMllmConfig:
     codes: int = 4096
     code_width: int = 8
     projection: int = 1024
-    projection_heads: int = 16
+    projection_heads: Count = 16
     depth_layers: int = 3
-    z_loss: float = 5e-5
+    z_loss: Amount = 5e-5
     loss_chunk: int = 4096
     code_chunk: int = 32
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
-from unitoken_jax.config import ConfigError, below_one, positive
+from unitoken_jax.config import Amount, ConfigError, below_one, positive
 from unitoken_jax.models.frozen import Companions
 from unitoken_jax.ops import pixels, quantisation
 from unitoken_jax.ops.contrastive import contrastive_loss
@@ -54,12 +54,12 @@ class ObjectiveConfig:
     """
 
     supervision: Literal["both", "reconstruction", "contrastive"] = "both"
-    l1: float = 0.2
-    l2: float = 1.0
-    perceptual: float = 1.0
-    quantisation: float = 1.0
-    contrastive: float = 1.0
-    revival: float = 0.0
+    l1: Amount = 0.2
+    l2: Amount = 1.0
+    perceptual: Amount = 1.0
+    quantisation: Amount = 1.0
+    contrastive: Amount = 1.0
+    revival: Amount = 0.0
     decode_every: int = 1
     perceptual_every: int = 1
     perceptual_portions: int = 1

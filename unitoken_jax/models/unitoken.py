@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.nn import initializers
 
-from unitoken_jax.config import positive
+from unitoken_jax.config import Amount, positive
 from unitoken_jax.layers.head import division
 from unitoken_jax.layers.mlp import MLP
 from unitoken_jax.models.chameleon import Cache, Chameleon, ChameleonConfig
@@ -43,7 +43,7 @@ class UniTokenConfig:
 
     decoder: ChameleonConfig = field(default_factory=ChameleonConfig)
     vision: SiglipVisionConfig | None = field(default_factory=SiglipVisionConfig)
-    z_loss: float = 1e-5
+    z_loss: Amount = 1e-5
     first_image_code: int = 4
     last_image_code: int = 8195
     mask_image_logits: bool = False

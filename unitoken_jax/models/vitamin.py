@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.nn import initializers
 
-from unitoken_jax.config import positive
+from unitoken_jax.config import Count, ShareBelowOne, positive
 from unitoken_jax.layers.attention import Attention, check_heads
 from unitoken_jax.layers.convolution import Conv, DepthwiseConv
 from unitoken_jax.layers.geglu import GeGLU, vit_init
@@ -54,13 +54,13 @@ class ViTaminConfig:
             stream is float32, as the published training keeps it.
     """
 
-    widths: tuple[int, ...] = (160, 320)
-    depths: tuple[int, ...] = (2, 4)
+    widths: tuple[Count, ...] = (160, 320)
+    depths: tuple[Count, ...] = (2, 4)
     hidden: int = 1024
     layers: int = 31
     heads: int = 16
-    mlp: int = 2048
-    drop_path: float = 0.1
+    mlp: Count = 2048
+    drop_path: ShareBelowOne = 0.1
     attention: Backend = "auto"
     remat: Remat = "none"
     portions: int = 1

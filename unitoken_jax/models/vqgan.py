@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.nn import initializers
 
+from unitoken_jax.config import Amount, Count, Natural, ShareBelowOne
 from unitoken_jax.layers.convolution import Conv
 from unitoken_jax.layers.dropout import Dropout
 from unitoken_jax.layers.group_norm import GroupNorm
@@ -61,26 +62,45 @@ class VQGANConfig:
         dtype: dtype of the convolutions; the quantiser is always float32.
     """
 
-    resolution: int = 512
-    in_channels: int = 3
-    out_channels: int = 3
-    ch: int = 128
-    ch_mult: tuple[int, ...] = (1, 1, 2, 2, 4)
-    num_res_blocks: int = 2
-    attn_resolutions: tuple[int, ...] = ()
-    z_channels: int = 256
-    embed_dim: int = 256
-    n_embed: int = 8192
-    num_groups: int = 32
-    dropout: float = 0.0
-    beta: float = 0.25
-    l1_weight: float = 1.0
-    l2_weight: float = 0.0
+    resolution: Count = 512
+    in_channels: Count = 3
+    out_channels: Count = 3
+    ch: Count = 128
+    ch_mult: tuple[Count, ...] = (1, 1, 2, 2, 4)
+    num_res_blocks: Count = 2
+    attn_resolutions: tuple[Count, ...] = ()
+    z_channels: Count = 256
+    embed_dim: Count = 256
+    n_embed: Count = 8192
+    num_groups: Count = 32
+    dropout: ShareBelowOne = 0.0
+    beta: Amount = 0.25
+    l1_weight: Amount = 1.0
+    l2_weight: Amount = 0.0
     codebook_init: Literal["uniform", "normal"] = "uniform"
-    codebook_scale: float = 1.0
-    revival_weight: float = 0.0
-    search_chunk: int = 0
+    codebook_scale: Amount = 1.0
+    revival_weight: Amount = 0.0
+    search_chunk: Natural = 0
     dtype: Dtype = "float32"
+
+    def __post_init__(self) -> None:
+        """Refuses widths that do not come out even, and pictures that are not RGB."""
+        if not self.ch_mult:
+            raise ValueError("ch_mult needs a width for one level at least.")
+        if odd := [width for width in self.widths if width % self.num_groups]:
+            raise ValueError(
+                f"num_groups={self.num_groups} must divide the widths of all levels, "
+                f"ch · ch_mult; {odd[0]} is no multiple of it."
+            )
+        if self.resolution % self.factor:
+            raise ValueError(
+                f"resolution={self.resolution} must be a multiple of {self.factor}, "
+                f"the pixels along a code of {len(self.ch_mult)} levels."
+            )
+        if (self.in_channels, self.out_channels) != (3, 3):
+            raise ValueError(
+                "in_channels and out_channels must be 3: pictures are RGB."
+            )
 
     @property
     def whole_batch(self) -> bool:

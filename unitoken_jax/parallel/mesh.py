@@ -3,6 +3,7 @@
 `slice` spans the slow network between TPU slices, the others the fast one inside.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -53,7 +54,7 @@ class MeshConfig:
                 f"mesh {self.text()} is not a mesh: sizes are positive, and one of "
                 "them may be -1"
             )
-        known = int(np.prod([size for size in sizes if size != -1]))
+        known = math.prod(size for size in sizes if size != -1)
         if devices % known or (not free and known != devices):
             raise MeshError(
                 f"mesh {self.text()} needs {'a multiple of ' if free else ''}{known} "

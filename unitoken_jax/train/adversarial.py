@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from unitoken_jax.checkpoint.state import Params
-from unitoken_jax.config import ConfigError
+from unitoken_jax.config import Amount, ConfigError
 from unitoken_jax.models.discriminator import Discriminator, DiscriminatorConfig
 from unitoken_jax.models.frozen import Companions
 from unitoken_jax.models.registry import Drawing, unboxed
@@ -64,10 +64,10 @@ class AdversaryConfig:
     start: float = 0.375
     ramp: float = 0.03
     fade: float = 0.06
-    weight: float = 0.4
-    least: float = 0.015
-    most: float = 1e4
-    consistency: float = 4.0
+    weight: Amount = 0.4
+    least: Amount = 0.015
+    most: Amount = 1e4
+    consistency: Amount = 4.0
 
     def __post_init__(self) -> None:
         for name in ("start", "ramp", "fade"):

@@ -9,6 +9,8 @@ import logging
 import math
 from collections.abc import Mapping
 
+from unitoken_jax.config import Amount, Count
+
 log = logging.getLogger(__name__)
 
 _USAGE = "usage/"
@@ -28,9 +30,9 @@ class AlarmConfig:
         patience: steps that a codebook or the discriminator must be there in a row.
     """
 
-    usage: float = 0.1
-    hinge: float = 0.1
-    patience: int = 50
+    usage: Amount = 0.1
+    hinge: Amount = 0.1
+    patience: Count = 50
 
     def __post_init__(self) -> None:
         if self.patience < 1:

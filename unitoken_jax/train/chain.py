@@ -63,7 +63,8 @@ def check(
         system = workshop.system(job, at)
         stage.check_microbatches(job, system, at)
         stage.check_adversary(job, system, at)
-        params = flatten(abstract_params(system))
+        found = registry.check_shapes(system, f"{at}.model", abstract_params)
+        params = flatten(found)
         own = {path: leaf.shape for path, leaf in params.items()}
         make_optimizer(job.optimizer, own, job.train.steps, f"{at}.optimizer")
         for source in _stages_needed(chain, job):

@@ -6,11 +6,15 @@ The nodes `model` and `data` are converted by those who know them; here they are
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from unitoken_jax.checkpoint.manager import CheckpointConfig
 from unitoken_jax.config import (
+    NONE_IS_DEFAULT,
     ConfigError,
+    Name,
+    Natural,
+    Seed,
     below_one,
     build,
     nearest,
@@ -29,6 +33,10 @@ from unitoken_jax.train.watchdog import WatchdogConfig
 
 CONFIG = "config.json"
 """The file of a run's folder that holds its config."""
+
+_TAKEN = (  # names in a run's folder that are no stages
+    *(CONFIG, "codes", "evaluation", "evaluation.json", "log.txt", "report.html"),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,9 +60,9 @@ class TrainConfig:
     batch: int
     microbatches: int = 1
     log_every: int = 10
-    image_every: int = 0
-    profile_start: int = 10
-    profile_steps: int = 0
+    image_every: Natural = 0
+    profile_start: Natural = 10
+    profile_steps: Natural = 0
     average: float = 0.0
 
     def __post_init__(self) -> None:
@@ -102,21 +110,27 @@ class Job:
             says which pay.
     """
 
-    name: str
-    seed: int
+    name: Name
+    seed: Seed
     model: Mapping[str, Any]
     data: Mapping[str, Any]
     optimizer: OptimizerConfig
     train: TrainConfig
     codes: CodesConfig | None = None
-    init: Mapping[str, UserPath] = dataclasses.field(default_factory=dict)
-    companions: Mapping[str, WeightsConfig] = dataclasses.field(default_factory=dict)
+    init: Annotated[Mapping[str, UserPath], NONE_IS_DEFAULT] = dataclasses.field(
+        default_factory=dict
+    )
+    companions: Annotated[Mapping[str, WeightsConfig], NONE_IS_DEFAULT] = (
+        dataclasses.field(default_factory=dict)
+    )
     adversary: AdversaryConfig | None = None
     checkpoint: CheckpointConfig = dataclasses.field(default_factory=CheckpointConfig)
     guard: GuardConfig = dataclasses.field(default_factory=GuardConfig)
     alarms: AlarmConfig = dataclasses.field(default_factory=AlarmConfig)
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
-    tpu_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    tpu_options: Annotated[Mapping[str, Any], NONE_IS_DEFAULT] = dataclasses.field(
+        default_factory=dict
+    )
     flight: FlightConfig = dataclasses.field(default_factory=FlightConfig)
     watchdog: WatchdogConfig = dataclasses.field(default_factory=WatchdogConfig)
 
@@ -232,6 +246,11 @@ def build_chain(node: Any) -> Chain:
                 )
     chain = build(Chain, fields)
     for key, job in chain.stages.items():
+        if key in _TAKEN:
+            raise ConfigError(
+                f"config.stages.{key}: a run keeps something else under this name; "
+                "call the stage otherwise."
+            )
         if job.name != key:
             raise ConfigError(
                 f"config.stages.{key}.name: {job.name!r} is not the stage's name."

@@ -12,13 +12,21 @@ import dataclasses
 import math
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from unitoken_jax.config import ConfigError, below_one
+from unitoken_jax.config import (
+    NONE_IS_DEFAULT,
+    Amount,
+    ConfigError,
+    Natural,
+    Positive,
+    below_one,
+    shown,
+)
 from unitoken_jax.runtime.pytree import flatten
 from unitoken_jax.train import schedule as schedules
 
@@ -34,18 +42,13 @@ class Group:
 
     pattern: str
     exclude: str = ""
-    lr_scale: float = 1.0
-    weight_decay: float | None = None
+    lr_scale: Amount = 1.0
+    weight_decay: Amount | None = None
     frozen: bool = False
 
     def __post_init__(self) -> None:
         for field in ("pattern", "exclude"):
-            try:
-                re.compile(getattr(self, field))
-            except re.error as error:
-                raise ValueError(
-                    f"{field} {getattr(self, field)!r} is no expression: {error}."
-                ) from error
+            _check_expression(field, getattr(self, field))
         _check(lr_scale=self.lr_scale, weight_decay=self.weight_decay or 0.0)
 
     def matches(self, path: str) -> bool:
@@ -62,17 +65,17 @@ class OptimizerConfig:
     bound); parameters whose path matches `no_decay` in full have no weight decay.
     """
 
-    learning_rate: float
-    warmup: int = 0
+    learning_rate: Amount
+    warmup: Natural = 0
     schedule: schedules.Shape = "cosine"
     end_scale: float = 0.0
     b1: float = 0.9
     b2: float = 0.95
-    eps: float = 1e-8
-    weight_decay: float = 0.0
+    eps: Positive = 1e-8
+    weight_decay: Amount = 0.0
     no_decay: str = ""
-    clip: float | None = 1.0
-    groups: Mapping[str, Group] = dataclasses.field(
+    clip: Positive | None = 1.0
+    groups: Annotated[Mapping[str, Group], NONE_IS_DEFAULT] = dataclasses.field(
         default_factory=lambda: {"all": Group(".*")}
     )
 
@@ -87,6 +90,7 @@ class OptimizerConfig:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ValueError(f"{name} must exceed 0, not {value}.")
+        _check_expression("no_decay", self.no_decay)
         below_one(self, "b1", "b2")
         if not 0 <= self.end_scale <= 1:
             raise ValueError(f"end_scale must be in [0, 1], not {self.end_scale}.")
@@ -219,6 +223,15 @@ def make_optimizer(
     except ValueError as error:
         raise ConfigError(f"{at}.warmup: {error}") from error
     return Optimizer(transform, schedule, groups)
+
+
+def _check_expression(name: str, pattern: str) -> None:
+    try:
+        re.compile(pattern)
+    except (re.error, OverflowError, RecursionError) as error:
+        raise ValueError(
+            f"{name} {shown(pattern)} is no expression: {error}."
+        ) from error
 
 
 def _check(**values: float) -> None:

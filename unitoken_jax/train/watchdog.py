@@ -10,6 +10,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Annotated
+
+from unitoken_jax.config import Bounds
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +27,7 @@ class WatchdogConfig:
     With `end` the process also ends, so that whatever started it can start it again.
     """
 
-    seconds: float = 900.0
+    seconds: Annotated[float, Bounds(0, most=1e9)] = 900.0
     end: bool = False
 
     def __post_init__(self) -> None:

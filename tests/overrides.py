@@ -1,0 +1,142 @@
+"""Random overrides of the quickstart, as a user might write them, and what they give."""
+
+import copy
+import functools
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from hypothesis import strategies as st
+
+from unitoken_jax.config import load_file, plain, set_fields
+from unitoken_jax.errors import UserError
+from unitoken_jax.models import registry
+from unitoken_jax.train import __main__ as training
+from unitoken_jax.train import chain as chains
+from unitoken_jax.train.job import Chain, Job, build_chain
+
+ROOT = Path(__file__).parent.parent
+
+
+@functools.cache
+def quickstart() -> dict[str, Any]:
+    """The config as its file has it."""
+    return load_file(str(ROOT / "configs/quickstart.py"))
+
+
+@functools.cache
+def fields() -> tuple[str, ...]:
+    """Paths of the fields and groups of the quickstart, with every default."""
+    chain = build_chain(quickstart())
+    found = {path for path, _ in _walk(plain(chain))}
+    for name, job in chain.stages.items():
+        at = f"stages.{name}"
+        model = registry.build(job.model).config
+        found |= {f"{at}.model.{path}" for path, _ in _walk(plain(model))}
+        data = training.build_data(job.data)
+        found |= {f"{at}.data.{path}" for path, _ in _walk(plain(data))}
+    for name, cls in (
+        ("evaluation", training.EvaluationConfig),
+        ("generation", training.GenerationConfig),
+    ):
+        found |= {f"{name}.{path}" for path, _ in _walk(plain(cls()))}
+    return tuple(sorted(found))
+
+
+def _walk(node: Any, at: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in node.items():
+        path = f"{at}.{key}".lstrip(".")
+        yield path, value
+        if isinstance(value, Mapping):
+            yield from _walk(value, path)
+
+
+class _Workshop:
+    """Makes models once: what they are of has no side effects."""
+
+    def system(self, job: Job, at: str) -> registry.System:
+        return _system(json.dumps(plain(job.model), sort_keys=True), at)
+
+
+@functools.lru_cache(maxsize=64)
+def _system(model: str, at: str) -> registry.System:
+    return registry.build(json.loads(model), f"{at}.model")
+
+
+def attempt(overrides: list[tuple[str, str | bool]]) -> Chain | str:
+    """Build and check the quickstart with overrides, as `train` does at its start.
+
+    Returns:
+        The chain, or the sentence that refuses it; anything else is raised.
+    """
+    node = copy.deepcopy(quickstart())
+    try:
+        set_fields(node, overrides)
+        chain = build_chain(node)
+        training.check(chain)
+        chains.check(chain, _Workshop())  # pyright: ignore[reportArgumentType]
+    except UserError as error:
+        return str(error)
+    return chain
+
+
+def names() -> st.SearchStrategy[str]:
+    """Mostly fields that are there, some misspelt, nested too deeply or no names."""
+    real = st.sampled_from(fields())
+    return st.one_of(
+        real,
+        real,
+        real,
+        real,
+        st.builds(lambda path, more: f"{path}.{more}", real, st.sampled_from("ab0")),
+        st.builds(lambda path, i: path[:i], real, st.integers(0, 40)),
+        st.text(max_size=12),
+        st.sampled_from(["", ".", "a..b", "stages", "stages.", "order", "a." * 99]),
+    )
+
+
+def values() -> st.SearchStrategy[str | bool]:
+    """Numbers of every size, words, paths, brackets, and what nobody means."""
+    return st.one_of(
+        st.integers(-(2**70), 2**70).map(str),
+        st.integers(-3, 70).map(str),
+        st.floats().map(repr),
+        st.floats(-2, 2).map(repr),
+        st.sampled_from(_WORDS),
+        st.sampled_from(_WORDS),
+        st.text(max_size=20),
+        st.lists(st.integers(-2, 2**40), max_size=4).map(str),
+        st.dictionaries(st.text("ab.", max_size=2), st.integers(), max_size=2).map(str),
+        st.booleans(),
+    )
+
+
+_WORDS = [
+    *("None", "none", "null", "True", "true", "False", "{}", "[]", "()", "''", '""'),
+    *("nan", "inf", "-inf", "1e400", "-1e400", "1e-400", "1e38", "9" * 400, "9" * 5000),
+    *("0x" + "f" * 5000, "-1", "0", "1", "2", "3", "7", "1.5", str(2**31), str(2**32)),
+    *(str(2**63), "1" * 30 + ".5", "1_000", "1e5", "00", "1j", "...", "b'x'", "{1, 2}"),
+    *(
+        "gs://bucket/x",
+        "s3:/x",
+        "~",
+        "~nobody-of-this-name/x",
+        " ",
+        "a b",
+        "\0",
+        "a\nb",
+    ),
+    *("\ud83d", "/", "..", "../x", "a/b", "[" * 300, "(" * 5000, "-" * 2000 + "1"),
+    *("lambda: 0", "__import__('os')", "*", "(?", "a{99999999999}", "[[[]]]", "{0: 1}"),
+    *("{'stage': 'tokenizer'}", "{'a.b': 1}", "{'a': {'b': [1, {'c': None}]}}"),
+    *(
+        "{'kind': 'vqgan'}",
+        "tokenizer",
+        "base:decoder",
+        "nothing:decoder",
+        ":",
+        "siglip:",
+    ),
+    *("pictures", "pairs", "sequences", "classes", "unitok", "llamagen", "unitok_mllm"),
+]
