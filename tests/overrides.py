@@ -1,4 +1,4 @@
-"""Random overrides of the quickstart, as a user might write them, and what they give."""
+"""Random overrides of the quickstart, as users might write them, and what they give."""
 
 import copy
 import functools

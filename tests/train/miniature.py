@@ -94,19 +94,23 @@ class Batches:
 class Network(nn.Module):
     """The parameters of `init`, with logical axes."""
 
+    width: int = WIDTH
+
     @nn.compact
     def __call__(self) -> None:
         for name in ("first", "second", "still"):
-            Matrix(name=name)()
+            Matrix(self.width, name=name)()
 
 
 class Matrix(nn.Module):
     """One matrix, rows divided like an embedding."""
 
+    width: int
+
     @nn.compact
     def __call__(self) -> None:
-        normal = initializers.normal(WIDTH**-0.5)
-        parameter(self, "kernel", normal, ("embed", None), (WIDTH, WIDTH))
+        normal = initializers.normal(self.width**-0.5)
+        parameter(self, "kernel", normal, ("embed", None), (self.width, self.width))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,10 +120,10 @@ class NetworkConfig:
     width: int = WIDTH
 
 
-def system() -> System:
+def system(width: int = WIDTH) -> System:
     """Return the network as the trainer sees one."""
-    module = Network()
-    return System("miniature", NetworkConfig(), module, loss, module.init)
+    module = Network(width)
+    return System("miniature", NetworkConfig(width), module, loss, module.init)
 
 
 def job(name: str = "run", **fields) -> Job:

@@ -1,5 +1,6 @@
 """Chains: order, resuming at the right stage, stages alone, codes between them."""
 
+import contextlib
 import dataclasses
 import json
 import signal
@@ -30,6 +31,9 @@ class Workshop:
 
     def system(self, job, at):
         return miniature.system()
+
+    def check_data(self, job, at, data_dir):
+        pass
 
     def assemble(self, job, at, data_dir):
         self.calls.append((job.name, at, str(data_dir)))
@@ -147,3 +151,40 @@ def test_a_stage_starts_from_earlier_ones_only(tmp_path) -> None:
     chain = _chain(second=second)
     with pytest.raises(UserError, match=r"starts from 'frist'.*did you mean 'first'"):
         chains.run(chain, tmp_path, Workshop())
+
+
+def _files(folder: Path) -> dict[str, tuple[int, int]]:
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        info = path.stat()
+        found[str(path.relative_to(folder))] = (info.st_mtime_ns, info.st_size)
+    return found
+
+
+def test_a_refused_resume_touches_nothing(tmp_path) -> None:
+    """Neither with fewer steps than there are, nor with another model."""
+    first = miniature.job("first", train=TRAIN)
+    chain = Chain("one", ("first",), {"first": first}, "raw")
+    assert chains.run(chain, tmp_path, Workshop())
+    before = _files(tmp_path)
+    begun = []
+
+    @contextlib.contextmanager
+    def begin():
+        begun.append(1)
+        yield
+
+    shorter = dataclasses.replace(
+        first, train=dataclasses.replace(first.train, steps=1)
+    )
+    shorter = dataclasses.replace(chain, stages={"first": shorter})
+    with pytest.raises(UserError, match="of step 2; set it to 2 or more"):
+        chains.run(shorter, tmp_path, Workshop(), begin=begin)
+    longer = dataclasses.replace(first, train=dataclasses.replace(first.train, steps=3))
+    longer = dataclasses.replace(chain, stages={"first": longer})
+    workshop = Workshop()
+    workshop.system = lambda job, at: miniature.system(width=9)
+    with pytest.raises(UserError, match="made with another config"):
+        chains.run(longer, tmp_path, workshop, begin=begin)
+    assert _files(tmp_path) == before
+    assert not begun

@@ -21,13 +21,21 @@ from unitoken_jax.runtime.pytree import flatten, nest
 log = logging.getLogger(__name__)
 
 
+def part(source: str) -> tuple[str, str]:
+    """Part 'STAGE_OR_PATH:subtree'; a path may hold colons itself."""
+    if Path(source).is_dir():
+        return source, ""
+    name, colon, subtree = source.rpartition(":")
+    return (name, subtree) if colon else (source, "")
+
+
 def locate(source: str, workdir: Path, stages: Mapping[str, Any]) -> tuple[Path, str]:
     """Split 'STAGE_OR_PATH:subtree' into a directory and a subtree.
 
     A name of one of `stages` stands for its directory in `workdir`; anything else is a
     path. Without ':' the whole of the source's parameters is meant.
     """
-    name, _, subtree = source.partition(":") if ":" in source else (source, "", "")
+    name, subtree = part(source)
     directory = workdir / name if name in stages else Path(name)
     if name not in stages and not directory.is_dir():
         raise CheckpointError(

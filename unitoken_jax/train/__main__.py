@@ -56,7 +56,7 @@ from unitoken_jax.runtime import processes
 from unitoken_jax.runtime.pytree import flatten
 from unitoken_jax.train import chain as chains
 from unitoken_jax.train import lock, pictures, stage
-from unitoken_jax.train.console import log_to_console, log_to_file
+from unitoken_jax.train.console import held_for_file, log_to_console, log_to_file
 from unitoken_jax.train.environment import COMPILE_CACHE, use_compile_cache
 from unitoken_jax.train.job import Chain, Job, WeightsConfig, chain_of, write_config
 from unitoken_jax.train.replay import Finding
@@ -84,6 +84,15 @@ class Workshop:
         """Build the model from the registry."""
         return registry.build(job.model, f"{at}.model")
 
+    def check_data(self, job: Job, at: str, data_dir: Path) -> None:
+        """Refuse a data set that is not there or has another tokenizer."""
+        data = build_data(job.data, f"{at}.data")
+        try:
+            directory = Path(data.directory or data_dir)
+            _read_vocabulary(self.system(job, at), data, directory, at)
+        except DataError as error:
+            raise UserError(f"{at}.data: {error}.") from error
+
     def assemble(self, job: Job, at: str, data_dir: Path) -> stage.Parts:
         """Build model and loader, and check that they fit."""
         system = self.system(job, at)
@@ -94,11 +103,7 @@ class Workshop:
             for name, weights in job.companions.items()
         }
         try:
-            vocabulary = None
-            if not isinstance(data, ClassesConfig):  # published code files have neither
-                read_manifest(directory)
-                vocabulary = read_vocabulary(directory / "tokenizer.json")
-                _check_vocabulary(system.config, vocabulary, f"{at}.model")
+            vocabulary = _read_vocabulary(system, data, directory, at)
             loader = make_loader(
                 data,
                 directory,
@@ -180,6 +185,18 @@ def _digest(params: registry.Params) -> str:
         digest.update(path.encode())
         digest.update(np.ascontiguousarray(value).tobytes())
     return digest.hexdigest()
+
+
+def _read_vocabulary(
+    system: registry.System, data: DataConfig, directory: Path, at: str
+) -> TextVocabulary | None:
+    """Return the vocabulary of a data set, after a check that the model has it too."""
+    if isinstance(data, ClassesConfig):  # published code files have no vocabulary
+        return None
+    read_manifest(directory)
+    vocabulary = read_vocabulary(directory / "tokenizer.json")
+    _check_vocabulary(system.config, vocabulary, f"{at}.model")
+    return vocabulary
 
 
 def _check_vocabulary(config: object, vocabulary: TextVocabulary, at: str) -> None:
@@ -355,17 +372,22 @@ def train(
     Raises:
         UserError: whatever the user can mend, in a sentence.
     """
-    check(chain)
-    chains.check(chain, Workshop(workdir))
-    workdir.mkdir(parents=True, exist_ok=True)
     first = processes.is_first()
-    with (
-        lock.only_run(workdir),
-        log_to_file(workdir / "log.txt") if first else contextlib.nullcontext(),
-    ):
-        if first:
-            write_config(workdir, written or chain)
-        complete = chains.run(chain, workdir, Workshop(workdir), only=only)
+    with held_for_file() as release, contextlib.ExitStack() as run:
+        check(chain)
+
+        def begin() -> contextlib.AbstractContextManager[None]:
+            """Take the folder; its log and lock outlast the stages."""
+            workdir.mkdir(parents=True, exist_ok=True)
+            run.enter_context(lock.only_run(workdir))
+            if first:
+                run.enter_context(log_to_file(workdir / "log.txt"))
+                write_config(workdir, written or chain)
+            release()
+            return contextlib.nullcontext()
+
+        workshop = Workshop(workdir)
+        complete = chains.run(chain, workdir, workshop, only=only, begin=begin)
         if complete and chain.finish and only is None:
             if first:
                 _finish(chain, workdir)

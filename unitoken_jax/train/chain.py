@@ -3,14 +3,15 @@
 import json
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from unitoken_jax.checkpoint import warm_start
 from unitoken_jax.config import UserError, contains, nearest, plain
 from unitoken_jax.models import registry
 from unitoken_jax.models.registry import System
+from unitoken_jax.parallel.mesh import make_mesh
 from unitoken_jax.runtime import processes
 from unitoken_jax.runtime.pytree import flatten
 from unitoken_jax.train import stage
@@ -20,12 +21,19 @@ from unitoken_jax.train.replay import Finding, replay
 
 log = logging.getLogger(__name__)
 
+_Sources = dict[str, tuple[Path, str]]  # our subtree → directory and subtree there
+_Assembled = tuple[stage.Parts, _Sources]
+
 
 class Workshop(Protocol):
     """What makes models and data; the chain itself knows neither."""
 
     def system(self, job: Job, at: str) -> System:
         """Make the model of a stage; `at` is the dotted path of its config."""
+        ...
+
+    def check_data(self, job: Job, at: str, data_dir: Path) -> None:
+        """Refuse a data set that is not there or does not suit the model."""
         ...
 
     def assemble(self, job: Job, at: str, data_dir: Path) -> stage.Parts:
@@ -74,7 +82,7 @@ def check(
                     f"config.order{nearest(source, shapes)}"
                 )
         for ours, source in job.init.items():
-            start, _, part = source.partition(":")
+            start, part = warm_start.part(source)
             if start in shapes:
                 prefix = f"{part}/" if part else ""
                 found = {
@@ -88,14 +96,19 @@ def check(
 
 def _stages_needed(chain: Chain, job: Job) -> list[str]:
     """Return the stages that a job starts from, each once."""
-    starts = [source.partition(":")[0] for source in job.init.values()]
+    starts = [warm_start.part(source)[0] for source in job.init.values()]
     needed = [start for start in starts if start in chain.stages]
     needed += [job.codes.stage] if job.codes else []
     return list(dict.fromkeys(needed))
 
 
 def run(
-    chain: Chain, workdir: Path, workshop: Workshop, *, only: str | None = None
+    chain: Chain,
+    workdir: Path,
+    workshop: Workshop,
+    *,
+    only: str | None = None,
+    begin: Callable[[], AbstractContextManager[Any]] = nullcontext,
 ) -> bool:
     """Train what is left to train; return whether every stage is complete.
 
@@ -107,6 +120,8 @@ def run(
         workdir: where each has a directory of its name.
         workshop: makes models and data.
         only: name of the one stage to train; what it starts from must be complete.
+        begin: its context is entered before anything is written, once there is nothing
+            left that a look at config, data and checkpoints would refuse.
 
     Raises:
         UserError: whatever the user can mend, in a sentence.
@@ -114,20 +129,67 @@ def run(
     if only is not None and only not in chain.stages:
         raise UserError(f"--stage: no stage {only!r}{nearest(only, chain.order)}")
     check(chain, workshop)
-    todo = [
+    todo = _to_do(chain, workdir, only)
+    for name in todo:
+        job, at = chain.stages[name], f"config.stages.{name}"
+        for source in job.init.values():
+            warm_start.locate(source, workdir, chain.stages)
+        workshop.check_data(job, at, Path(chain.data_dir))
+        stage.check_rows(job, make_mesh(job.mesh), at)
+        stage.check_resume(job, workshop.system(job, at), workdir / name, at)
+    with ExitStack() as early:
+        ready: dict[str, _Assembled] = {}
+        if todo:
+            first = chain.stages[todo[0]]
+            _check_sources(chain, first, workdir)
+            if first.codes is None:  # making codes would write them
+                assembled = _assembled(chain, first, workdir, workshop)
+                ready[todo[0]] = early.enter_context(assembled)
+        with begin():
+            return _train(chain, workdir, workshop, only=only, ready=ready, early=early)
+
+
+def _to_do(chain: Chain, workdir: Path, only: str | None) -> list[str]:
+    return [
         name
         for name in chain.order
         if only in (None, name) and not _is_complete(workdir / name, chain.stages[name])
     ]
-    for name in todo:
-        for source in chain.stages[name].init.values():
-            warm_start.locate(source, workdir, chain.stages)
+
+
+def _train(
+    chain: Chain,
+    workdir: Path,
+    workshop: Workshop,
+    *,
+    only: str | None,
+    ready: dict[str, _Assembled],
+    early: ExitStack,
+) -> bool:
+    """Train what is left to train; see `run`.
+
+    Args:
+        chain: of `run`.
+        workdir: of `run`.
+        workshop: of `run`.
+        only: of `run`.
+        ready: what has been assembled, by stage.
+        early: closes that.
+    """
+    todo = _to_do(chain, workdir, only)  # another run may have been here till now
     for name in chain.order:
         job = chain.stages[name]
         if name in todo:
             _check_sources(chain, job, workdir)
-            if not _run_stage(chain, job, workdir, workshop):
-                return False
+            with ExitStack() as now:
+                if name in ready:
+                    now.push(early.pop_all())
+                    parts, sources = ready[name]
+                else:
+                    assembled = _assembled(chain, job, workdir, workshop)
+                    parts, sources = now.enter_context(assembled)
+                if not _run_stage(job, workdir, parts, sources):
+                    return False
         elif only in (None, name):
             log.info("stage %s is complete (%d steps)", name, job.train.steps)
             _warn_of_changes(job, workdir / name)
@@ -143,11 +205,10 @@ def _is_complete(directory: Path, job: Job) -> bool:
     return bool(processes.gather([int(is_finished)])[0, 0])
 
 
-def _run_stage(chain: Chain, job: Job, workdir: Path, workshop: Workshop) -> bool:
+def _run_stage(job: Job, workdir: Path, parts: stage.Parts, sources: _Sources) -> bool:
     """Train one stage; return False if the run was asked to end in it."""
     at = f"config.stages.{job.name}"
-    with _assembled(chain, job, workdir, workshop) as (parts, sources):
-        outcome = stage.run(job, parts, workdir / job.name, at=at, sources=sources)
+    outcome = stage.run(job, parts, workdir / job.name, at=at, sources=sources)
     if outcome.preempted:
         log.warning(
             "%s: stage %s has saved step %d of %d; the same command resumes there.",
@@ -184,7 +245,7 @@ def run_again(
 @contextmanager
 def _assembled(
     chain: Chain, job: Job, workdir: Path, workshop: Workshop
-) -> Iterator[tuple[stage.Parts, dict[str, tuple[Path, str]]]]:
+) -> Iterator[_Assembled]:
     """Give the parts of a stage and what it starts from; close its files behind."""
     data_dir = Path(chain.data_dir)
     if job.codes is not None:

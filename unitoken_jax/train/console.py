@@ -127,6 +127,38 @@ def log_to_file(path: Path) -> Iterator[None]:
         yield
 
 
+class _Early(logging.Handler):
+    """Holds records for a file that there is not yet."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.records: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.records.append(record)
+
+
+@contextmanager
+def held_for_file() -> Iterator[Callable[[], None]]:
+    """Hold the project's log lines till there is a file for them.
+
+    Yields:
+        What writes them to the files that `log_to_file` has opened since, and holds no
+        more.
+    """
+    handler = _Early()
+
+    def release() -> None:
+        held, handler.records = handler.records, []
+        handler.setLevel(logging.CRITICAL + 1)
+        for record in held:
+            record.file_only = True  # the console has had it
+            logging.getLogger(record.name).handle(record)
+
+    with _attached(handler):
+        yield release
+
+
 @contextmanager
 def _attached(handler: logging.Handler) -> Iterator[None]:
     loggers = [logging.getLogger(name) for name in _LOGGERS]

@@ -17,6 +17,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from unitoken_jax.checkpoint import reader as checkpoints
 from unitoken_jax.checkpoint import state as states
 from unitoken_jax.checkpoint import warm_start
 from unitoken_jax.checkpoint.manager import Checkpointer
@@ -93,6 +94,37 @@ def is_finished(directory: Path, steps: int) -> bool:
         return json.loads((directory / FINISHED).read_text())["steps"] == steps
     except (OSError, ValueError, KeyError):
         return False
+
+
+def check_resume(job: Job, system: System, directory: Path, at: str) -> None:
+    """Refuse what a stage has trained so far, if the config has no place for it.
+
+    What cannot be read is left to the restore, which knows older checkpoints.
+
+    Args:
+        job: the stage's config.
+        system: the model.
+        directory: of the stage; it may be missing.
+        at: dotted path of `job` in the config, for messages.
+
+    Raises:
+        UserError: it has more steps than the stage is to have, or other parameters.
+    """
+    found = checkpoints.steps(directory / "checkpoints")
+    if not found:
+        return
+    _check_position(job, max(found), directory, at)
+    try:
+        saved = checkpoints.parameter_shapes(directory)
+    except (UserError, OSError):
+        return
+    shapes = flatten(registry.check_shapes(system, f"{at}.model"))
+    wanted = {path: leaf.shape for path, leaf in shapes.items()}
+    if problems := checkpoints.describe_differences(saved, wanted):
+        raise ConfigError(
+            f"{at}.model: the checkpoint in {directory} was made with another config: "
+            f"{problems}. Set the config to that, or use another --workdir."
+        )
 
 
 def run(
@@ -188,7 +220,7 @@ def lay_out(job: Job, system: System, at: str, devices: Sequence[Any] | None) ->
     """Say where everything of a stage will live; the arguments are those of `run`."""
     mesh = make_mesh(job.mesh, devices)
     check_microbatches(job, system, at)
-    _check_rows(job, mesh, at)
+    check_rows(job, mesh, at)
     shapes = registry.abstract_params(system)
     params = rules.shardings(registry.logical_axes(system), shapes, mesh)
     replicated = NamedSharding(mesh, PartitionSpec())
@@ -452,7 +484,8 @@ def _check_streams(digest: str, at: str) -> None:
         )
 
 
-def _check_rows(job: Job, mesh: Mesh, at: str) -> None:
+def check_rows(job: Job, mesh: Mesh, at: str) -> None:
+    """Refuse a batch that the devices of a mesh cannot share equally."""
     shards = int(np.prod([mesh.shape[axis] for axis in _ROW_AXES]))
     rows = job.train.batch // job.train.microbatches
     if rows % shards:
