@@ -71,8 +71,7 @@ def check(
         system = workshop.system(job, at)
         stage.check_microbatches(job, system, at)
         stage.check_adversary(job, system, at)
-        found = registry.check_shapes(system, f"{at}.model", abstract_params)
-        params = flatten(found)
+        params = flatten(registry.check_shapes(system, f"{at}.model", abstract_params))
         own = {path: leaf.shape for path, leaf in params.items()}
         make_optimizer(job.optimizer, own, job.train.steps, f"{at}.optimizer")
         for source in _stages_needed(chain, job):
