@@ -13,6 +13,7 @@ import numpy as np
 from data_pipelines import records
 from data_pipelines.code_files import CodeFile
 from data_pipelines.gallery import Gallery
+from data_pipelines.manifest import read_manifest
 from data_pipelines.records import Record, RecordError
 from data_pipelines.shards import Split
 
@@ -36,8 +37,13 @@ class Labelled:
 
 
 def class_names(directory: str | Path) -> tuple[str, ...]:
-    """The classes of a prepared data set by number; reads every training record."""
-    split = Split(directory, TRAIN)
+    """The classes of a prepared data set by number.
+
+    Data sets of earlier programs do not list them: every training record is read.
+    """
+    if listed := read_manifest(Path(directory)).categories:
+        return listed
+    split = Split(directory, TRAIN, pictures=False)
     names = {record["category"] for record in split}
     split.close()
     return tuple(sorted(names))

@@ -3,15 +3,26 @@
 A directory holds NAME_codes/ and NAME_labels/ with files of the same names. Codes are
 [1, crops, K, L] for K codebooks (UniTok's fork) or [1, crops, L] for one; the ten crops
 of an image are equally good. Labels are [1].
+
+Nothing says what such files should hold, unless `python -m data_pipelines.verify
+--record` has written their digests beside them, in the format of sha256sum.
 """
 
-from collections.abc import Sequence
+import functools
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypedDict
 
 import numpy as np
 
 from data_pipelines.errors import DataError
+from data_pipelines.manifest import file_digest
+from data_pipelines.readers import unreachable
+from unitoken_jax.files import replaced
+
+SUMS = "digests.sha256"
+_LOOKED_AT = 32  # images whose files are read at each start
 
 
 class CodeFileError(DataError):
@@ -49,7 +60,11 @@ def find_code_files(directory: Path) -> _Folders | None:
 
 
 class CodeFiles(Sequence[CodeFile]):
-    """The images of a directory by index, in the order of their numbers."""
+    """The images of a directory by index, in the order of their numbers.
+
+    Attributes:
+        directory: That holds the two folders.
+    """
 
     def __init__(self, directory: str | Path) -> None:
         """Lists the files.
@@ -67,6 +82,62 @@ class CodeFiles(Sequence[CodeFile]):
             raise CodeFileError(f"{folders.codes} has no .npy files")
         # Published names are numbers: 10 follows 9.
         self._names = sorted(names, key=lambda name: (len(name), name))
+
+    @property
+    def sums(self) -> Path:
+        """The file of digests, which may be there."""
+        return self.directory / SUMS
+
+    def paths(self) -> Iterator[Path]:
+        """The files of every image: codes, then label."""
+        for name in self._names:
+            yield from self._files(name)
+
+    def _files(self, name: str) -> tuple[Path, Path]:
+        codes, labels = self._folders
+        return codes / f"{name}.npy", labels / f"{name}.npy"
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """A SHA-256 of names, of a few images' files, and of the digests beside them.
+
+        Raises:
+            CodeFileError: One of those files was changed since they were written.
+        """
+        step = -(-len(self._names) // _LOOKED_AT)
+        paths = [p for name in self._names[::step] for p in self._files(name)]
+        found = {self._relative(path): _digest_or_none(path) for path in paths}
+        for path, wanted in read_sums(self.directory):
+            if found.get(path, wanted) != wanted:
+                raise CodeFileError(
+                    f"{self.directory / path} does not have the digest of {SUMS}: it "
+                    "is missing or its contents were changed; copy it again"
+                )
+        digest = hashlib.sha256("\n".join(self._names).encode())
+        digest.update(repr(sorted(found.items())).encode())
+        if self.sums.exists():
+            digest.update(file_digest(self.sums).encode())
+        return digest.hexdigest()
+
+    def _relative(self, path: Path) -> str:
+        return path.relative_to(self.directory).as_posix()
+
+    def record(self, progress: Callable[[int], object] = lambda _: None) -> None:
+        """Writes the digests of all files beside them.
+
+        Args:
+            progress: Called with numbers of files as they are read.
+
+        Raises:
+            CodeFileError: One cannot be read.
+        """
+        try:
+            with replaced(self.sums) as partial, partial.open("w") as sums:
+                for path in self.paths():
+                    sums.write(f"{file_digest(path)}  {self._relative(path)}\n")
+                    progress(1)
+        except OSError as error:
+            raise unreachable(Path(error.filename or self.sums), error) from error
 
     def __len__(self) -> int:
         return len(self._names)
@@ -94,8 +165,49 @@ class CodeFiles(Sequence[CodeFile]):
         crops = codes[0].swapaxes(1, 2).astype(np.int32)  # [crops, L, K]
         return {"id": name, "codes": crops, "label": int(label.item())}
 
+    @property
+    def partly_verified(self) -> bool:
+        """Whether there are digests that not all files were compared with."""
+        return self.sums.exists()
+
+    def unverified(self) -> Iterator[tuple[Path, str]]:
+        """The files with the digests beside them."""
+        for name, digest in read_sums(self.directory):
+            yield self.directory / name, digest
+
     def close(self) -> None:
         """Nothing is open between reads."""
+
+
+def read_sums(directory: Path) -> Iterator[tuple[str, str]]:
+    """The digests beside published code files: (path in the directory, SHA-256).
+
+    Raises:
+        CodeFileError: The file that lists them cannot be read.
+    """
+    path = directory / SUMS
+    if not path.exists():
+        return
+    try:
+        with path.open(encoding="utf-8") as sums:
+            for number, line in enumerate(sums, 1):
+                digest, _, name = line.rstrip("\n").partition("  ")
+                if len(digest) != 64 or not name:
+                    raise CodeFileError(
+                        f"{path}, line {number} is no digest of a file; remove the "
+                        "file, and write it again by python -m data_pipelines.verify "
+                        f"--input {directory} --record"
+                    )
+                yield name, digest
+    except (OSError, UnicodeDecodeError) as error:
+        raise CodeFileError(f"{path} cannot be read ({error})") from error
+
+
+def _digest_or_none(path: Path) -> str | None:
+    try:
+        return file_digest(path)
+    except OSError:
+        return None  # the image is set aside when it is asked for
 
 
 def _read(path: Path) -> np.ndarray:

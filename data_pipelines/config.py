@@ -117,6 +117,8 @@ class DataConfig:
             asked.
         prefetch: batches built ahead and held in memory, one for each thread at least.
         cache_mib: memory for prepared records, such as decoded pictures, MiB.
+        watch_mib: of a large data set, MiB a second that are compared with the digests
+            of its manifest while batches are taken, until all are; 0 compares none.
         bad_limit: how many records may be set aside before the run ends; 0 makes the
             first one fatal.
         bad_share: the largest share of the records that may be set aside, whatever
@@ -131,12 +133,14 @@ class DataConfig:
     threads: int = 1
     prefetch: int = 2
     cache_mib: int = 256
+    watch_mib: int = 16
     bad_limit: int = 100
     bad_share: float = 0.1
 
     def __post_init__(self) -> None:
         _check_positive(self, "image_size")
         _check_not_negative(self, "threads", "prefetch", "cache_mib", "bad_limit")
+        _check_not_negative(self, "watch_mib")
         if self.threads > self.prefetch:
             raise ValueError(
                 f"threads is {self.threads}, but each builds one batch ahead and "
@@ -147,6 +151,11 @@ class DataConfig:
         _check_probability("bad_share", self.bad_share)
         if not all(0 <= channel <= 255 for channel in self.background):
             raise ValueError(f"background {self.background} is not a colour (0 … 255)")
+
+    @property
+    def reads_pictures(self) -> bool:
+        """Whether batches depend on the bytes of pictures, and not on codes alone."""
+        return True
 
 
 @dataclass(frozen=True)
@@ -234,6 +243,11 @@ class SequencesConfig(PackedConfig):
     mixture: MixtureConfig = MixtureConfig()
 
     @property
+    def reads_pictures(self) -> bool:
+        """Whether batches depend on the bytes of pictures."""
+        return self.shows_views
+
+    @property
     def shows_views(self) -> bool:
         """Whether batches hold pixels for the continuous encoder."""
         return self.layout.encoding != "discrete"
@@ -252,6 +266,11 @@ class LiquidRowsConfig(PackedConfig):
     layout: GridConfig = GridConfig()
     liquid: LiquidConfig = field(default_factory=LiquidConfig)
 
+    @property
+    def reads_pictures(self) -> bool:
+        """Whether batches depend on the bytes of pictures."""
+        return False
+
 
 @dataclass(frozen=True)
 class ClassesConfig(DataConfig):
@@ -263,6 +282,11 @@ class ClassesConfig(DataConfig):
 
     kind: Literal["classes"] = "classes"
     layout: GridConfig = GridConfig()
+
+    @property
+    def reads_pictures(self) -> bool:
+        """Whether batches depend on the bytes of pictures."""
+        return False
 
 
 KINDS: Mapping[str, type[DataConfig]] = {

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import Generic, Protocol, TypeVar
 
 from data_pipelines.errors import DataError
+from data_pipelines.readers import StorageError
 from data_pipelines.records import Record
 
 _LOG = logging.getLogger(__name__)
@@ -50,6 +51,7 @@ class Gallery(Generic[T]):
         cache_bytes: int,
         bad_limit: int,
         bad_share: float = 1.0,
+        outlines: Sequence[Record] | None = None,
     ) -> None:
         """Wraps a split.
 
@@ -61,9 +63,12 @@ class Gallery(Generic[T]):
             bad_limit: how many records may be set aside.
             bad_share: which share of them may, whatever `bad_limit` allows; `FEW`
                 always may.
+            outlines: the same records without what takes long to read, for `scan`; the
+                split itself if None.
         """
         self.bad_records: dict[str, str] = {}
         self._split = split
+        self._outlines = split if outlines is None else outlines
         self._prepare = prepare
         self._room = cache_bytes
         self._bad_limit, self._bad_share = bad_limit, bad_share
@@ -86,6 +91,8 @@ class Gallery(Generic[T]):
         try:
             with self._files():
                 prepared = self._prepare(self._split[index])
+        except StorageError:
+            raise  # a file is gone: nothing could be set aside
         except DataError as error:
             self.set_aside(index, error)
             return None
@@ -113,7 +120,9 @@ class Gallery(Generic[T]):
             for index in range(len(self._split)):
                 try:
                     with self._files():
-                        record = self._split[index]
+                        record = self._outlines[index]
+                except StorageError:
+                    raise
                 except DataError as error:
                     self.set_aside(index, error)
                 else:
@@ -125,7 +134,7 @@ class Gallery(Generic[T]):
         """Returns the id of record `index`, or its place if it cannot be read."""
         try:
             with self._files():
-                return self._split[index]["id"]
+                return self._outlines[index]["id"]
         except DataError:
             return f"entry {index}"
 

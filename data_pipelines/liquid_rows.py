@@ -36,7 +36,7 @@ def read_codes(record: Record) -> Coded:
     Raises:
         RecordError: it has a picture, but no codes.
     """
-    if not record["image"]:
+    if not records.has_picture(record):
         return Coded(np.zeros((0, 0), np.int32))
     codes = records.codes_of(record)
     return Coded(codes.reshape(codes.shape[0] * codes.shape[1], -1))
@@ -120,7 +120,7 @@ class LiquidRows:
             for task in config.liquid.mixture.ratios:
                 for turns in self._turns_of(record, task):
                     length = liquid.length(turns, self.size)
-                    pictures = int(bool(record["image"]))
+                    pictures = int(records.has_picture(record))
                     if length > config.row_length or pictures > config.row_views:
                         fault = RecordError(
                             f"record {record['id']!r}: a sample takes {length} "
@@ -137,7 +137,7 @@ class LiquidRows:
 
     def _check_grid(self, record: Record) -> None:
         """Refuses a picture without codes, or of another shape than the ones before."""
-        if not record["image"]:
+        if not records.has_picture(record):
             return
         shape = records.codes_of(record).shape
         grid = (*shape, 1)[:3]
@@ -151,7 +151,7 @@ class LiquidRows:
 
     def _turns_of(self, record: Record, task: LiquidTask) -> Iterator[Turns]:
         vocabulary, config = self._vocabulary, self._config.liquid
-        is_text = not record["image"]
+        is_text = not records.has_picture(record)
         if is_text != (task == "text"):
             return
         if task == "question":

@@ -50,7 +50,9 @@ from data_pipelines.config import (
 )
 from data_pipelines.errors import DataError
 from data_pipelines.gallery import Gallery
+from data_pipelines.integrity import Watch
 from data_pipelines.liquid_rows import LiquidRows, read_codes
+from data_pipelines.manifest import file_digest
 from data_pipelines.mixture import ENDLESS, Mixture, row_weights
 from data_pipelines.packing import Plan
 from data_pipelines.records import Record
@@ -148,8 +150,7 @@ class Loader(Iterator[Batch]):
             of different length, each of the one that takes longest.
         summary: what the stream is made of, in lines for a log.
         digest: of the data set, which samples of it the stream has and in what order:
-            the same on all hosts and at every start, unless they read other data. Of
-            published code files only their number counts.
+            the same on all hosts and at every start, unless they read other data.
         codes: of the kinds 'liquid' and 'classes', what a model must agree with.
     """
 
@@ -161,6 +162,7 @@ class Loader(Iterator[Batch]):
         *,
         threads: int,
         prefetch: int,
+        watch_rate: float = 0.0,
     ) -> None:
         """Batches a stream; use `make_loader`."""
         mine = grain.MapDataset.select_from_datasets([stream.elements], share)
@@ -169,6 +171,8 @@ class Loader(Iterator[Batch]):
         self._iterator = iter(self._batches.to_iter_dataset(options))
         self._gallery = stream.gallery
         self._split = split
+        self._watch: Watch | None = None
+        self._watch_rate = watch_rate
         self._position = 0
         self.steps_per_epoch = stream.epoch / share.batch
         self.summary = stream.summary
@@ -179,9 +183,18 @@ class Loader(Iterator[Batch]):
         return self
 
     def __next__(self) -> Batch:
+        self._watch_files()
         batch = next(self._iterator)
         self._position += 1
         return batch
+
+    def _watch_files(self) -> None:
+        """Compares, while batches are taken, what was not compared at the start."""
+        if self._watch is None:
+            if self._watch_rate:
+                self._watch = Watch(self._split.unverified(), self._watch_rate)
+        elif self._watch.fault is not None:
+            raise self._watch.fault
 
     def batch_at(self, step: int) -> Batch:
         """Returns the batch of any step, without moving the position."""
@@ -212,6 +225,8 @@ class Loader(Iterator[Batch]):
     def close(self) -> None:
         """Ends the threads and closes the files."""
         self._iterator.close()
+        if self._watch is not None:
+            self._watch.close()
         self._gallery.close()
         self._split.close()
 
@@ -232,6 +247,7 @@ def make_loader(
     host: int = 0,
     hosts: int = 1,
     part: Sequence[int] | None = None,
+    verify: bool = False,
 ) -> Loader:
     """Returns the stream of batches that `config` describes.
 
@@ -246,6 +262,7 @@ def make_loader(
         hosts: how many hosts share each batch.
         part: the elements of each batch that this host builds, ascending, where they
             are not its equal part.
+        verify: compare every byte of the data set with its manifest first.
 
     Raises:
         DataError: the data set is missing or damaged, does not have what the kind
@@ -257,13 +274,21 @@ def make_loader(
         _check_unsplit(config, directory)
         split = CodeFiles(directory)
         stream = _labelled(split, label_file, config, seed)
+        stream = replace(stream, digest=_digest(split.digest, stream.digest))
     else:
-        split = Split(directory, config.split)
+        split = Split(
+            directory, config.split, pictures=config.reads_pictures, verify=verify
+        )
         if not len(split):
             raise LoaderError(f"split {config.split!r} of {split.directory} is empty")
         stream = _stream(split, vocabulary, config, seed)
     return Loader(
-        stream, split, share, threads=config.threads, prefetch=config.prefetch
+        stream,
+        split,
+        share,
+        threads=config.threads,
+        prefetch=config.prefetch,
+        watch_rate=config.watch_mib * 2**20 if split.partly_verified else 0.0,
     )
 
 
@@ -281,7 +306,7 @@ def _stream(
 ) -> Stream:
     """Returns the stream of a prepared data set, which its digest names as well."""
     stream = _of_kind(split, vocabulary, config, seed)
-    return replace(stream, digest=_digest(split.manifest.digest, stream.digest))
+    return replace(stream, digest=_digest(split.digest, stream.digest))
 
 
 def _of_kind(
@@ -332,7 +357,11 @@ def _pairs(
 
     gallery = _gallery(split, prepare, config)
     build = pairs.pair_elements(gallery, words, config)
-    return _one_by_one(gallery, build, config, seed)
+    stream = _one_by_one(gallery, build, config, seed)
+    if config.clip_tokenizer is None:
+        return stream
+    tokenizer = file_digest(Path(config.clip_tokenizer))
+    return replace(stream, digest=_digest(stream.digest, tokenizer))
 
 
 def _one_by_one(
@@ -508,6 +537,7 @@ def _gallery(
     return Gallery(
         split,
         prepare,
+        outlines=split.without_pictures() if isinstance(split, Split) else None,
         cache_bytes=config.cache_mib * 2**20,
         bad_limit=config.bad_limit,
         bad_share=config.bad_share,

@@ -126,6 +126,7 @@ def pretokenize(
                 *({"record": name, "reason": reason} for name, reason in bad.items()),
             ),
             files={TOKENIZER: file_digest(partial / TOKENIZER)},
+            categories=made_of.categories,
         )
         manifest.write(partial)
     return manifest
@@ -146,7 +147,7 @@ def _batches(
     while waiting := list(islice(iterator, batch)):
         pixels = np.full((batch, image_size, image_size, 3), 255, np.uint8)
         for index, record in enumerate(waiting):
-            if not record["image"]:
+            if not records.has_picture(record):
                 continue  # text alone
             try:
                 picture = images.decode(record["image"], f"record {record['id']!r}")
@@ -169,8 +170,10 @@ def _with_codes(
     for record, grid in zip(waiting, codes[: len(waiting)], strict=True):
         if record["id"] in bad:
             yield {**record, "codes": None, "grid": None}
+        elif records.has_picture(record):
+            yield records.with_codes(record, grid)
         else:
-            yield records.with_codes(record, grid) if record["image"] else record
+            yield record
 
 
 def _check_codes(

@@ -101,46 +101,64 @@ _SCHEMA: dict[str, tuple[str, Callable[[Any], bool]]] = {
 _NO_PICTURE = {"image": b"", "width": 0, "height": 0}  # of a record of text alone
 
 
-def validate(record: Any, where: str = "") -> Record:
+Where = str | Callable[[], str]  # a place for messages, maybe put in words when needed
+
+
+def validate(record: Any, where: Where = "", *, outline: bool = False) -> Record:
     """Returns `record` unchanged if it follows the schema.
 
     Args:
         record: What should be a record.
         where: The file or position it came from, for the message.
+        outline: Whether it may lack the bytes of its picture.
 
     Raises:
         RecordError: A key is missing, unknown or of the wrong type, or `codes` and
             `grid` disagree.
     """
-    place = f"{where}: " if where else ""
     if not isinstance(record, dict):
         raise RecordError(
-            f"{place}a record must be a map of its fields, not {_type(record)}"
+            f"{_place(where)}a record must be a map of its fields, not {_type(record)}"
         )
-    identity = record.get("id")
-    name = f"record {identity!r}" if _is_name(identity) else "a record without an id"
+    if fault := _fault(record, outline):
+        identity = record.get("id")
+        named = f"record {identity!r}" if _is_name(identity) else "a record without id"
+        raise RecordError(f"{_place(where)}{named}{fault}")
+    return cast(Record, record)
+
+
+def _fault(record: dict[Any, Any], outline: bool) -> str:
+    """What is wrong with a record, behind its name; "" if nothing."""
     is_text = all(record.get(key) == nothing for key, nothing in _NO_PICTURE.items())
     for key, (wanted, check) in _SCHEMA.items():
         if key not in record:
-            raise RecordError(f"{place}{name} lacks the key {key!r} ({wanted})")
-        if not check(record[key]) and not (is_text and key in _NO_PICTURE):
-            raise RecordError(
-                f"{place}{name}: {key!r} must be {wanted}, not {_type(record[key])}"
-            )
+            return f" lacks the key {key!r} ({wanted})"
+        spared = is_text and key in _NO_PICTURE
+        spared |= outline and key == "image" and record[key] == b""
+        if not check(record[key]) and not spared:
+            return f": {key!r} must be {wanted}, not {_type(record[key])}"
     if unknown := sorted(map(str, record.keys() - _SCHEMA.keys())):
-        raise RecordError(
-            f"{place}{name} has unknown keys: {', '.join(unknown)}; "
-            f"the schema has {', '.join(_SCHEMA)}"
-        )
+        known = ", ".join(_SCHEMA)
+        return f" has unknown keys: {', '.join(unknown)}; the schema has {known}"
     codes, grid = record["codes"], record["grid"]
     if (codes is None) != (grid is None):
-        raise RecordError(f"{place}{name}: 'codes' and 'grid' come together or not")
+        return ": 'codes' and 'grid' come together or not"
     if codes is not None and len(codes) != 2 * math.prod(grid):
-        raise RecordError(
-            f"{place}{name}: {len(codes)} bytes of codes do not fill a grid of "
-            f"{' × '.join(map(str, grid))} 16-bit codes"
+        shape = " × ".join(map(str, grid))
+        return (
+            f": {len(codes)} bytes of codes do not fill a grid of {shape} 16-bit codes"
         )
-    return cast(Record, record)
+    return ""
+
+
+def _place(where: Where) -> str:
+    said = where if isinstance(where, str) else where()
+    return f"{said}: " if said else ""
+
+
+def has_picture(record: Record) -> bool:
+    """Whether a record is of a picture, and not of text alone."""
+    return record["width"] > 0
 
 
 def encode(record: Record) -> bytes:
@@ -154,21 +172,80 @@ def encode(record: Record) -> bytes:
     return cast(bytes, msgpack.packb(ordered, use_bin_type=True))
 
 
-def decode(data: bytes, where: str = "") -> Record:
+def separate(data: bytes) -> tuple[bytes, bytes]:
+    """Parts an encoded record into all but its picture, and the picture's bytes.
+
+    In place of the picture stands its length. What is no record comes back as it is.
+    """
+    value = msgpack.unpackb(data, raw=False)
+    if not isinstance(value, dict) or not isinstance(value.get("image"), bytes):
+        return data, b""
+    picture = value["image"]
+    rest = {**value, "image": len(picture)}
+    return cast(bytes, msgpack.packb(rest, use_bin_type=True)), picture
+
+
+def decode(data: bytes, where: Where = "") -> Record:
     """The record of `data`; `where` names its place in messages.
 
     Raises:
         RecordError: The bytes are no msgpack map of the schema.
     """
-    try:
-        value = msgpack.unpackb(data, raw=False)
-    except (ValueError, msgpack.exceptions.UnpackException) as error:
-        place = f"{where}: " if where else ""
+    return validate(_unpack(data, where), where)
+
+
+def decode_outline(data: bytes, where: Where = "") -> tuple[Record, int]:
+    """The record without its picture that `separate` gave, and the picture's length.
+
+    Raises:
+        RecordError: The bytes are no such record.
+    """
+    value = _unpack(data, where)
+    length = value.get("image") if isinstance(value, dict) else None
+    if not isinstance(length, int) or isinstance(length, bool):
         raise RecordError(
-            f"{place}{len(data)} bytes are not a record ({error}); the file was "
-            "damaged or written by another program: prepare the data again"
+            f"{_place(where)}{_type(value)} is no record whose picture stands in "
+            "another file; prepare the data again"
+        )
+    record = validate({**value, "image": b""}, where, outline=True)
+    if (length > 0) != has_picture(record):
+        raise RecordError(
+            f"{_place(where)}record {record['id']!r} is of {record['width']} pixels "
+            f"and its picture of {length} bytes; prepare the data again"
+        )
+    return record, length
+
+
+def outline(record: Record) -> Record:
+    """A copy of a record without its picture's bytes."""
+    return {**record, "image": b""}
+
+
+def with_picture(
+    record: Record, picture: bytes, length: int, where: Where = ""
+) -> Record:
+    """A copy of a record with its picture's bytes.
+
+    Raises:
+        RecordError: They are not as many as the record says.
+    """
+    if len(picture) != length:
+        raise RecordError(
+            f"{_place(where)}record {record['id']!r} has a picture of {length} bytes, "
+            f"but the file of pictures holds {len(picture)} for it; copy the data set "
+            "again or prepare the data again"
+        )
+    return {**record, "image": picture}
+
+
+def _unpack(data: bytes, where: Where) -> Any:
+    try:
+        return msgpack.unpackb(data, raw=False)
+    except (ValueError, msgpack.exceptions.UnpackException) as error:
+        raise RecordError(
+            f"{_place(where)}{len(data)} bytes are not a record ({error}); the file "
+            "was damaged or written by another program: prepare the data again"
         ) from error
-    return validate(value, where)
 
 
 def with_codes(record: Record, codes: np.ndarray) -> Record:

@@ -1,38 +1,38 @@
 """Splits of a data set as ArrayRecord files: writing them, and reading at random.
 
 Files are named {split}-{i:05d}-of-{n:05d}.array_record and written with groups of one
-record, so that reading record i decompresses record i only.
+record, so that reading record i decompresses record i only. Pictures stand in files of
+their own, {split}.pictures-…, entry by entry, so that what needs codes and texts alone
+reads no pixels.
 """
 
-import logging
+import bisect
+import copy
+import itertools
+import operator
 import os
+import time
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from array_record.python.array_record_module import ArrayRecordWriter
-from grain.sources import ArrayRecordDataSource
 
-from data_pipelines import records
-from data_pipelines.errors import DataError
+from data_pipelines import integrity, records
 from data_pipelines.manifest import (
+    TOKENIZER,
     Manifest,
     ManifestError,
     Shard,
     file_digest,
     read_manifest,
 )
-
-_LOG = logging.getLogger(__name__)
+from data_pipelines.readers import READERS, ShardError
 
 # Pictures are compressed already; the texts beside them gain too little to pay for
 # decompression at every random read.
 _OPTIONS = "group_size:1,uncompressed"
-
-
-class ShardError(DataError):
-    """A shard cannot be read or written; the message names the file."""
 
 
 def shard_name(split: str, index: int, shards: int) -> str:
@@ -40,35 +40,73 @@ def shard_name(split: str, index: int, shards: int) -> str:
     return f"{split}-{index:05d}-of-{shards:05d}.array_record"
 
 
+class _ShardWriter:
+    """Writes one file, entry by entry."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._count = path, 0
+        self._writer = ArrayRecordWriter(os.fspath(path), _OPTIONS)
+
+    def write(self, entry: bytes) -> None:
+        """Appends an entry."""
+        self._writer.write(entry)
+        self._count += 1
+
+    def close(self) -> Shard:
+        """Writes what is buffered, and returns the file's row of the manifest."""
+        # Everything up to 64 KiB is buffered: close is where a full disk shows.
+        self._writer.close()
+        path = self._path
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+        size = path.stat().st_size
+        digest, probe = file_digest(path), integrity.probe(path)
+        return Shard(path.name, self._count, size, digest, probe)
+
+
+def _unwritable(paths: Iterable[Path], error: Exception) -> ShardError:
+    """Removes files that could not be written whole, and says so."""
+    named = list(paths)
+    for path in named:
+        path.unlink(missing_ok=True)
+    return ShardError(
+        f"{named[0]} could not be written ({error}); nothing was left behind. Free "
+        "some space on the disk or choose another output directory"
+    )
+
+
 def write_shard(path: Path, entries: Iterable[bytes]) -> Shard:
-    """Writes one shard and returns its row of the manifest.
+    """Writes one file and returns its row of the manifest.
 
     Args:
         path: The file. Callers write into a temporary directory that is renamed when
             all of it is complete (`directory.atomic_directory`).
-        entries: Encoded records.
+        entries: Of any bytes.
 
     Raises:
         ShardError: The file could not be written whole, as on a full disk; what had
             been written is removed.
     """
-    count = 0
     try:
-        writer = ArrayRecordWriter(os.fspath(path), _OPTIONS)
+        writer = _ShardWriter(path)
         for entry in entries:
             writer.write(entry)
-            count += 1
-        # Everything up to 64 KiB is buffered: close is where a full disk shows.
-        writer.close()
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
+        return writer.close()
     except (RuntimeError, OSError) as error:
-        path.unlink(missing_ok=True)
-        raise ShardError(
-            f"{path} could not be written ({error}); nothing was left behind. Free "
-            "some space on the disk or choose another output directory"
-        ) from error
-    return Shard(path.name, count, path.stat().st_size, file_digest(path))
+        raise _unwritable([path], error) from error
+
+
+def _write_columns(path: Path, beside: Path, entries: Iterable[bytes]) -> Shard:
+    """Writes encoded records into `path`, and their pictures into the file `beside`."""
+    try:
+        texts, pictures = _ShardWriter(path), _ShardWriter(beside)
+        for entry in entries:
+            text, picture = records.separate(entry)
+            texts.write(text)
+            pictures.write(picture)
+        return replace(texts.close(), pictures=pictures.close())
+    except (RuntimeError, OSError) as error:
+        raise _unwritable([path, beside], error) from error
 
 
 def write_split(
@@ -86,9 +124,13 @@ def write_split(
     """
     iterator = iter(entries)
     written = tuple(
-        write_shard(
+        _write_columns(
             directory / shard_name(split, index, shards),
-            islice(iterator, (index + 1) * count // shards - index * count // shards),
+            directory / shard_name(f"{split}.pictures", index, shards),
+            itertools.islice(
+                iterator,
+                (index + 1) * count // shards - index * count // shards,
+            ),
         )
         for index in range(shards)
     )
@@ -110,21 +152,33 @@ class Split(Sequence[records.Record]):
         directory: The prepared data set.
         name: The split, such as 'train'.
         manifest: The data set's manifest.
+        digest: Of the data set: equal for equal files, as far as they were compared.
+        partly_verified: Whether its files were compared in parts only.
     """
 
     def __init__(
-        self, directory: str | Path, name: str, *, verify: bool = False
+        self,
+        directory: str | Path,
+        name: str,
+        *,
+        pictures: bool = True,
+        verify: bool = False,
     ) -> None:
-        """Opens a split after checking its files against the manifest.
+        """Opens a split after comparing its files with the manifest.
+
+        A small one is compared whole, of larger ones size, footer and a few blocks of
+        each file.
 
         Args:
             directory: A prepared data set.
             name: The split.
-            verify: Also compare the digest of every shard, which reads all of it.
+            pictures: Whether records are to hold their pictures' bytes. Without them
+                the files of pictures are not read, and need not be there.
+            verify: Compare every byte, whatever its size.
 
         Raises:
             ManifestError: The directory is no prepared data set.
-            ShardError: There is no such split, or a shard is missing, cut off or
+            ShardError: There is no such split, or a file is missing, cut off or
                 changed.
         """
         self.directory = Path(directory)
@@ -133,13 +187,36 @@ class Split(Sequence[records.Record]):
         if name not in self.manifest.splits:
             raise ShardError(
                 f"{directory} has no split {name!r}; it has "
-                f"{', '.join(sorted(self.manifest.splits))}"
+                f"{', '.join(sorted(self.manifest.splits)) or 'none'}"
             )
+        self._pictures = pictures
         self._shards = [s for s in self.manifest.splits[name] if s.records]
-        for shard in self.manifest.splits[name]:
-            check_shard(self.directory, shard, verify=verify)
-        self._source = self._open()
-        self._length = sum(shard.records for shard in self._shards)
+        self._ends = list(itertools.accumulate(s.records for s in self._shards))
+        self._length = self._ends[-1] if self._ends else 0
+        integrity.check_files(self.manifest, self.directory, [TOKENIZER])
+        found = integrity.check_shards(self.directory, self._files(), whole=verify)
+        self.partly_verified = bool(found.unverified)
+        self.digest = found.extend(self.manifest.digest)
+
+    def _files(self) -> list[Shard]:
+        """The files that records are read from."""
+        files = list(self.manifest.splits[self.name])
+        if self._pictures:
+            files += [shard.pictures for shard in files if shard.pictures is not None]
+        return files
+
+    def unverified(self) -> Iterator[tuple[Path, str]]:
+        """Its files with their digests, each process and start beginning elsewhere."""
+        files = self._files()
+        first = time.time_ns() // 1000 % max(1, len(files))
+        for file in [*files[first:], *files[:first]]:
+            yield self.directory / file.name, file.sha256
+
+    def without_pictures(self) -> "Split":
+        """The same records without the bytes of their pictures, which are not read."""
+        other = copy.copy(self)
+        other._pictures = False
+        return other
 
     def __len__(self) -> int:
         return self._length
@@ -152,81 +229,36 @@ class Split(Sequence[records.Record]):
             ShardError: Its shard is damaged.
             RecordError: Its bytes are no record.
         """
-        return records.decode(self.raw(index), self._where(index))
-
-    def __iter__(self) -> Iterator[records.Record]:
-        return (self[index] for index in range(len(self)))
-
-    def raw(self, index: int) -> bytes:
-        """The encoded record at `index`; raises as `__getitem__`."""
-        if not -self._length <= index < self._length or self._source is None:
+        index = operator.index(index)
+        if not -self._length <= index < self._length:
             raise IndexError(
                 f"split {self.name!r} of {self.directory} has {self._length} records; "
                 f"there is no number {index}"
             )
-        index = int(index) % self._length
-        try:
-            return self._read(self._source, index)
-        except (RuntimeError, ValueError, OSError) as error:
-            raise ShardError(
-                f"{self._where(index)} cannot be read ({error}); the file is damaged: "
-                "copy it again or prepare the data again with --overwrite"
-            ) from error
+        index %= self._length
+        number = bisect.bisect_right(self._ends, index)
+        shard = self._shards[number]
+        entry = index - self._ends[number] + shard.records
+        data = READERS.read(self.directory, shard, entry)
 
-    def _read(self, source: ArrayRecordDataSource, index: int) -> bytes:
-        """Reads a record, once more if that fails: a file system may, for a moment."""
-        try:
-            return source[index]
-        except (RuntimeError, OSError) as error:
-            content = source[index]
-            _LOG.warning(
-                "%s could be read the second time only (%s)", self._where(index), error
-            )
-            return content
+        def where() -> str:
+            return f"{self.directory / shard.name}, entry {entry}"
+
+        if shard.pictures is None:
+            record = records.decode(data, where)
+            return record if self._pictures else records.outline(record)
+        record, length = records.decode_outline(data, where)
+        if not self._pictures or not length:
+            return record
+        picture = READERS.read(self.directory, shard.pictures, entry)
+        return records.with_picture(record, picture, length, where)
+
+    def __iter__(self) -> Iterator[records.Record]:
+        return (self[index] for index in range(len(self)))
 
     def close(self) -> None:
         """Lets go of the open files; reading again opens them again."""
-        self._source = self._open()
-
-    def _open(self) -> ArrayRecordDataSource | None:
-        # grain refuses a source of no files
-        paths = [os.fspath(self.directory / shard.name) for shard in self._shards]
-        return ArrayRecordDataSource(paths) if paths else None
-
-    def _where(self, index: int) -> str:
-        index %= self._length
-        for shard in self._shards:
-            if index < shard.records:
-                return f"{self.directory / shard.name}, entry {index}"
-            index -= shard.records
-        raise IndexError(index)
-
-
-def check_shard(directory: Path, shard: Shard, *, verify: bool) -> None:
-    """Compares a shard with its row of the manifest: its size, its digest on `verify`.
-
-    Raises:
-        ShardError: It is missing, cut off or changed.
-    """
-    path = directory / shard.name
-    try:
-        size = path.stat().st_size
-    except OSError as error:
-        raise ShardError(
-            f"{path} is missing ({error.strerror}); copy it again or prepare the data "
-            "again with --overwrite"
-        ) from error
-    if size != shard.size:
-        raise ShardError(
-            f"{path} has {size:,} bytes, its manifest says {shard.size:,}: the file "
-            f"was {'cut off' if size < shard.size else 'changed'}. Copy it again or "
-            "prepare the data again with --overwrite"
-        )
-    if verify and file_digest(path) != shard.sha256:
-        raise ShardError(
-            f"{path} does not have the digest of its manifest: its contents were "
-            "changed. Copy it again or prepare the data again with --overwrite"
-        )
+        READERS.forget(self.directory / shard.name for shard in self._files())
 
 
 def find_made(directory: Path, provenance: dict[str, Any]) -> Manifest | None:
@@ -238,13 +270,12 @@ def find_made(directory: Path, provenance: dict[str, Any]) -> Manifest | None:
     """
     try:
         manifest = read_manifest(directory)
+        if manifest.provenance != provenance:
+            return None
+        integrity.check_files(manifest, directory, manifest.files)
         for shards in manifest.splits.values():
-            for shard in shards:
-                check_shard(directory, shard, verify=False)
-        whole = all(
-            file_digest(directory / name) == digest
-            for name, digest in manifest.files.items()
-        )
-    except (ManifestError, ShardError, OSError):
+            pictures = [s.pictures for s in shards if s.pictures is not None]
+            integrity.check_shards(directory, [*shards, *pictures])
+    except (ManifestError, ShardError):
         return None
-    return manifest if whole and manifest.provenance == provenance else None
+    return manifest

@@ -185,7 +185,7 @@ def _provenance(archive: Archive, config: PrepareConfig) -> dict[str, Any]:
     """Everything that the bytes of the data set are a function of."""
     package = Path(data_pipelines.__file__).parent
     code = hashlib.sha256()
-    modules = ("images", "manifest", "records", "shards", "vocabulary")
+    modules = ("images", "integrity", "manifest", "records", "shards", "vocabulary")
     modules = [package / f"{name}.py" for name in modules]
     modules += [Path(files.__file__), *sorted((package / "prepare").glob("*.py"))]
     for file in modules:
@@ -300,6 +300,7 @@ def _write(
         },
         rejected=tuple(asdict(entry) for entry in rejected[:_LISTED_REJECTIONS]),
         files={name: file_digest(directory / name) for name in (TOKENIZER, REJECTED)},
+        categories=tuple(sorted({record["category"] for record in made[TRAIN]})),
     )
     manifest.write(directory)
     return manifest

@@ -12,7 +12,6 @@ import pytest
 from data_pipelines.config import AugmentConfig, MixtureConfig
 from data_pipelines.gallery import BadRecordsError
 from data_pipelines.loader import LoaderError, make_loader
-from data_pipelines.manifest import Manifest
 from data_pipelines.pretokenize import pretokenize
 from data_pipelines.records import RecordError
 from data_pipelines.sequence import IGNORE, NO_SLOT, LayoutConfig
@@ -102,9 +101,9 @@ def test_hosts_share_the_global_batch_in_order(kind, directory, vocabulary):
 
 @KINDS
 def test_the_digest_is_of_samples_and_their_order(
-    kind, directory, vocabulary, monkeypatch
+    kind, directory, vocabulary, tmp_path
 ):
-    def digest(config=CONFIGS[kind], **options):
+    def digest(config=CONFIGS[kind], directory=directory, **options):
         options = {"batch": 4, "seed": 3} | options
         with make_loader(config, directory, vocabulary, **options) as loader:
             return loader.digest
@@ -114,24 +113,26 @@ def test_the_digest_is_of_samples_and_their_order(
     dropped = {"prompt_drop": 0.5} if kind == "sequences" else {}
     assert digest(replace(CONFIGS[kind], threads=2, **dropped)) == digest()
     assert digest(seed=4) != digest()
-    monkeypatch.setattr(Manifest, "digest", "of another data set")
-    assert digest() != before
+    picture = {"image": prepared.picture_bytes(99, size=32)}
+    other = prepared.make(tmp_path / "other", r3=picture)
+    assert digest(directory=other) != before
+    assert digest(directory=prepared.make(tmp_path / "same")) == before
 
 
 def test_records_that_cannot_be_read_change_the_digest(
     directory, vocabulary, monkeypatch
 ):
     def digest(record, times):
-        read, left = Split._read, [times]
+        read, left = Split.__getitem__, [times]
 
-        def failing(self, source, index):
+        def failing(self, index):
             if index == record and left[0]:
                 left[0] -= 1
-                raise RuntimeError("pread() failed: Input/output error")
-            return read(self, source, index)
+                raise ShardError("pread() failed: Input/output error")
+            return read(self, index)
 
         with monkeypatch.context() as patch:
-            patch.setattr(Split, "_read", failing)
+            patch.setattr(Split, "__getitem__", failing)
             with make_loader(
                 prepared.SEQUENCES, directory, vocabulary, batch=4, seed=3
             ) as loader:

@@ -8,7 +8,7 @@ import textwrap
 import grain
 import pytest
 
-from data_pipelines import records
+from data_pipelines import integrity, readers, records
 from data_pipelines.manifest import ManifestError, read_manifest
 from data_pipelines.shards import ShardError, Split, find_made, write_split
 
@@ -65,32 +65,28 @@ def test_truncated_and_missing_shards_are_named(tmp_path, examples):
         Split(directory, "test")
 
 
-def test_a_read_that_fails_once_is_tried_again(tmp_path, examples, caplog):
+def test_a_read_that_fails_once_is_tried_again(tmp_path, examples, caplog, monkeypatch):
     split = Split(examples.data_set(tmp_path / "set"), "train")
+    read = readers.Readers._read
+    left = [1]
 
-    class Failing:
-        """The records, behind a file system that fails `left` times."""
+    def failing(*arguments):
+        """A file system that fails `left` times."""
+        if left[0]:
+            left[0] -= 1
+            raise RuntimeError("pread() failed: Input/output error")
+        return read(*arguments)
 
-        def __init__(self, source, left):
-            self.source, self.left = source, left
-
-        def __getitem__(self, index):
-            if self.left:
-                self.left -= 1
-                raise RuntimeError("pread() failed: Input/output error")
-            return self.source[index]
-
-    source = split._source
-    split._source = Failing(source, 1)
+    monkeypatch.setattr(readers.Readers, "_read", failing)
     assert split[5] == examples.record(5)
     (line,) = caplog.messages
-    assert "train-00001-of-00002.array_record, entry 2 could be read the second" in line
-    split._source = Failing(source, 2)
-    with pytest.raises(ShardError, match=r"cannot be read \(pread\(\) failed"):
+    assert "train-00001-of-00002.array_record, entry 2 could be read another" in line
+    left[0] = 2
+    with pytest.raises(ShardError, match=r"the file system failed, which says nothing"):
         split[5]
 
 
-def test_changed_contents_are_noticed(tmp_path, examples):
+def test_changed_contents_are_noticed(tmp_path, examples, monkeypatch):
     directory = examples.data_set(tmp_path / "set")
     path = directory / "train-00000-of-00002.array_record"
     data = bytearray(path.read_bytes())
@@ -98,7 +94,14 @@ def test_changed_contents_are_noticed(tmp_path, examples):
     data[at + 3] ^= 0xFF
     path.write_bytes(data)
     with pytest.raises(ShardError, match="digest"):
+        Split(directory, "train")
+    monkeypatch.setattr(integrity, "_SMALL", 0)
+    monkeypatch.setattr(integrity, "probe", lambda path: "0" * 64)
+    with pytest.raises(ShardError, match=r"contents that its manifest says"):
+        Split(directory, "train")
+    with pytest.raises(ShardError, match="digest"):
         Split(directory, "train", verify=True)
+    monkeypatch.setattr(integrity, "_check_parts", lambda *_: "")
     split = Split(directory, "train")
     assert split[0] == examples.record(0)
     with pytest.raises((ShardError, records.RecordError), match="train-00000"):

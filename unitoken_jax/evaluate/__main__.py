@@ -186,7 +186,9 @@ class Bench:
     def counts(self) -> understanding.Counts:
         """How often training gives each answer, by kind of question."""
         if self._counts is None:
-            train = Split(self._chain.data_dir, self._config.train_split)
+            train = Split(
+                self._chain.data_dir, self._config.train_split, pictures=False
+            )
             self._counts = understanding.count_answers(
                 (
                     (question["kind"], question["answer"])
@@ -316,9 +318,10 @@ class Bench:
     def understanding(self, config: understanding.UnderstandingConfig) -> Evaluation:
         """Ask questions, taken in random order so that no picture prevails."""
         assistant = self.assistant
+        outlines = self._split.without_pictures()
         every = [
             (number, question)
-            for number, record in self._records(self._split, range(len(self._split)))
+            for number, record in self._records(outlines, range(len(outlines)))
             for question in record["questions"]
         ]
         rng = np.random.default_rng(self._config.seed)

@@ -32,6 +32,7 @@ from data_pipelines.classes import class_names
 from data_pipelines.code_files import find_code_files
 from data_pipelines.config import build_data
 from data_pipelines.errors import DataError
+from data_pipelines.integrity import check_tokenizer
 from data_pipelines.liquid_prompts import ClassComposer, LiquidComposer
 from data_pipelines.prompts import Composer
 from data_pipelines.text_vocabulary import read_vocabulary
@@ -179,6 +180,7 @@ def load(chain: Chain, workdir: Path, **changes: Any) -> Voice:
         "mesh": mesh,
     }
     try:
+        check_tokenizer(directory, "tokenizer.json")
         if model.system.kind == "unitoken":
             vocabulary = Vocabulary.from_file(directory / "tokenizer.json")
             return Assistant(composer=Composer(vocabulary, model.data), **parts)

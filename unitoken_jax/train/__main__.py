@@ -31,6 +31,7 @@ from data_pipelines.loader import CodeFacts, make_loader
 from data_pipelines.manifest import read_manifest
 from data_pipelines.pretokenize import pretokenize
 from data_pipelines.text_vocabulary import TextVocabulary, read_vocabulary
+from data_pipelines.verify import verify as verify_data
 from data_pipelines.vocabulary import Vocabulary
 from unitoken_jax import config as configs
 from unitoken_jax import convert, files
@@ -77,8 +78,9 @@ log = logging.getLogger("unitoken_jax.train.main")
 class Workshop:
     """Makes the parts of stages from the registry of models and the data pipelines."""
 
-    def __init__(self, workdir: Path) -> None:
+    def __init__(self, workdir: Path, *, verify: bool = False) -> None:
         self._codes = workdir / "codes"
+        self._verify = verify
 
     def system(self, job: Job, at: str) -> registry.System:
         """Build the model from the registry."""
@@ -111,6 +113,7 @@ class Workshop:
                 batch=job.train.batch,
                 seed=job.seed,
                 part=local_rows(job.train.batch, make_mesh(job.mesh)).tolist(),
+                verify=self._verify,
             )
             _check_codes(system.config, loader.codes, at)
         except DataError as error:
@@ -357,6 +360,8 @@ def train(
     workdir: Path,
     only: str | None = None,
     written: Mapping[str, Any] | None = None,
+    *,
+    verify: bool = False,
 ) -> bool:
     """Train what is left of a chain, then evaluate it and build its report page.
 
@@ -365,6 +370,7 @@ def train(
         workdir: of its run; made if missing, resumed if not.
         only: the one stage to train; nothing is evaluated then.
         written: the config as it was written, for the run's record; None: `chain`'s.
+        verify: compare every byte of the data with its manifest first.
 
     Returns:
         Whether every stage is complete.
@@ -375,6 +381,8 @@ def train(
     first = processes.is_first()
     with held_for_file() as release, contextlib.ExitStack() as run:
         check(chain)
+        if verify:
+            _verify(chain)
 
         def begin() -> contextlib.AbstractContextManager[None]:
             """Take the folder; its log and lock outlast the stages."""
@@ -386,13 +394,26 @@ def train(
             release()
             return contextlib.nullcontext()
 
-        workshop = Workshop(workdir)
+        workshop = Workshop(workdir, verify=verify)
         complete = chains.run(chain, workdir, workshop, only=only, begin=begin)
         if complete and chain.finish and only is None:
             if first:
                 _finish(chain, workdir)
             processes.wait_for_all("the evaluation")
     return complete
+
+
+def _verify(chain: Chain) -> None:
+    """Refuse data that is not as its manifests say, to the last byte."""
+    named = [job.data.get("directory") for job in chain.stages.values()]
+    for directory in {str(name or chain.data_dir) for name in named}:
+        try:
+            faults = verify_data(Path(directory))
+        except DataError as error:
+            raise UserError(f"--verify_data: {error}.") from error
+        if faults:
+            raise UserError(f"--verify_data: {'; '.join(faults)}.")
+        log.info("%s: every file is as it was written", directory)
 
 
 def _report(workdir: Path) -> None:
@@ -452,7 +473,13 @@ def main() -> None:
         use_compile_cache(values.compile_cache)
         with log_to_console(warnings_only=not processes.is_first()):
             if values.replay is None:
-                train(chain, workdir, values.stage, values.config)
+                train(
+                    chain,
+                    workdir,
+                    values.stage,
+                    values.config,
+                    verify=values.verify_data,
+                )
             else:
                 replay(chain, workdir, values.replay, values.stage)
 
@@ -464,6 +491,9 @@ if __name__ == "__main__":
     )
     flags.DEFINE_string("stage", None, "Train this stage of a chain only.")
     flags.DEFINE_string("compile_cache", COMPILE_CACHE, "Compiled programs; '': none.")
+    flags.DEFINE_bool(
+        "verify_data", False, "Compare every byte of the data with its manifest first."
+    )
     flags.DEFINE_integer(
         "replay", None, "Execute this step again and say what was not finite in it."
     )
