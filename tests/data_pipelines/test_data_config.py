@@ -38,7 +38,7 @@ def test_built_from_a_config_node():
             "one must be positive",
         ),
         ({"prompt_drop": 2.0}, "prompt_drop must be a probability, not 2.0"),
-        ({"prompt_drop": float("nan")}, "prompt_drop must be a probability, not nan"),
+        ({"prompt_drop": float("nan")}, "prompt_drop.* not nan"),
         ({"bad_share": 1.5}, "bad_share must be a probability, not 1.5"),
         ({"row_length": 0}, "row_length must be positive, not 0"),
         ({"threads": -1}, "threads must not be negative: -1"),
