@@ -113,7 +113,8 @@ class Workshop:
                 batch=job.train.batch,
                 seed=job.seed,
                 part=local_rows(job.train.batch, make_mesh(job.mesh)).tolist(),
-                verify=self._verify,
+                # All else was verified before the first stage.
+                verify=self._verify and directory.is_relative_to(self._codes),
             )
             _check_codes(system.config, loader.codes, at)
         except DataError as error:
