@@ -8,6 +8,8 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 # Tiny programs are compiled far more often than they are run.
 os.environ["XLA_FLAGS"] = (
     "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true "
+    # Devices of one process may wait for each other for ever with it.
+    "--xla_cpu_enable_concurrency_optimized_scheduler=false "
     + os.environ.get("XLA_FLAGS", "")
 )
 

@@ -80,7 +80,11 @@ from unitoken_jax.generate.pictures import save
 from unitoken_jax.models.siglip import SiglipVision
 from unitoken_jax.parallel.mesh import make_mesh
 from unitoken_jax.train.console import log_to_console
-from unitoken_jax.train.environment import COMPILE_CACHE, use_compile_cache
+from unitoken_jax.train.environment import (
+    COMPILE_CACHE,
+    let_cpu_devices_meet,
+    use_compile_cache,
+)
 from unitoken_jax.train.job import CONFIG, Chain, Job, build_chain, chain_of
 
 log = logging.getLogger("unitoken_jax.evaluate")
@@ -900,6 +904,7 @@ def _bar(what: str, total: int) -> tqdm:
 def main() -> None:
     """Evaluate the run, or compare the folders, that the flags name."""
     given = flags.FLAGS
+    let_cpu_devices_meet()
     use_compile_cache(given.compile_cache)
     if given.real or given.generated:
         if not (given.real and given.generated):

@@ -50,7 +50,11 @@ from unitoken_jax.models import registry
 from unitoken_jax.parallel import rules
 from unitoken_jax.parallel.mesh import make_mesh
 from unitoken_jax.runtime.pytree import flatten
-from unitoken_jax.train.environment import COMPILE_CACHE, use_compile_cache
+from unitoken_jax.train.environment import (
+    COMPILE_CACHE,
+    let_cpu_devices_meet,
+    use_compile_cache,
+)
 from unitoken_jax.train.job import Chain, chain_of
 
 log = logging.getLogger("unitoken_jax.generate")
@@ -417,6 +421,7 @@ def main(given: Any) -> None:
         asked = requests.read(Path(given.input), Path(given.output), given.seed)
     names = ("guidance", "top_k", "top_p", "temperature")
     changes = {name: getattr(given, name) for name in names}
+    let_cpu_devices_meet()
     use_compile_cache(given.compile_cache)
     assistant = load(chain, workdir, **changes)
     try:

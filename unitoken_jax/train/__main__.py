@@ -58,7 +58,11 @@ from unitoken_jax.runtime.pytree import flatten
 from unitoken_jax.train import chain as chains
 from unitoken_jax.train import lock, pictures, stage
 from unitoken_jax.train.console import held_for_file, log_to_console, log_to_file
-from unitoken_jax.train.environment import COMPILE_CACHE, use_compile_cache
+from unitoken_jax.train.environment import (
+    COMPILE_CACHE,
+    let_cpu_devices_meet,
+    use_compile_cache,
+)
 from unitoken_jax.train.job import Chain, Job, WeightsConfig, chain_of, write_config
 from unitoken_jax.train.replay import Finding
 
@@ -466,6 +470,7 @@ def _number(given: int | None, variable: str) -> int:
 def main() -> None:
     """Train as the flags say."""
     values = flags.FLAGS
+    let_cpu_devices_meet()
     count = _number(values.processes, "JAX_NUM_PROCESSES")
     index = _number(values.process, "JAX_PROCESS_ID")
     with processes.joined(values.coordinator, count, index):

@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import platform
+import re
 import subprocess
 import sys
 import time
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jaxlib.version
 
 from unitoken_jax.errors import ConfigError
 from unitoken_jax.files import user_path
@@ -21,6 +23,8 @@ log = logging.getLogger(__name__)
 
 COMPILE_CACHE = "~/.cache/unitoken_jax/xla"
 """Where compiled programs are kept unless another place is named."""
+_CONCURRENT = "--xla_cpu_enable_concurrency_optimized_scheduler"
+_KNOWN_JAXLIB = (0, 10)  # versions that have this flag
 _PACKAGES = (
     *("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "array-record"),
     *("numpy", "ml_collections", "tokenizers"),
@@ -79,6 +83,24 @@ def write_text(path: Path, text: str) -> None:
     partial = path.with_name(f".{path.name}.partial")
     partial.write_text(text, encoding="utf-8")
     partial.replace(path)
+
+
+def let_cpu_devices_meet() -> None:
+    """Keep several CPU devices of this process from waiting for each other for ever.
+
+    XLA's scheduler for the CPU may start their collectives in different orders, which
+    ends the process after a minute. To be called before JAX looks for devices; flags of
+    the user stay as they are.
+    """
+    given = os.environ.get("XLA_FLAGS", "").strip()
+    asked = re.findall(r"--xla_force_host_platform_device_count=(\d+)", given)
+    configured: int = jax.config.jax_num_cpu_devices  # pyright: ignore[reportAttributeAccessIssue]
+    count = max([1, configured, *map(int, asked)])
+    is_file = bool(given) and not given.startswith("-")
+    # XLA aborts the process over a flag that it does not know.
+    known = jaxlib.version.__version_info__[:2] == _KNOWN_JAXLIB
+    if count > 1 and known and not is_file and _CONCURRENT not in given:
+        os.environ["XLA_FLAGS"] = f"{given} {_CONCURRENT}=false".lstrip()
 
 
 def use_compile_cache(directory: str) -> None:
