@@ -290,3 +290,24 @@ def test_a_flag_that_is_missing_is_named() -> None:
     )
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == "error: --place is missing: where it is.\n"
+
+
+@pytest.mark.parametrize("words", [[], ["--verbosity=0"]])
+def test_what_libraries_merely_mention_is_not_printed(words) -> None:
+    """JAX's line on a TPU that is not there, on every laptop."""
+    program = (
+        "from absl import logging\n"
+        "from unitoken_jax.config import run\n"
+        "def main():\n"
+        "    logging.info('merely mentioned')\n"
+        "    logging.warning('a warning')\n"
+        "run(main)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, *words],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert ("merely mentioned" in done.stderr) == bool(words)
+    assert "a warning" in done.stderr

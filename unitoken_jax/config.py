@@ -22,7 +22,7 @@ from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import ConfigDict
 
 from unitoken_jax.errors import ConfigError, UserError
@@ -725,8 +725,14 @@ def run(main: Callable[[], None]) -> None:
             _fail(f"--{missing[1]} is missing: {meaning[:1].lower()}{meaning[1:]}")
         if rest:
             _fail(f"unexpected argument {rest[0]!r}; fields are set as --name=value.")
+        if not flags.FLAGS["verbosity"].using_default_value:
+            asked.append(flags.FLAGS.verbosity)
+
+    asked: list[int] = []  # a --verbosity that was given
 
     def guarded(_: object) -> None:
+        # Else absl prints what libraries merely mention: JAX, that there is no TPU.
+        logging.set_verbosity(asked[0] if asked else logging.WARNING)
         try:
             main()
         except UserError as error:

@@ -17,6 +17,7 @@ from unitoken_jax.runtime.pytree import flatten
 from unitoken_jax.train import stage
 from unitoken_jax.train.job import Chain, Job
 from unitoken_jax.train.optimizer import make_optimizer
+from unitoken_jax.train.pace import Pace
 from unitoken_jax.train.replay import Finding, replay
 
 log = logging.getLogger(__name__)
@@ -176,6 +177,7 @@ def _train(
         early: closes that.
     """
     todo = _to_do(chain, workdir, only)  # another run may have been here till now
+    pace = Pace(chain, workdir, todo)
     for name in chain.order:
         job = chain.stages[name]
         if name in todo:
@@ -187,7 +189,7 @@ def _train(
                 else:
                     assembled = _assembled(chain, job, workdir, workshop)
                     parts, sources = now.enter_context(assembled)
-                if not _run_stage(job, workdir, parts, sources):
+                if not _run_stage(job, workdir, parts, sources, pace):
                     return False
         elif only in (None, name):
             log.info("stage %s is complete (%d steps)", name, job.train.steps)
@@ -204,10 +206,14 @@ def _is_complete(directory: Path, job: Job) -> bool:
     return bool(processes.gather([int(is_finished)])[0, 0])
 
 
-def _run_stage(job: Job, workdir: Path, parts: stage.Parts, sources: _Sources) -> bool:
+def _run_stage(
+    job: Job, workdir: Path, parts: stage.Parts, sources: _Sources, pace: Pace
+) -> bool:
     """Train one stage; return False if the run was asked to end in it."""
     at = f"config.stages.{job.name}"
-    outcome = stage.run(job, parts, workdir / job.name, at=at, sources=sources)
+    outcome = stage.run(
+        job, parts, workdir / job.name, at=at, sources=sources, pace=pace
+    )
     if outcome.preempted:
         log.warning(
             "%s: stage %s has saved step %d of %d; the same command resumes there.",

@@ -26,6 +26,7 @@ from unitoken_jax.train.flight import FlightRecorder
 from unitoken_jax.train.goodput import Goodput
 from unitoken_jax.train.job import Job, TrainConfig
 from unitoken_jax.train.metrics import Recorder, count_items
+from unitoken_jax.train.pace import Pace
 from unitoken_jax.train.preemption import Preemption
 from unitoken_jax.train.watchdog import Watchdog
 
@@ -120,6 +121,7 @@ def run(
     directory: Path,
     meta: Mapping[str, Any],
     goodput: Goodput,
+    pace: Pace | None = None,
 ) -> Outcome:
     """Train from `state` to the last step.
 
@@ -132,6 +134,7 @@ def run(
         directory: of the stage, for metrics and pictures.
         meta: what is stored with every checkpoint.
         goodput: counts the productive time, over all starts.
+        pace: of the chain that the stage is part of.
 
     Raises:
         DivergedError: naming the records of the last refused batch.
@@ -153,7 +156,7 @@ def run(
         Watchdog(job.watchdog, stacks, first) as watchdog,
         _Profile(directory / "profile", config, first) as profile,
         Recorder(
-            directory, job.name, first, config, writes=processes.is_first()
+            directory, job.name, first, config, pace, writes=processes.is_first()
         ) as recorder,
         flight,
         processes.others_needed("the computation"),

@@ -33,6 +33,7 @@ from unitoken_jax.runtime import outlet
 from unitoken_jax.runtime.outlet import AppendedFile, Outlet
 from unitoken_jax.train.board import Board
 from unitoken_jax.train.job import TrainConfig
+from unitoken_jax.train.pace import Pace
 from unitoken_jax.train.step import is_weight, weight_of
 
 log = logging.getLogger(__name__)
@@ -74,13 +75,16 @@ class Recorder:
         name: str,
         start: int,
         config: TrainConfig,
+        pace: Pace | None = None,
         *,
         writes: bool = True,
     ) -> None:
         """Prepare the files of a stage that continues after step `start`.
 
-        Of several processes only one `writes`; the others just know `last`.
+        Of several processes only one `writes`; the others just know `last`. Given the
+        `pace` of the chain, it says when that ends as well.
         """
+        self._pace = pace
         self._directory = directory
         self._steps, self._log_every = config.steps, config.log_every
         self._outputs = _Outputs(directory, start) if writes else None
@@ -173,15 +177,30 @@ class Recorder:
     def _show(self, step: int, row: Mapping[str, float]) -> None:
         """Update the bar; a line goes to the log, and to where there is no terminal."""
         shown = {name: f"{row[name]:.4g}" for name in _SHOWN if row.get(name)}
-        self._draw(lambda: self._bar.set_postfix(shown))
-        rate = (step - self._start) / max(time.perf_counter() - self._began, 1e-9)
-        left = tqdm.format_interval((self._steps - step) / max(rate, 1e-9))
+        passed = max(time.perf_counter() - self._began, 1e-9)
+        seconds = passed / max(step - self._start, 1)
+        left = f"{tqdm.format_interval((self._steps - step) * seconds)} left"
+        if run := self._left_of_run(step, seconds):
+            left += f", {run} of the run"
+            self._draw(lambda: self._bar.set_postfix({**shown, "run": run}))
+        else:
+            self._draw(lambda: self._bar.set_postfix(shown))
         words = " ".join(f"{name} {value}" for name, value in shown.items())
         log.info(
-            "%s %d/%d %s (%.3g steps/s, %s left)",
+            "%s %d/%d %s (%.3g steps/s, %s)",
             *(self._name, step, self._steps, words, row["steps_per_second"], left),
             extra={"file_only": not self._bar.disable},
         )
+
+    def _left_of_run(self, step: int, seconds: float) -> str:
+        """Say how long all stages take that are left; nothing of a lone one."""
+        if self._pace is None:
+            return ""
+        left = self._pace.left(self._name, step, seconds)
+        if left.stages < 2:
+            return ""
+        over = "over " if left.unknown else ""
+        return f"{over}{tqdm.format_interval(left.seconds)}"
 
     def _draw(self, change: Callable[[], object]) -> None:
         """Change the bar, which a terminal may hold up."""

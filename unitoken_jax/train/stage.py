@@ -42,6 +42,7 @@ from unitoken_jax.train.goodput import Goodput
 from unitoken_jax.train.job import Job
 from unitoken_jax.train.metrics import last_metrics
 from unitoken_jax.train.optimizer import Optimizer, make_optimizer
+from unitoken_jax.train.pace import Pace
 from unitoken_jax.train.step import (
     Loss,
     Update,
@@ -135,6 +136,7 @@ def run(
     at: str = "config",
     sources: Mapping[str, tuple[Path, str]] | None = None,
     devices: Sequence[Any] | None = None,
+    pace: Pace | None = None,
 ) -> loop.Outcome:
     """Train one stage, from its newest checkpoint if it has one.
 
@@ -145,6 +147,7 @@ def run(
         at: dotted path of `job` in the config, for messages.
         sources: our subtree → (directory, subtree) to start from, see `warm_start`.
         devices: to run on; all if None.
+        pace: of the chain that the stage is part of, to say when that ends.
 
     Raises:
         UserError: whatever the user can mend, in a sentence.
@@ -152,7 +155,7 @@ def run(
     directory.mkdir(parents=True, exist_ok=True)
     with _logged(directory):
         began, now = time.monotonic(), time.time()
-        description = _describe(job, parts, at)
+        description = _describe(job, parts, directory, at)
         _check_streams(parts.batches.digest, at)
         layout = lay_out(job, parts.system, at, devices)
         with Checkpointer(directory / "checkpoints", job.checkpoint) as checkpointer:
@@ -180,6 +183,7 @@ def run(
                 directory=directory,
                 meta={**description, "stream": parts.batches.digest},
                 goodput=Goodput(meta, directory / "metrics.jsonl", now),
+                pace=pace,
             )
             if outcome.complete:
                 checkpointer.discard_local()
@@ -439,12 +443,18 @@ def _logged(directory: Path) -> Iterator[None]:
             raise
 
 
-def _describe(job: Job, parts: Parts, at: str) -> dict[str, Any]:
+def _describe(job: Job, parts: Parts, directory: Path, at: str) -> dict[str, Any]:
     """Log config and environment; return them, as they stand in the checkpoints."""
     model = {"kind": parts.system.kind, **plain(parts.system.config)}
     complete = dataclasses.replace(job, model=model, data=plain(parts.data))
     config, surroundings = plain(complete), environment.describe()
-    log.info("%s", render(complete, at))
+    text = render(complete, at)
+    log.info("%s", text, extra={"file_only": True})
+    log.info(
+        "config: %s, %d fields, also in %s",
+        *(directory / "config.json", len(text.splitlines()), directory / "log.txt"),
+        extra={"console_only": True},
+    )
     devices = surroundings["devices"]
     log.info(
         "%d %s device(s), jax %s, revision %s",
