@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from data_pipelines import images, records
@@ -227,7 +229,7 @@ def odd_data(data_dir, tmp_path):
     """Return what makes a data set with other held-out records."""
 
     def make(change):
-        directory = tmp_path / "odd"
+        directory = tmp_path / f"odd{len(list(tmp_path.iterdir()))}"
         shutil.copytree(data_dir, directory)
         held_out = list(Split(data_dir, "heldout"))
         made = [change(number, record) for number, record in enumerate(held_out)]
@@ -306,6 +308,44 @@ def test_a_part_of_which_no_record_fits_says_why(run_node, workdir, odd_data):
     with pytest.raises(EvaluationError, match=r"no questions.*set aside.*placeholders"):
         run(chain, workdir, "none-fits")
     assert "psnr" in shelf.read(workdir, "none-fits")["reconstruction"]["measures"]
+
+
+TEXTS = st.one_of(
+    st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=40),
+    st.sampled_from(
+        ["<|image|>", "heart " * 90, "\u2028", "<s>", "{caption}", "a" * 999]
+    ),
+)
+
+
+@pytest.mark.slow
+@given(texts=st.lists(TEXTS, min_size=12, max_size=12))
+@settings(
+    deadline=None,
+    max_examples=20,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+def test_whatever_held_out_texts_are_the_others_are_measured(
+    run_node, workdir, odd_data, texts
+):
+    def change(number, record):
+        record["captions"] = [texts[number]]
+        record["questions"][0]["question"] = texts[number - 1]
+        record["questions"][1]["answer"] = texts[number - 2]
+        return record
+
+    node = run_node | {"data_dir": odd_data(change)}
+    parts = {"retrieval": {"pairs": 8, "batch": 4, "ranks": (1,)}}
+    parts |= {"understanding": {"questions": 12}}
+    parts |= {"generation": {"pictures": 12, "captions": 2, "drawings": 2}}
+    chain = build_chain(node | {"evaluation": dict.fromkeys(EVALUATORS) | parts})
+    try:
+        found = run(chain, workdir)
+    except EvaluationError:  # too few captions are left
+        return
+    asked = found["understanding"]
+    taken = asked["measures"]["accuracy/all"]["count"]
+    assert taken + asked.get("set_aside", {"count": 0})["count"] == 24
 
 
 def names(config, *fields):

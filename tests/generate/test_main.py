@@ -129,6 +129,17 @@ def test_flags_that_do_not_fit_are_refused(flags, changes, message, monkeypatch)
         command.main(flags(**changes))
 
 
+def test_nothing_is_loaded_for_requests_that_are_all_refused(
+    flags, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(command, "load", lambda *_, **__: pytest.fail("loaded"))
+    source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    source.write_text('{"prompt": ""}\n[]')
+    with pytest.raises(UserError, match="2 of 2 requests could not be done"):
+        command.main(flags(input=str(source), output=str(target)))
+    assert len(target.read_text().splitlines()) == 2
+
+
 @pytest.mark.parametrize("name", ["exif6.jpg", "exif6.png"])
 def test_what_a_user_hands_over_stands_upright(name, tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (6, 9, 3), np.uint8)

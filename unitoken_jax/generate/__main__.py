@@ -421,6 +421,11 @@ def main(given: Any) -> None:
         asked = requests.read(Path(given.input), Path(given.output), given.seed)
     names = ("guidance", "top_k", "top_p", "temperature")
     changes = {name: getattr(given, name) for name in names}
+    if asked and not any(isinstance(r, requests.Request) for r in asked):
+        refused = [r.answer() for r in asked if isinstance(r, requests.Refusal)]
+        requests.write(Path(given.output), refused)
+        _count(refused, Path(given.output))
+        return
     let_cpu_devices_meet()
     use_compile_cache(given.compile_cache)
     assistant = load(chain, workdir, **changes)
@@ -450,6 +455,15 @@ def _do_file(
         UserError: Some could not be done, or the answers cannot be written.
     """
     answers = do_all(assistant, asked, functools.partial(requests.write, output))
+    _count(answers, output)
+
+
+def _count(answers: Sequence[Mapping[str, Any]], output: Path) -> None:
+    """Say how many requests are done.
+
+    Raises:
+        UserError: Some are not.
+    """
     failed = sum("error" in answer for answer in answers)
     print(f"{len(answers) - failed} of {len(answers)} done: {output}")
     if failed:
