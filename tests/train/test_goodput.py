@@ -1,6 +1,7 @@
 """Goodput over restarts: lost steps, pauses and waits are not productive."""
 
 import json
+import os
 import time
 
 import pytest
@@ -30,3 +31,18 @@ def test_a_crash_before_the_first_checkpoint_counts(tmp_path) -> None:
     assert again.share() == pytest.approx(0.5, abs=0.01)
     metrics.write_text("{broken")
     assert Goodput({}, metrics, now).began == now
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["[" * 100_000, "[]", "7", '{"time": 1' + "0" * 400 + "}", '{"time": NaN}', "\xff"],
+)
+def test_what_no_start_has_written_tells_nothing(tmp_path, line) -> None:
+    metrics = tmp_path / "metrics.jsonl"
+    metrics.write_bytes(line.encode("latin-1") + b"\n")
+    assert Goodput({}, metrics, 5.0).began == 5.0
+
+
+def test_a_pipe_in_place_of_the_metrics_holds_nobody_up(tmp_path) -> None:
+    os.mkfifo(tmp_path / "metrics.jsonl")
+    assert Goodput({}, tmp_path / "metrics.jsonl", 5.0).began == 5.0

@@ -165,6 +165,20 @@ def dropped() -> int:
     return sum(outlet.dropped for outlet in list(_outlets))
 
 
+def content(path: Path, most: int = -1) -> bytes:
+    """Return what an output holds, or its first bytes; nothing if it cannot be read.
+
+    What is no file (a pipe, a device) is not read: that might never end.
+    """
+    try:
+        if path.is_file():
+            with path.open("rb") as file:
+                return file.read(most)
+    except OSError:
+        pass
+    return b""
+
+
 class AppendedFile:
     """A file that grows by whole records; one that cannot be written leaves nothing.
 

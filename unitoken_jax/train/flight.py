@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from unitoken_jax import files
-from unitoken_jax.runtime.outlet import AppendedFile, Outlet
+from unitoken_jax.runtime.outlet import AppendedFile, Outlet, content
 
 _WAITING = 16  # lines that may wait for the thread; a disk slower than that loses some
 
@@ -171,11 +171,7 @@ def read(directory: Path, steps: range) -> dict[int, dict[int, Entry]]:
 def _read(path: Path, steps: range) -> dict[int, Entry]:
     found: dict[int, Entry] = {}
     rows: list[int] = []
-    try:
-        lines = files.json_lines(path.read_bytes())
-    except OSError:
-        return {}
-    for line in lines:
+    for line in files.json_lines(content(path)):
         fields = line.value  # None where a crash has left half a line
         if not isinstance(fields, dict):
             continue

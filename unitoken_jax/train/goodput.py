@@ -6,11 +6,15 @@ done again, and not the time in which nothing ran. The productive seconds travel
 checkpoints, so whatever came after the newest one is lost with its steps.
 """
 
-import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from unitoken_jax import files
+from unitoken_jax.runtime.outlet import content
+
+_FIRST = 2**20  # bytes of metrics, more than its first line has
 
 
 class Goodput:
@@ -49,8 +53,8 @@ class Goodput:
 
 
 def _first_time(metrics: Path, now: float) -> float:
-    try:
-        with metrics.open(encoding="utf-8") as lines:
-            return min(now, float(json.loads(next(lines))["time"]))
-    except (OSError, StopIteration, ValueError, KeyError, TypeError):
-        return now
+    lines = files.json_lines(content(metrics, _FIRST))
+    first = next(lines, None)
+    row = first.value if first is not None else None
+    when = row.get("time") if isinstance(row, dict) else None
+    return min(now, when) if isinstance(when, float) else now

@@ -30,7 +30,7 @@ from tqdm import tqdm
 
 from unitoken_jax import files
 from unitoken_jax.runtime import outlet
-from unitoken_jax.runtime.outlet import AppendedFile, Outlet
+from unitoken_jax.runtime.outlet import AppendedFile, Outlet, content
 from unitoken_jax.train.board import Board
 from unitoken_jax.train.job import TrainConfig
 from unitoken_jax.train.pace import Pace
@@ -261,18 +261,15 @@ class _Outputs:
 
 def _save(picture: np.ndarray, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    content = io.BytesIO()
-    Image.fromarray(picture).save(content, format="PNG")
-    files.write_bytes(path, content.getvalue())
+    encoded = io.BytesIO()
+    Image.fromarray(picture).save(encoded, format="PNG")
+    files.write_bytes(path, encoded.getvalue())
 
 
 def last_metrics(directory: Path, step: int) -> dict[str, float]:
     """Return what `directory` has recorded of a step last; {} if that is nothing."""
-    try:
-        lines = list(files.json_lines((directory / "metrics.jsonl").read_bytes()))
-    except OSError:
-        return {}
-    for line in reversed(lines):
+    lines = files.json_lines(content(directory / "metrics.jsonl"))
+    for line in reversed(list(lines)):
         row = line.value  # None where a killed run has left half a line
         if isinstance(row, dict) and row.get("step") == step:
             values = {k: x for k, x in row.items() if k not in _BOOKKEEPING}

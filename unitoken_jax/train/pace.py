@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from unitoken_jax import files
+from unitoken_jax.runtime.outlet import content
 from unitoken_jax.train.job import Chain, Job
 
 _LINES = 20  # of metrics that a pace is taken of
@@ -77,10 +78,7 @@ def _elements(job: Job) -> float:
 
 def _read(directory: Path) -> tuple[int, float]:
     """Return the last step that a stage has shown and its seconds; 0 for unknown."""
-    try:
-        data = (directory / "metrics.jsonl").read_bytes()
-    except OSError:
-        return 0, 0.0
+    data = content(directory / "metrics.jsonl")
     lines = files.json_lines(b"\n".join(data.split(b"\n")[-_LINES:]))
     rows = [line.value for line in lines if isinstance(line.value, dict)]
     steps = [row.get("step") for row in rows[-1:]]
