@@ -68,7 +68,7 @@ class Bounds:
         below: every number must stay below it.
     """
 
-    least: float = -_LARGEST_FLOAT
+    least: float | None = None
     most: float | None = None
     above: float | None = None
     below: float | None = None
@@ -79,25 +79,24 @@ class Bounds:
         Raises:
             ConfigError: naming the field `at` and the bounds.
         """
-        greatest = _LARGEST_INT if isinstance(value, int) else _LARGEST_FLOAT
-        most = greatest if self.most is None else self.most
+        whole = isinstance(value, int)
+        largest = _LARGEST_INT if whole else _LARGEST_FLOAT
+        least = -largest - whole if self.least is None else self.least
+        most = largest if self.most is None else self.most
         # Written so that NaN fails.
-        good = self.least <= value <= most
+        good = least <= value <= most
         if self.above is not None:
-            floor = self.above or _SMALLEST_FLOAT
-            good = good and value > self.above and value >= floor
+            good = good and value > self.above
+            good = good and (whole or self.above != 0 or value >= _SMALLEST_FLOAT)
         if self.below is not None:
             good = good and value < self.below
         if not good:
-            raise ConfigError(f"{at}: must be {self._words(most)}, not {shown(value)}.")
+            low = f"at least {least:.10g}" if self.above is None else "above "
+            low += "" if self.above is None else f"{self.above:g}"
+            high = f"at most {most:.10g}" if self.below is None else "below "
+            high += "" if self.below is None else f"{self.below:g}"
+            raise ConfigError(f"{at}: must be {low} and {high}, not {shown(value)}.")
         return value
-
-    def _words(self, most: float) -> str:
-        opens = f"({self.above:g}" if self.above is not None else f"[{self.least:.9g}"
-        if self.above is None and self.least == -_LARGEST_FLOAT:
-            opens = "(-∞" if most in (_LARGEST_INT, _LARGEST_FLOAT) else "[-∞"
-        closes = f"{self.below:g})" if self.below is not None else f"{most:.10g}]"
-        return f"in {opens}, {closes}"
 
 
 Count = Annotated[int, Bounds(1)]
