@@ -15,7 +15,7 @@ from typing import NoReturn
 
 from launch import signals
 from unitoken_jax.config import UserError
-from unitoken_jax.files import user_path
+from unitoken_jax.files import refuse_address, user_path
 
 TRAIN = ("python", "-m", "unitoken_jax.train")
 WORKER = ("python", "-m", "launch.worker", "--")
@@ -202,15 +202,27 @@ def train_command(arguments: Sequence[str], *, joined: bool) -> list[str]:
         joined: whether it joins the other processes of the cluster it finds itself on.
 
     Raises:
-        UserError: there are no arguments.
+        UserError: there are no arguments, or one is the address of a bucket.
     """
     if not arguments:
         raise UserError(
             "nothing to run: put the arguments of python -m unitoken_jax.train "
             "behind --, such as -- --config configs/quickstart.py --workdir runs/a."
         )
+    _refuse_addresses(arguments)
     auto = ["--coordinator=auto"] if joined else []
     return [*TRAIN, *arguments, *auto]
+
+
+def _refuse_addresses(arguments: Sequence[str]) -> None:
+    """Refuse buckets among the arguments of the training, which it would refuse.
+
+    Paths are those of the machine that trains and are not looked for here.
+    """
+    for word, following in itertools.zip_longest(arguments, arguments[1:]):
+        name, equals, value = word.partition("=")
+        if word.startswith("-"):
+            refuse_address(value if equals else following or "", name)
 
 
 def document(text: str, *, background: bool = False) -> str:

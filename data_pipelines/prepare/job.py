@@ -42,6 +42,7 @@ from data_pipelines.prepare.split import (
 from data_pipelines.shards import find_made, write_split
 from data_pipelines.vocabulary import structure_names, train_vocabulary
 from unitoken_jax import files
+from unitoken_jax.config import check_seed
 
 REJECTED = "rejected.jsonl"
 TOKENIZER = "tokenizer.json"
@@ -114,6 +115,7 @@ class PrepareConfig:
         Raises:
             PrepareError: A value is out of its range.
         """
+        check_seed(self.seed, "--seed")
         for name in ("heldout_fraction", "max_rejected", "duplicate_distance"):
             value = getattr(self, name)
             if not 0 <= value < 1:

@@ -117,6 +117,21 @@ def test_nothing_to_run(name) -> None:
         render(shlex.split(options))
 
 
+@pytest.mark.parametrize("name", RENDERED)
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--config=c.py", "--workdir=gs://bucket/run"],
+        ["--config", "c.py", "--workdir", "gs://bucket/run"],
+        ["--config=c.py", "--workdir=w", "--config.data_dir=s3://bucket/data"],
+    ],
+)
+def test_buckets_are_refused_before_anything_is_launched(name, words) -> None:
+    render, options = RENDERED[name]
+    with pytest.raises(UserError, match=r"(gs|s3):// is no path of a file system"):
+        render([*shlex.split(options), "--", *words])
+
+
 @given(st.lists(st.text(st.characters(exclude_characters="\0", codec="utf-8"))))
 def test_words_come_through_the_shell(words) -> None:
     text = f"printf '%s\\0' {script.quote(words)}" if words else "true"

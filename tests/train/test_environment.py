@@ -9,8 +9,13 @@ from pathlib import Path
 import jaxlib.version
 import pytest
 
+from unitoken_jax.config import ConfigError
 from unitoken_jax.train import environment
-from unitoken_jax.train.environment import let_cpu_devices_meet, use_compile_cache
+from unitoken_jax.train.environment import (
+    COMPILE_CACHE,
+    let_cpu_devices_meet,
+    use_compile_cache,
+)
 
 PROGRAM = """
 import sys
@@ -106,3 +111,23 @@ def test_another_jaxlib_is_left_alone(monkeypatch) -> None:
     monkeypatch.setattr(jaxlib.version, "__version_info__", (0, 11, 0))
     let_cpu_devices_meet()
     assert os.environ["XLA_FLAGS"] == EIGHT
+
+
+def test_without_a_home_programs_are_not_kept(monkeypatch, caplog) -> None:
+    """An unknown user of a container has neither HOME nor an entry of its own."""
+    monkeypatch.delenv("HOME", raising=False)
+
+    def unknown(uid: int) -> None:
+        raise KeyError(uid)
+
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    use_compile_cache(COMPILE_CACHE)
+    assert "compiled programs are not kept" in caplog.text
+    assert "no such home directory" in caplog.text
+
+
+def test_another_place_is_a_path(tmp_path) -> None:
+    use_compile_cache("")
+    for text in (" ", "gs://bucket/programs", "~no-such-user-here/programs"):
+        with pytest.raises(ConfigError, match="--compile_cache"):
+            use_compile_cache(text)

@@ -9,7 +9,7 @@ import numpy as np
 from unitoken_jax.config import UserError
 from unitoken_jax.generate import class_conditional
 from unitoken_jax.generate.assistant import CodeModel, View
-from unitoken_jax.generate.batches import Progress
+from unitoken_jax.generate.batches import Progress, seed_numbers
 from unitoken_jax.generate.tokenizer import decode_pictures
 from unitoken_jax.models.llamagen import LlamaGen
 
@@ -46,14 +46,14 @@ class Artist(CodeModel):
                 f"guidance {config.guidance:g} needs a model that has learnt pictures "
                 "of no class (null_class); this one has not: set guidance to 1."
             )
-        labels = self._labels(prompts)
+        labels, numbers = self._labels(prompts), seed_numbers(seeds)
 
         def run(chosen: np.ndarray) -> jax.Array:
             codes = class_conditional.draw(
                 self.model,
                 self.params,
                 labels[chosen],
-                np.asarray(seeds, np.uint32)[chosen],
+                numbers[chosen],
                 guidance=config.guidance if guided else None,
                 interval=config.guidance_interval,
                 top_k=config.top_k,

@@ -18,7 +18,7 @@ from PIL import Image
 
 from unitoken_jax.config import UserError
 from unitoken_jax.generate import answer, draw
-from unitoken_jax.generate.batches import Progress, alike, run_batched
+from unitoken_jax.generate.batches import Progress, alike, run_batched, seed_numbers
 from unitoken_jax.generate.decode import Params, Prompts, bucket, pad_left
 from unitoken_jax.generate.layout import ImageLayout, Vocabulary, image_layout
 from unitoken_jax.generate.score import (
@@ -440,6 +440,7 @@ class Assistant(Answerer):
             )
         config, layout = self.config, self.layout
         rows = [self.composer.request(prompt) for prompt in prompts]
+        numbers = seed_numbers(seeds)
         guided = config.guidance != 1
 
         def run(chosen: np.ndarray) -> np.ndarray:
@@ -448,7 +449,7 @@ class Assistant(Answerer):
                 self.model,
                 self.params,
                 context,
-                np.asarray(seeds, np.uint32)[chosen],
+                numbers[chosen],
                 forced=layout.forced,
                 allowed=layout.allowed,
                 guidance=config.guidance if guided else None,

@@ -7,10 +7,20 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from unitoken_jax.config import check_seed
 from unitoken_jax.generate.decode import bucket
 from unitoken_jax.parallel import rules
 
 Progress = Callable[[int], object]
+
+
+def seed_numbers(seeds: Sequence[int]) -> np.ndarray:
+    """Return seeds as uint32 [B].
+
+    Raises:
+        ConfigError: one is not in [0, 2**32).
+    """
+    return np.asarray([check_seed(int(seed), "seed") for seed in seeds], np.uint32)
 
 
 def run_batched(

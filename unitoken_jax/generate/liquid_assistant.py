@@ -9,7 +9,7 @@ import numpy as np
 
 from unitoken_jax.generate import liquid
 from unitoken_jax.generate.assistant import Answerer, Asker, View
-from unitoken_jax.generate.batches import Progress, alike
+from unitoken_jax.generate.batches import Progress, alike, seed_numbers
 from unitoken_jax.generate.decode import Prompts, bucket
 from unitoken_jax.generate.tokenizer import decode_pictures
 from unitoken_jax.models.unitok_mllm import UniTokMllm
@@ -40,6 +40,7 @@ class LiquidAssistant(Answerer):
         """Draw a picture for each prompt, see `Assistant.draw`."""
         config, grid = self.config, self.composer.grid
         rows = [self.composer.request(prompt) for prompt in prompts]
+        numbers = seed_numbers(seeds)
         guided = config.guidance != 1
 
         def run(chosen: np.ndarray) -> jax.Array:
@@ -47,7 +48,7 @@ class LiquidAssistant(Answerer):
                 self.model,
                 self.params,
                 self._context([rows[i] for i in chosen], guided),
-                np.asarray(seeds, np.uint32)[chosen],
+                numbers[chosen],
                 size=grid[0] * grid[1],
                 guidance=config.guidance if guided else None,
                 top_k=config.top_k,

@@ -18,6 +18,7 @@ from data_pipelines.prepare.job import PrepareConfig, PrepareError, prepare
 from data_pipelines.prepare.split import concept_key
 from data_pipelines.shards import Split
 from data_pipelines.vocabulary import Vocabulary
+from unitoken_jax.config import UserError
 
 CONFIG = PrepareConfig(
     heldout_fraction=0.3,
@@ -243,11 +244,13 @@ def test_nothing_held_out_is_refused(tmp_path, make_zip):
         ({"heldout_fraction": float("nan")}, "heldout_fraction must be in"),
         ({"max_pixels": 10**9}, "max_pixels must be at most 67,108,864"),
         ({"num_codes": 10**9}, "num_codes must be at most 65,536"),
+        ({"seed": -1}, "--seed: must be at least 0"),
+        ({"seed": 2**32}, "--seed: must be at least 0 and at most 4294967295"),
         ({"image_policy": "sideways"}, "must be released or upright"),
     ],
 )
 def test_options_out_of_range(options, message):
-    with pytest.raises(PrepareError, match=message):
+    with pytest.raises(UserError, match=message):
         PrepareConfig(**options)
 
 
