@@ -26,22 +26,22 @@ def quickstart() -> dict[str, Any]:
 
 
 @functools.cache
-def fields() -> tuple[str, ...]:
-    """Paths of the fields and groups of the quickstart, with every default."""
+def fields() -> dict[str, Any]:
+    """The fields and groups of the quickstart by their paths, with every default."""
     chain = build_chain(quickstart())
-    found = {path for path, _ in _walk(plain(chain))}
+    found = dict(_walk(plain(chain)))
     for name, job in chain.stages.items():
         at = f"stages.{name}"
         model = registry.build(job.model).config
-        found |= {f"{at}.model.{path}" for path, _ in _walk(plain(model))}
+        found |= dict(_walk(plain(model), f"{at}.model"))
         data = training.build_data(job.data)
-        found |= {f"{at}.data.{path}" for path, _ in _walk(plain(data))}
+        found |= dict(_walk(plain(data), f"{at}.data"))
     for name, cls in (
         ("evaluation", training.EvaluationConfig),
         ("generation", training.GenerationConfig),
     ):
-        found |= {f"{name}.{path}" for path, _ in _walk(plain(cls()))}
-    return tuple(sorted(found))
+        found |= dict(_walk(plain(cls()), name))
+    return found
 
 
 def _walk(node: Any, at: str = "") -> Iterator[tuple[str, Any]]:
@@ -81,12 +81,40 @@ def attempt(overrides: list[tuple[str, str | bool]]) -> Chain | str:
     return chain
 
 
-def names() -> st.SearchStrategy[str]:
+def overrides() -> st.SearchStrategy[list[tuple[str, str | bool]]]:
+    """One or two, half of them plausible."""
+    one = st.one_of(_plausible(), st.tuples(_names(), _values()))
+    return st.lists(one, min_size=1, max_size=2)
+
+
+def _plausible() -> st.SearchStrategy[tuple[str, str | bool]]:
+    """A real field and a value of its type, or of a type beside it."""
+    return st.sampled_from(sorted(fields())).flatmap(
+        lambda path: st.tuples(st.just(path), _like(fields()[path]))
+    )
+
+
+def _like(value: Any) -> st.SearchStrategy[str | bool]:
+    if isinstance(value, bool):
+        return st.booleans()
+    if isinstance(value, int):
+        near = st.sampled_from([value + 1, value - 1, value * 2, value // 2, 0, 1, -1])
+        return st.one_of(near, st.integers(0, 3 * abs(value) + 8)).map(str)
+    if isinstance(value, float):
+        near = st.floats(0, 2 * abs(value) + 1, allow_subnormal=False)
+        return st.one_of(near, st.floats()).map(repr)
+    if isinstance(value, tuple):
+        parts = st.sampled_from([*value, 0, 1, 2, 3, "a", None])
+        return st.lists(parts, max_size=len(value) + 1).map(lambda x: repr(tuple(x)))
+    if isinstance(value, str):
+        return st.sampled_from([value, value.upper(), f"{value}x", "", *_CHOICES])
+    return st.sampled_from(["None", "{}", "0", "1", "a", "{'a': 1}"])
+
+
+def _names() -> st.SearchStrategy[str]:
     """Mostly fields that are there, some misspelt, nested too deeply or no names."""
-    real = st.sampled_from(fields())
+    real = st.sampled_from(sorted(fields()))
     return st.one_of(
-        real,
-        real,
         real,
         real,
         st.builds(lambda path, more: f"{path}.{more}", real, st.sampled_from("ab0")),
@@ -96,13 +124,12 @@ def names() -> st.SearchStrategy[str]:
     )
 
 
-def values() -> st.SearchStrategy[str | bool]:
+def _values() -> st.SearchStrategy[str | bool]:
     """Numbers of every size, words, paths, brackets, and what nobody means."""
     return st.one_of(
         st.integers(-(2**70), 2**70).map(str),
         st.integers(-3, 70).map(str),
         st.floats().map(repr),
-        st.floats(-2, 2).map(repr),
         st.sampled_from(_WORDS),
         st.sampled_from(_WORDS),
         st.text(max_size=20),
@@ -112,6 +139,20 @@ def values() -> st.SearchStrategy[str | bool]:
     )
 
 
+_CHOICES = [
+    *("full", "minimal", "none", "bfloat16", "float32", "xla", "auto", "uniform"),
+    *("released", "paper", "discrete", "dual", "continuous", "square", "original"),
+    *(
+        "constant",
+        "cosine",
+        "train",
+        "heldout",
+        "tokenizer",
+        "siglip",
+        ".*",
+        "decoder/.*",
+    ),
+]
 _WORDS = [
     *("None", "none", "null", "True", "true", "False", "{}", "[]", "()", "''", '""'),
     *("nan", "inf", "-inf", "1e400", "-1e400", "1e-400", "1e38", "9" * 400, "9" * 5000),

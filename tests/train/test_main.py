@@ -149,7 +149,9 @@ ENVIRONMENT = os.environ | {
 def command(node, tmp_path):
     """Starts a process that trains in tmp_path / "run"; `stages` narrows the chain."""
 
-    def start(*flags: str, stages: tuple[str, ...] = ()) -> subprocess.Popen:
+    def start(
+        *flags: str, stages: tuple[str, ...] = (), known=False
+    ) -> subprocess.Popen:
         config = plain(node)
         if stages:
             config["order"] = stages
@@ -159,8 +161,8 @@ def command(node, tmp_path):
         return subprocess.Popen(
             [
                 *(sys.executable, "-m", "unitoken_jax.train", "--compile_cache="),
-                *(f"--config={tmp_path / 'tiny.py'}", f"--workdir={tmp_path / 'run'}"),
-                *flags,
+                *([] if known else [f"--config={tmp_path / 'tiny.py'}"]),
+                *(f"--workdir={tmp_path / 'run'}", *flags),
             ],
             env=ENVIRONMENT,
             stdout=subprocess.PIPE,
@@ -220,8 +222,9 @@ def test_sigterm_saves_and_the_same_command_resumes(command, tmp_path) -> None:
     (saved,) = checkpoints.steps(stage / "checkpoints")
     assert f"has saved step {saved} of 100000; the same command resumes" in output
 
+    # The run knows its config; what is set otherwise is set in that.
     longer = f"--config.stages.tokenizer.train.steps={saved + 2}"
-    output = _finish(command(*quick, longer, stages=alone))
+    output = _finish(command(longer, stages=alone, known=True))
     assert f"resuming at step {saved} of {saved + 2}" in output
     assert "changed since the checkpoint: train.steps" in output
     last = json.loads(metrics.read_text().splitlines()[-1])
