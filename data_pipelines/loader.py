@@ -1,4 +1,4 @@
-"""Batches as a function of (seed, step), on any number of hosts and threads.
+"""Batches as a function of (seed, position), on any number of hosts and threads.
 
 Kinds and their arrays (B is the host's share of the global batch; `record` holds
 indices into the split, −1 for none, and stays on the host):
@@ -18,7 +18,8 @@ indices into the split, −1 for none, and stays on the host):
 
 The pipeline is one Grain MapDataset: shuffled per epoch, mixed, built with a random
 generator of the element's number, cut to the host's share, batched. It has no filter
-and no iterator state, so its position is the number of the next step.
+and no iterator state, so its position is a number of elements, whatever batches they
+were given in.
 """
 
 import hashlib
@@ -73,19 +74,21 @@ class HostShare(grain.transforms.DatasetSelectionMap):
     Attributes:
         batch: elements of a global batch.
         size: elements of a host's part.
+        part: which elements of a global batch those are.
     """
 
-    def __init__(self, batch: int, part: Sequence[int]) -> None:
-        """Keeps the size of the global batch and which of its elements are the part."""
+    def __init__(self, batch: int, part: Sequence[int], first: int = 0) -> None:
+        """Keeps how batches are shared; the first begins at element `first`."""
         self.batch, self.size = batch, len(part)
-        self._part = [int(element) for element in part]
+        self.part = [int(element) for element in part]
+        self._first = first
 
     def __len__(self) -> int:
         return ENDLESS // self.batch * self.size
 
     def __getitem__(self, index: int) -> tuple[int, int]:
         step, offset = divmod(index, self.size)
-        return 0, step * self.batch + self._part[offset]
+        return 0, self._first + step * self.batch + self.part[offset]
 
 
 def equal_part(batch: int, host: int, hosts: int) -> range:
@@ -165,19 +168,27 @@ class Loader(Iterator[Batch]):
         watch_rate: float = 0.0,
     ) -> None:
         """Batches a stream; use `make_loader`."""
-        mine = grain.MapDataset.select_from_datasets([stream.elements], share)
-        self._batches: grain.MapDataset[Any] = mine.batch(share.size)
-        options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch)
-        self._iterator = iter(self._batches.to_iter_dataset(options))
+        self._options = grain.ReadOptions(
+            num_threads=threads, prefetch_buffer_size=prefetch
+        )
+        self._elements, self._share = stream.elements, share
+        self._begin(0)
         self._gallery = stream.gallery
         self._split = split
         self._watch: Watch | None = None
         self._watch_rate = watch_rate
-        self._position = 0
         self.steps_per_epoch = stream.epoch / share.batch
         self.summary = stream.summary
         self.digest = stream.digest
         self.codes = stream.codes
+
+    def _begin(self, first: int) -> None:
+        """Divide the stream into batches of which one begins at element `first`."""
+        share = HostShare(self._share.batch, self._share.part, first)
+        mine = grain.MapDataset.select_from_datasets([self._elements], share)
+        self._batches: grain.MapDataset[Any] = mine.batch(share.size)
+        self._iterator = iter(self._batches.to_iter_dataset(self._options))
+        self._first = self._position = first
 
     def __iter__(self) -> "Loader":
         return self
@@ -185,7 +196,7 @@ class Loader(Iterator[Batch]):
     def __next__(self) -> Batch:
         self._watch_files()
         batch = next(self._iterator)
-        self._position += 1
+        self._position += self._share.batch
         return batch
 
     def _watch_files(self) -> None:
@@ -202,15 +213,22 @@ class Loader(Iterator[Batch]):
 
     @property
     def position(self) -> int:
-        """The step whose batch comes next; set it to continue from there."""
+        """The elements of the stream that were given; set it to continue from there.
+
+        It may be set to what batches of another size have left behind.
+        """
         return self._position
 
     @position.setter
-    def position(self, step: int) -> None:
-        if step < 0:
-            raise LoaderError(f"a position is a step from 0 on, not {step}")
+    def position(self, element: int) -> None:
+        if element < 0:
+            raise LoaderError(f"a position is an element from 0 on, not {element}")
+        step, first = divmod(element, self._share.batch)
+        if first != self._first:
+            self._iterator.close()
+            self._begin(first)
         grain.experimental.set_next_index(self._iterator, step)
-        self._position = step
+        self._position = element
 
     @property
     def bad_records(self) -> Mapping[str, str]:

@@ -31,6 +31,10 @@ STEP = jax.jit(
 )
 
 
+def _meta(note: object) -> dict:
+    return {"config": {"train": {"batch": 16}}, "note": note}
+
+
 def _mesh(shape: tuple[int, ...]) -> jax.sharding.Mesh:
     axes = ("data", "fsdp")
     types = (jax.sharding.AxisType.Auto,) * 2
@@ -72,9 +76,9 @@ def run(tmp_path):
             batch = jax.device_put(miniature.batch(step), places.step)
             state, _ = STEP(state, batch)
             if step == 2:
-                checkpointer.save(state, 2, {"name": "two"})
+                checkpointer.save(state, 32, _meta("two"))
             if step in (3, 4):
-                checkpointer.save_local(state, step, {"name": step})
+                checkpointer.save_local(state, 16 * step, _meta(step))
         expected = jax.tree.map(np.asarray, state.params)
         STEP(state, batch)  # gives up the buffers that are being written
     return tmp_path, expected
@@ -91,7 +95,7 @@ def test_the_newer_local_checkpoint_is_used(run) -> None:
     assert checkpoints.steps(_fast(path)) == [3, 4]
     with _open(path) as checkpointer:
         restored = checkpointer.restore(_abstract(_mesh((2, 4))))
-    assert (restored.position, restored.meta) == (4, {"name": 4})
+    assert (restored.position, restored.meta) == (64, _meta(4))
     assert int(restored.state.step) == 4
     jax.tree.map(np.testing.assert_array_equal, restored.state.params, expected)
     kernel = restored.state.params["first"]["kernel"]
@@ -103,17 +107,17 @@ def test_on_another_mesh_the_shared_one_is_used(run, caplog) -> None:
     path, _ = run
     with _open(path) as checkpointer:
         restored = checkpointer.restore(_abstract(_mesh((4, 2))))
-    assert (restored.position, restored.meta) == (2, {"name": "two"})
+    assert (restored.position, restored.meta) == (32, _meta("two"))
     assert "it was saved on another mesh" in caplog.text
 
 
 def test_a_damaged_local_one_is_not_used(run, caplog) -> None:
     path, _ = run
-    (file,) = (_fast(path) / "4").iterdir()
+    file = _fast(path) / "4" / "shards.safetensors"
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     with _open(path) as checkpointer:
         restored = checkpointer.restore(_abstract(_mesh((2, 4))))
-    assert restored.position == 3
+    assert restored.position == 48
     assert "the checkpoint of step 4 on this host cannot be used" in caplog.text
 
 
@@ -131,9 +135,9 @@ def test_before_its_first_shared_checkpoint_a_run_resumes(tmp_path) -> None:
     state = jax.device_put(miniature.make_state(OPTIMIZER), places)
     state, _ = STEP(state, jax.device_put(miniature.batch(0), places.step))
     with _open(tmp_path) as checkpointer:
-        checkpointer.save_local(state, 1, {})
+        checkpointer.save_local(state, 16, _meta(1))
     with _open(tmp_path) as checkpointer:
-        assert checkpointer.restore(_abstract(mesh)).position == 1
+        assert checkpointer.restore(_abstract(mesh)).position == 16
 
 
 def test_later_steps_are_forgotten_when_the_run_goes_back(run) -> None:
@@ -147,9 +151,9 @@ def test_later_steps_are_forgotten_when_the_run_goes_back(run) -> None:
         assert [p.name for p in _fast(path).parent.iterdir()] == ["process-0-of-1"]
         batch = jax.device_put(miniature.batch(2), state.step.sharding)
         state, _ = STEP(state, batch)
-        checkpointer.save_local(state, 3, {"name": "again"})
+        checkpointer.save_local(state, 48, _meta("again"))
     with _open(path) as checkpointer:
-        assert checkpointer.restore(_abstract(other)).meta == {"name": "again"}
+        assert checkpointer.restore(_abstract(other)).meta == _meta("again")
 
 
 def test_steps_of_different_starts_are_not_put_together(
@@ -167,7 +171,7 @@ def test_steps_of_different_starts_are_not_put_together(
         monkeypatch.setattr(processes, "gather", gather)
         restored = checkpointer.restore(_abstract(_mesh((2, 4))))
         monkeypatch.undo()
-    assert restored.position == 2
+    assert restored.position == 32
     assert "what the hosts hold of step 4 does not go together" in caplog.text
 
 
@@ -177,13 +181,13 @@ def test_a_local_one_below_a_damaged_shared_one_is_used(run) -> None:
         state = checkpointer.restore(_abstract(_mesh((2, 4)))).state
         batch = jax.device_put(miniature.batch(5), state.step.sharding)
         state, _ = STEP(state, batch)
-        checkpointer.save(state, 5, {})
+        checkpointer.save(state, 80, _meta(5))
     shared = path / "run" / "checkpoints"
     for file in (shared / "5").rglob("manifest.ocdbt"):
         file.write_bytes(b"")
     with _open(path) as checkpointer:
         restored = checkpointer.restore(_abstract(_mesh((2, 4))))
-    assert restored.position == 4
+    assert restored.position == 64
     jax.tree.map(np.testing.assert_array_equal, restored.state.params, expected)
     assert checkpoints.steps(shared) == [2]
     assert (path / "run" / "checkpoints-damaged" / "5").is_dir()
@@ -203,8 +207,8 @@ def test_a_full_disk_is_done_without(run, monkeypatch, caplog) -> None:
         for step in (5, 6, 7):
             batch = jax.device_put(miniature.batch(step), state.step.sharding)
             state, _ = STEP(state, batch)
-            checkpointer.save_local(state, step, {})
-        checkpointer.save(state, 7, {})
+            checkpointer.save_local(state, 16 * step, _meta(step))
+        checkpointer.save(state, 112, _meta(7))
     assert checkpoints.steps(path / "run" / "checkpoints") == [2, 7]
     assert caplog.text.count(f"nothing more is saved in {_fast(path)}") == 1
     assert lying == [2]  # the newest and what is being written
@@ -216,7 +220,7 @@ def test_a_place_that_cannot_be_made_is_done_without(tmp_path, caplog) -> None:
     state = miniature.make_state(OPTIMIZER)
     with _open(tmp_path) as checkpointer:
         assert checkpointer.restore(_abstract(_mesh((2, 4)))) is None
-        checkpointer.save_local(state, 0, {})
+        checkpointer.save_local(state, 0, _meta(0))
         checkpointer.discard_local()
     assert "checkpoint.local.directory" in caplog.text
 
@@ -230,7 +234,7 @@ def test_a_complete_run_leaves_nothing_behind(run) -> None:
 
 @pytest.mark.parametrize(
     ("saved", "kept"),
-    [((1, 2, 3, 4, 5), [2, 4, 5]), ((1, 3, 5, 6, 7, 9), [3, 5, 6, 9])],
+    [((1, 2, 3, 4, 5), [2, 4, 5]), ((1, 3, 5, 6, 7, 9), [3, 5, 6, 7, 9])],
     ids=["in time", "late"],
 )
 def test_multiples_are_kept_for_ever(tmp_path, saved, kept) -> None:
@@ -239,7 +243,7 @@ def test_multiples_are_kept_for_ever(tmp_path, saved, kept) -> None:
         for step in range(1, max(saved) + 1):
             state, _ = STEP(state, miniature.batch(step))
             if step in saved:
-                checkpointer.save(state, step, {})
+                checkpointer.save(state, 16 * step, _meta(step))
     assert checkpoints.steps(tmp_path / "run" / "checkpoints") == kept
     with pytest.raises(ValueError, match="keep_every must be a multiple of every"):
         CheckpointConfig(every=2, keep_every=3)

@@ -38,6 +38,11 @@ STEP = jax.jit(
 )
 
 
+def _meta(step: int) -> dict:
+    """The description of a run, as far as it is looked at."""
+    return {"config": {"name": "run", "train": {"batch": 16}}, "note": step}
+
+
 def _advance(state, first, last):
     losses = []
     for index in range(first, last):
@@ -67,7 +72,7 @@ def run(tmp_path_factory):
     state = miniature.make_state(OPTIMIZER)
     for last in (1, 2, 4):
         state, _ = _advance(state, int(state.step), last)
-        checkpointer.save(state, last, {"name": "run", "step": last})
+        checkpointer.save(state, 16 * last, _meta(last))
     _, losses = _advance(state, 4, 7)  # reuses the buffers while they are written
     checkpointer.close()
     return path, losses
@@ -90,7 +95,7 @@ def test_resume_is_bit_equal(saved) -> None:
     checkpointer = _reopen(path)
     restored = checkpointer.restore(_abstract(miniature.make_state(OPTIMIZER, 1)))
     checkpointer.close()
-    assert (restored.position, restored.meta) == (4, {"name": "run", "step": 4})
+    assert (restored.position, restored.meta) == (64, _meta(4))
     assert _advance(restored.state, 4, 7)[1] == losses
 
 
@@ -144,11 +149,11 @@ def test_a_damaged_newest_checkpoint_is_set_aside(
                 file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     checkpointer = _reopen(path)
     restored = checkpointer.restore(_abstract(miniature.make_state(OPTIMIZER, 1)))
-    assert (int(restored.state.step), restored.position) == (2, 2)
+    assert (int(restored.state.step), restored.position) == (2, 32)
     assert "checkpoints/4 is damaged" in caplog.text
     assert (path / "checkpoints-damaged" / "4").is_dir()
     state, _ = _advance(restored.state, 2, 4)
-    checkpointer.save(state, 4, {})
+    checkpointer.save(state, 64, _meta(4))
     checkpointer.close()
     assert checkpoints.steps(path / "checkpoints") == [2, 4]
 
@@ -210,12 +215,59 @@ def test_half_written_checkpoints_are_not_seen(saved) -> None:
     checkpointer = _reopen(path)
     restored = checkpointer.restore(_abstract(miniature.make_state(OPTIMIZER)))
     checkpointer.close()
-    assert restored.position == 2
+    assert restored.position == 32
 
 
 def _restore(path: Path) -> Restored | None:
     with _reopen(path) as checkpointer:
         return checkpointer.restore(_abstract(miniature.make_state(OPTIMIZER)))
+
+
+def test_a_run_goes_back_once(saved, caplog) -> None:
+    """What is newer is set aside; a repeated command goes on at the newest."""
+    path, losses = saved
+    abstract = _abstract(miniature.make_state(OPTIMIZER))
+    with _reopen(path) as checkpointer:
+        sentence = r"--restore_step=3: .* is not there in .*There are: 2, 4\."
+        with pytest.raises(CheckpointError, match=sentence):
+            checkpointer.restore(abstract, 3)
+    assert checkpoints.steps(path / "checkpoints") == [2, 4]
+    for kept, expected in (([2], 2), ([2, 4], 4)):
+        with _reopen(path) as checkpointer:
+            restored = checkpointer.restore(abstract, 2)
+            assert restored is not None
+            assert int(restored.state.step) == expected
+            if expected == 2:
+                assert checkpoints.steps(path / "checkpoints") == kept
+                state, _ = _advance(restored.state, 2, 4)
+                checkpointer.save(state, 64, _meta(4))
+        assert checkpoints.steps(path / "checkpoints") == [2, 4]
+    assert "--restore_step=2 was followed by an earlier start" in caplog.text
+    with _reopen(path) as checkpointer:  # without the flag it is forgotten
+        assert checkpointer.restore(abstract).position == 64
+    with _reopen(path) as checkpointer:
+        assert checkpointer.restore(abstract, 2).position == 32
+    aside = path / "checkpoints-abandoned"
+    assert sorted(folder.name for folder in aside.iterdir()) == ["4", "4-2"]
+    assert _advance(checkpoints.read(aside / "4", abstract).state, 4, 7)[1] == losses
+
+
+def test_a_run_does_not_go_back_to_what_is_damaged(saved) -> None:
+    path, _ = saved
+    (path / "checkpoints" / "2" / "data" / "metadata").write_text("{}")
+    with (
+        pytest.raises(CheckpointError, match=r"--restore_step=2: .*cannot be read"),
+        _reopen(path) as checkpointer,
+    ):
+        checkpointer.restore(_abstract(miniature.make_state(OPTIMIZER)), 2)
+    assert checkpoints.steps(path / "checkpoints") == [2, 4]
+
+
+@pytest.mark.parametrize("name", ["04", "٤", "4²", "-4", "4.0", "4-2"])
+def test_names_that_are_no_steps_are_not_taken_for_them(tmp_path, name) -> None:
+    (tmp_path / name).mkdir()
+    (tmp_path / "10").mkdir()
+    assert checkpoints.steps(tmp_path) == [10]
 
 
 def test_nothing_readable_is_a_sentence_at_every_start(saved) -> None:
@@ -257,7 +309,7 @@ def test_a_failure_of_the_file_system_is_no_damage(saved, monkeypatch, caplog) -
     errors += [stale]
     restored = _restore(path)
     assert restored is not None
-    assert restored.position == 4
+    assert restored.position == 64
     assert "Stale file handle); it is tried once more" in caplog.text
     errors += [ValueError("ABORTED: as TensorStore says it"), stale]
     with pytest.raises(CheckpointError, match=r"checkpoints/4 could not be read \(OSE"):
@@ -308,7 +360,7 @@ def test_what_another_process_does_not_see_is_set_aside(saved, monkeypatch) -> N
         patch.setattr(processes, "gather", gather)
         restored = _restore(path)
     assert restored is not None
-    assert restored.position == 2
+    assert restored.position == 32
     assert checkpoints.steps(path / "checkpoints") == [2]
     assert (path / "checkpoints-damaged" / "4").is_dir()
     state, _ = _advance(restored.state, 2, 4)
@@ -320,7 +372,7 @@ def test_what_another_process_does_not_see_is_set_aside(saved, monkeypatch) -> N
         pytest.raises(CheckpointError, match="Checkpoint for step 4 already exists"),
         _reopen(path) as checkpointer,
     ):
-        checkpointer.save(state, 4, {})
+        checkpointer.save(state, 64, _meta(4))
 
 
 @pytest.mark.parametrize("own", [[2, 4], []])

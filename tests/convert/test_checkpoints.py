@@ -111,6 +111,18 @@ def test_checkpoints_of_training_are_read(tmp_path, zarr3, ocdbt):
     np.testing.assert_array_equal(reader.read("kernel", (1,)), kernel[1])
 
 
+def test_damage_is_noticed_before_anything_is_read(tmp_path):
+    write_checkpoint(tmp_path / "out", Stacked(params()), {"kind": "toy"})
+    (file,) = (tmp_path / "out" / "checkpoints" / "0" / "state" / "d").iterdir()
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(WeightsError, match="there is no readable checkpoint in"):
+        CheckpointReader(tmp_path / "out")
+    with pytest.raises(CheckpointError, match="there is no readable checkpoint in"):
+        checkpoints.restore_params(tmp_path / "out")
+
+
 def test_what_is_no_checkpoint_is_a_sentence(tmp_path):
     with pytest.raises(WeightsError, match="holds no checkpoint"):
         CheckpointReader(tmp_path)

@@ -4,6 +4,7 @@ import threading
 import time
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import prepared
@@ -152,16 +153,42 @@ def test_threads_and_position_change_nothing(kind, directory, vocabulary):
     )
     with threaded as loader:
         for step in range(5):
-            assert loader.position == step
+            assert loader.position == 2 * step
             assert_equal(next(loader), whole[step])
-        loader.position = 9
+        loader.position = 18
         assert_equal(next(loader), whole[9])
-        assert loader.position == 10
-        loader.position = 2
+        assert loader.position == 20
+        loader.position = 4
         for step in range(2, 12):
             assert_equal(next(loader), whole[step])
         assert_equal(loader.batch_at(7), whole[7])
-        assert loader.position == 12
+        assert loader.position == 24
+
+
+@KINDS
+def test_batches_of_another_size_go_on_at_the_next_sample(kind, directory, vocabulary):
+    """None is shown twice or left out, and each is drawn alike, on any hosts."""
+    config = CONFIGS[kind]
+    whole = take(make_loader(config, directory, vocabulary, batch=1, seed=1), 21)
+    make = partial(make_loader, config, directory, vocabulary, seed=1)
+    with make(batch=3) as loader:
+        for _ in range(3):
+            next(loader)
+        position = loader.position
+    assert position == 9
+    for host in range(2):
+        with make(batch=4, host=host, hosts=2) as loader:
+            loader.position = position
+            for step in range(3):
+                batch = next(loader)
+                for row in range(2):
+                    element = whole[9 + 4 * step + 2 * host + row]
+                    assert_equal(
+                        {k: x[row : row + 1] for k, x in batch.items()}, element
+                    )
+            assert loader.position == 21
+            loader.position = 0
+            assert_equal({k: x[:1] for k, x in next(loader).items()}, whole[2 * host])
 
 
 @KINDS

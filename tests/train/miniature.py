@@ -18,6 +18,7 @@ from unitoken_jax.train.optimizer import Group, Optimizer, OptimizerConfig
 from unitoken_jax.train.optimizer import make_optimizer as _make
 
 WIDTH = 16
+ROWS = 16
 PATHS = ("first/kernel", "second/kernel", "still/kernel")
 GROUPS = {
     "moving": Group("(first|second)/.*"),
@@ -50,7 +51,7 @@ def loss(params: dict, batch: dict, key: jax.Array, noise: float = 1e-2) -> tupl
 quiet_loss = functools.partial(loss, noise=0.0)
 
 
-def batch(index: int, rows: int = 16) -> dict[str, np.ndarray]:
+def batch(index: int, rows: int = ROWS) -> dict[str, np.ndarray]:
     """Return batch `index` of an endless stream."""
     rng = np.random.default_rng(index)
     source = rng.standard_normal((rows, WIDTH)).astype(np.float32)
@@ -68,7 +69,10 @@ def make_optimizer(**fields) -> Optimizer:
 
 
 class Batches:
-    """The stream of `batch`, with record ids; some batches may be poisoned."""
+    """The stream of `batch`, with record ids; some batches may be poisoned.
+
+    `position` counts rows; `index` is that of the next batch.
+    """
 
     digest = "0123456789abcdef"
 
@@ -77,8 +81,12 @@ class Batches:
         self.closed = False
         self._poison = poison
 
+    @property
+    def index(self) -> int:
+        return self.position // ROWS
+
     def __next__(self) -> dict[str, np.ndarray]:
-        index, self.position = self.position, self.position + 1
+        index, self.position = self.index, self.position + ROWS
         made = batch(index)
         if index in self._poison:
             made["input"][:] = np.nan

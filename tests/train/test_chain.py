@@ -89,7 +89,7 @@ class Terminated(miniature.Batches):
     """Sends SIGTERM to this process with the last batch of a stage."""
 
     def __next__(self):
-        if self.position == TRAIN["steps"] - 1:
+        if self.index == TRAIN["steps"] - 1:
             signal.raise_signal(signal.SIGTERM)
         return super().__next__()
 

@@ -27,7 +27,7 @@ class Poisoned(miniature.Batches):
         self._records = poison
 
     def __next__(self) -> dict[str, np.ndarray]:
-        first = 16 * self.position
+        first = self.position
         made = super().__next__()
         for record, (name, value) in self._records.items():
             if first <= record < first + 16:
@@ -132,8 +132,8 @@ class Pictures(miniature.Batches):
     """
 
     def __next__(self) -> dict[str, np.ndarray]:
-        first, rows = 8 * self.position, tiny_unitoken.batch(self.position)
-        self.position += 1
+        first, rows = self.position, tiny_unitoken.batch(self.position // 8)
+        self.position += 8
         rows["pixels"] = rows["pixels"].astype(np.float32) / 255
         if first == 16:
             rows["pixels"][5, 0, 2, 3, 1] = np.nan

@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import json
 import signal
+import time
 from pathlib import Path
 
 import jax
@@ -17,7 +18,7 @@ from PIL import Image
 from unitoken_jax.checkpoint import reader as checkpoints
 from unitoken_jax.checkpoint.manager import Checkpointer
 from unitoken_jax.checkpoint.reader import CheckpointError
-from unitoken_jax.config import ConfigError
+from unitoken_jax.config import ConfigError, plain
 from unitoken_jax.models import registry
 from unitoken_jax.runtime.pytree import flatten
 from unitoken_jax.train import stage
@@ -122,7 +123,7 @@ class Terminated(miniature.Batches):
         self._number = number
 
     def __next__(self):
-        if self.position == self._number:
+        if self.index == self._number:
             signal.raise_signal(signal.SIGTERM)
         return super().__next__()
 
@@ -186,14 +187,158 @@ def test_another_stream_is_reported_on_resume(tmp_path) -> None:
     assert sentence in log.read_text()
 
 
-def test_a_checkpoint_that_knows_no_stream_resumes(tmp_path) -> None:
-    _train(tmp_path, Terminated(), **EVERY)
-    path = tmp_path / "checkpoints" / "3" / "meta" / "metadata"
+def make_old(folder: Path) -> None:
+    """Make a checkpoint one of before it had digests, samples and a stream."""
+    (folder / "digests.json").unlink()
+    position = folder / "data" / "metadata"
+    position.write_text(json.dumps({"position": int(folder.name)}))
+    path = folder / "meta" / "metadata"
     meta = json.loads(path.read_text())
     assert meta.pop("stream") == miniature.Batches.digest
     path.write_text(json.dumps(meta))
+
+
+def test_an_older_checkpoint_resumes(whole, tmp_path) -> None:
+    _train(tmp_path, Terminated(), **EVERY)
+    make_old(tmp_path / "checkpoints" / "3")
     assert _train(tmp_path, **EVERY).complete
-    assert "other samples" not in (tmp_path / "log.txt").read_text()
+    assert _losses(tmp_path) == _losses(whole)
+    log = (tmp_path / "log.txt").read_text()
+    assert "resuming at step 3 of 6, sample 48 of the data" in log
+    assert "checkpoints/3 has no digests.json, like those that were written" in log
+    assert "other samples" not in log
+
+
+def test_another_batch_goes_on_at_the_next_sample(tmp_path) -> None:
+    """The position counts samples, whatever batches they were given in."""
+    _train(tmp_path, Terminated(), **EVERY)
+    started = []
+
+    class Seen(miniature.Batches):
+        def __next__(self):
+            started.append(self.position)
+            return {k: x[:8] for k, x in super().__next__().items()}
+
+    _train(tmp_path, Seen(), train={"steps": 4, "batch": 8, "log_every": 1})
+    assert started == [0, 48]  # the first is to compile for
+    log = (tmp_path / "log.txt").read_text()
+    assert "changed since the checkpoint: train.batch = 8" in log
+
+
+def test_no_state_is_saved_that_is_not_known_to_be_good(tmp_path) -> None:
+    """What falls due at a skipped step is saved after the next that is accepted."""
+    saving = {"checkpoint": {"every": 2, "keep": 9}} | EVERY
+    outcome = _train(tmp_path, miniature.Batches(poison=(1,)), **saving)
+    assert checkpoints.steps(tmp_path / "checkpoints")[0] == 3
+    assert outcome.saved == 6
+    assert (
+        "step 2 is not saved, as it was skipped" in (tmp_path / "log.txt").read_text()
+    )
+
+
+def test_a_skipped_last_step_is_judged_by_further_batches(tmp_path) -> None:
+    """The state that is saved is that of before; the stream stands behind it."""
+    optimizer = plain(miniature.job().optimizer) | {"schedule": "constant"}
+    constant = {"optimizer": optimizer}
+    train = {"batch": 16, "log_every": 1}
+    _train(tmp_path / "five", **constant, train=train | {"steps": 5})
+    poisoned = miniature.Batches(poison=(5,))
+    _train(tmp_path / "six", poisoned, **constant, train=train | {"steps": 6})
+    five, _ = checkpoints.restore_params(tmp_path / "five")
+    six, step = checkpoints.restore_params(tmp_path / "six")
+    assert step == 6
+    jax.tree.map(np.testing.assert_array_equal, five, six)
+    data = tmp_path / "six" / "checkpoints" / "6" / "data" / "metadata"
+    assert json.loads(data.read_text())["samples"] == 96
+
+
+def test_a_run_that_is_to_end_saves_the_next_good_state(tmp_path) -> None:
+    class Poisoned(Terminated):
+        def __next__(self):
+            made = super().__next__()
+            if self.index == 3:
+                made["input"][:] = np.nan
+            return made
+
+    outcome = _train(tmp_path, Poisoned(), **EVERY)
+    assert (outcome.preempted, outcome.saved) == ("SIGTERM", 4)
+    assert checkpoints.steps(tmp_path / "checkpoints") == [4]
+
+
+BROKEN_AT = 4
+
+
+def _breaking(value: float):
+    """A system whose update of one step leaves parameters of a value."""
+
+    def settle(params, metrics):
+        is_bad = metrics["number"] == BROKEN_AT
+        kernel = params["first"]["kernel"]
+        kernel = jnp.where(is_bad, jnp.full_like(kernel, value), kernel)
+        params = params | {"first": {"kernel": kernel}}
+        return params, metrics
+
+    def loss(params, batch, key):
+        value, metrics = miniature.loss(params, batch, key)
+        # Values of this size are as good as none.
+        value += jnp.where(jnp.abs(params["first"]["kernel"]).max() > 1e30, jnp.nan, 0)
+        return value, metrics | {"number": batch["number"][0].astype(jnp.float32)}
+
+    return dataclasses.replace(miniature.system(), loss=loss, settle=settle)
+
+
+class Numbered(miniature.Batches):
+    """Says in each batch the number of its step; waits for what is being written."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__()
+        self._directory = directory / "checkpoints"
+
+    def __next__(self):
+        deadline = time.monotonic() + 60
+        while any("tmp" in path.name for path in self._directory.iterdir()):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        number = np.full(miniature.ROWS, self.index + 1, np.int32)
+        return super().__next__() | {"number": number}
+
+
+@pytest.mark.parametrize("value", [np.nan, 1e32], ids=["not finite", "of no use"])
+def test_an_update_that_breaks_the_parameters_costs_no_good_checkpoint(
+    tmp_path, value
+) -> None:
+    """It is accepted, as its loss was good; what it breaks shows one step later."""
+    fields = {
+        "train": {"steps": 40, "batch": 16, "log_every": 1},
+        "checkpoint": {"every": 2, "keep": 1},
+        "guard": {"limit": 3},
+    }
+    with pytest.raises(DivergedError, match="--stage=run --restore_step=2 goes back"):
+        _train(tmp_path, Numbered(tmp_path), system=_breaking(value), **fields)
+    kept = [2] if np.isnan(value) else [2, 4]
+    assert checkpoints.steps(tmp_path / "checkpoints") == kept
+    if len(kept) > 1:  # nor does another start save anything, or lose the good one
+        with pytest.raises(DivergedError, match="--restore_step=2 goes back"):
+            _train(tmp_path, Numbered(tmp_path), system=_breaking(value), **fields)
+        assert checkpoints.steps(tmp_path / "checkpoints") == kept
+    job = miniature.job(**fields | {"train": {"steps": 5, "batch": 16}})
+    for _ in range(2):  # whoever repeats the command goes on, and not back again
+        parts = stage.Parts(miniature.system(), {"kind": "noise"}, miniature.Batches())
+        stage.run(job, parts, tmp_path, restore_step=2)
+    assert checkpoints.steps(tmp_path / "checkpoints") == [4, 5]
+    moved = [4] if len(kept) > 1 else []
+    assert checkpoints.steps(tmp_path / "checkpoints-abandoned") == moved
+    assert stage.is_finished(tmp_path, 5)
+
+
+def test_a_stage_whose_remaining_steps_were_skipped_is_not_complete(tmp_path) -> None:
+    _train(tmp_path, Terminated(), **EVERY)
+    poisoned = miniature.Batches(poison=(3, 4, 5))
+    sentence = "each of the steps 4 to 6 was skipped, so that nothing was learned"
+    with pytest.raises(DivergedError, match=sentence):
+        _train(tmp_path, poisoned, **EVERY)
+    assert checkpoints.steps(tmp_path / "checkpoints") == [3]
+    assert not stage.is_finished(tmp_path, 6)
 
 
 def test_fewer_steps_than_were_trained_are_refused(tmp_path) -> None:
@@ -218,13 +363,12 @@ def test_a_stage_killed_before_it_was_marked_complete(tmp_path) -> None:
     assert len(_rows(tmp_path)) == 6
 
 
-def test_a_refused_resume_leaves_the_record_of_the_run(tmp_path, monkeypatch) -> None:
+def test_a_refused_resume_leaves_the_record_of_the_run(tmp_path) -> None:
     _train(tmp_path, **EVERY)
     names = ("config.json", "environment.json")
     before = [(tmp_path / name).read_text() for name in names]
-    monkeypatch.setattr(miniature, "WIDTH", 8)
     with pytest.raises(CheckpointError, match="was made with another config"):
-        _train(tmp_path, **EVERY, seed=3)
+        _train(tmp_path, system=miniature.system(8), **EVERY, seed=3)
     assert [(tmp_path / name).read_text() for name in names] == before
 
 

@@ -104,7 +104,7 @@ class Batches:
         self.position, self._stop = 0, stop
 
     def __next__(self) -> dict[str, np.ndarray]:
-        index, self.position = self.position, self.position + 1
+        index, self.position = self.position // 8, self.position + 8
         if index == self._stop:
             signal.raise_signal(signal.SIGTERM)
         return batch(index)

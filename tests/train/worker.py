@@ -31,7 +31,7 @@ class Part(miniature.Batches):
 
     def __next__(self) -> dict[str, np.ndarray]:
         time.sleep(self._delay)
-        if self.position == self._asked and jax.process_index() == 1:
+        if self.index == self._asked and jax.process_index() == 1:
             signal.raise_signal(signal.SIGTERM)
         whole = super().__next__()
         record = whole.pop("record")

@@ -22,7 +22,9 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from unitoken_jax.checkpoint.state import TrainState
+from unitoken_jax.checkpoint import digests
+from unitoken_jax.checkpoint.reader import as_steps
+from unitoken_jax.checkpoint.state import TrainState, plain
 from unitoken_jax.files import OptionalPath
 
 log = logging.getLogger(__name__)
@@ -81,7 +83,7 @@ class LocalCheckpoints:
             names = [path.name for path in self.directory.iterdir()]
         except OSError:  # the disk has failed, or is another
             return []
-        return sorted(int(name) for name in names if name.isdigit())
+        return as_steps(names)
 
     def begin(self, step: int) -> None:
         """Remove what is of later steps or for another number of processes.
@@ -125,7 +127,7 @@ class LocalCheckpoints:
             return
         leaves = jax.tree.leaves(state)
         for leaf in leaves:
-            for shard in _plain(leaf).addressable_shards:
+            for shard in plain(leaf).addressable_shards:
                 shard.data.copy_to_host_async()
         shards = {
             f"{_number(i)}.{place}": array
@@ -145,6 +147,7 @@ class LocalCheckpoints:
         try:
             partial.mkdir(exist_ok=True)
             save_file(shards, partial / _FILE, header)
+            digests.seal(partial)
             partial.rename(self.directory / str(step))
         except (OSError, SafetensorError) as error:
             shutil.rmtree(partial, ignore_errors=True)
@@ -163,6 +166,7 @@ class LocalCheckpoints:
             OSError, ValueError, LookupError, TypeError: it is damaged, or of another
                 mesh.
         """
+        digests.verify(self.directory / str(step))
         leaves, tree = jax.tree.flatten(abstract)
         shards: list[dict[str, np.ndarray]] = [{} for _ in leaves]
         try:
@@ -206,19 +210,12 @@ def _number(index: int) -> str:
     return f"{index:05d}"
 
 
-def _plain(leaf: jax.Array) -> jax.Array:
-    """Return an array of numbers; typed random keys are not."""
-    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-        return jax.random.key_data(leaf)
-    return leaf
-
-
 def _copy(leaf: jax.Array) -> dict[str, np.ndarray]:
     """Return the different shards of this process, copied, by their place."""
     copies: dict[str, np.ndarray] = {}
-    plain = _plain(leaf)
-    for shard in plain.addressable_shards:
-        name = _place(shard.index, plain.shape)
+    array = plain(leaf)
+    for shard in array.addressable_shards:
+        name = _place(shard.index, array.shape)
         if name not in copies:
             copies[name] = np.array(shard.data)  # the buffer itself is given up
     return copies

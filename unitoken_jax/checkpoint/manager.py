@@ -1,28 +1,30 @@
 """Checkpoints: the state, the data's position and a description, through Orbax.
 
-A checkpoint directory holds one folder per step with three items: `state` (arrays, in
-Orbax's own sharded layout), `data` (the position of the stream) and `meta` (the full
-config, versions and revision). Saving copies the arrays to the host and writes in the
-background. A damaged checkpoint is set aside once the one before it has been read; one
+Saving copies the arrays to the host and writes in the background. A checkpoint gets its
+name when every file of it stands in its digests, and is compared with them when it is
+read (`reader.py`). A damaged one is set aside once the one before it has been read; one
 that the file system fails to read stays, and nothing is trained over it.
-Checkpoints on the hosts' own disks (`local.py`) may stand between them. The two modules
-are the only ones that know Orbax.
+Checkpoints on the hosts' own disks (`local.py`) may stand between them.
 """
 
 import dataclasses
 import functools
-import itertools
+import json
 import logging
+import os
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import orbax.checkpoint as ocp
+from orbax.checkpoint.path import atomicity
 
+from unitoken_jax.checkpoint import digests, retention
 from unitoken_jax.checkpoint.local import LocalCheckpoints, LocalConfig
 from unitoken_jax.checkpoint.reader import (
     DAMAGE,
@@ -31,15 +33,20 @@ from unitoken_jax.checkpoint.reader import (
     brief,
     by_all,
     compare,
+    position_record,
     read,
+    restored_from,
     steps,
 )
 from unitoken_jax.checkpoint.state import TrainState
 from unitoken_jax.config import Natural
-from unitoken_jax.files import write_text
+from unitoken_jax.files import write_json, write_text
 from unitoken_jax.runtime import processes
 
 log = logging.getLogger(__name__)
+
+_HIDDEN = ".orbax-checkpoint-tmp-evicted"  # what Orbax takes for half written
+_WENT_BACK = "went_back.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +57,8 @@ class CheckpointConfig:
 
     Attributes:
         every: steps between checkpoints.
-        keep: how many of the newest are kept.
+        keep: how many of the newest are kept; with 1 the one before stays as well,
+            until a still newer one shows that the newest is good.
         keep_every: the first checkpoint at or after each multiple of this step is
             kept for ever (0: none).
         local: checkpoints on the hosts' own disks in between.
@@ -70,20 +78,6 @@ class CheckpointConfig:
                 f"keep_every must be a multiple of every ({self.every}), "
                 f"not {self.keep_every}."
             )
-
-
-@dataclasses.dataclass(frozen=True)
-class _FirstAfterMultiples(ocp.checkpoint_managers.PreservationPolicy):
-    """Keep the first checkpoint at or after each multiple: some are saved late."""
-
-    interval: int
-
-    def should_preserve(
-        self, checkpoints: Sequence[Any], *, context: Any
-    ) -> list[bool]:
-        """Say of each checkpoint, oldest first, whether it is kept."""
-        multiples = [0, *(c.step // self.interval for c in checkpoints)]
-        return [after > before for before, after in itertools.pairwise(multiples)]
 
 
 class Checkpointer:
@@ -106,17 +100,19 @@ class Checkpointer:
                 self._start = int(processes.gather([secrets.randbits(31)])[0, 0])
 
     def _open(self) -> ocp.CheckpointManager:
-        policies = ocp.checkpoint_managers
-        kept: list[Any] = [policies.LatestN(self.config.keep)]
-        if self.config.keep_every:
-            kept.append(_FirstAfterMultiples(self.config.keep_every))
         options = ocp.CheckpointManagerOptions(
-            preservation_policy=policies.AnyPreservationPolicy(kept),
+            temporary_path_class=_sealing(self.directory, self._remove_surplus),
             cleanup_tmp_directories=True,
             enable_async_checkpointing=True,
-            enable_background_delete=True,
         )
         return ocp.CheckpointManager(self.directory, options=options)
+
+    def _remove_surplus(self) -> None:
+        """Remove what a new checkpoint replaces; the first process, in background."""
+        config, found = self.config, steps(self.directory)
+        for step in retention.surplus(found, config.keep, config.keep_every):
+            hidden = self.directory / f"{step}{_HIDDEN}"
+            retention.remove(self.directory / str(step), hidden)
 
     def _identity(self) -> str:
         """Return a name of this run that no run before it in this place has had.
@@ -131,6 +127,10 @@ class Checkpointer:
         numbers = np.frombuffer(bytes.fromhex(name), np.int32)
         return processes.gather(numbers.tolist())[0].tobytes().hex()
 
+    def steps(self) -> list[int]:
+        """Return the steps of the complete shared checkpoints, oldest first."""
+        return steps(self.directory)
+
     @property
     def is_busy(self) -> bool:
         """Whether this process is still writing an earlier checkpoint."""
@@ -143,11 +143,16 @@ class Checkpointer:
         Returns when the arrays are copied, so the step may reuse their buffers; if an
         earlier checkpoint is still being written, it waits for that first. A failure to
         write is raised here, by a later `save` or by `close`.
+
+        Args:
+            state: arrays on the devices, known to be good.
+            position: samples of the stream that the state has seen.
+            meta: a description, as JSON; its `config` is the stage's.
         """
         step = int(state.step)
         items = ocp.args.Composite(
             state=ocp.args.StandardSave(state),  # pyright: ignore[reportCallIssue]
-            data=ocp.args.JsonSave({"position": position}),  # pyright: ignore[reportCallIssue]
+            data=ocp.args.JsonSave(position_record(step, position)),  # pyright: ignore[reportCallIssue]
             meta=ocp.args.JsonSave(dict(meta)),  # pyright: ignore[reportCallIssue]
         )
         with self._writing("written"):
@@ -161,7 +166,7 @@ class Checkpointer:
         """Start saving `state` on the hosts' own disks, as `save`; needs `local`."""
         if self._local is not None:
             notes = {
-                "position": position,
+                "data": position_record(int(state.step), position),
                 "meta": dict(meta),
                 "start": self._start,
                 "after": max(self._manager.all_steps(), default=-1),
@@ -169,29 +174,39 @@ class Checkpointer:
             with self._writing("written"):
                 self._local.save(state, notes)
 
-    def restore(self, abstract: TrainState) -> Restored | None:
+    def restore(self, abstract: TrainState, step: int | None = None) -> Restored | None:
         """Restore the newest checkpoint that can be read, or None if there is none.
 
         What is newer is set aside, or removed from the hosts' own disks.
 
         Args:
             abstract: the state as `jax.ShapeDtypeStruct`s with shardings.
+            step: go back to the checkpoint of this step. It is done once: a later
+                start with the same step goes on at the newest, as whoever starts a run
+                again after an interruption repeats the command.
 
         Raises:
             CheckpointError: the checkpoint holds other arrays than the state, there
-                are checkpoints and none can be read or seen by every process, or only
-                damaged ones are left.
+                are checkpoints and none can be read or seen by every process, only
+                damaged ones are left, or there is none of `step`.
         """
-        listed = self._manager.all_steps()
+        if step is not None and not self._went_back(step):
+            return self._go_back(abstract, step)
+        restored = self._restore_newest(abstract)
+        if step is None and processes.is_first():
+            (self.directory / _WENT_BACK).unlink(missing_ok=True)
+        return restored
+
+    def _restore_newest(self, abstract: TrainState) -> Restored | None:
+        listed = steps(self.directory)
         shared, unshared = compare(listed)
-        local = compare(self._local.steps())[0] if self._local is not None else []
+        local = self._local_steps()
         newest = max([*shared, *unshared], default=-1)
         damaged: list[int] = []
         for step in sorted({*shared, *local}, reverse=True):
             restored = None
             if step in shared:
-                path = self.directory / str(step)
-                restored = by_all(path, functools.partial(read, path, abstract))
+                restored = self._restore_shared(step, abstract)
                 damaged += [] if restored else [step]
             if restored is None and step in local:
                 restored = self._restore_local(step, abstract, newest)
@@ -208,6 +223,62 @@ class Checkpointer:
         self._check_beginning(is_new=not listed)
         self._begin_local(-1)
         return None
+
+    def _go_back(self, abstract: TrainState, step: int) -> Restored:
+        """Restore the checkpoint of `step` and set aside what is newer."""
+        shared, unshared = compare(steps(self.directory))
+        newest = max([*shared, *unshared], default=-1)
+        restored = None
+        if step in shared:
+            restored = self._restore_shared(step, abstract)
+        elif step in self._local_steps():
+            restored = self._restore_local(step, abstract, newest)
+        if restored is None:
+            state = "cannot be read" if step in shared else "is not there"
+            there = ", ".join(map(str, sorted(shared))) or "none"
+            raise CheckpointError(
+                f"--restore_step={step}: the checkpoint of this step {state} in "
+                f"{self.directory}; nothing is changed. There are: {there}."
+            )
+        later = [s for s in [*shared, *unshared] if s > step]
+        self._move(later, "abandoned")
+        log.warning(
+            "the run goes back to step %d; %s",
+            step,
+            f"newer checkpoints ({', '.join(map(str, sorted(later)))}) are moved to "
+            f"{self._beside('abandoned')}."
+            if later
+            else "there is no newer checkpoint.",
+        )
+        self._begin_local(step)
+        if processes.is_first():
+            record = {"step": step, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
+            write_json(self.directory / _WENT_BACK, record)
+        return restored
+
+    def _went_back(self, step: int) -> bool:
+        """Say whether an earlier start went back to `step`, and none began since."""
+        path = self.directory / _WENT_BACK
+        try:
+            is_done = json.loads(path.read_text())["step"] == step
+        except (OSError, ValueError, LookupError, TypeError):
+            is_done = False
+        is_done = bool(processes.gather([int(is_done)])[0, 0])
+        if is_done:
+            log.warning(
+                "--restore_step=%d was followed by an earlier start: this one goes on "
+                "at the newest checkpoint. To go back once more, remove %s.",
+                *(step, path),
+            )
+        return is_done
+
+    def _local_steps(self) -> list[int]:
+        return [] if self._local is None else compare(self._local.steps())[0]
+
+    def _restore_shared(self, step: int, abstract: TrainState) -> Restored | None:
+        path = self.directory / str(step)
+        reader = functools.partial(read, path, abstract, together=True)
+        return by_all(path, reader)
 
     def _begin_local(self, step: int) -> None:
         """Forget what hosts hold of a timeline that the run leaves at `step`."""
@@ -238,50 +309,57 @@ class Checkpointer:
         If the shared one that it followed is newer than `newest`, the run went back.
         """
         assert self._local is not None
-        state = None
-        notes: dict[str, Any] = {}
+        restored, start = None, 0
         try:
             found, notes = self._local.restore(step, abstract)
             if notes["after"] > newest:
                 raise LookupError(f"checkpoint {notes['after']}, before it, is gone")
-            state = found
+            restored = restored_from(step, found, notes["data"], notes["meta"])
+            start = int(notes["start"])
         except (OSError, *DAMAGE) as error:
             log.warning(
                 "the checkpoint of step %d on this host cannot be used (%s)",
                 *(step, brief(error)),
             )
-        said = processes.gather([int(state is not None), notes.get("start", 0)])
-        if state is None or not said[:, 0].all():
+        said = processes.gather([int(restored is not None), start])
+        if restored is None or not said[:, 0].all():
             return None
         if len(set(said[:, 1].tolist())) > 1:
             log.warning("what the hosts hold of step %d does not go together", step)
             return None
         log.info("step %d is restored from %s", step, self._local.directory)
-        return Restored(state, int(notes["position"]), notes["meta"])
+        return restored
 
     def _set_aside(self, steps: list[int]) -> None:
         """Move checkpoints away that a process cannot read or see; an older is read."""
+        if steps:
+            self._move(steps, "damaged")
+            log.warning(
+                "checkpoints that are damaged or not seen by every process (%s) are "
+                "moved to %s.",
+                *(", ".join(map(str, steps)), self._damaged),
+            )
+
+    def _move(self, steps: list[int], why: str) -> None:
+        """Move checkpoints to the folder beside theirs that is named by `why`."""
         if not steps:
             return
         self._manager.close()
         if processes.is_first():
-            self._damaged.mkdir(exist_ok=True)
+            aside = self._beside(why)
+            aside.mkdir(exist_ok=True)
             for folder in (self.directory / str(step) for step in steps):
-                if folder.exists():
-                    target = self._damaged / folder.name
-                    shutil.rmtree(target, ignore_errors=True)
-                    shutil.move(folder, target)
-        log.warning(
-            "checkpoints that are damaged or not seen by every process (%s) are moved "
-            "to %s.",
-            *(", ".join(map(str, steps)), self._damaged),
-        )
+                if os.path.lexists(folder):
+                    shutil.move(folder, _unused(aside / folder.name))
         processes.wait_for_all("setting checkpoints aside")
         self._manager = self._open()
 
+    def _beside(self, why: str) -> Path:
+        return self.directory.parent / f"{self.directory.name}-{why}"
+
     @property
     def _damaged(self) -> Path:
-        return self.directory.parent / f"{self.directory.name}-damaged"
+        return self._beside("damaged")
 
     def wait(self) -> None:
         """Block until everything is written."""
@@ -325,3 +403,45 @@ class Checkpointer:
                 f"({brief(error)}); {left}. "
                 "Check the space left and the permissions, then run again to resume."
             ) from error
+
+
+def _sealing(
+    directory: Path, then: Callable[[], None]
+) -> type[atomicity.AtomicRenameTemporaryPath]:
+    """Return what gives a checkpoint its name once its digests are written.
+
+    Args:
+        directory: of the checkpoints; their items, inside them, are left to Orbax.
+        then: is called when a checkpoint has its name.
+    """
+
+    class Sealing(atomicity.AtomicRenameTemporaryPath):
+        """A half-written folder of Orbax, finalized by the first process alone."""
+
+        def __init__(self, *paths: Any, **options: Any) -> None:
+            super().__init__(*paths, **options)
+            self._metadata = options.get("checkpoint_metadata_store")
+
+        async def finalize(self) -> None:
+            """Write what Orbax writes last, then the digests; then rename."""
+            partial, final = Path(self.get()), Path(self.get_final())
+            if final.parent != directory:
+                await super().finalize()
+                return
+            if self._metadata is not None:
+                self._metadata.wait_until_finished()
+            text = f"Checkpoint commit was successful to {final}"
+            write_text(partial / atomicity.COMMIT_SUCCESS_FILE, text)
+            digests.seal(partial)
+            partial.rename(final)
+            then()
+
+    return Sealing
+
+
+def _unused(path: Path) -> Path:
+    """Return `path`, or with a number behind it if something lies there."""
+    candidates = (path.with_name(f"{path.name}-{n}") for n in range(2, 10_000))
+    while os.path.lexists(path):
+        path = next(candidates)
+    return path

@@ -2,7 +2,8 @@
 
 A checkpoint directory holds one folder per step with three items: `state` (arrays, in
 Orbax's own sharded layout), `data` (the position of the stream) and `meta` (the full
-config, versions and revision). Nothing here is written, moved or removed.
+config, versions and revision), and the digests of all their files, which every reader
+compares first. Nothing here is written, moved or removed.
 """
 
 import dataclasses
@@ -18,6 +19,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from unitoken_jax.checkpoint import digests
 from unitoken_jax.checkpoint.state import TrainState
 from unitoken_jax.config import UserError, nearest
 from unitoken_jax.runtime import processes
@@ -29,9 +31,11 @@ Shapes = Mapping[str, tuple[int, ...]]
 _Read = TypeVar("_Read")
 _SHOWN = 3  # offenders named in a message
 _COMPARED = 64  # newest checkpoints that processes compare
+# What readers raise where files are damaged, gone or another kind of thing.
+_GONE = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
 # What readers raise on damaged bytes; neither running out of memory nor a file system
 # that fails is among it.
-DAMAGE = (FileNotFoundError, ValueError, LookupError, TypeError)
+DAMAGE = (*_GONE, ValueError, LookupError, TypeError)
 # How a ValueError of TensorStore begins if the file system failed; with damaged bytes
 # it is DATA_LOSS, NOT_FOUND or OUT_OF_RANGE.
 _FAILURES = (
@@ -54,7 +58,13 @@ class UnreadableError(CheckpointError):
 
 @dataclasses.dataclass(frozen=True)
 class Restored:
-    """What a checkpoint gave back."""
+    """What a checkpoint gave back.
+
+    Attributes:
+        state: on the devices.
+        position: samples of the stream that it has seen.
+        meta: its description.
+    """
 
     state: TrainState
     position: int
@@ -68,7 +78,13 @@ def steps(directory: Path) -> list[int]:
     """
     if not directory.is_dir():
         return []
-    return sorted(int(path.name) for path in directory.iterdir() if path.name.isdigit())
+    return as_steps(path.name for path in directory.iterdir())
+
+
+def as_steps(names: Iterable[str]) -> list[int]:
+    """Return the numbers among names that are written as steps are, ascending."""
+    decimal = (name for name in names if name.isascii() and name.isdecimal())
+    return sorted(int(name) for name in decimal if name == "0" or name[0] != "0")
 
 
 def compare(found: Iterable[int]) -> tuple[list[int], list[int]]:
@@ -106,19 +122,26 @@ def by_all(folder: Path, reader: Callable[[], _Read]) -> _Read | None:
     return None
 
 
-def read(folder: Path, abstract: TrainState) -> Restored:
+def read(folder: Path, abstract: TrainState, *, together: bool = False) -> Restored:
     """Read one checkpoint; no other process is waited for and nothing is written.
 
     Args:
         folder: of the checkpoint's step.
         abstract: the state as `jax.ShapeDtypeStruct`s with shardings.
+        together: all processes read it and will agree, so that each compares only its
+            share of the arrays' files with their digests.
 
     Raises:
         CheckpointError: it holds other arrays than the state.
         UnreadableError: the file system failed, twice.
         FileNotFoundError, ValueError, LookupError, TypeError: as the damage has it.
     """
-    return _twice(folder, lambda: _read(folder, abstract))
+
+    def attempt() -> Restored:
+        _verify(folder, together=together)
+        return _read(folder, abstract)
+
+    return _twice(folder, attempt)
 
 
 def _read(folder: Path, abstract: TrainState) -> Restored:
@@ -126,11 +149,95 @@ def _read(folder: Path, abstract: TrainState) -> Restored:
     arguments = ocp.args.StandardRestore(abstract)  # pyright: ignore[reportCallIssue]
     with _reading(ocp.StandardCheckpointHandler()) as handler:
         state = handler.restore(folder / "state", args=arguments)
-    position, meta = (
-        json.loads((folder / name / "metadata").read_text())
-        for name in ("data", "meta")
+    data, meta = (_json(folder / name / "metadata") for name in ("data", "meta"))
+    return restored_from(int(folder.name), state, data, meta)
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path.parent.name}/{path.name}: {error}") from error
+
+
+def _verify(folder: Path, *, together: bool = False, contents: bool = True) -> None:
+    """Compare a checkpoint with its digests, if it was written when there were any.
+
+    Raises:
+        DamagedError, OSError: see `digests.verify`.
+    """
+    if digests.is_sealed(folder):
+        share = (jax.process_index(), jax.process_count()) if together else (0, 1)
+        digests.verify(folder, share=share, contents=contents)
+        return
+    position = folder / "data" / "metadata"
+    if position.exists() and _is_marked(_json(position)):
+        raise digests.DamagedError(f"{digests.FILE}: is gone")
+    log.warning(
+        "%s has no %s, like those that were written before there were any: whether its "
+        "files are as they were written cannot be said.",
+        *(folder, digests.FILE),
     )
-    return Restored(state, int(position["position"]), meta)
+
+
+def position_record(step: int, samples: int) -> dict[str, Any]:
+    """Return what a checkpoint keeps of the stream's position, as JSON.
+
+    Args:
+        step: of the state.
+        samples: of the stream that it has seen.
+    """
+    return {"step": step, "samples": samples, "sealed": True}
+
+
+def _is_marked(record: Any) -> bool:
+    """Say whether a position is of a checkpoint that was sealed with digests."""
+    return isinstance(record, Mapping) and "sealed" in record
+
+
+def restored_from(step: int, state: TrainState, data: Any, meta: Any) -> Restored:
+    """Put together what was read, if it goes together.
+
+    Args:
+        step: that names the checkpoint.
+        state: that was read.
+        data: what stands for the position, see `position_record`; in older
+            checkpoints it counts steps.
+        meta: what stands for the description.
+
+    Raises:
+        ValueError: naming the item that is not as it is written, or of another step.
+    """
+    if (found := int(state.step)) != step:
+        raise ValueError(f"state: it is of step {found}, not of {step}")
+    config = meta.get("config") if isinstance(meta, Mapping) else None
+    if not isinstance(config, Mapping):
+        raise ValueError("meta/metadata: it is no description, with a config, of a run")
+    for name, kind in _META.items():
+        if not isinstance(meta.get(name, kind()), kind):
+            raise ValueError(f"meta/metadata: its {name} is no {kind.__name__}")
+    if not isinstance(data, Mapping):
+        raise ValueError("data/metadata: it is no position")
+    key = "step" if _is_marked(data) else "position"
+    if _natural(data, key, "data") != step:
+        raise ValueError(
+            f"data/metadata: the position is that of step {data[key]}, not of {step}"
+        )
+    if _is_marked(data):
+        return Restored(state, _natural(data, "samples", "data"), meta)
+    batch = _natural(config.get("train"), "batch", "meta") if step else 0
+    return Restored(state, step * batch, meta)
+
+
+_META = {"config": dict, "environment": dict, "goodput": dict, "stream": str}
+
+
+def _natural(record: Any, name: str, item: str) -> int:
+    """Return a whole number ≥ 0 of a record of JSON in an item of a checkpoint."""
+    value = record.get(name) if isinstance(record, Mapping) else None
+    if type(value) is not int or value < 0:
+        raise ValueError(f"{item}/metadata: its {name!r} is no whole number ≥ 0")
+    return value
 
 
 def _twice(folder: Path, reader: Callable[[], _Read]) -> _Read:
@@ -141,7 +248,7 @@ def _twice(folder: Path, reader: Callable[[], _Read]) -> _Read:
     """
     try:
         return reader()
-    except FileNotFoundError:
+    except _GONE:
         raise
     except OSError as error:
         log.warning(
@@ -150,7 +257,7 @@ def _twice(folder: Path, reader: Callable[[], _Read]) -> _Read:
         )
     try:
         return reader()
-    except FileNotFoundError:
+    except _GONE:
         raise
     except OSError as error:
         raise UnreadableError(
@@ -209,6 +316,7 @@ def restore_params(
     """
 
     def reader(folder: Path) -> dict[str, Any]:
+        _verify(folder, together=together)
         places = shardings
         if callable(places):
             places = places(_params_shapes(folder, subtree))
@@ -226,8 +334,22 @@ def parameter_shapes(directory: Path, subtree: str = "") -> dict[str, tuple[int,
     Raises:
         CheckpointError: no checkpoint, none readable, or no such subtree.
     """
-    reader = functools.partial(_params_shapes, subtree=subtree)
+
+    def reader(folder: Path) -> dict[str, tuple[int, ...]]:
+        _verify(folder, contents=False)
+        return _params_shapes(folder, subtree)
+
     return _newest(_folder(directory), reader)[0]
+
+
+def find_intact(directory: Path) -> Path:
+    """Return the newest checkpoint whose files are as they were written.
+
+    Raises:
+        CheckpointError: no checkpoint, or none intact.
+    """
+    folder = _folder(directory)
+    return folder / str(_newest(folder, _verify)[1])
 
 
 def _newest(
@@ -266,9 +388,10 @@ def describe_differences(saved: Shapes, wanted: Shapes) -> str:
     return ", ".join(problems)
 
 
-def brief(error: Exception) -> str:
+def brief(error: BaseException) -> str:
     """Return type and first line of a fault."""
-    return f"{type(error).__name__}: {str(error)[:300].splitlines()[0]}"
+    lines = str(error)[:300].splitlines()
+    return f"{type(error).__name__}: {lines[0] if lines else 'without a reason'}"
 
 
 def _folder(directory: Path) -> Path:
@@ -284,15 +407,39 @@ def _metadata(folder: Path) -> dict[str, Any]:
 
 @contextmanager
 def _reading(handler: Any) -> Iterator[Any]:
-    """Close a handler of Orbax in the end; a file system that failed is an OSError."""
+    """Close a handler of Orbax in the end, and sort its faults.
+
+    What damage made it raise is a ValueError in the end, and a file system that failed
+    an OSError; it may have wrapped either, and TensorStore's errors are ValueErrors.
+    """
     try:
         yield handler
-    except ValueError as error:
-        if str(error).startswith(_FAILURES):
+    except (*DAMAGE, OSError, MemoryError, jax.errors.JaxRuntimeError) as error:
+        if isinstance(error, ValueError) and str(error).startswith(_FAILURES):
             raise OSError(str(error)) from error
         raise
+    except Exception as error:
+        cause = _cause(error)
+        if isinstance(cause, MemoryError | jax.errors.JaxRuntimeError):
+            raise
+        if isinstance(cause, OSError) and not isinstance(cause, _GONE):
+            raise OSError(str(cause)) from error
+        if str(cause).startswith(_FAILURES):
+            raise OSError(str(cause)) from error
+        raise ValueError(brief(cause)) from error
     finally:
         handler.close()
+
+
+def _cause(error: BaseException) -> BaseException:
+    """Return what an exception came from, through groups of them and chains."""
+    while True:
+        inner = error.__cause__ or error.__context__
+        if isinstance(error, BaseExceptionGroup):
+            inner = error.exceptions[0]
+        if inner is None:
+            return error
+        error = inner
 
 
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:

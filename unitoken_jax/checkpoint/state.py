@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from unitoken_jax.runtime.pytree import flatten
 
@@ -97,3 +98,32 @@ def shardings(
         params=dict(params),
         optimizer=jax.tree_util.tree_map_with_path(place, state.optimizer),
     )
+
+
+def plain(leaf: jax.Array) -> jax.Array:
+    """Return an array of numbers; typed random keys are not."""
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return jax.random.key_data(leaf)
+    return leaf
+
+
+def hold(state: TrainState) -> Callable[[], TrainState]:
+    """Copy a state to the host; return what puts the copy on the devices again."""
+    leaves, tree = jax.tree.flatten(state)
+    held = [_hold(leaf) for leaf in leaves]
+    return lambda: jax.tree.unflatten(tree, [give_back() for give_back in held])
+
+
+def _hold(leaf: jax.Array) -> Callable[[], jax.Array]:
+    array = plain(leaf)
+    shape, sharding, is_key = array.shape, array.sharding, array is not leaf
+    shards: dict[str, np.ndarray] = {}
+    for shard in array.addressable_shards:
+        if str(shard.index) not in shards:  # the devices may hold copies
+            shards[str(shard.index)] = np.array(shard.data)
+
+    def give_back() -> jax.Array:
+        copied = jax.make_array_from_callback(shape, sharding, lambda i: shards[str(i)])
+        return jax.random.wrap_key_data(copied) if is_key else copied
+
+    return give_back

@@ -14,7 +14,6 @@ import asyncio
 import errno
 import json
 import os
-import re
 from collections.abc import Awaitable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,13 +25,14 @@ import tensorstore
 from flax import traverse_util
 from orbax.checkpoint import type_handlers
 
+from unitoken_jax.checkpoint import digests
+from unitoken_jax.checkpoint.reader import CheckpointError, find_intact, steps
 from unitoken_jax.convert.sinks import check_space, refuse_existing, replacing
 from unitoken_jax.convert.table import Reader, Spec, WeightsError
 from unitoken_jax.files import read_json
 
 _CHUNK_BYTES = 2**26  # what one read moves at least, of a large parameter
 _WAITING_BYTES = 2**27  # how much is written at once
-_STEP = re.compile(r"[0-9]+")
 
 
 class CheckpointReader:
@@ -198,6 +198,7 @@ def write_checkpoint(
                 writer.save(target, args=ocp.args.PyTreeSave(tree))  # pyright: ignore[reportCallIssue]
             except Exception as fault:  # Orbax wraps what a reader or a disk says
                 raise _unwrapped(fault) from fault
+        digests.seal(target.parent)
 
 
 def _unwrapped(fault: Exception) -> Exception:
@@ -290,11 +291,14 @@ def _stage(path: Path) -> Path:
 
 
 def _newest(path: Path) -> Path:
+    """Return the newest checkpoint whose files are as they were written."""
     folder = _stage(path) / "checkpoints"
-    steps = [item for item in folder.glob("*") if _STEP.fullmatch(item.name)]
-    if not steps:
+    if not steps(folder):
         raise WeightsError(
             f"{path} holds no checkpoint; give the folder of a training stage (it has"
             " `checkpoints`) or of an earlier conversion to jax"
         )
-    return max(steps, key=lambda item: int(item.name)).absolute()
+    try:
+        return find_intact(folder)
+    except CheckpointError as error:
+        raise WeightsError(str(error).removesuffix(".")) from error

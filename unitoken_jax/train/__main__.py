@@ -367,6 +367,7 @@ def train(
     written: Mapping[str, Any] | None = None,
     *,
     verify: bool = False,
+    restore_step: int | None = None,
 ) -> bool:
     """Train what is left of a chain, then evaluate it and build its report page.
 
@@ -376,6 +377,7 @@ def train(
         only: the one stage to train; nothing is evaluated then.
         written: the config as it was written, for the run's record; None: `chain`'s.
         verify: compare every byte of the data with its manifest first.
+        restore_step: the checkpoint of the stage to go back to.
 
     Returns:
         Whether every stage is complete.
@@ -400,7 +402,9 @@ def train(
             return contextlib.nullcontext()
 
         workshop = Workshop(workdir, verify=verify)
-        complete = chains.run(chain, workdir, workshop, only=only, begin=begin)
+        complete = chains.run(
+            chain, workdir, workshop, only=only, restore_step=restore_step, begin=begin
+        )
         if complete and chain.finish and only is None:
             if first:
                 _finish(chain, workdir)
@@ -485,7 +489,10 @@ def main() -> None:
                     values.stage,
                     values.config,
                     verify=values.verify_data,
+                    restore_step=values.restore_step,
                 )
+            elif values.restore_step is not None:
+                raise ConfigError("--replay and --restore_step exclude each other.")
             else:
                 replay(chain, workdir, values.replay, values.stage)
 
@@ -502,6 +509,11 @@ if __name__ == "__main__":
     )
     flags.DEFINE_integer(
         "replay", None, "Execute this step again and say what was not finite in it."
+    )
+    flags.DEFINE_integer(
+        "restore_step",
+        None,
+        "Go back to the checkpoint of this step; newer ones are set aside.",
     )
     flags.DEFINE_string(
         "coordinator",

@@ -108,6 +108,7 @@ def run(
     workshop: Workshop,
     *,
     only: str | None = None,
+    restore_step: int | None = None,
     begin: Callable[[], AbstractContextManager[Any]] = nullcontext,
 ) -> bool:
     """Train what is left to train; return whether every stage is complete.
@@ -120,6 +121,7 @@ def run(
         workdir: where each has a directory of its name.
         workshop: makes models and data.
         only: name of the one stage to train; what it starts from must be complete.
+        restore_step: the checkpoint of the stage to go back to.
         begin: its context is entered before anything is written, once there is nothing
             left that a look at config, data and checkpoints would refuse.
 
@@ -128,15 +130,22 @@ def run(
     """
     if only is not None and only not in chain.stages:
         raise UserError(f"--stage: no stage {only!r}{nearest(only, chain.order)}")
+    if restore_step is not None and only is None and len(chain.order) > 1:
+        raise UserError(
+            f"--restore_step={restore_step} needs the --stage whose step it is: "
+            f"{', '.join(chain.order)}."
+        )
     check(chain, workshop)
-    todo = _to_do(chain, workdir, only)
+    goes_back = restore_step is not None
+    todo = _to_do(chain, workdir, only, goes_back=goes_back)
     for name in todo:
         job, at = chain.stages[name], f"config.stages.{name}"
         for source in job.init.values():
             warm_start.locate(source, workdir, chain.stages)
         workshop.check_data(job, at, Path(chain.data_dir))
         stage.check_rows(job, make_mesh(job.mesh), at)
-        stage.check_resume(job, workshop.system(job, at), workdir / name, at)
+        system = workshop.system(job, at)
+        stage.check_resume(job, system, workdir / name, at, restore_step)
     with ExitStack() as early:
         ready: dict[str, _Assembled] = {}
         if todo:
@@ -146,14 +155,25 @@ def run(
                 assembled = _assembled(chain, first, workdir, workshop)
                 ready[todo[0]] = early.enter_context(assembled)
         with begin():
-            return _train(chain, workdir, workshop, only=only, ready=ready, early=early)
+            return _train(
+                chain,
+                workdir,
+                workshop,
+                only=only,
+                restore_step=restore_step,
+                ready=ready,
+                early=early,
+            )
 
 
-def _to_do(chain: Chain, workdir: Path, only: str | None) -> list[str]:
+def _to_do(
+    chain: Chain, workdir: Path, only: str | None, *, goes_back: bool
+) -> list[str]:
     return [
         name
         for name in chain.order
-        if only in (None, name) and not _is_complete(workdir / name, chain.stages[name])
+        if only in (None, name)
+        and (goes_back or not _is_complete(workdir / name, chain.stages[name]))
     ]
 
 
@@ -163,6 +183,7 @@ def _train(
     workshop: Workshop,
     *,
     only: str | None,
+    restore_step: int | None,
     ready: dict[str, _Assembled],
     early: ExitStack,
 ) -> bool:
@@ -173,10 +194,12 @@ def _train(
         workdir: of `run`.
         workshop: of `run`.
         only: of `run`.
+        restore_step: of `run`.
         ready: what has been assembled, by stage.
         early: closes that.
     """
-    todo = _to_do(chain, workdir, only)  # another run may have been here till now
+    # Another run may have been here till now.
+    todo = _to_do(chain, workdir, only, goes_back=restore_step is not None)
     pace = Pace(chain, workdir, todo)
     for name in chain.order:
         job = chain.stages[name]
@@ -189,7 +212,9 @@ def _train(
                 else:
                     assembled = _assembled(chain, job, workdir, workshop)
                     parts, sources = now.enter_context(assembled)
-                if not _run_stage(job, workdir, parts, sources, pace):
+                if not _run_stage(
+                    job, workdir, parts, sources, pace=pace, restore_step=restore_step
+                ):
                     return False
         elif only in (None, name):
             log.info("stage %s is complete (%d steps)", name, job.train.steps)
@@ -207,17 +232,34 @@ def _is_complete(directory: Path, job: Job) -> bool:
 
 
 def _run_stage(
-    job: Job, workdir: Path, parts: stage.Parts, sources: _Sources, pace: Pace
+    job: Job,
+    workdir: Path,
+    parts: stage.Parts,
+    sources: _Sources,
+    *,
+    pace: Pace,
+    restore_step: int | None,
 ) -> bool:
     """Train one stage; return False if the run was asked to end in it."""
-    at = f"config.stages.{job.name}"
     outcome = stage.run(
-        job, parts, workdir / job.name, at=at, sources=sources, pace=pace
+        job,
+        parts,
+        workdir / job.name,
+        at=f"config.stages.{job.name}",
+        sources=sources,
+        restore_step=restore_step,
+        pace=pace,
     )
     if outcome.preempted:
+        step = int(outcome.state.step)
+        is_saved = outcome.saved == step or outcome.complete
         log.warning(
-            "%s: stage %s has saved step %d of %d; the same command resumes there.",
-            *(outcome.preempted, job.name, int(outcome.state.step), job.train.steps),
+            "%s: stage %s %s step %d of %d; the same command resumes %s.",
+            *(outcome.preempted, job.name, "has saved" if is_saved else "ends at"),
+            *(step, job.train.steps),
+            "there"
+            if is_saved
+            else "at the newest checkpoint, as its last steps were skipped",
         )
     return outcome.preempted is None
 

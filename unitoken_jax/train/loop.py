@@ -4,6 +4,7 @@ The loop knows no model and no data format. It dispatches a step, and only then 
 the metrics of the step before, so that the device never waits for the host.
 """
 
+import contextlib
 import functools
 import logging
 import time
@@ -15,7 +16,8 @@ from typing import Any, Protocol
 import jax
 import numpy as np
 
-from unitoken_jax.checkpoint.manager import CheckpointConfig, Checkpointer
+from unitoken_jax.checkpoint.manager import Checkpointer
+from unitoken_jax.checkpoint.reader import CheckpointError
 from unitoken_jax.checkpoint.state import Params, TrainState
 from unitoken_jax.config import UserError
 from unitoken_jax.runtime import processes
@@ -28,11 +30,14 @@ from unitoken_jax.train.job import Job, TrainConfig
 from unitoken_jax.train.metrics import Recorder, count_items
 from unitoken_jax.train.pace import Pace
 from unitoken_jax.train.preemption import Preemption
+from unitoken_jax.train.soundness import Soundness, is_finite, tried
 from unitoken_jax.train.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
 
 _PATIENCE = 60.0  # seconds for a profile to be written
+
+_LAST_STEPS = 10  # that a run which is to end may take to reach a good state
 
 HostBatch = dict[str, np.ndarray]
 
@@ -42,21 +47,21 @@ class DivergedError(UserError):
 
 
 class Batches(Protocol):
-    """A stream of batches whose whole state is the number of the next step.
+    """A stream of batches whose whole state is the number of samples it has given.
 
     Batches are dicts of arrays; `record` (indices, −1 for none) stays on the host.
     """
 
     @property
     def position(self) -> int:
-        """The step whose batch comes next."""
+        """The samples that were given: elements of batches of whatever size."""
         ...
 
     @position.setter
-    def position(self, step: int) -> None: ...
+    def position(self, element: int) -> None: ...
 
     def __next__(self) -> HostBatch:
-        """Return the batch at `position` and move on."""
+        """Return the batch of the samples from `position` on, and move there."""
         ...
 
     def identify(self, record: np.ndarray) -> list[str]:
@@ -92,12 +97,14 @@ class Outcome:
         preempted: the signal that asked the run to end, of whatever process; None if
             there was none. It may have come when all steps were done.
         metrics: of the last line that was written.
+        saved: the step that was saved last; None if none was.
     """
 
     state: TrainState
     complete: bool
     preempted: str | None
     metrics: Mapping[str, float]
+    saved: int | None = None
 
 
 @dataclass(frozen=True)
@@ -129,7 +136,7 @@ def run(
         job: the stage's config.
         program: the step and its surroundings.
         state: where to start; its buffers are given up.
-        batches: the stream, set to the step of `state`.
+        batches: the stream, set to where `state` stands in it.
         checkpointer: saves now and then, at the end and when asked to end.
         directory: of the stage, for metrics and pictures.
         meta: what is stored with every checkpoint.
@@ -137,11 +144,12 @@ def run(
         pace: of the chain that the stage is part of.
 
     Raises:
-        DivergedError: naming the records of the last refused batch.
+        DivergedError: naming the records of the last refused batch, or as nothing was
+            learned.
         LostError: another process of the run has ended.
     """
     config, first = job.train, int(state.step)
-    poll, saves = processes.Poll(), _Saves(job.checkpoint)
+    poll, saves = processes.Poll(), _Saves(job, checkpointer, first)
     key = np.asarray(jax.random.key_data(state.key))
     flight = FlightRecorder(
         directory / "flight",
@@ -161,7 +169,7 @@ def run(
         flight,
         processes.others_needed("the computation"),
     ):
-        read = _Reader(recorder, flight, goodput, batches, job)
+        read = _Reader(recorder, flight, goodput, batches, saves)
         for step in range(first + 1, config.steps + 1):
             profile.before(step, state)
             began = time.perf_counter()
@@ -186,28 +194,43 @@ def run(
                 if draws:
                     _draw(program, state, batch, recorder, step)
                 if tier:
-                    save = checkpointer.save
-                    if tier == "local":
-                        save = checkpointer.save_local
-                    save(state, batches.position, {**meta, **goodput.record()})
-            if stop:
+                    record = {**meta, **goodput.record()}
+                    saves.save(tier, state, batches.position, record)
+            if stop and saves.are_over(step):
                 break
         read.previous()
+        complete = int(state.step) == config.steps
         with watchdog.suspended():
+            if complete:
+                record = {**meta, **goodput.record()}
+                state = saves.conclude(program, state, batches, record)
             checkpointer.wait()
             # Whoever was asked too late for an answer in the loop says so now.
             asked_for = int(processes.gather([asked.requested]).max())
-        complete = int(state.step) == config.steps
-        return Outcome(state, complete, preemption.name(asked_for), recorder.last)
+        signal = preemption.name(asked_for)
+        return Outcome(state, complete, signal, recorder.last, saves.saved)
 
 
 class _Saves:
-    """When to save: what falls due while something is being written waits for it."""
+    """When to save, and that only what is good is saved.
 
-    def __init__(self, config: CheckpointConfig) -> None:
-        self._config = config
+    What falls due while something is being written waits for it, and what falls due at
+    a step that was skipped for one that is accepted.
+
+    Attributes:
+        job: the stage's config.
+        sound: what the judged steps say of the state.
+        saved: the step that was saved last for all; None if none was.
+    """
+
+    def __init__(self, job: Job, checkpointer: Checkpointer, first: int) -> None:
+        self.job = job
+        self.sound = Soundness(first)
+        self.saved: int | None = None
+        self._checkpointer = checkpointer
         self._due = self._due_locally = False
-        self._saved = -1
+        self._written = -1
+        self._put_off = 0  # in a row
 
     def decide(self, step: int, *, ending: bool, busy: bool) -> str:
         """Return what to save after `step`: 'all', 'local' or ''.
@@ -218,28 +241,113 @@ class _Saves:
             busy: whether a process is writing, as of the step before if there are
                 several.
         """
-        config = self._config
+        config = self.job.checkpoint
         self._due |= step % config.every == 0
         if config.local.directory and step % config.local.every == 0:
             self._due_locally = True
         # What the processes said before they began to write says nothing of that.
-        unknown = jax.process_count() > 1 and self._saved == step - 1
+        unknown = jax.process_count() > 1 and self._written == step - 1
         if ending or (self._due and not busy and not unknown):
-            tier = "all"
-        elif self._due_locally and not busy and not unknown:
-            tier = "local"
-        else:
-            if step % config.every == 0:
-                log.info(
-                    "step %d falls due to be saved while another is being written; a "
-                    "later one is; a larger checkpoint.every leaves time for it",
+            return "all"
+        if self._due_locally and not busy and not unknown:
+            return "local"
+        if step % config.every == 0:
+            log.info(
+                "step %d falls due to be saved while another is being written; a later "
+                "one is; a larger checkpoint.every leaves time for it",
+                step,
+            )
+        return ""
+
+    def save(
+        self, tier: str, state: TrainState, position: int, meta: Mapping[str, Any]
+    ) -> None:
+        """Save a state whose step was judged, as `decide` said, if it is good."""
+        step = int(state.step)
+        if not self.sound.may_save(state):
+            self._put_off += 1
+            if self._put_off == 1:
+                log.warning(
+                    "step %d is not saved, as it was skipped or left parameters that "
+                    "are not finite; the next good one is.",
                     step,
                 )
-            return ""
-        self._due &= tier == "local"
+            return
+        self._put_off, self._written = 0, step
         self._due_locally = False
-        self._saved = step
-        return tier
+        if tier == "local":
+            self._checkpointer.save_local(state, position, meta)
+            return
+        self._due = False
+        self.saved = step
+        self._checkpointer.save(state, position, meta)
+
+    def are_over(self, step: int) -> bool:
+        """Say whether a run that was asked to end has saved, or has tried for long."""
+        return self.saved == step or self._put_off >= _LAST_STEPS
+
+    def conclude(
+        self,
+        program: Program,
+        state: TrainState,
+        batches: Batches,
+        meta: Mapping[str, Any],
+    ) -> TrainState:
+        """Save the last state, unless it is saved, once it is known to be good.
+
+        Raises:
+            DivergedError: nothing was learned, or the state is of no use.
+        """
+        job, sound = self.job, self.sound
+        steps, position = job.train.steps, batches.position
+        if sound.first < steps and sound.accepted is None:
+            raise DivergedError(
+                f"stage {job.name!r}: each of the steps {sound.first + 1} to {steps} "
+                "was skipped, so that nothing was learned in them; the stage is not "
+                f"complete. {self.advice()}"
+            )
+        if not int(state.guard.accepted):
+            raise DivergedError(
+                f"stage {job.name!r}: all of its {steps} steps were skipped, so that "
+                f"nothing was learned; it is not complete. {self.advice()}"
+            )
+        if steps in (sound.first, self.saved):
+            return state
+
+        def step(state: TrainState) -> tuple[TrainState, Mapping[str, jax.Array]]:
+            batch = {k: x for k, x in next(batches).items() if k != "record"}
+            return program.step(state, program.place(batch))
+
+        is_good = is_finite(state)
+        if is_good:
+            state, is_good = tried(state, step)
+        if not is_good:
+            raise DivergedError(
+                f"stage {job.name!r}: the last steps were skipped, and so are steps on "
+                f"further batches; the stage is not complete. {self.advice()}"
+            )
+        self.saved = steps
+        self._checkpointer.save(state, position, meta)
+        return state
+
+    def advice(self) -> str:
+        """Say in a sentence what to go back to."""
+        with contextlib.suppress(CheckpointError):  # its own end says why
+            self._checkpointer.wait()
+        found = self._checkpointer.steps()
+        good = self.sound.newest_good(found)
+        if good is not None:
+            return (
+                f"The newest checkpoint that is known to be good is that of step "
+                f"{good}: --stage={self.job.name} --restore_step={good} goes back "
+                "to it."
+            )
+        there = "There is no checkpoint"
+        if found:
+            there = f"Of the checkpoints ({', '.join(map(str, found))}) none is"
+        return (
+            f"{there} known to be good; to begin the stage anew, remove its directory."
+        )
 
 
 class _Reader:
@@ -251,11 +359,11 @@ class _Reader:
         flight: FlightRecorder,
         goodput: Goodput,
         batches: Batches,
-        job: Job,
+        saves: _Saves,
     ) -> None:
         self._recorder, self._flight, self._goodput = recorder, flight, goodput
-        self._batches, self._job = batches, job
-        self._alarms = Alarms(job.alarms)
+        self._batches, self._saves, self._job = batches, saves, saves.job
+        self._alarms = Alarms(self._job.alarms)
         self.pending: _Pending | None = None
 
     def previous(self) -> None:
@@ -268,6 +376,7 @@ class _Reader:
         shown = {**metrics, "goodput": self._goodput.share()}
         self._recorder.add(pending.step, shown, pending.items, pending.wait)
         self._alarms.see(pending.step, metrics)
+        self._saves.sound.see(pending.step, metrics)
         skips = int(metrics["consecutive_skips"])
         if not skips:
             return
@@ -280,7 +389,7 @@ class _Reader:
                 f"loss or gradient was not finite or jumped; at step {pending.step}: "
                 f"{values}, records: {ids}. Look at these records, or lower "
                 "optimizer.learning_rate; guard.limit and guard.spike_factor set "
-                "what is tolerated."
+                f"what is tolerated. {self._saves.advice()}"
             )
 
     def _ids(self, record: np.ndarray | None) -> str:

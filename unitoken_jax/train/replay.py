@@ -115,14 +115,14 @@ def replay(
             "record of a run; give the --workdir and --stage of the step."
         )
     layout = stage.lay_out(job, parts.system, at, devices)
-    state, start = _restore(directory, layout, step - 1)
+    state, start, position = _restore(directory, layout, step - 1)
     if state is None:
         state = stage.start(job, layout, sources or {})
     log.info("replaying step %d from step %d", step, start)
     program = stage.compile_step(job, parts, layout, state)
     recorded = flight.read(directory / "flight", range(start + 1, step + 1))
     deviations: list[str] = []
-    parts.batches.position = start
+    parts.batches.position = position
     for number in range(start + 1, step):
         batch, _ = _next(parts)
         deviations += _compare_input(number, batch, recorded.get(number, {}))
@@ -146,8 +146,11 @@ def replay(
 
 def _restore(
     directory: Path, layout: stage.Layout, latest: int
-) -> tuple[TrainState | None, int]:
-    """Return the newest readable checkpoint up to a step; a run may be under way."""
+) -> tuple[TrainState | None, int, int]:
+    """Return the newest readable checkpoint up to a step, its step and position.
+
+    A run may be under way.
+    """
     folder = directory / "checkpoints"
     for number in sorted(checkpoints.steps(folder), reverse=True):
         if number > latest:
@@ -157,8 +160,8 @@ def _restore(
         except checkpoints.DAMAGE as error:
             log.warning("checkpoint %d is damaged (%s)", number, error)
             continue
-        return restored.state, restored.position
-    return None, 0
+        return restored.state, number, restored.position
+    return None, 0, 0
 
 
 def _next(parts: stage.Parts) -> tuple[HostBatch, np.ndarray | None]:

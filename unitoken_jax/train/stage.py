@@ -21,6 +21,7 @@ from unitoken_jax.checkpoint import reader as checkpoints
 from unitoken_jax.checkpoint import state as states
 from unitoken_jax.checkpoint import warm_start
 from unitoken_jax.checkpoint.manager import Checkpointer
+from unitoken_jax.checkpoint.reader import Restored
 from unitoken_jax.checkpoint.state import Params, TrainState
 from unitoken_jax.config import ConfigError, UserError, nearest, plain, render
 from unitoken_jax.models import registry
@@ -97,7 +98,13 @@ def is_finished(directory: Path, steps: int) -> bool:
         return False
 
 
-def check_resume(job: Job, system: System, directory: Path, at: str) -> None:
+def check_resume(
+    job: Job,
+    system: System,
+    directory: Path,
+    at: str,
+    restore_step: int | None = None,
+) -> None:
     """Refuse what a stage has trained so far, if the config has no place for it.
 
     What cannot be read is left to the restore, which knows older checkpoints.
@@ -107,6 +114,7 @@ def check_resume(job: Job, system: System, directory: Path, at: str) -> None:
         system: the model.
         directory: of the stage; it may be missing.
         at: dotted path of `job` in the config, for messages.
+        restore_step: the checkpoint that will be gone back to.
 
     Raises:
         UserError: it has more steps than the stage is to have, or other parameters.
@@ -114,7 +122,8 @@ def check_resume(job: Job, system: System, directory: Path, at: str) -> None:
     found = checkpoints.steps(directory / "checkpoints")
     if not found:
         return
-    _check_position(job, max(found), directory, at)
+    newest = max(found) if restore_step is None else restore_step
+    _check_step(job, newest, directory, at)
     try:
         saved = checkpoints.parameter_shapes(directory)
     except (UserError, OSError):
@@ -135,6 +144,7 @@ def run(
     *,
     at: str = "config",
     sources: Mapping[str, tuple[Path, str]] | None = None,
+    restore_step: int | None = None,
     devices: Sequence[Any] | None = None,
     pace: Pace | None = None,
 ) -> loop.Outcome:
@@ -146,6 +156,7 @@ def run(
         directory: of the stage; made if missing.
         at: dotted path of `job` in the config, for messages.
         sources: our subtree → (directory, subtree) to start from, see `warm_start`.
+        restore_step: the checkpoint to go back to, see `Checkpointer.restore`.
         devices: to run on; all if None.
         pace: of the chain that the stage is part of, to say when that ends.
 
@@ -159,16 +170,20 @@ def run(
         _check_streams(parts.batches.digest, at)
         layout = lay_out(job, parts.system, at, devices)
         with Checkpointer(directory / "checkpoints", job.checkpoint) as checkpointer:
-            restored = checkpointer.restore(layout.abstract)
+            restored = checkpointer.restore(layout.abstract, restore_step)
             if restored is not None:
-                _check_position(job, restored.position, directory, at)
+                _check_step(job, int(restored.state.step), directory, at)
+                _reopen(directory, restored, restore_step)
             _write_description(directory, description)
             if restored is None:
                 state, position, meta = start(job, layout, sources or {}), 0, {}
             else:
                 state, position = restored.state, restored.position
                 meta = restored.meta
-                log.info("resuming at step %d of %d", position, job.train.steps)
+                log.info(
+                    "resuming at step %d of %d, sample %d of the data",
+                    *(int(state.step), job.train.steps, position),
+                )
                 _report_changes(meta, description)
                 _report_stream(meta, parts.batches.digest)
             _report_size(state, layout.optimizer)
@@ -470,14 +485,20 @@ def _write_description(directory: Path, description: Mapping[str, Any]) -> None:
             environment.write_json(directory / f"{name}.json", content)
 
 
-def _check_position(job: Job, position: int, directory: Path, at: str) -> None:
+def _check_step(job: Job, step: int, directory: Path, at: str) -> None:
     """Refuse parameters that have been trained for longer than the stage is to be."""
     steps = job.train.steps
-    if position > steps:
+    if step > steps:
         raise ConfigError(
             f"{at}.train.steps: {steps}, but the checkpoint in {directory} is of step "
-            f"{position}; set it to {position} or more, or use another --workdir."
+            f"{step}; set it to {step} or more, or use another --workdir."
         )
+
+
+def _reopen(directory: Path, restored: Restored, restore_step: int | None) -> None:
+    """Take back that a stage is complete if the run went back in it."""
+    if int(restored.state.step) == restore_step and processes.is_first():
+        (directory / FINISHED).unlink(missing_ok=True)
 
 
 def _check_streams(digest: str, at: str) -> None:
