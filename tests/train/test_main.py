@@ -188,7 +188,7 @@ def test_five_stages_evaluation_and_report(node, command, tmp_path) -> None:
         rows = (run / name / "metrics.jsonl").read_text().splitlines()
         assert [json.loads(row)["step"] for row in rows] == [1, 2, 3]
         assert json.loads((run / name / "finished.json").read_text())["steps"] == 3
-        assert f"config.stages.{name}.train.steps = 3" in output
+        assert f"config: {run / name / 'config.json'}" in output
     assert list((run / "codes" / "tokenizer").glob("train-*.array_record"))
     assert re.search(r"vision: \d+ arrays, [\d,]+ parameters, from vision of", output)
     found = json.loads((run / "evaluation" / "default.json").read_text())
