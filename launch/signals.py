@@ -5,9 +5,9 @@ restarts it these are different things.
 """
 
 import contextlib
-import ctypes
-import functools
+import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,8 +19,22 @@ PREEMPTED = 75
 """`EX_TEMPFAIL`: run the same command again."""
 
 _ASKS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-_SET_DEATH_SIGNAL = 1  # of prctl
-_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
+# What becomes the command: no code of ours may run between fork and exec, as threads
+# of whoever forks (JAX's) may hold locks. Python ignores two signals; the command need
+# not. 1 is PR_SET_DEATHSIG.
+_TIED = """
+import ctypes, os, signal, sys
+ctypes.CDLL(None).prctl(1, int(signal.SIGTERM))
+if os.getppid() != int(sys.argv[1]):  # it was killed before that
+    os.kill(os.getpid(), signal.SIGTERM)
+for number in (signal.SIGPIPE, signal.SIGXFSZ):
+    signal.signal(number, signal.SIG_DFL)
+try:
+    os.execvp(sys.argv[2], sys.argv[2:])
+except OSError as error:
+    print(f"error: {sys.argv[2]}: {error.strerror}.", file=sys.stderr)
+    sys.exit(127)
+"""
 
 
 @contextmanager
@@ -76,17 +90,14 @@ def start(
     Raises:
         OSError: it cannot be started.
     """
-    us = os.getpid()
-
-    def ask(libc: ctypes.CDLL) -> None:
-        libc.prctl(_SET_DEATH_SIGNAL, int(signal.SIGTERM))
-        if os.getppid() != us:  # it was killed before that
-            os.kill(os.getpid(), signal.SIGTERM)
-
+    if shutil.which(command[0], path=(env or os.environ).get("PATH")) is None:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), command[0])
+    if sys.platform == "linux":
+        tie = [sys.executable, "-I", "-S", "-c", _TIED, str(os.getpid())]
+        command = [*tie, *command]
     return subprocess.Popen(
         command,
         start_new_session=True,
-        preexec_fn=functools.partial(ask, _LIBC) if _LIBC else None,  # noqa: PLW1509
         stdin=stdin,
         stdout=stdout,
         stderr=stderr,
