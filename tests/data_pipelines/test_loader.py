@@ -447,7 +447,7 @@ def test_refusals(directory, tmp_path):
         )
     with (
         make_loader(prepared.PICTURES, directory, batch=4, seed=0) as loader,
-        pytest.raises(LoaderError, match="a step from 0 on, not -1"),
+        pytest.raises(LoaderError, match="a position is an element from 0 on, not -1"),
     ):
         loader.position = -1
     elsewhere = replace(prepared.PICTURES, directory=str(directory))
