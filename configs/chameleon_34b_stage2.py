@@ -8,8 +8,8 @@ Paper or released: as `configs/chameleon_7b_stage1.py` says.
 
 Hardware: a TPU v5p-128 slice (64 chips); the words `v5e_256`, `v6e_256` and `any`
 behind the file's name and a colon choose others. Predicted, not measured, ±10 %
-(docs/plan.md): 2.08 to 2.29 s a step, 90 to 99 hours, 62 GiB a chip on v5p-128; 1.21 to
-1.59 s, 52 to 69 hours, 12 GiB on v5e-256; 0.32 to 0.69 s, 14 to 30 hours, 12 GiB on
+(docs/plan.md): 2.18 to 2.37 s a step, 95 to 103 hours, 62 GiB a chip on v5p-128; 1.21
+to 1.59 s, 52 to 69 hours, 12 GiB on v5e-256; 0.32 to 0.69 s, 14 to 30 hours, 12 GiB on
 v6e-256, for which nothing is calibrated.
 
     python -m unitoken_jax.train --config configs/chameleon_34b_stage2.py \

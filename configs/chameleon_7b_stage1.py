@@ -9,7 +9,7 @@ with the continuous half left out, see `configs/common.py`.
 
 Hardware: a TPU v5p-128 slice (64 chips); the words `v5e_256`, `v6e_256` and `any`
 behind the file's name and a colon choose others. Predicted, not measured, ±10 %
-(docs/plan.md): the step of stage II; 0.43 s a step, 2 hours, 18 GiB a chip on v5p-128;
+(docs/plan.md): the step of stage II; 0.46 s a step, 3 hours, 18 GiB a chip on v5p-128;
 0.24 to 0.30 s, 1.3 to 1.6 hours, 4 GiB on v5e-256; 0.07 to 0.12 s, 0.4 to 0.7 hours, 4
 GiB on v6e-256, for which nothing is calibrated. On 8 GPUs of 80 GB as in the scripts:
 `:any --config.train.microbatches=8`.

@@ -7,7 +7,7 @@ Paper or released: as `configs/chameleon_7b_stage1.py` says.
 
 Hardware: a TPU v5p-128 slice (64 chips); the words `v5e_256`, `v6e_256` and `any`
 behind the file's name and a colon choose others. Predicted, not measured, ±10 %
-(docs/plan.md): 0.43 s a step, 19 hours, 18 GiB a chip on v5p-128; 0.24 to 0.30 s, 10 to
+(docs/plan.md): 0.46 s a step, 20 hours, 18 GiB a chip on v5p-128; 0.24 to 0.30 s, 10 to
 13 hours, 4 GiB on v5e-256; 0.07 to 0.12 s, 3 to 5 hours, 4 GiB on v6e-256, for which
 nothing is calibrated. On 8 GPUs of 80 GB as in the scripts:
 `:any --config.train.microbatches=8`.

@@ -11,7 +11,7 @@ from the latter.
 
 Hardware: a TPU v5p-128 slice (64 chips); the words `v5e_256`, `v6e_256` and `any`
 behind the file's name and a colon choose others. Predicted, not measured, ±10 %
-(docs/plan.md): 1.03 s a step, 6 hours, 36 GiB a chip on v5p-128; 0.60 s, 3 hours, 10
+(docs/plan.md): 1.24 s a step, 7 hours, 36 GiB a chip on v5p-128; 0.60 s, 3 hours, 10
 GiB on v5e-256; 0.21 to 0.28 s, 1.2 to 1.5 hours, 12 GiB on v6e-256, for which nothing
 is calibrated. On 8 GPUs of 80 GB as in the scripts:
 `:any --config.train.microbatches=4`.

@@ -9,7 +9,7 @@ stage II's, see `configs/common.py`.
 
 Hardware: a TPU v5p-128 slice (64 chips); the words `v5e_256`, `v6e_256` and `any`
 behind the file's name and a colon choose others. Predicted, not measured, ±10 %
-(docs/plan.md): the step of stage II; 1.37 s a step, 1.6 hours, 41 GiB a chip on
+(docs/plan.md): the step of stage II; 1.57 s a step, 1.8 hours, 41 GiB a chip on
 v5p-128; 0.80 to 0.86 s, 0.9 to 1.0 hours, 13 GiB on v5e-256; 0.28 to 0.38 s, 0.3 to 0.4
 hours, 17 GiB on v6e-256, for which nothing is calibrated. On 8 GPUs of 80 GB as in the
 scripts: `:any --config.train.microbatches=8`.

@@ -11,7 +11,7 @@ from the latter.
 
 Hardware: a TPU v5p-128 slice (64 chips); the words `v5e_256`, `v6e_256` and `any`
 behind the file's name and a colon choose others. Predicted, not measured, ±10 %
-(docs/plan.md): 0.43 to 0.45 s a step, 2 hours, 18 GiB a chip on v5p-128; 0.25 to 0.32
+(docs/plan.md): 0.49 s a step, 3 hours, 18 GiB a chip on v5p-128; 0.25 to 0.32
 s, 1.4 to 1.7 hours, 6 GiB on v5e-256; 0.08 to 0.14 s, 0.4 to 0.8 hours, 6 GiB on
 v6e-256, for which nothing is calibrated. On 8 GPUs of 80 GB as in the scripts:
 `:any --config.train.microbatches=4`.

@@ -9,7 +9,7 @@ names the data of stage I by mistake.
 
 Hardware: a TPU v5p-128 slice (64 chips); the words `v5e_256`, `v6e_256` and `any`
 behind the file's name and a colon choose others. Predicted, not measured, ±10 %
-(docs/plan.md): 0.60 s a step, 26 hours, 23 GiB a chip on v5p-128; 0.34 to 0.42 s, 15 to
+(docs/plan.md): 0.66 s a step, 29 hours, 23 GiB a chip on v5p-128; 0.34 to 0.42 s, 15 to
 18 hours, 6 GiB on v5e-256; 0.10 to 0.18 s, 5 to 8 hours, 6 GiB on v6e-256, for which
 nothing is calibrated. On 8 GPUs of 80 GB as in the scripts:
 `:any --config.train.microbatches=8`.

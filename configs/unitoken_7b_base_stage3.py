@@ -9,7 +9,7 @@ stage II's, see `configs/common.py`.
 
 Hardware: a TPU v5p-128 slice (64 chips); the words `v5e_256`, `v6e_256` and `any`
 behind the file's name and a colon choose others. Predicted, not measured, ±10 %
-(docs/plan.md): the step of stage II; 0.60 s a step, 0.7 hours, 23 GiB a chip on
+(docs/plan.md): the step of stage II; 0.66 s a step, 0.8 hours, 23 GiB a chip on
 v5p-128; 0.34 to 0.42 s, 0.4 to 0.5 hours, 6 GiB on v5e-256; 0.10 to 0.18 s, 0.1 to 0.2
 hours, 6 GiB on v6e-256, for which nothing is calibrated. On 8 GPUs of 80 GB as in the
 scripts: `:any --config.train.microbatches=8`.

@@ -55,6 +55,26 @@ def test_attention_as_the_bundles_say():
     assert splash("dkv", causal=True).flops == 2 * forward.flops
 
 
+@pytest.mark.parametrize(
+    ("name", "rows", "heads", "share"),
+    [
+        *(("fwd", 1, 4, 1 / 2), ("fwd", 4, 1, 1 / 2), ("fwd", 1, 1, 1.0)),
+        *(("fwd", 1, 3, 2 / 3), ("fwd", 3, 4, 1 / 2)),
+        *(("dq", 1, 4, 1.0), ("dq", 2, 2, 1 / 2), ("dq", 3, 4, 2 / 3)),
+        *(("dkv", 1, 4, 1.0), ("dkv", 2, 2, 1 / 2), ("dkv", 4, 1, 1 / 2)),
+    ],
+)
+def test_two_cores_share_what_is_declared_parallel(name, rows, heads, share):
+    """The gradients' kernels declare nothing so: one row is one core's."""
+    kernel = splash(name, causal=True)._replace(shape=(rows, heads, 4096, 4096, 128))
+    one = kernel._replace(shape=(1, 1, 4096, 4096, 128))
+    for generation, cores in (("v5p:4x4x4", 2), ("v5e:16x16", 1), ("v6e:16x16", 1)):
+        chip = topology.parse(generation).chip
+        alone = one.cycles(chip)  # a single head of a single row is one core's
+        expected = rows * heads * alone * (share if cores == 2 else 1.0)
+        assert kernel.cycles(chip) == pytest.approx(expected)
+
+
 def test_a_part_of_the_queries_waits_for_the_last_part():
     """Of 8 blocks of keys, the last of four parts of the queries sees 7 and 8."""
     whole = splash("fwd", causal=True)

@@ -3,6 +3,11 @@
 Bundles of the static schedules that libtpu prints for blocks of 512 by 512 and heads of
 128 (bfloat16, with segment ids); other blocks are scaled by their area. Counted, not
 measured. Any other kernel is not priced, and said so.
+
+Where two cores of a chip work as one, each takes half of a dimension of the grid that
+is declared parallel. In the forward kernel these are rows and heads; the gradients'
+declare none, so that only the rows, which `vmap` adds, are shared: with one row to a
+chip, one core does it all.
 """
 
 import math
@@ -106,7 +111,13 @@ class Kernel(NamedTuple):
             + self.computed * bundles.block * area
             + outer * bundles.row * tall
         )
-        return rows * heads * one / _CORES[chip.name]
+        return rows * heads * one * self._share(_CORES[chip.name])
+
+    def _share(self, cores: int) -> float:
+        """Return the share of the work that the core with the most of it does."""
+        rows, heads, *_ = self.shape
+        parallel = (rows, heads) if self.name == "fwd" else (rows,)
+        return min(math.ceil(size / cores) / size for size in parallel)
 
     @property
     def _grid(self) -> tuple[int, int]:
