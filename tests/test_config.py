@@ -134,6 +134,17 @@ def test_plain_and_build_are_inverse(config) -> None:
     assert render(build(Outer, plain(config))) == render(config)
 
 
+def test_of_several_types_a_value_has_its_own() -> None:
+    @dataclasses.dataclass(frozen=True)
+    class Mixed:
+        value: bool | Annotated[int, Bounds(0, most=9)] | float | str
+
+    for value in (True, 7, 0.5, "a"):
+        assert type(build(Mixed, {"value": value}).value) is type(value)
+    with pytest.raises(ConfigError, match="must be at least 0 and at most 9, not 10"):
+        build(Mixed, {"value": 10})
+
+
 def test_prints_in_full_and_in_stable_order() -> None:
     parts = {"b": Inner(2.0), "a": Inner(1.0, sizes=())}
     shuffled = dict(reversed(parts.items()))
@@ -360,6 +371,12 @@ def test_the_flag_is_named_when_a_field_cannot_be_set() -> None:
         ("def get_config():\n    return {}\n", "returned dict, but a ConfigDict is ne"),
         ("get_config = 3\n", "has no get_config(), which returns the config."),
         ("x = '\0'\n", "it fails: "),
+        ("class Odd(BaseException): pass\nraise Odd\n", "line 2: it fails: Odd."),
+        (
+            "from ml_collections import ConfigDict\n"
+            "def get_config():\n    return ConfigDict({'a': {'b': (1, len)}})\n",
+            "config.a.b[1] is <built-in function len>, no value that a config can",
+        ),
         ("", "has no get_config()"),
     ],
 )

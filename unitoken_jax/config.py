@@ -331,6 +331,9 @@ def _convert_union(members: Sequence[Any], value: Any, path: str) -> Any:
     if len(present) == 1:
         return _convert(present[0], value, path)
     for member in present:
+        if (typing.get_args(member) or (member,))[0] is type(value):
+            return _convert(member, value, path)
+    for member in present:
         try:
             return _convert(member, value, path)
         except ConfigError:
@@ -444,7 +447,9 @@ def load_file(given: str) -> dict[str, Any]:
     call = "get_config()" if word is None else f"get_config({word!r})"
     try:
         spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
         raise ConfigError(_failed(file, "it", error)) from error
     get_config = getattr(module, "get_config", None)
     if not callable(get_config):
@@ -456,11 +461,29 @@ def load_file(given: str) -> dict[str, Any]:
                 f"{file}: get_config() returned {type(made).__name__}, but a "
                 "ConfigDict is needed."
             )
-        return dict(plain(made))
-    except ConfigError:
+        node = dict(plain(made))
+    except (ConfigError, KeyboardInterrupt):
         raise
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
         raise ConfigError(_failed(file, call, error)) from error
+    for path, value in _odd_values(node):
+        raise ConfigError(
+            f"{file}: {path} is {shown(value)}, no value that a config can hold: write "
+            "numbers, texts, None, tuples and dicts of them."
+        )
+    return node
+
+
+def _odd_values(node: Any, path: str = "config") -> Iterable[tuple[str, Any]]:
+    """Yield what is not plain, with its path."""
+    if isinstance(node, Mapping):
+        for key, value in node.items():
+            yield from _odd_values(value, f"{path}.{key}")
+    elif isinstance(node, tuple):
+        for place, value in enumerate(node):
+            yield from _odd_values(value, f"{path}[{place}]")
+    elif not (node is None or isinstance(node, bool | int | float | str)):
+        yield path, node
 
 
 def _failed(file: Path, what: str, error: BaseException) -> str:
@@ -538,7 +561,7 @@ def _read_value(text: str | bool, present: Any, path: str) -> Any:
         except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
             value = text
     value = plain(value)
-    if not _is_plain(value):
+    if any(_odd_values(value)):
         raise ConfigError(f"{path}: {shown(text)} is no value that a config can hold.")
     if isinstance(present, dict) and not (value is None or isinstance(value, dict)):
         raise ConfigError(
@@ -546,14 +569,6 @@ def _read_value(text: str | bool, present: Any, path: str) -> Any:
             f"fields ({path}.NAME=VALUE), or give a dict or None."
         )
     return value
-
-
-def _is_plain(value: Any) -> bool:
-    if isinstance(value, Mapping):
-        return all(map(_is_plain, value.values()))
-    if isinstance(value, tuple):
-        return all(map(_is_plain, value))
-    return value is None or isinstance(value, bool | int | float | str)
 
 
 class _FileParser(flags.ArgumentParser):

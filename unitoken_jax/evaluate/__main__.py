@@ -946,8 +946,8 @@ def _define_flags() -> None:
     flags.DEFINE_enum(
         "orientation", "released", policies, "Whether EXIF turns pictures upright."
     )
-    flags.DEFINE_integer("size", 256, "Side after --preprocess, in pixels.", 16)
-    flags.DEFINE_integer("batch", 32, "Pictures in a network at once.", 1)
+    flags.DEFINE_integer("size", 256, "Side after --preprocess, in pixels.", 16, 4096)
+    flags.DEFINE_integer("batch", 32, "Pictures in a network at once.", 1, 65536)
     flags.DEFINE_boolean(
         "keep", True, "Hold features in memory, for more than the Fréchet distance."
     )

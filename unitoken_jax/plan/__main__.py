@@ -7,6 +7,7 @@ training. Needs libtpu: pip install -r requirements-plan.txt.
 
 import json
 import logging
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -175,7 +176,9 @@ if __name__ == "__main__":
     jax.config.update("jax_platforms", "cpu")
     configs.define_flag(required=False)
     flags.DEFINE_string("topology", None, "Chips of a slice, such as v5p:4x4x4.")
-    flags.DEFINE_integer("slices", 1, "Slices that a data-centre network connects.")
+    flags.DEFINE_integer(
+        "slices", 1, "Slices that a data-centre network connects.", 1, 4096
+    )
     flags.DEFINE_string("stage", None, "Stage of a chain; its last one by default.")
     define_path_flag("json", None, "Write the plan here as well.")
     define_path_flag("text", None, "Write the compiled program's text here.")
@@ -187,5 +190,6 @@ if __name__ == "__main__":
         "Seconds that a trial of a search may take.",
         lower_bound=1.0,
     )
+    flags.register_validator("limit", math.isfinite, "give a number of seconds.")
     flags.DEFINE_bool("self_check", False, "Price plain matrix products of each chip.")
     configs.run(main)

@@ -36,7 +36,7 @@ from data_pipelines.vocabulary import Vocabulary
 from unitoken_jax import config as configs
 from unitoken_jax import convert, files
 from unitoken_jax.checkpoint.reader import restore_params
-from unitoken_jax.config import ConfigError, UserError, sentence
+from unitoken_jax.config import Bounds, ConfigError, UserError, sentence
 from unitoken_jax.convert import WeightsError
 from unitoken_jax.evaluate import shelf
 from unitoken_jax.evaluate.__main__ import run as evaluate
@@ -66,6 +66,7 @@ from unitoken_jax.train.environment import (
 from unitoken_jax.train.job import Chain, Job, WeightsConfig, chain_of, write_config
 from unitoken_jax.train.replay import Finding
 
+_PROCESSES = Bounds(0, most=2**20)  # numbers of processes, and how many
 _TOKENISE_BATCH = 64  # pictures; the codes do not depend on it
 _DATA_KINDS = {  # kind of a model → kinds of data whose arrays its loss reads
     "vqgan": ("pictures", "pairs"),
@@ -460,15 +461,16 @@ def replay(chain: Chain, workdir: Path, step: int, only: str | None = None) -> F
 def _number(given: int | None, variable: str) -> int:
     """Return what a flag says, or else a variable of the environment, or else 0."""
     if given is not None:
-        return given
+        return _PROCESSES(given, "--processes or --process")
     text = os.environ.get(variable) or "0"
     try:
-        return int(text)
+        number = int(text)
     except ValueError as error:
         raise ConfigError(
             f"{variable}={text} in the environment: expected a whole number; correct "
             "it or leave it out."
         ) from error
+    return _PROCESSES(number, variable)
 
 
 def main() -> None:

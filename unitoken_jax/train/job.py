@@ -11,6 +11,7 @@ from typing import Annotated, Any
 from unitoken_jax.checkpoint.manager import CheckpointConfig
 from unitoken_jax.config import (
     NONE_IS_DEFAULT,
+    Bounds,
     ConfigError,
     Name,
     Natural,
@@ -34,6 +35,7 @@ from unitoken_jax.train.watchdog import WatchdogConfig
 CONFIG = "config.json"
 """The file of a run's folder that holds its config."""
 
+_Option = bool | Annotated[int, Bounds(-(2**63), most=2**63 - 1)] | float | str
 _TAKEN = (  # names in a run's folder that are no stages
     *(CONFIG, "codes", "evaluation", "evaluation.json", "log.txt", "report.html"),
 )
@@ -128,7 +130,7 @@ class Job:
     guard: GuardConfig = dataclasses.field(default_factory=GuardConfig)
     alarms: AlarmConfig = dataclasses.field(default_factory=AlarmConfig)
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
-    tpu_options: Annotated[Mapping[str, Any], NONE_IS_DEFAULT] = dataclasses.field(
+    tpu_options: Annotated[Mapping[str, _Option], NONE_IS_DEFAULT] = dataclasses.field(
         default_factory=dict
     )
     flight: FlightConfig = dataclasses.field(default_factory=FlightConfig)
