@@ -47,6 +47,26 @@ def node(data):
         ("stages.tokenizer.data.split", "tain", "tain"),
         ("stages.siglip.train.microbatches", 2, "compares the elements of the whole"),
         ("stages.siglip.data.text_length", 9, "model.text.length is 8, the longest"),
+        ("stages.tokenizer.data.image_size", 17, "must be a multiple of "),
+        ("stages.siglip.data.image_size", 1, "one patch at least must fit"),
+        (
+            "stages.tokenizer.model.num_groups",
+            7,
+            "must divide the widths of all levels",
+        ),
+        ("stages.tokenizer.model.n_embed", 0, "model.n_embed: must be at least 1"),
+        (
+            "stages.tokenizer.seed",
+            2**63,
+            "tokenizer.seed: must be at least 0 and at mo",
+        ),
+        (
+            "stages.tokenizer.train.profile_steps",
+            -1,
+            "profile_steps: must be at least 0",
+        ),
+        ("generation.temperature", float("inf"), "temperature"),
+        ("generation.guidance", float("nan"), "guidance"),
         ("stages.siglip.data.kind", "pictures", "this siglip learns from 'pairs'; set"),
         ("stages.stage2.data.kind", "pairs", "this unitoken learns from 'sequences'"),
         ("stages.stage2.data.views.patch", 2, "model.vision.patch is 4, so that slots"),
@@ -101,6 +121,7 @@ def test_a_tower_that_sees_nothing_is_said(node, caplog) -> None:
 def test_unitok_needs_texts_to_contrast(node, supervision, fits) -> None:
     stage = plain(node)["stages"]["tokenizer"]
     stage["model"] = {"kind": "unitok", "objective": {"supervision": supervision}}
+    stage["data"]["image_size"] = 32
     chain = build_chain(
         {"name": "one", "order": ("only",), "data_dir": "data"}
         | {"stages": {"only": stage}}

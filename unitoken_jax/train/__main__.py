@@ -50,6 +50,7 @@ from unitoken_jax.models.siglip import SiglipConfig
 from unitoken_jax.models.unitok import UniTokConfig
 from unitoken_jax.models.unitok_mllm import UniTokMllmConfig
 from unitoken_jax.models.unitoken import UniTokenConfig
+from unitoken_jax.models.vqgan import VQGANConfig
 from unitoken_jax.parallel.mesh import make_mesh
 from unitoken_jax.parallel.rows import local_rows
 from unitoken_jax.report import page
@@ -286,6 +287,26 @@ def _check_data(system: registry.System, data: DataConfig, at: str) -> None:
         )
     if isinstance(config, UniTokenConfig) and isinstance(data, SequencesConfig):
         _check_sequences(config, data, at)
+    _check_size(config, data, at)
+
+
+def _check_size(config: Any, data: DataConfig, at: str) -> None:
+    """Refuse pictures of sizes that a tokenizer or a tower does not see."""
+    size = data.image_size
+    # A tower cuts off what is left beside its last patch, as published.
+    if isinstance(config, SiglipConfig) and size < config.vision.patch:
+        raise ConfigError(
+            f"{at}.data.image_size is {size}, but {at}.model.vision.patch is "
+            f"{config.vision.patch}; one patch at least must fit."
+        )
+    if isinstance(config, VQGANConfig | UniTokConfig):
+        is_unitok = isinstance(config, UniTokConfig)
+        factor = config.vision.factor if is_unitok else config.factor
+        if size % factor:
+            raise ConfigError(
+                f"{at}.data.image_size is {size}, but must be a multiple of {factor}, "
+                f"the pixels along a code of {at}.model."
+            )
 
 
 def _check_sequences(config: UniTokenConfig, data: SequencesConfig, at: str) -> None:
