@@ -34,7 +34,7 @@ def test_overrides_end_in_a_config_or_a_sentence(chosen) -> None:
 
 @pytest.mark.slow
 @given(overrides.overrides())
-@settings(_KEPT, max_examples=5000)
+@settings(_KEPT, max_examples=2000)
 def test_thousands_of_overrides_end_in_a_config_or_a_sentence(chosen) -> None:
     _check(chosen)
 
