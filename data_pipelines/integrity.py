@@ -7,6 +7,7 @@ data_pipelines.verify` or `--verify_data` of the trainer all of it beforehand.
 
 import hashlib
 import logging
+import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -37,15 +38,14 @@ _AGAIN = "copy it again or prepare the data again with --overwrite"
 def probe(path: Path) -> str:
     """The SHA-256 of a file's size, its first and last blocks and some between."""
     with path.open("rb", buffering=0) as file:
-        size = file.seek(0, 2)
+        number = file.fileno()
+        size = os.fstat(number).st_size
         digest = hashlib.sha256(str(size).encode())
         tail = max(0, size - _LAST * _BLOCK)
-        starts = [tail * step // (_INNER + 1) for step in range(_INNER + 1)]
-        for start in starts:
-            file.seek(start)
-            digest.update(file.read(min(_BLOCK, tail - start)))
-        file.seek(tail)
-        digest.update(file.read())
+        for step in range(_INNER + 1):
+            start = tail * step // (_INNER + 1)
+            digest.update(os.pread(number, min(_BLOCK, tail - start), start))
+        digest.update(os.pread(number, _LAST * _BLOCK, tail))
     return digest.hexdigest()
 
 
@@ -126,7 +126,7 @@ def check_shards(
     whole = whole or sum(shard.size for shard in shards) <= _SMALL
     check = _check_whole if whole else _check_parts
     # What stood there before may still be open.
-    READERS.forget(directory / shard.name for shard in shards)
+    READERS.forget(str(directory / shard.name) for shard in shards)
     with ThreadPoolExecutor(_THREADS) as pool:
         found = list(pool.map(lambda shard: check(directory, shard), shards))
     probes = [] if whole else [p for p, s in zip(found, shards, strict=True) if p]
@@ -142,26 +142,30 @@ def check_shards(
 
 def _check_whole(directory: Path, shard: Shard) -> str:
     path = directory / shard.name
-    check_size(path, shard)
-    _check_digest(path, shard.sha256)
+    try:
+        _check_digest(path, shard.sha256)
+    except StorageError:
+        check_size(path, shard)  # which says more
+        raise
     return ""
 
 
 def _check_parts(directory: Path, shard: Shard) -> str:
     """Returns the probe of a shard whose row has none."""
     path = directory / shard.name
-    check_size(path, shard)
     try:
         found = probe(path)
     except OSError as error:
         raise unreachable(path, error) from error
+    if found != shard.probe:
+        check_size(path, shard)
     if shard.probe and found != shard.probe:
         raise StorageError(
             f"{path} does not have the contents that its manifest says: they were "
             f"changed, or are another file's; {_AGAIN}"
         )
     if shard.records:
-        READERS.check(directory, shard)
+        READERS.check(str(path), shard)
     return "" if shard.probe else found
 
 

@@ -120,20 +120,24 @@ class Readers:
     def __init__(self) -> None:
         """Opens nothing yet."""
         self._lock = threading.Lock()
-        self._open: OrderedDict[Path, _Open] = OrderedDict()
+        self._open: OrderedDict[str, _Open] = OrderedDict()
 
     def __len__(self) -> int:
         """How many files are open or about to be."""
         return len(self._open)
 
-    def read(self, directory: Path, shard: Shard, entry: int) -> bytes:
+    def read(self, path: str, shard: Shard, entry: int) -> bytes:
         """Reads one entry of a shard; any thread may.
+
+        Args:
+            path: Of the file.
+            shard: Its row of the manifest.
+            entry: From 0 on.
 
         Raises:
             ShardError: The entry is damaged.
             StorageError: The whole file cannot be used.
         """
-        path = directory / shard.name
         first: Exception | None = None
         for pause in (*_PAUSES, None):
             try:
@@ -158,57 +162,65 @@ class Readers:
             time.sleep(pause or 0)
         raise AssertionError("the last time returns or raises")
 
-    def _read(self, path: Path, shard: Shard, entry: int) -> bytes:
+    def _read(self, path: str, shard: Shard, entry: int) -> bytes:
         place = self._take(path)
         try:
-            with place.lock:
-                if place.reader is None:
-                    place.reader = _open(path, shard)
-                reader = place.reader
+            reader = place.reader or self._opened(path, shard, place)
             (content,) = reader.read([entry])
             if not content:
                 # A file that was cut off while it was open says no more than that.
-                check_size(path, shard)
+                check_size(Path(path), shard)
                 raise RuntimeError("it is empty")
             return content
         finally:
             self._give_back(path, place)
 
-    def check(self, directory: Path, shard: Shard) -> None:
+    def _opened(self, path: str, shard: Shard, place: _Open) -> Any:
+        with place.lock:
+            if place.reader is None:
+                place.reader = _open(Path(path), shard)
+            return place.reader
+
+    def check(self, path: str, shard: Shard) -> None:
         """Opens a shard, which compares its footer's digest and number of entries.
 
         Raises:
             StorageError: It cannot be opened.
         """
-        path = directory / shard.name
         place = self._take(path)
         try:
-            with place.lock:
-                if place.reader is None:
-                    place.reader = _open(path, shard)
+            self._opened(path, shard, place)
         finally:
             self._give_back(path, place)
 
-    def forget(self, paths: Iterable[Path]) -> None:
+    def forget(self, paths: Iterable[str]) -> None:
         """Closes files, as soon as nobody reads them."""
         with self._lock:
             places = [self._open.pop(path, None) for path in paths]
             idle = [place for place in places if place is not None and not place.users]
         _close(idle)
 
-    def _take(self, path: Path) -> _Open:
+    def _take(self, path: str) -> _Open:
+        spare: list[_Open] = []
         with self._lock:
-            place = self._open.setdefault(path, _Open())
+            place = self._open.get(path)
+            if place is None:
+                spare = self._surplus()
+                place = self._open[path] = _Open()
             self._open.move_to_end(path)
             place.users += 1
-            spare: list[_Open] = []
-            if (surplus := len(self._open) - most_open()) > 0:
-                idle = [p for p, other in self._open.items() if not other.users]
-                spare = [self._open.pop(p) for p in idle[:surplus]]
         _close(spare)
         return place
 
-    def _give_back(self, path: Path, place: _Open) -> None:
+    def _surplus(self) -> list[_Open]:
+        """Those used longest ago that must give way to one more."""
+        surplus = len(self._open) + 1 - most_open()
+        if surplus <= 0:
+            return []
+        idle = [path for path, place in self._open.items() if not place.users]
+        return [self._open.pop(path) for path in idle[:surplus]]
+
+    def _give_back(self, path: str, place: _Open) -> None:
         with self._lock:
             place.users -= 1
             # It was forgotten, or could not be opened.
@@ -219,10 +231,10 @@ class Readers:
         _close(spare)
 
     def _damage(
-        self, path: Path, shard: Shard, entry: int, error: Exception
+        self, path: str, shard: Shard, entry: int, error: Exception
     ) -> ShardError:
         """Says why an entry cannot be read."""
-        check_size(path, shard)
+        check_size(Path(path), shard)
         said = str(error)
         if any(words in said for words in _FILE_SYSTEM):
             return ShardError(

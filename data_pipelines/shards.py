@@ -189,6 +189,7 @@ class Split(Sequence[records.Record]):
                 f"{directory} has no split {name!r}; it has "
                 f"{', '.join(sorted(self.manifest.splits)) or 'none'}"
             )
+        self._folder = str(self.directory)
         self._pictures = pictures
         self._shards = [s for s in self.manifest.splits[name] if s.records]
         self._ends = list(itertools.accumulate(s.records for s in self._shards))
@@ -239,10 +240,11 @@ class Split(Sequence[records.Record]):
         number = bisect.bisect_right(self._ends, index)
         shard = self._shards[number]
         entry = index - self._ends[number] + shard.records
-        data = READERS.read(self.directory, shard, entry)
+        path = f"{self._folder}/{shard.name}"
+        data = READERS.read(path, shard, entry)
 
         def where() -> str:
-            return f"{self.directory / shard.name}, entry {entry}"
+            return f"{path}, entry {entry}"
 
         if shard.pictures is None:
             record = records.decode(data, where)
@@ -250,7 +252,8 @@ class Split(Sequence[records.Record]):
         record, length = records.decode_outline(data, where)
         if not self._pictures or not length:
             return record
-        picture = READERS.read(self.directory, shard.pictures, entry)
+        beside = f"{self._folder}/{shard.pictures.name}"
+        picture = READERS.read(beside, shard.pictures, entry)
         return records.with_picture(record, picture, length, where)
 
     def __iter__(self) -> Iterator[records.Record]:
@@ -258,7 +261,7 @@ class Split(Sequence[records.Record]):
 
     def close(self) -> None:
         """Lets go of the open files; reading again opens them again."""
-        READERS.forget(self.directory / shard.name for shard in self._files())
+        READERS.forget(f"{self._folder}/{shard.name}" for shard in self._files())
 
 
 def find_made(directory: Path, provenance: dict[str, Any]) -> Manifest | None:

@@ -66,14 +66,16 @@ def record(index: int, rng: np.random.Generator) -> records.Record:
     return records.with_codes(made, rng.integers(0, 16, (4, 4)))
 
 
-def make(directory: Path, count: int = 24, **changes: dict) -> Path:
+def make(directory: Path, count: int = 24, shards: int = 2, **changes: dict) -> Path:
     """Writes a data set; `changes` maps 'r5' to the fields of record 5 to replace."""
     rng = np.random.default_rng(0)
     directory.mkdir()
     (directory / "tokenizer.json").write_text(train_vocabulary(TEXTS, 16, 270, 2))
     made = [record(i, rng) | changes.get(f"r{i}", {}) for i in range(count)]
     entries = map(records.encode, made)
-    splits = {"train": write_split(directory, "train", entries, count=count, shards=2)}
+    splits = {
+        "train": write_split(directory, "train", entries, count=count, shards=shards)
+    }
     files = {"tokenizer.json": file_digest(directory / "tokenizer.json")}
     Manifest(splits, {"source": "test"}, {}, (), files).write(directory)
     return directory
