@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,8 @@ import tiny_chain
 
 from unitoken_jax.checkpoint import reader as checkpoints
 from unitoken_jax.config import ConfigError, UserError, plain
+from unitoken_jax.generate.__main__ import check_fields
+from unitoken_jax.generate.assistant import GenerationConfig
 from unitoken_jax.train import lock
 from unitoken_jax.train.__main__ import _number, check, train
 from unitoken_jax.train.job import build_chain
@@ -67,6 +70,19 @@ def node(data):
         ),
         ("generation.temperature", float("inf"), "temperature"),
         ("generation.guidance", float("nan"), "guidance"),
+        ("generation.guidance_interval", 4, "a unitoken does not read it, only"),
+        (
+            "stages.siglip.codes",
+            {"stage": "tokenizer"},
+            "'pairs' holds no codes; leave",
+        ),
+        ("stages.base.data.directory", "data/x", "leave out the one or the other"),
+        (
+            "stages.base.data.liquid.mixture.draw",
+            0,
+            "does not have it, only that of ki",
+        ),
+        ("stages.tokenizer.data.mixture.draw", 0, "only that of kind 'sequences'"),
         ("stages.siglip.data.kind", "pictures", "this siglip learns from 'pairs'; set"),
         ("stages.stage2.data.kind", "pairs", "this unitoken learns from 'sequences'"),
         ("stages.stage2.data.views.patch", 2, "model.vision.patch is 4, so that slots"),
@@ -132,6 +148,36 @@ def test_unitok_needs_texts_to_contrast(node, supervision, fits) -> None:
         else pytest.raises(ConfigError, match="'pairs'")
     ):
         check(chain)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "kind"),
+    [
+        ("guidance_interval", 3, "unitoken"),
+        ("lead", (1,), "llamagen"),
+        ("unconditional", "released", "unitok_mllm"),
+        ("answer_limit", 8, "llamagen"),
+    ],
+)
+def test_what_a_model_does_not_read_is_refused(field, value, kind) -> None:
+    check_fields(GenerationConfig(), kind)
+    message = rf"generation\.{field}: a {kind} does not read it, only '\w+'"
+    with pytest.raises(ConfigError, match=message):
+        check_fields(GenerationConfig(**{field: value}), kind)
+
+
+def test_every_byte_of_the_data_is_verified_on_request(node, data, tmp_path) -> None:
+    directory = Path(shutil.copytree(data[0], tmp_path / "data"))
+    # Training does not read these, so that it would begin.
+    path = directory / "heldout.pictures-00000-of-00001.array_record"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 3] ^= 1
+    path.write_bytes(content)
+    chain = build_chain(plain(node) | {"data_dir": str(directory)})
+    message = rf"--verify_data: {path} does not have the digest of its manifest"
+    with pytest.raises(UserError, match=message):
+        train(chain, tmp_path / "run", verify=True)
+    assert not (tmp_path / "run").exists()
 
 
 def test_two_runs_in_one_directory_are_refused(node, tmp_path, monkeypatch) -> None:

@@ -64,6 +64,12 @@ SPEAKERS = ("unitoken", "unitok_mllm", "llamagen")
 """Kinds of model that draw or answer."""
 LARGEST_PICTURE = 512 * 2**20
 """Bytes of a picture's file; a larger one is refused."""
+# Fields of `GenerationConfig` that a kind of model does not read.
+_UNREAD = {
+    "unitoken": ("guidance_interval",),
+    "unitok_mllm": ("guidance_interval", "unconditional", "lead"),
+    "llamagen": ("unconditional", "lead", "answer_limit"),
+}
 _CHUNK = 16  # batches whose pictures are held in memory at once
 _PATIENCE = 60.0  # seconds after which the answers there are are written
 
@@ -150,6 +156,22 @@ def restore(chain: Chain, name: str, workdir: Path, mesh: Mesh) -> Trained:
     return Trained(system, params, data)
 
 
+def check_fields(config: GenerationConfig, kind: str) -> None:
+    """Refuse fields that a kind of model does not read.
+
+    Raises:
+        ConfigError: One of them is set.
+    """
+    for name in _UNREAD[kind]:
+        default = GenerationConfig.__dataclass_fields__[name].default
+        if getattr(config, name) != default:
+            readers = [repr(k) for k, names in _UNREAD.items() if name not in names]
+            raise ConfigError(
+                f"config.generation.{name}: a {kind} does not read it, only "
+                f"{' or '.join(readers)}; leave it out."
+            )
+
+
 def load(chain: Chain, workdir: Path, **changes: Any) -> Voice:
     """Return a trained model with its tokenizer, ready to draw and answer.
 
@@ -167,6 +189,7 @@ def load(chain: Chain, workdir: Path, **changes: Any) -> Voice:
     config = configs.build(GenerationConfig, fields, "config.generation")
     mesh = make_mesh(config.mesh)
     name = find_stage(chain, config.model, SPEAKERS, "config.generation.model")
+    check_fields(config, chain.stages[name].model["kind"])
     codes = chain.stages[name].codes
     source = config.tokenizer or (codes.stage if codes else "")
     kind = "vqgan" if chain.stages[name].model["kind"] == "unitoken" else "unitok"

@@ -23,6 +23,7 @@ from data_pipelines.config import (
     ClassesConfig,
     DataConfig,
     PairsConfig,
+    PicturesConfig,
     SequencesConfig,
     build_data,
 )
@@ -41,6 +42,7 @@ from unitoken_jax.convert import WeightsError
 from unitoken_jax.evaluate import shelf
 from unitoken_jax.evaluate.__main__ import run as evaluate
 from unitoken_jax.evaluate.config import EvaluationConfig
+from unitoken_jax.generate.__main__ import SPEAKERS, check_fields, find_stage
 from unitoken_jax.generate.assistant import GenerationConfig
 from unitoken_jax.generate.tokenizer import Tokenizer, encode_pictures
 from unitoken_jax.models import registry
@@ -309,6 +311,21 @@ def _check_size(config: Any, data: DataConfig, at: str) -> None:
             )
 
 
+def _check_source(job: Job, data: DataConfig, at: str) -> None:
+    """Refuse codes that no batch would hold."""
+    if job.codes is None:
+        return
+    if isinstance(data, PicturesConfig | PairsConfig):
+        raise ConfigError(
+            f"{at}.codes: data of kind {data.kind!r} holds no codes; leave it out."
+        )
+    if data.directory is not None:
+        raise ConfigError(
+            f"{at}.codes: the data would be that of {at}.data.directory, whose own "
+            "codes stand in it; leave out the one or the other."
+        )
+
+
 def _check_sequences(config: UniTokenConfig, data: SequencesConfig, at: str) -> None:
     """Refuse packed rows that show pictures otherwise than the model sees them."""
     vision, encoding = config.vision, data.layout.encoding
@@ -356,9 +373,15 @@ def check(chain: Chain) -> None:
         at = f"config.stages.{name}"
         system = registry.build(job.model, f"{at}.model")
         _check_kind(system, job.data.get("kind"), at)
-        _check_data(system, build_data(job.data, f"{at}.data"), at)
+        data = build_data(job.data, f"{at}.data")
+        _check_data(system, data, at)
+        _check_source(job, data, at)
     configs.build(EvaluationConfig, chain.evaluation, "config.evaluation")
-    configs.build(GenerationConfig, chain.generation, "config.generation")
+    generation = configs.build(GenerationConfig, chain.generation, "config.generation")
+    kinds = [chain.stages[name].model["kind"] for name in chain.order]
+    if generation.model or not set(SPEAKERS).isdisjoint(kinds):
+        name = find_stage(chain, generation.model, SPEAKERS, "config.generation.model")
+        check_fields(generation, chain.stages[name].model["kind"])
 
 
 def _was_evaluated(chain: Chain, workdir: Path) -> bool:

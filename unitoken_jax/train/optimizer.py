@@ -94,6 +94,11 @@ class OptimizerConfig:
         below_one(self, "b1", "b2")
         if not 0 <= self.end_scale <= 1:
             raise ValueError(f"end_scale must be in [0, 1], not {self.end_scale}.")
+        if self.schedule == "constant" and self.end_scale:
+            raise ValueError(
+                f"end_scale is {self.end_scale}, but the schedule is 'constant', which "
+                "ends as it began; leave it out, or choose another schedule."
+            )
 
 
 @dataclasses.dataclass(frozen=True)
