@@ -5,6 +5,7 @@ told apart: an entry that is damaged (`ShardError`) can be done without, a whole
 that is missing, changed or cannot be opened (`StorageError`) cannot.
 """
 
+import contextlib
 import errno
 import logging
 import os
@@ -270,7 +271,7 @@ def _open(path: Path, shard: Shard) -> Any:
         raise StorageError(f"{path} cannot be opened ({error}); {_AGAIN}") from error
     if whole and found == shard.records:
         return reader
-    reader.close()
+    _shut(reader)
     check_size(path, shard)
     raise StorageError(
         f"{path} cannot be opened: its footer is damaged or another file's, it lists "
@@ -282,8 +283,14 @@ def _close(places: Iterable[_Open]) -> None:
     for place in places:
         with place.lock:
             if place.reader is not None:
-                place.reader.close()
+                _shut(place.reader)
                 place.reader = None
+
+
+def _shut(reader: Any) -> None:
+    """Closes a reader, which says again what it said when it failed."""
+    with contextlib.suppress(RuntimeError, ValueError):
+        reader.close()
 
 
 READERS = Readers()  # of this process: the limit of open files is the process's, too

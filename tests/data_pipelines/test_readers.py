@@ -236,3 +236,20 @@ def test_the_time_of_a_read_does_not_grow_with_shards(forty_shards, monkeypatch)
     monkeypatch.setattr(split, "_shards", Counting(shards))
     assert split[39]["id"] == "picture/00039"
     assert counted == [39]
+
+
+def test_a_damaged_footer_is_a_sentence_wherever_the_damage_is(many):
+    directory, shards = many
+    path, found = directory / shards[0].name, set()
+    content = path.read_bytes()
+    last = len(content) - 65_536
+    for at in (*range(0, 600, 3), *range(last, last + 120, 3)):
+        changed = bytearray(content)
+        changed[at] ^= 0x10
+        path.write_bytes(changed)
+        try:
+            Readers().check(str(path), shards[0])
+        except StorageError as error:
+            found.add(str(error))
+    (message,) = found
+    assert "its footer is damaged or another file's" in message
