@@ -1,5 +1,6 @@
 """Streams of batches: functions of (seed, step), whatever the hosts and threads."""
 
+import itertools
 import threading
 import time
 from collections import Counter
@@ -10,10 +11,12 @@ import numpy as np
 import prepared
 import pytest
 
+from data_pipelines import readers
 from data_pipelines.config import AugmentConfig, MixtureConfig
 from data_pipelines.gallery import BadRecordsError
 from data_pipelines.loader import LoaderError, make_loader
 from data_pipelines.pretokenize import pretokenize
+from data_pipelines.readers import StorageError
 from data_pipelines.records import RecordError
 from data_pipelines.sequence import IGNORE, NO_SLOT, LayoutConfig
 from data_pipelines.shards import ShardError, Split
@@ -361,6 +364,24 @@ def test_half_of_the_records_gone_is_not_set_aside(kind, tmp_path):
     message = rf"{count} of 24 records .* bad_share is 10.0%; the first is picture/"
     with pytest.raises(BadRecordsError, match=message):
         take(make_loader(CONFIGS[kind], directory, vocabulary, batch=8, seed=0), 10)
+
+
+@pytest.mark.parametrize("threads", [0, 2])
+def test_a_file_that_goes_away_ends_the_run_in_a_sentence(
+    threads, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(readers, "_PAUSES", (0.0,))
+    monkeypatch.setattr(readers, "_MOST_OPEN", 1)  # so that files are opened again
+    directory = prepared.make(tmp_path / "set")
+    config = replace(prepared.PICTURES, cache_mib=0, threads=threads)
+    loader = make_loader(config, directory, batch=4, seed=0)
+    path = directory / "train.pictures-00001-of-00002.array_record"
+    with loader:
+        next(loader)
+        path.unlink()
+        with pytest.raises(StorageError, match=rf"{path} cannot be read .*is missing"):
+            list(itertools.islice(loader, 8))
+        assert not loader.bad_records
 
 
 def test_a_sample_longer_than_the_row_is_named_and_left_out(tmp_path):
