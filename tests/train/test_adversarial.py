@@ -359,7 +359,7 @@ def test_terms_of_the_adversary():
     [
         ({"companions": {}}, "consults a frozen network 'perceptual'"),
         (
-            {"companions": {"perceptul": {"format": "lpips", "path": ""}}},
+            {"companions": {"perceptul": {"format": "lpips", "path": "x"}}},
             "consults a frozen network 'perceptual'",
         ),
         (
