@@ -732,6 +732,9 @@ def run(main: Callable[[], None]) -> None:
             hint = nearest(error.flagname, [flag.name for flag in known])
             _fail(f"there is no flag --{error.flagname}{hint}")
         except flags.Error as error:
+            cause = error.__context__
+            if isinstance(cause, UserError) and str(cause).startswith("--"):
+                _fail(cause)  # which names the flag itself
             missing = _MISSING.match(str(error))
             if missing is None:
                 _fail(error)

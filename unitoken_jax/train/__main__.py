@@ -526,8 +526,8 @@ def main() -> None:
     with processes.joined(values.coordinator, count, index):
         workdir = values.workdir
         chain = chain_of(values.config, workdir)
-        use_compile_cache(values.compile_cache)
         with log_to_console(warnings_only=not processes.is_first()):
+            use_compile_cache(values.compile_cache)
             if values.replay is None:
                 train(
                     chain,
