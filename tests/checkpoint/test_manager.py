@@ -99,6 +99,23 @@ def test_resume_is_bit_equal(saved) -> None:
     assert _advance(restored.state, 4, 7)[1] == losses
 
 
+def test_an_unknown_user_resumes(saved, monkeypatch) -> None:
+    """In a container nobody may have the number of the user a name."""
+
+    def unknown(uid: int) -> None:
+        raise KeyError(uid)
+
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    monkeypatch.setattr("grp.getgrgid", unknown)
+    path, losses = saved
+    with _reopen(path) as checkpointer:
+        restored = checkpointer.restore(_abstract(miniature.make_state(OPTIMIZER, 1)))
+        state, after = _advance(restored.state, 4, 6)
+        checkpointer.save(state, 96, _meta(6))
+    assert after == losses[:2]
+    assert checkpoints.steps(path / "checkpoints") == [4, 6]
+
+
 def test_a_fresh_directory_restores_nothing(tmp_path: Path) -> None:
     checkpointer = _reopen(tmp_path)
     assert checkpointer.restore(_abstract(miniature.make_state(OPTIMIZER))) is None

@@ -45,6 +45,7 @@ from unitoken_jax.runtime import processes
 
 log = logging.getLogger(__name__)
 
+_METADATA = "_CHECKPOINT_METADATA"  # Orbax's file of a checkpoint
 _HIDDEN = ".orbax-checkpoint-tmp-evicted"  # what Orbax takes for half written
 _WENT_BACK = "went_back.json"
 
@@ -429,6 +430,13 @@ def _sealing(
                 await super().finalize()
                 return
             if self._metadata is not None:
+                # Without a time Orbax asks for the folder's, which asks for the name of
+                # its owner: an unknown user of a container has none.
+                self._metadata.wait_until_finished()
+                self._metadata.update(
+                    file_path=self.get() / _METADATA,
+                    commit_timestamp_nsecs=time.time_ns(),
+                )
                 self._metadata.wait_until_finished()
             text = f"Checkpoint commit was successful to {final}"
             write_text(partial / atomicity.COMMIT_SUCCESS_FILE, text)

@@ -217,6 +217,11 @@ def build_chain(node: Any) -> Chain:
         ConfigError: as `build`, or stages and order do not agree.
     """
     fields = dict(plain(node))
+    if "model" in fields and "stages" in fields:
+        raise ConfigError(
+            "config.model: a chain has no model of its own, its stages have: "
+            "config.stages.NAME.model."
+        )
     if "model" in fields:
         shared = {field.name for field in dataclasses.fields(Chain)} - {"name"}
         beside = {key: fields.pop(key) for key in shared & fields.keys()}
