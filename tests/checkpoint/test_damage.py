@@ -2,8 +2,11 @@
 
 import gc
 import json
+import os
 import random
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import jax
@@ -202,24 +205,82 @@ def test_what_was_added_is_said_and_not_read(run, tmp_path, caplog) -> None:
 def test_processes_share_what_is_compared(tmp_path, monkeypatch) -> None:
     """Each block of large files by one of them, small files by all."""
     monkeypatch.setattr(digests, "_BLOCK", 64)
-    monkeypatch.setattr(digests, "_READ", 16)
+    monkeypatch.setattr(digests, "_SMALL", 16)
     (tmp_path / "large").write_bytes(bytes(range(256)))
     (tmp_path / "small").write_bytes(b"small")
     digests.seal(tmp_path)
+
+    def read(index: int) -> bytes:
+        with digests.verified(tmp_path, share=(index, 2)):
+            return (tmp_path / "large").read_bytes()
+
     for block in range(4):
         _flip(tmp_path / "large", 8 * 64 * block)
         for index in range(2):
             if block % 2 == index:
                 with pytest.raises(DamagedError, match=r"^large: its bytes"):
-                    digests.verify(tmp_path, share=(index, 2))
+                    read(index)
             else:
-                digests.verify(tmp_path, share=(index, 2))
+                assert read(index)
         digests.verify(tmp_path, contents=False)
         _flip(tmp_path / "large", 8 * 64 * block)
     _flip(tmp_path / "small", 3)
     for index in range(2):
         with pytest.raises(DamagedError, match=r"^small: its bytes"):
-            digests.verify(tmp_path, share=(index, 2))
+            read(index)
+
+
+def test_damage_explains_what_its_reader_meets(tmp_path, monkeypatch) -> None:
+    """But not what has nothing to do with it."""
+    monkeypatch.setattr(digests, "_SMALL", 16)
+    (tmp_path / "large").write_bytes(bytes(64))
+    digests.seal(tmp_path)
+    _flip(tmp_path / "large", 100)
+    for fault, raised in ((OSError, DamagedError), (CheckpointError, CheckpointError)):
+        with pytest.raises(raised), digests.verified(tmp_path):
+            raise fault("as Orbax says it")
+    _flip(tmp_path / "large", 100)
+    with pytest.raises(OSError, match="as"), digests.verified(tmp_path):
+        raise OSError("as Orbax says it")
+
+
+QUIET = """
+import sys
+from pathlib import Path
+import jax, miniature
+from unitoken_jax.checkpoint import reader
+state = miniature.make_state(miniature.make_optimizer())
+abstract = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
+)
+for _ in range(3):
+    try:
+        reader.read(Path(sys.argv[1]), abstract)
+    except reader.DAMAGE as error:
+        print(reader.brief(error))
+"""
+
+
+def test_no_traceback_stands_beside_the_sentence(run, tmp_path) -> None:
+    """In a process of its own, as it is Python that would print it."""
+    path, _ = run
+    copy = tmp_path / "0"
+    shutil.copytree(path / "checkpoints" / "0", copy)
+    (copy / "digests.json").unlink()
+    (copy / "data" / "metadata").write_text('{"position": 0}')
+    for file in copy.rglob("d/*"):
+        _damage(file, "zeroed")
+    helpers = Path(miniature.__file__).parent
+    ended = subprocess.run(
+        [sys.executable, "-c", QUIET, copy],
+        env=os.environ | {"PYTHONPATH": f"{Path.cwd()}:{helpers}"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert ended.stdout.count("\n") == 3
+    assert "Traceback" not in ended.stdout + ended.stderr
+    assert "Exception ignored" not in ended.stderr
 
 
 @pytest.mark.slow

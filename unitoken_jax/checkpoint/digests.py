@@ -1,4 +1,4 @@
-"""Digests of a folder's files: written when it is complete, compared before it is read.
+"""Digests of a folder's files: written when it is complete, compared as it is read.
 
 `digests.json` lists every file beside it with its size and the CRC-32 of each 64 MiB
 of it, and ends with the SHA-256 of that list. CRC-32 sees every flipped bit and pair
@@ -13,7 +13,8 @@ import os
 import stat
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,12 @@ log = logging.getLogger(__name__)
 
 FILE = "digests.json"
 _BLOCK = 2**26  # bytes that one CRC-32 is of
-_READ = 2**22  # bytes that are in memory at a time, of each thread
+_READ = 2**18  # bytes that are in memory at a time, of each thread: they stay in cache
+_SMALL = 2**22  # bytes of a file that every process reads
 _THREADS = 16
+
+# Faults of who reads a damaged file.
+EXPLAINED = (ValueError, LookupError, TypeError, OSError)
 
 Files = Mapping[str, Mapping[str, Any]]
 
@@ -39,8 +44,10 @@ def seal(folder: Path) -> None:
     sizes = {name: (folder / name).stat().st_size for name in names}
     blocks = [(name, start) for name in names for start in _starts(sizes[name])]
     digests: dict[str, list[str]] = {name: [] for name in names}
-    for (name, _), digest in zip(blocks, _read_blocks(folder, blocks), strict=True):
-        digests[name].append(digest)
+    with _pool() as pool:
+        found = _submit(pool, folder, blocks)
+        for (name, _), digest in zip(blocks, found, strict=True):
+            digests[name].append(digest.result())
     listed = {n: {"size": sizes[n], "crc32": digests[n]} for n in names}
     write_bytes(folder / FILE, _encode(listed))
 
@@ -50,19 +57,30 @@ def is_sealed(folder: Path) -> bool:
     return (folder / FILE).exists()
 
 
-def verify(
+def verify(folder: Path, *, contents: bool = True) -> None:
+    """Compare the files of a sealed folder with its digests, see `verified`."""
+    with verified(folder, contents=contents):
+        return
+
+
+@contextmanager
+def verified(
     folder: Path, *, share: tuple[int, int] = (0, 1), contents: bool = True
-) -> None:
-    """Compare the files of a sealed folder with its digests.
+) -> Iterator[None]:
+    """Compare the files of a sealed folder with its digests while it is being read.
+
+    Sizes and small files are compared before the block begins, so that it reads no
+    description that is damaged, and the contents of large files beside it.
 
     Args:
         folder: that was sealed.
-        share: which part of how many to read; sizes and small files are always read
-            all. Processes that verify together each take one.
+        share: which part of how many of the large files to read. Processes that verify
+            together each take one.
         contents: False: only sizes and small files.
 
     Raises:
-        DamagedError: naming the file that was changed, cut, emptied or removed.
+        DamagedError: naming the file that was changed, cut, emptied or removed; also
+            in place of a fault of the block that the damage explains.
         OSError: the file system failed.
     """
     listed = _decode(folder)
@@ -73,21 +91,23 @@ def verify(
             "%s holds what was not written there (%s); it is not read.",
             *(folder, ", ".join(extra[:3]) + (" …" if extra[3:] else "")),
         )
-    small = [n for n, entry in listed.items() if entry["size"] <= _READ]
-    large = [
-        (name, start)
-        for name, entry in listed.items()
-        if entry["size"] > _READ
-        for start in _starts(entry["size"])
-    ]
+    blocks = [(n, start) for n in listed for start in _starts(listed[n]["size"])]
+    small = [block for block in blocks if listed[block[0]]["size"] <= _SMALL]
+    large = [block for block in blocks if listed[block[0]]["size"] > _SMALL]
     index, count = share
-    blocks = [
-        (name, start) for name in small for start in _starts(listed[name]["size"])
-    ]
-    blocks += large[index::count] if contents else []
-    for (name, start), digest in zip(blocks, _read_blocks(folder, blocks), strict=True):
-        if listed[name]["crc32"][start // _BLOCK] != digest:
-            raise DamagedError(f"{name}: its bytes are not those that were written")
+    with _pool() as pool:
+        _compare(listed, small, _submit(pool, folder, small))
+        large = large[index::count] if contents else []
+        found = _submit(pool, folder, large)
+        try:
+            yield
+        except EXPLAINED:
+            _compare(listed, large, found)
+            raise
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+        _compare(listed, large, found)
 
 
 def _files(folder: Path) -> Iterator[str]:
@@ -113,20 +133,35 @@ def _check_size(path: Path, name: str, size: int) -> None:
         raise DamagedError(f"{name}: has {found.st_size:,} bytes instead of {size:,}")
 
 
-def _read_blocks(folder: Path, blocks: Sequence[tuple[str, int]]) -> Iterator[str]:
-    """Yield the digest of each block (name, where it begins), reading many at once."""
-    threads = min(_THREADS, os.cpu_count() or 1)
-    with ThreadPoolExecutor(threads, "digests") as pool:
-        yield from pool.map(lambda block: _read_block(folder, *block), blocks)
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1), "digests")
+
+
+def _submit(
+    pool: ThreadPoolExecutor, folder: Path, blocks: Sequence[tuple[str, int]]
+) -> list[Future[str]]:
+    """Begin to digest blocks (name, where it begins), many at once."""
+    return [pool.submit(_read_block, folder, *block) for block in blocks]
+
+
+def _compare(
+    listed: Files, blocks: Sequence[tuple[str, int]], found: Sequence[Future[str]]
+) -> None:
+    for (name, start), digest in zip(blocks, found, strict=True):
+        if listed[name]["crc32"][start // _BLOCK] != digest.result():
+            for other in found:
+                other.cancel()
+            raise DamagedError(f"{name}: its bytes are not those that were written")
 
 
 def _read_block(folder: Path, name: str, start: int) -> str:
     digest, left = 0, _BLOCK
+    buffer = memoryview(bytearray(_READ))
     with (folder / name).open("rb", buffering=0) as file:
         file.seek(start)
-        while left and (data := file.read(min(left, _READ))):
-            digest = zlib.crc32(data, digest)
-            left -= len(data)
+        while left and (count := file.readinto(buffer[:left])):
+            digest = zlib.crc32(buffer[:count], digest)
+            left -= count
     return f"{digest:08x}"
 
 

@@ -166,7 +166,12 @@ class LocalCheckpoints:
             OSError, ValueError, LookupError, TypeError: it is damaged, or of another
                 mesh.
         """
-        digests.verify(self.directory / str(step))
+        with digests.verified(self.directory / str(step)):
+            return self._restore(step, abstract)
+
+    def _restore(
+        self, step: int, abstract: TrainState
+    ) -> tuple[TrainState, dict[str, Any]]:
         leaves, tree = jax.tree.flatten(abstract)
         shards: list[dict[str, np.ndarray]] = [{} for _ in leaves]
         try:

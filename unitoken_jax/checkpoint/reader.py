@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import json
 import logging
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -46,6 +47,10 @@ _FAILURES = (
     "UNAVAILABLE:",
     "UNKNOWN:",
 )
+
+
+# What reads that Orbax has left unfinished are reported with.
+_LEFT = ("Event loop is closed", "_read_array_index_and_device_put")
 
 
 class CheckpointError(UserError):
@@ -138,8 +143,8 @@ def read(folder: Path, abstract: TrainState, *, together: bool = False) -> Resto
     """
 
     def attempt() -> Restored:
-        _verify(folder, together=together)
-        return _read(folder, abstract)
+        with _verified(folder, together=together):
+            return _read(folder, abstract)
 
     return _twice(folder, attempt)
 
@@ -160,16 +165,34 @@ def _json(path: Path) -> Any:
         raise ValueError(f"{path.parent.name}/{path.name}: {error}") from error
 
 
-def _verify(folder: Path, *, together: bool = False, contents: bool = True) -> None:
-    """Compare a checkpoint with its digests, if it was written when there were any.
+@contextmanager
+def _verified(folder: Path, *, together: bool = False) -> Iterator[None]:
+    """Compare a checkpoint with its digests while it is being read.
 
     Raises:
-        DamagedError, OSError: see `digests.verify`.
+        DamagedError, OSError: see `digests.verified`.
+    """
+    if not _has_digests(folder):
+        yield
+        return
+    share = (jax.process_index(), jax.process_count()) if together else (0, 1)
+    with digests.verified(folder, share=share):
+        yield
+
+
+def _verify(folder: Path, *, contents: bool = True) -> None:
+    if _has_digests(folder):
+        digests.verify(folder, contents=contents)
+
+
+def _has_digests(folder: Path) -> bool:
+    """Say whether a checkpoint can be compared; one from before there were any not.
+
+    Raises:
+        DamagedError: it has lost its digests.
     """
     if digests.is_sealed(folder):
-        share = (jax.process_index(), jax.process_count()) if together else (0, 1)
-        digests.verify(folder, share=share, contents=contents)
-        return
+        return True
     position = folder / "data" / "metadata"
     if position.exists() and _is_marked(_json(position)):
         raise digests.DamagedError(f"{digests.FILE}: is gone")
@@ -178,6 +201,7 @@ def _verify(folder: Path, *, together: bool = False, contents: bool = True) -> N
         "files are as they were written cannot be said.",
         *(folder, digests.FILE),
     )
+    return False
 
 
 def position_record(step: int, samples: int) -> dict[str, Any]:
@@ -316,14 +340,14 @@ def restore_params(
     """
 
     def reader(folder: Path) -> dict[str, Any]:
-        _verify(folder, together=together)
-        places = shardings
-        if callable(places):
-            places = places(_params_shapes(folder, subtree))
-        if average:
-            params = _restore_average(folder)
-            return jax.device_put(params, places) if places else params
-        return _restore_params(folder, subtree, places)
+        with _verified(folder, together=together):
+            places = shardings
+            if callable(places):
+                places = places(_params_shapes(folder, subtree))
+            if average:
+                params = _restore_average(folder)
+                return jax.device_put(params, places) if places else params
+            return _restore_params(folder, subtree, places)
 
     return _newest(_folder(directory), reader, together=together)
 
@@ -415,10 +439,12 @@ def _reading(handler: Any) -> Iterator[Any]:
     try:
         yield handler
     except (*DAMAGE, OSError, MemoryError, jax.errors.JaxRuntimeError) as error:
+        _forget_reads()
         if isinstance(error, ValueError) and str(error).startswith(_FAILURES):
             raise OSError(str(error)) from error
         raise
     except Exception as error:
+        _forget_reads()
         cause = _cause(error)
         if isinstance(cause, MemoryError | jax.errors.JaxRuntimeError):
             raise
@@ -429,6 +455,23 @@ def _reading(handler: Any) -> Iterator[Any]:
         raise ValueError(brief(cause)) from error
     finally:
         handler.close()
+
+
+@functools.cache
+def _forget_reads() -> None:
+    """Let Python say nothing from now on of reads that Orbax has left unfinished.
+
+    When one array cannot be read, it closes the event loop of the others, each of
+    which would be reported with a traceback beside the sentence that is said.
+    """
+    report = sys.unraisablehook
+
+    def hook(unraisable: "sys.UnraisableHookArgs") -> None:
+        text = f"{unraisable.exc_value} {unraisable.object!r}"
+        if not any(mark in text for mark in _LEFT):
+            report(unraisable)
+
+    sys.unraisablehook = hook
 
 
 def _cause(error: BaseException) -> BaseException:
