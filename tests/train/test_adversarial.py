@@ -32,6 +32,7 @@ from unitoken_jax.train.adversarial import (
     make_adversarial_update,
     make_adversary,
 )
+from unitoken_jax.train.loop import DivergedError
 from unitoken_jax.train.optimizer import OptimizerConfig, make_optimizer
 
 COMPANIONS = {"perceptual": tokenizer.lpips()}
@@ -268,7 +269,8 @@ def test_a_fault_on_the_other_side_refuses_the_step_of_both(tmp_path):
     parts = stage.Parts(
         registry.build(job.model), {}, tokenizer.Batches(), companions=broken
     )
-    stage.run(job, parts, tmp_path)
+    with pytest.raises(DivergedError, match="each of the steps 1 to 4 was skipped"):
+        stage.run(job, parts, tmp_path)
     assert [row["skipped"] for row in rows(tmp_path)] == [1, 2, 3, 4]
     log = (tmp_path / "log.txt").read_text()
     assert "step 1: perceptual is nan" in log

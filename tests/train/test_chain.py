@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from unitoken_jax.checkpoint import reader as checkpoints
+from unitoken_jax.checkpoint.manager import CheckpointConfig
 from unitoken_jax.config import UserError
 from unitoken_jax.runtime import processes
 from unitoken_jax.train import chain as chains
@@ -83,6 +84,24 @@ def test_runs_in_order_and_then_has_nothing_to_do(tmp_path, caplog) -> None:
     assert "has changed since it was trained (data)" in caplog.text
     again, _ = checkpoints.restore_params(tmp_path / "first", "first")
     jax.tree.map(np.testing.assert_array_equal, params, again)
+
+
+def test_going_back_names_the_stage_and_takes_its_end_back(tmp_path) -> None:
+    chain, workshop = _chain(), Workshop()
+    with pytest.raises(UserError, match=r"--restore_step=1 needs the --stage whose"):
+        chains.run(chain, tmp_path, workshop, restore_step=1)
+    saving = CheckpointConfig(every=1, keep=9)
+    first = dataclasses.replace(chain.stages["first"], checkpoint=saving)
+    chain = _chain(first=first)
+    chains.run(chain, tmp_path, workshop, only="first")
+    finished = tmp_path / "first" / "finished.json"
+    before = checkpoints.steps(tmp_path / "first" / "checkpoints")[0]
+    with pytest.raises(UserError, match=r"--restore_step=9: .* is not there"):
+        chains.run(chain, tmp_path, workshop, only="first", restore_step=9)
+    ended = finished.stat().st_mtime_ns
+    chains.run(chain, tmp_path, workshop, only="first", restore_step=before)
+    assert finished.stat().st_mtime_ns > ended
+    assert checkpoints.steps(tmp_path / "first" / "checkpoints")[-1] == 2
 
 
 class Terminated(miniature.Batches):

@@ -122,8 +122,9 @@ def check_resume(
     found = checkpoints.steps(directory / "checkpoints")
     if not found:
         return
-    newest = max(found) if restore_step is None else restore_step
-    _check_step(job, newest, directory, at)
+    if restore_step is None or restore_step in found:
+        newest = max(found) if restore_step is None else restore_step
+        _check_step(job, newest, directory, at)
     try:
         saved = checkpoints.parameter_shapes(directory)
     except (UserError, OSError):
