@@ -243,8 +243,10 @@ def test_many_at_once_name_what_failed(flags, tmp_path):
         ("llamagen.classes", 3, "model.classes is 3, the data set has 1"),
     ],
 )
-def test_a_model_must_fit_the_codes(node, workdir, path, value, sentence):
+def test_a_model_must_fit_the_codes(node, workdir, tmp_path, *, path, value, sentence):
     """With the trained tokenizer in place, before anything else is done."""
+    for name in ("codes", "tokenizer"):
+        (tmp_path / name).symlink_to(workdir / name)
     changed = copy.deepcopy(node)
     stage, *parents, last = path.split(".")
     changed["stages"][stage]["init"] = {}
@@ -254,7 +256,7 @@ def test_a_model_must_fit_the_codes(node, workdir, path, value, sentence):
     inner[last] = value
     changed["stages"][stage]["train"]["steps"] = STEPS + 1
     with pytest.raises(ConfigError, match=sentence):
-        train(build_chain(changed), workdir, stage)
+        train(build_chain(changed), tmp_path, stage)
 
 
 def golden_mllm():
