@@ -182,6 +182,5 @@ def test_codebook_starts_as_configured():
 
 
 def test_widths_that_groups_do_not_divide_are_refused():
-    wrong = dataclasses.replace(SMALL, num_groups=3)
-    with pytest.raises(ValueError, match="8 channels cannot use 3 groups"):
-        abstract(wrong)
+    with pytest.raises(ValueError, match="num_groups=3 must divide the widths"):
+        dataclasses.replace(SMALL, num_groups=3)

@@ -19,15 +19,6 @@ from unitoken_jax.convert.configs.fields import (
 )
 from unitoken_jax.models.vqgan import VQGANConfig
 
-
-def _even_side(config: VQGANConfig) -> int:
-    """Side from which halving and doubling give the levels the same attention."""
-    if not config.attn_resolutions:
-        return config.resolution
-    return config.resolution // config.factor * config.factor
-
-
-_EVEN = "its decoder doubles what its encoder halves"
 _TRAINING: Fields = trains(
     "beta",
     "l1_weight",
@@ -37,7 +28,7 @@ _TRAINING: Fields = trains(
     "revival_weight",
 )
 VQGAN: Fields = {
-    "resolution": must(_even_side, _EVEN, "ddconfig.resolution"),
+    "resolution": written("ddconfig.resolution"),
     "in_channels": written("ddconfig.in_channels"),
     "out_channels": written("ddconfig.out_ch"),
     "ch": written("ddconfig.ch"),
