@@ -179,8 +179,8 @@ def test_missing_permission_is_not_called_damage(forty_shards, tmp_path):
         path.chmod(0o644)
     """
     os.chmod(forty_shards, 0o755)
-    for folder in [forty_shards, *forty_shards.parents][:4]:
-        if str(folder).startswith("/tmp/"):
+    for folder in forty_shards.parents:
+        if "pytest-of-" in str(folder):  # which only its owner may enter
             os.chmod(folder, 0o755)
     done = run(code, str(forty_shards))
     assert "train-00003-of-00040.array_record cannot be read (Permission" in done.stdout
