@@ -187,6 +187,16 @@ class Vocabulary:
         """Size of the image codebook."""
         return len(self.code_ids)
 
+    @property
+    def first_code(self) -> int:
+        """The smallest id of an image code."""
+        return int(self.code_ids.min())
+
+    @property
+    def last_code(self) -> int:
+        """The largest id of an image code."""
+        return int(self.code_ids.max())
+
     def size_token(self, grids: int) -> int:
         """The id that says a picture's side is `grids` × 32 pixels.
 

@@ -8,7 +8,7 @@ from flax import linen as nn
 
 from unitoken_jax.layers.convolution import Conv, DepthwiseConv
 from unitoken_jax.layers.portions import pass_in_portions
-from unitoken_jax.models.registry import unboxed
+from unitoken_jax.models.system import unboxed
 from unitoken_jax.parallel import rules
 from unitoken_jax.parallel.mesh import MeshConfig, make_mesh
 

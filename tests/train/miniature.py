@@ -12,7 +12,7 @@ from jax.nn import initializers
 from unitoken_jax.checkpoint import state
 from unitoken_jax.config import build
 from unitoken_jax.layers.parameter import parameter
-from unitoken_jax.models.registry import System
+from unitoken_jax.models.system import System
 from unitoken_jax.train.job import Job
 from unitoken_jax.train.optimizer import Group, Optimizer, OptimizerConfig
 from unitoken_jax.train.optimizer import make_optimizer as _make

@@ -22,6 +22,7 @@ from unitoken_jax.layers.mlp import GatedMLP
 from unitoken_jax.layers.norms import RMSNorm
 from unitoken_jax.layers.products import Dtype, Products
 from unitoken_jax.layers.stack import Remat, stacked
+from unitoken_jax.models.system import Shapes, half_of_attention
 from unitoken_jax.ops.attention import Backend
 from unitoken_jax.ops.masks import SegmentIds
 from unitoken_jax.ops.rotary import Rotation, rotary_angles
@@ -323,3 +324,21 @@ class Chameleon(nn.Module):
 
     def _angles(self, positions: jax.Array) -> jax.Array:
         return rotary_angles(positions, self.config.head_dim, self.config.rope_theta)
+
+
+def uncounted_flops(config: ChameleonConfig, batch: Shapes, *, upward: bool) -> float:
+    """Return FLOPs of a decoder's trace that are no work of the model.
+
+    They are half of its attention, and the logits of text, which the chunked loss
+    computes again.
+
+    Args:
+        config: of the decoder.
+        batch: `tokens` [B, T].
+        upward: whether gradients pass through its attention.
+    """
+    rows, length = batch["tokens"].shape
+    width = config.heads * config.head_dim
+    logits = 2.0 * config.hidden * config.vocab_size * length * rows
+    half = half_of_attention(config.layers, width, (rows, length), upward)
+    return half + logits

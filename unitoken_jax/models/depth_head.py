@@ -23,6 +23,9 @@ from unitoken_jax.ops.code_scores import CodeScores, code_logits, score_codes
 from unitoken_jax.ops.rotary import rotary_angles
 from unitoken_jax.parallel.rules import constrain
 
+PARAMETERS_BEFORE_DEPTH_ATTENTION = ("depth/embeddings", "depth/layers")
+"""Paths of parameters whose gradients pass through the attention over depths."""
+
 
 class CodeEmbeddings(nn.Module):
     """A table of vectors for each codebook; parameter `embedding` [C, V, D].

@@ -24,7 +24,18 @@ from unitoken_jax.layers.norms import RMSNorm
 from unitoken_jax.layers.products import Dtype
 from unitoken_jax.layers.stack import Remat, stacked
 from unitoken_jax.models.chameleon import Block, Cache, ChameleonConfig, Context
-from unitoken_jax.models.depth_head import CodeEmbeddings, DepthHead
+from unitoken_jax.models.depth_head import (
+    PARAMETERS_BEFORE_DEPTH_ATTENTION,
+    CodeEmbeddings,
+    DepthHead,
+)
+from unitoken_jax.models.system import (
+    DataNeeds,
+    Learns,
+    Shapes,
+    System,
+    half_of_attention,
+)
 from unitoken_jax.ops import losses
 from unitoken_jax.ops.attention import Backend
 from unitoken_jax.ops.code_scores import CodeScores, sum_codes
@@ -343,3 +354,31 @@ def loss(
     sums = sum_codes(scores, batch["codes"])
     total = losses.mean(sums.cross_entropy, sums.count)
     return total, {"loss": total, "accuracy": sums.accuracy, "weight": sums.count}
+
+
+def system(config: LlamaGenConfig) -> System:
+    """Return what the rest of the program knows of a LlamaGen."""
+
+    def uncounted(batch: Shapes, learns: Learns) -> float:
+        rows, length, depths = batch["codes"].shape
+        trunk = learns("classes", "codes", "layers")
+        deep = trunk or learns("norm", *PARAMETERS_BEFORE_DEPTH_ATTENTION)
+        places, width = rows * length, config.hidden
+        return (
+            half_of_attention(config.layers, width, (rows, length), trunk)
+            + half_of_attention(config.depth_layers, width, (places, depths), deep)
+            + 2.0 * config.hidden * config.codes * rows * length * depths
+        )
+
+    module = LlamaGen(config)
+    agreed = ("codebooks", "tokens", "classes")
+    return System(
+        config,
+        module,
+        partial(loss, module),
+        lambda: {"method": "initialise"},
+        DataNeeds(
+            ("classes",), codes={"codes": "size"} | {name: name for name in agreed}
+        ),
+        uncounted_flops=uncounted,
+    )

@@ -22,6 +22,7 @@ from unitoken_jax.layers.norms import LayerNorm
 from unitoken_jax.layers.parameter import parameter
 from unitoken_jax.layers.products import Dtype
 from unitoken_jax.layers.stack import Remat, stacked
+from unitoken_jax.models.system import DataNeeds, Learns, Shapes, System
 from unitoken_jax.ops import losses, pixels
 from unitoken_jax.ops.attention import Backend
 from unitoken_jax.ops.masks import SegmentIds
@@ -147,11 +148,6 @@ class SiglipConfig:
                 f"equal vision.hidden={self.vision.hidden}, and vision.head must be "
                 "true"
             )
-
-    @property
-    def whole_batch(self) -> bool:
-        """Always: the loss compares every picture with every text of the batch."""
-        return True
 
 
 class EncoderBlock(nn.Module):
@@ -394,3 +390,35 @@ def _attention(
 def _unit(x: jax.Array) -> jax.Array:
     x = x.astype(jnp.float32)
     return x * jax.lax.rsqrt(jnp.sum(jnp.square(x), axis=-1, keepdims=True) + 1e-12)
+
+
+def system(config: SiglipConfig) -> System:
+    """Return what the rest of the program knows of a SigLIP."""
+
+    def inputs() -> dict[str, jax.Array]:
+        size = config.vision.image
+        return {
+            "images": jnp.zeros((1, size, size, 3)),
+            "text": jnp.zeros((1, config.text.length), jnp.int32),
+        }
+
+    def uncounted_flops(batch: Shapes, learns: Learns) -> float:
+        del learns
+        # Similarities are computed again in the gradient.
+        return 2.0 * config.embed * batch["text"].shape[0] ** 2
+
+    module = Siglip(config)
+    return System(
+        config,
+        module,
+        partial(loss, module),
+        inputs,
+        DataNeeds(
+            ("pairs",),
+            vocabulary={"text.vocab_size": "size", "text.pad": "pad"},
+            patch="vision.patch",
+            text_length="text.length",
+        ),
+        whole_batch=True,  # every picture is compared with every text
+        uncounted_flops=uncounted_flops,
+    )

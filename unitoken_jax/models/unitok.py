@@ -8,6 +8,7 @@ beside CLIP's text tower. Images are float [B, H, W, 3] in [-1, 1], codes int32
 
 import math
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal
 
 import jax
@@ -22,7 +23,16 @@ from unitoken_jax.layers.linear import Linear
 from unitoken_jax.layers.norms import LayerNorm
 from unitoken_jax.layers.parameter import parameter
 from unitoken_jax.layers.projection import AttentionProjection
+from unitoken_jax.models import unitok_objective
 from unitoken_jax.models.clip_text import ClipText, ClipTextConfig
+from unitoken_jax.models.system import (
+    DataNeeds,
+    Drawing,
+    Learns,
+    Shapes,
+    System,
+    half_of_attention,
+)
 from unitoken_jax.models.unitok_objective import ObjectiveConfig, every
 from unitoken_jax.models.vitamin import (
     ViTaminConfig,
@@ -234,3 +244,48 @@ def _square(length: int) -> tuple[int, int]:
             f"{length} tokens are not a square image; give the grid (rows, columns)"
         )
     return side, side
+
+
+def system(config: UniTokConfig) -> System:
+    """Return what the rest of the program knows of a UniTok."""
+
+    def inputs() -> dict[str, jax.Array]:
+        size = 2 * config.vision.factor
+        return {
+            "images": jnp.zeros((1, size, size, 3)),
+            "text": jnp.zeros((1, config.text.length), jnp.int32),
+        }
+
+    def uncounted(batch: Shapes, learns: Learns) -> float:
+        if not objective.contrasts:
+            return 0.0
+        text = config.text
+        rows, length = batch["text"].shape
+        half = half_of_attention(
+            text.layers, text.hidden, (rows, length), learns("text")
+        )
+        return half + 2.0 * text.embed * rows**2
+
+    module, objective = UniTok(config), config.objective
+    drawing = Drawing(
+        make=partial(unitok_objective.make, module),
+        compare=partial(unitok_objective.compare, objective),
+        last=unitok_objective.LAST_LAYER,
+        finish=partial(unitok_objective.finish, module),
+    )
+    return System(
+        config,
+        module,
+        partial(unitok_objective.loss, module),
+        inputs,
+        DataNeeds(
+            ("pairs",) if objective.contrasts else ("pairs", "pictures"),
+            pixels_per_code=config.vision.factor,
+            text_length="text.length" if objective.contrasts else None,
+        ),
+        companions=objective.companions,
+        settle=partial(unitok_objective.settle, module),
+        drawing=drawing if objective.reconstructs else None,
+        whole_batch=objective.whole_batch,
+        uncounted_flops=uncounted,
+    )

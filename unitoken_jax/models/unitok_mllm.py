@@ -8,6 +8,7 @@ head. Mirrors the published training code.
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -23,9 +24,24 @@ from unitoken_jax.layers.head import division
 from unitoken_jax.layers.mlp import MLP
 from unitoken_jax.layers.norms import LayerNorm
 from unitoken_jax.layers.projection import AttentionProjection
-from unitoken_jax.models.chameleon import Cache, Chameleon, ChameleonConfig
-from unitoken_jax.models.depth_head import DepthHead
+from unitoken_jax.models.chameleon import (
+    Cache,
+    Chameleon,
+    ChameleonConfig,
+    uncounted_flops,
+)
+from unitoken_jax.models.depth_head import (
+    PARAMETERS_BEFORE_DEPTH_ATTENTION,
+    DepthHead,
+)
 from unitoken_jax.models.llama import LLAMA_2_7B
+from unitoken_jax.models.system import (
+    DataNeeds,
+    Learns,
+    Shapes,
+    System,
+    half_of_attention,
+)
 from unitoken_jax.ops import losses
 from unitoken_jax.ops.code_scores import CodeScores, CodeSums, sum_codes
 from unitoken_jax.ops.quantisation import Quantiser
@@ -358,3 +374,37 @@ def loss(
         "image_accuracy": image.accuracy,
         "image_weight": image.count,
     }
+
+
+def system(config: UniTokMllmConfig) -> System:
+    """Return what the rest of the program knows of UniTok's multimodal LLM."""
+
+    def uncounted(batch: Shapes, learns: Learns) -> float:
+        rows, pictures, length, depths = batch["codes"].shape
+        places = batch["draws"].size
+        decoder = config.decoder
+        seen = learns("embedder/quantiser", "embedder/projection")
+        upward = learns("decoder", "embedder")
+        deep = upward or learns(*PARAMETERS_BEFORE_DEPTH_ATTENTION)
+        width = max(config.projection, depths * config.code_width)
+        heads = decoder.heads * decoder.head_dim
+        return (
+            uncounted_flops(decoder, batch, upward=upward)
+            + half_of_attention(1, width, (rows * pictures, length), seen)
+            + half_of_attention(config.depth_layers, heads, (places, depths), deep)
+            + 2.0 * decoder.hidden * config.codes * places * depths
+        )
+
+    module = UniTokMllm(config)
+    return System(
+        config,
+        module,
+        partial(loss, module),
+        lambda: {"method": "initialise"},
+        DataNeeds(
+            ("liquid",),
+            vocabulary={"decoder.vocab_size": "size"},
+            codes={"codebooks": "codebooks", "codes": "size"},
+        ),
+        uncounted_flops=uncounted,
+    )

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from unitoken_jax.config import Amount, ConfigError, below_one, positive
 from unitoken_jax.models.frozen import Companions
+from unitoken_jax.models.system import Made, Metrics, Params
 from unitoken_jax.ops import pixels, quantisation
 from unitoken_jax.ops.contrastive import contrastive_loss
 from unitoken_jax.ops.convolution import convolve
@@ -25,9 +26,6 @@ LAST_LAYER = "decoder/head/kernel"
 """The parameter whose gradients balance the adversarial term."""
 LARGEST_LOGIT_SCALE = 4.605170185988092
 """ln 100; the logarithmic logit scale is clipped to [0, this] after every step."""
-
-Params = dict[str, Any]
-Metrics = dict[str, jax.Array]
 
 
 @dataclass(frozen=True)
@@ -91,27 +89,6 @@ class ObjectiveConfig:
     def companions(self) -> tuple[str, ...]:
         """Names of the frozen networks it needs."""
         return (PERCEPTUAL,) if self.reconstructs and self.perceptual else ()
-
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class Made:
-    """What the tokenizer makes of a batch.
-
-    Attributes:
-        made: reconstructions, not clipped, float32 [B', H, W, 3].
-        real: their originals.
-        before: what the decoder's last layer sees, [B', H, W, C].
-        rest: scalar, the weighted terms that do not look at pictures.
-        metrics: the terms before their weights; `histogram` [C, V] holds the share of
-            each code.
-    """
-
-    made: jax.Array
-    real: jax.Array
-    before: jax.Array
-    rest: jax.Array
-    metrics: Metrics
 
 
 def make(model: Any, params: Params, batch: Any, rng: jax.Array) -> Made:

@@ -8,6 +8,7 @@ it is the discrete-only baseline.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import jax
@@ -18,8 +19,14 @@ from jax.nn import initializers
 from unitoken_jax.config import Amount, positive
 from unitoken_jax.layers.head import division
 from unitoken_jax.layers.mlp import MLP
-from unitoken_jax.models.chameleon import Cache, Chameleon, ChameleonConfig
+from unitoken_jax.models.chameleon import (
+    Cache,
+    Chameleon,
+    ChameleonConfig,
+    uncounted_flops,
+)
 from unitoken_jax.models.siglip import SiglipVision, SiglipVisionConfig
+from unitoken_jax.models.system import DataNeeds, Learns, Shapes, System
 from unitoken_jax.ops import losses, pixels
 from unitoken_jax.parallel.rules import constrain, parts
 
@@ -251,3 +258,30 @@ def loss(
         metrics[f"{name}_accuracy"] = losses.mean(sums.correct, sums.count)
         metrics[f"{name}_weight"] = sums.count
     return total, metrics
+
+
+def system(config: UniTokenConfig) -> System:
+    """Return what the rest of the program knows of a UniToken."""
+
+    def uncounted(batch: Shapes, learns: Learns) -> float:
+        upward = config.vision is not None or learns("decoder")
+        return uncounted_flops(config.decoder, batch, upward=upward)
+
+    module = UniToken(config)
+    return System(
+        config,
+        module,
+        partial(loss, module),
+        lambda: {"method": "initialise"},
+        DataNeeds(
+            ("sequences",),
+            vocabulary={
+                "decoder.vocab_size": "size",
+                "first_image_code": "first_code",
+                "last_image_code": "last_code",
+            },
+            tower="vision",
+            undrawable="mask_image_logits",
+        ),
+        uncounted_flops=uncounted,
+    )

@@ -20,6 +20,7 @@ from unitoken_jax.layers.dropout import Dropout
 from unitoken_jax.layers.group_norm import GroupNorm
 from unitoken_jax.layers.parameter import parameter
 from unitoken_jax.layers.products import Dtype
+from unitoken_jax.models.system import DataNeeds, System
 from unitoken_jax.ops.attention import attention
 from unitoken_jax.ops.fidelity import psnr
 from unitoken_jax.ops.quantisation import (
@@ -353,3 +354,21 @@ def loss(
         "usage": usage(counts)[0],
         "perplexity": perplexity(counts)[0],
     }
+
+
+def system(config: VQGANConfig) -> System:
+    """Return what the rest of the program knows of a VQGAN."""
+
+    def inputs() -> dict[str, jax.Array]:
+        size = config.resolution
+        return {"images": jnp.zeros((1, size, size, config.in_channels))}
+
+    module = VQGAN(config)
+    return System(
+        config,
+        module,
+        functools.partial(loss, module),
+        inputs,
+        DataNeeds(("pictures", "pairs"), pixels_per_code=config.factor),
+        whole_batch=config.whole_batch,
+    )

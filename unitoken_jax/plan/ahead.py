@@ -18,7 +18,7 @@ import numpy as np
 from jax.sharding import NamedSharding
 
 from unitoken_jax.config import UserError
-from unitoken_jax.models.registry import System
+from unitoken_jax.models.system import System
 from unitoken_jax.parallel import rules
 from unitoken_jax.parallel.topology import Topology, devices
 from unitoken_jax.train import stage

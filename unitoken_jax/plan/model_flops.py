@@ -18,17 +18,11 @@ from jax.interpreters.partial_eval import dce_jaxpr
 
 from unitoken_jax.checkpoint.state import TrainState
 from unitoken_jax.models import registry
-from unitoken_jax.models.chameleon import ChameleonConfig
-from unitoken_jax.models.llamagen import LlamaGenConfig
-from unitoken_jax.models.registry import System
-from unitoken_jax.models.siglip import SiglipConfig
-from unitoken_jax.models.unitok import UniTokConfig
-from unitoken_jax.models.unitok_mllm import UniTokMllmConfig
+from unitoken_jax.models.system import Shapes, System
 from unitoken_jax.train.job import Job
 from unitoken_jax.train.optimizer import Optimizer
 from unitoken_jax.train.stage import Layout, make_step_update
 
-_DEPTH = ("depth/embeddings", "depth/layers")
 _PORTIONS = ("portions", "perceptual_portions")
 FORMULA = (
     "MFU = matrix-product FLOPs of the forward pass and of the gradients that are "
@@ -53,9 +47,7 @@ def count(
         batch: shapes of the global batch.
         companions: frozen networks with abstract parameters.
     """
-    plain = registry.build(
-        {"kind": system.kind, **_plain(system.config)}, "config.model"
-    )
+    plain = registry.system_of(system.kind, _plain(system.config))
     whole = dataclasses.replace(
         job, train=dataclasses.replace(job.train, microbatches=1)
     )
@@ -72,7 +64,7 @@ def count(
     traced = jax.make_jaxpr(update)(state, shapes, networks).jaxpr
     # Gradients that nobody asks for, such as that of a frozen head, fall away.
     wanted, _ = dce_jaxpr(traced, [True] * len(traced.outvars))
-    return _products(wanted) - _uncounted(plain.config, layout.optimizer, shapes)
+    return _products(wanted) - _uncounted(plain, layout.optimizer, shapes)
 
 
 def _shape(leaf: Any) -> jax.ShapeDtypeStruct:
@@ -80,8 +72,8 @@ def _shape(leaf: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
 
 
-def _plain(config: Any) -> dict[str, Any]:
-    """A config's fields, whole: nothing computed again, and with plain attention."""
+def _plain(config: Any) -> Any:
+    """Return a config with nothing computed again, and with plain attention."""
     fields: dict[str, Any] = {}
     for each in dataclasses.fields(config):
         value = getattr(config, each.name)
@@ -94,70 +86,16 @@ def _plain(config: Any) -> dict[str, Any]:
         elif dataclasses.is_dataclass(value):
             value = _plain(value)
         fields[each.name] = value
-    return fields
+    return dataclasses.replace(config, **fields)
 
 
-def _uncounted(config: Any, optimizer: Optimizer, batch: Mapping[str, Any]) -> float:
-    """What the trace has above the causal half of attention and one set of logits."""
+def _uncounted(system: System, optimizer: Optimizer, batch: Shapes) -> float:
+    """Return what the trace has above the model's own work."""
 
-    def learns(*parts: str) -> bool:
-        return any(path.startswith(parts) for path in optimizer.groups)
+    def learns(*paths: str) -> bool:
+        return any(path.startswith(paths) for path in optimizer.groups)
 
-    match config:
-        case LlamaGenConfig():
-            rows, length, depths = batch["codes"].shape
-            trunk = learns("classes", "codes", "layers")
-            deep = trunk or learns("norm", *_DEPTH)
-            return (
-                _half(config.layers, config.hidden, (rows, length), trunk)
-                + _half(
-                    config.depth_layers, config.hidden, (rows * length, depths), deep
-                )
-                + 2.0 * config.hidden * config.codes * rows * length * depths
-            )
-        case UniTokMllmConfig():
-            rows, pictures, length, depths = batch["codes"].shape
-            places = batch["draws"].size
-            decoder = config.decoder
-            seen = learns("embedder/quantiser", "embedder/projection")
-            upward = learns("decoder", "embedder")
-            deep = upward or learns(*_DEPTH)
-            width = max(config.projection, depths * config.code_width)
-            heads = decoder.heads * decoder.head_dim
-            return (
-                _decoder(decoder, batch, upward)
-                + _half(1, width, (rows * pictures, length), seen)
-                + _half(config.depth_layers, heads, (places, depths), deep)
-                + 2.0 * decoder.hidden * config.codes * places * depths
-            )
-        case UniTokConfig() if config.objective.contrasts:
-            rows, length = batch["text"].shape
-            text = config.text
-            upward = learns("text")
-            half = _half(text.layers, text.hidden, (rows, length), upward)
-            return half + 2.0 * text.embed * rows**2
-        case SiglipConfig():
-            return 2.0 * config.embed * batch["text"].shape[0] ** 2
-    decoder = getattr(config, "decoder", config)
-    if not isinstance(decoder, ChameleonConfig) or "tokens" not in batch:
-        return 0.0
-    upward = getattr(config, "vision", None) is not None or learns("decoder")
-    return _decoder(decoder, batch, upward)
-
-
-def _decoder(config: ChameleonConfig, batch: Mapping[str, Any], upward: bool) -> float:
-    """Of a decoder: half of its attention, and the logits of its text again."""
-    rows, length = batch["tokens"].shape
-    width = config.heads * config.head_dim
-    logits = 2.0 * config.hidden * config.vocab_size * length * rows
-    return _half(config.layers, width, (rows, length), upward) + logits
-
-
-def _half(layers: int, width: int, shape: tuple[int, int], upward: bool) -> float:
-    """Half of the attention of rows of a length, with its gradients if wanted."""
-    rows, length = shape
-    products = 6 if upward else 2
-    return float(products) * layers * width * length**2 * rows
+    return system.uncounted_flops(batch, learns) if system.uncounted_flops else 0.0
 
 
 def _products(jaxpr: Any) -> float:

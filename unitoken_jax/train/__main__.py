@@ -33,7 +33,6 @@ from data_pipelines.manifest import read_manifest
 from data_pipelines.pretokenize import pretokenize
 from data_pipelines.text_vocabulary import TextVocabulary, read_vocabulary
 from data_pipelines.verify import verify as verify_data
-from data_pipelines.vocabulary import Vocabulary
 from unitoken_jax import config as configs
 from unitoken_jax import convert, files
 from unitoken_jax.checkpoint.reader import restore_params
@@ -47,12 +46,7 @@ from unitoken_jax.generate.assistant import GenerationConfig
 from unitoken_jax.generate.tokenizer import Tokenizer, encode_pictures
 from unitoken_jax.models import registry
 from unitoken_jax.models.frozen import FrozenNetwork
-from unitoken_jax.models.llamagen import LlamaGenConfig
-from unitoken_jax.models.siglip import SiglipConfig
 from unitoken_jax.models.unitok import UniTokConfig
-from unitoken_jax.models.unitok_mllm import UniTokMllmConfig
-from unitoken_jax.models.unitoken import UniTokenConfig
-from unitoken_jax.models.vqgan import VQGANConfig
 from unitoken_jax.parallel.mesh import make_mesh
 from unitoken_jax.parallel.rows import local_rows
 from unitoken_jax.report import page
@@ -71,14 +65,6 @@ from unitoken_jax.train.replay import Finding
 
 _PROCESSES = Bounds(0, most=2**20)  # numbers of processes, and how many
 _TOKENISE_BATCH = 64  # pictures; the codes do not depend on it
-_DATA_KINDS = {  # kind of a model → kinds of data whose arrays its loss reads
-    "vqgan": ("pictures", "pairs"),
-    "siglip": ("pairs",),
-    "unitok": ("pairs",),
-    "unitoken": ("sequences",),
-    "unitok_mllm": ("liquid",),
-    "llamagen": ("classes",),
-}
 
 log = logging.getLogger("unitoken_jax.train.main")
 
@@ -124,7 +110,7 @@ class Workshop:
                 # All else was verified before the first stage.
                 verify=self._verify and directory.is_relative_to(self._codes),
             )
-            _check_codes(system.config, loader.codes, at)
+            _check_codes(system, loader.codes, at)
         except DataError as error:
             raise UserError(f"{at}.data: {error}.") from error
         for line in loader.summary.splitlines():
@@ -207,63 +193,53 @@ def _read_vocabulary(
         return None
     read_manifest(directory)
     vocabulary = read_vocabulary(directory / "tokenizer.json")
-    _check_vocabulary(system.config, vocabulary, f"{at}.model")
+    _check_vocabulary(system, vocabulary, f"{at}.model")
     return vocabulary
 
 
-def _check_vocabulary(config: object, vocabulary: TextVocabulary, at: str) -> None:
+def _check_vocabulary(
+    system: registry.System, vocabulary: TextVocabulary, at: str
+) -> None:
     """Refuse a model that numbers ids otherwise than the data set's tokenizer."""
-    if isinstance(config, SiglipConfig):
-        wanted = {"text.vocab_size": vocabulary.size, "text.pad": vocabulary.pad}
-        actual = {k: getattr(config.text, k.removeprefix("text.")) for k in wanted}
-    elif isinstance(config, UniTokMllmConfig):
-        wanted = {"decoder.vocab_size": vocabulary.size}
-        actual = {"decoder.vocab_size": config.decoder.vocab_size}
-    elif isinstance(config, UniTokenConfig) and isinstance(vocabulary, Vocabulary):
-        codes = vocabulary.code_ids
-        wanted = {
-            "decoder.vocab_size": vocabulary.size,
-            "first_image_code": int(codes.min()),
-            "last_image_code": int(codes.max()),
-        }
-        actual = {
-            "decoder.vocab_size": config.decoder.vocab_size,
-            "first_image_code": config.first_image_code,
-            "last_image_code": config.last_image_code,
-        }
-    else:
-        return
-    wrong = [
-        f"{at}.{name} is {actual[name]}, the data set's tokenizer.json has {value}"
-        for name, value in wanted.items()
-        if actual[name] != value
-    ]
-    if wrong:
-        raise ConfigError(f"{'; '.join(wrong)}. Set the config to the data set's.")
+    _check_equal(system, system.data.vocabulary, vocabulary, at, "tokenizer.json")
 
 
-def _check_codes(config: object, codes: CodeFacts | None, at: str) -> None:
+def _check_codes(system: registry.System, codes: CodeFacts | None, at: str) -> None:
     """Refuse a model of images of other codes than the data set's."""
-    if codes is None or not isinstance(config, UniTokMllmConfig | LlamaGenConfig):
-        return
-    found = {"codebooks": codes.codebooks, "codes": codes.size}
-    if isinstance(config, LlamaGenConfig):
-        found |= {"tokens": codes.tokens, "classes": codes.classes}
+    if codes is not None:
+        _check_equal(system, system.data.codes, codes, f"{at}.model")
+
+
+def _check_equal(
+    system: registry.System,
+    fields: Mapping[str, str],
+    found: object,
+    at: str,
+    file: str = "",
+) -> None:
+    """Refuse fields of a model's config that are not what the data set says.
+
+    Args:
+        system: the model.
+        fields: a field of its config → the attribute of `found` that it equals.
+        found: says something of the data set, or None of what it does not know.
+        at: where the model's config stands.
+        file: of the data set, which says it.
+    """
+    where = f"data set's {file}" if file else "data set"
     wrong = [
-        f"{at}.model.{name} is {getattr(config, name)}, the data set has {value}"
-        for name, value in found.items()
-        if value is not None and getattr(config, name) != value
+        f"{at}.{name} is {system.value(name)}, the {where} has {value}"
+        for name, attribute in fields.items()
+        if (value := getattr(found, attribute, None)) is not None
+        and system.value(name) != value
     ]
     if wrong:
         raise ConfigError(f"{'; '.join(wrong)}. Set the config to the data set's.")
 
 
-def _check_kind(system: registry.System, kind: Any, at: str) -> None:
+def _check_kind(system: registry.System, kind: object, at: str) -> None:
     """Refuse a kind of data whose arrays the model's loss does not read."""
-    config = system.config
-    kinds = _DATA_KINDS[system.kind]
-    if isinstance(config, UniTokConfig) and not config.objective.contrasts:
-        kinds += ("pictures",)
+    kinds = system.data.kinds
     if kind in KINDS and kind not in kinds:
         raise ConfigError(
             f"{at}.data.kind is {kind!r}, but this {system.kind} learns from "
@@ -273,42 +249,36 @@ def _check_kind(system: registry.System, kind: Any, at: str) -> None:
 
 def _check_data(system: registry.System, data: DataConfig, at: str) -> None:
     """Refuse data that does not suit the model, as far as the config says."""
-    config = system.config
-    contrasts = isinstance(config, SiglipConfig) or (
-        isinstance(config, UniTokConfig) and config.objective.contrasts
-    )
+    field = system.data.text_length
     if (
-        contrasts
+        field is not None
         and isinstance(data, PairsConfig)
-        and data.text_length > config.text.length
+        and data.text_length > system.value(field)
     ):
         raise ConfigError(
             f"{at}.data.text_length is {data.text_length}, but "
-            f"{at}.model.text.length is {config.text.length}, the longest text of the "
+            f"{at}.model.{field} is {system.value(field)}, the longest text of the "
             "tower; lower the one or raise the other."
         )
-    if isinstance(config, UniTokenConfig) and isinstance(data, SequencesConfig):
-        _check_sequences(config, data, at)
-    _check_size(config, data, at)
+    if isinstance(data, SequencesConfig):
+        _check_sequences(system, data, at)
+    _check_size(system, data, at)
 
 
-def _check_size(config: Any, data: DataConfig, at: str) -> None:
+def _check_size(system: registry.System, data: DataConfig, at: str) -> None:
     """Refuse pictures of sizes that a tokenizer or a tower does not see."""
-    size = data.image_size
+    size, needs = data.image_size, system.data
     # A tower cuts off what is left beside its last patch, as published.
-    if isinstance(config, SiglipConfig) and size < config.vision.patch:
+    if needs.patch is not None and size < system.value(needs.patch):
         raise ConfigError(
-            f"{at}.data.image_size is {size}, but {at}.model.vision.patch is "
-            f"{config.vision.patch}; one patch at least must fit."
+            f"{at}.data.image_size is {size}, but {at}.model.{needs.patch} is "
+            f"{system.value(needs.patch)}; one patch at least must fit."
         )
-    if isinstance(config, VQGANConfig | UniTokConfig):
-        is_unitok = isinstance(config, UniTokConfig)
-        factor = config.vision.factor if is_unitok else config.factor
-        if size % factor:
-            raise ConfigError(
-                f"{at}.data.image_size is {size}, but must be a multiple of {factor}, "
-                f"the pixels along a code of {at}.model."
-            )
+    if size % needs.pixels_per_code:
+        raise ConfigError(
+            f"{at}.data.image_size is {size}, but must be a multiple of "
+            f"{needs.pixels_per_code}, the pixels along a code of {at}.model."
+        )
 
 
 def _check_source(job: Job, data: DataConfig, at: str) -> None:
@@ -326,13 +296,14 @@ def _check_source(job: Job, data: DataConfig, at: str) -> None:
         )
 
 
-def _check_sequences(config: UniTokenConfig, data: SequencesConfig, at: str) -> None:
+def _check_sequences(system: registry.System, data: SequencesConfig, at: str) -> None:
     """Refuse packed rows that show pictures otherwise than the model sees them."""
-    vision, encoding = config.vision, data.layout.encoding
-    shown = data.shows_views
+    tower, undrawable = system.data.tower, system.data.undrawable
+    vision = system.value(tower) if tower else None
+    encoding, shown = data.layout.encoding, data.shows_views
     if shown and vision is None:
         raise ConfigError(
-            f"{at}.model.vision is None, but {at}.data.layout.encoding is "
+            f"{at}.model.{tower} is None, but {at}.data.layout.encoding is "
             f"{encoding!r}, whose continuous features no tower would give; set the "
             "encoding to 'discrete', or give the model a tower."
         )
@@ -344,20 +315,20 @@ def _check_sequences(config: UniTokenConfig, data: SequencesConfig, at: str) -> 
         )
     if vision is not None and not shown:
         log.warning(
-            "%s.model.vision is a tower that sees nothing, as %s.data.layout.encoding "
+            "%s.model.%s is a tower that sees nothing, as %s.data.layout.encoding "
             "is %r: weight decay alone moves it.",
-            *(at, at, encoding),
+            *(at, tower, at, encoding),
         )
     # Another size of views is fine: the tower interpolates its positions.
     if vision is not None and shown and vision.patch != data.views.patch:
         raise ConfigError(
             f"{at}.data.views.patch is {data.views.patch}, but "
-            f"{at}.model.vision.patch is {vision.patch}, so that slots would name "
+            f"{at}.model.{tower}.patch is {vision.patch}, so that slots would name "
             f"other features than the tower gives; set the data's to {vision.patch}."
         )
-    if config.mask_image_logits and data.mixture.draw > 0:
+    if undrawable and system.value(undrawable) and data.mixture.draw > 0:
         raise ConfigError(
-            f"{at}.model.mask_image_logits gives image codes no probability, but "
+            f"{at}.model.{undrawable} gives image codes no probability, but "
             f"{at}.data.mixture.draw is {data.mixture.draw:g}, so that the model would "
             "learn to draw what it cannot; set the one to False or the other to 0."
         )

@@ -17,7 +17,7 @@ from unitoken_jax.checkpoint.state import Params
 from unitoken_jax.config import Amount, ConfigError
 from unitoken_jax.models.discriminator import Discriminator, DiscriminatorConfig
 from unitoken_jax.models.frozen import Companions
-from unitoken_jax.models.registry import Drawing, unboxed
+from unitoken_jax.models.system import Drawing, unboxed
 from unitoken_jax.ops import adversarial
 from unitoken_jax.ops.augmentation import augment, blur
 from unitoken_jax.runtime.pytree import flatten, nest

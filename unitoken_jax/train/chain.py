@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from unitoken_jax.checkpoint import warm_start
 from unitoken_jax.config import UserError, contains, nearest, plain
 from unitoken_jax.models import registry
-from unitoken_jax.models.registry import System
+from unitoken_jax.models.system import System
 from unitoken_jax.parallel.mesh import make_mesh
 from unitoken_jax.runtime import processes
 from unitoken_jax.runtime.pytree import flatten

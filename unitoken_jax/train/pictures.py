@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from unitoken_jax.checkpoint.state import Params
-from unitoken_jax.models.registry import System
+from unitoken_jax.models.system import System
 from unitoken_jax.ops import pixels
 from unitoken_jax.runtime import processes
 

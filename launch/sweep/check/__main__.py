@@ -14,7 +14,7 @@ from pathlib import Path
 from launch.sweep import experiment
 from unitoken_jax.config import UserError
 from unitoken_jax.models import registry
-from unitoken_jax.models.registry import System
+from unitoken_jax.models.system import System
 from unitoken_jax.train import __main__ as training
 from unitoken_jax.train import chain as chains
 from unitoken_jax.train.job import build_chain
