@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import TracebackType
 from typing import Any, TypeVar
 
 import jax
@@ -436,15 +437,14 @@ def _reading(handler: Any) -> Iterator[Any]:
     What damage made it raise is a ValueError in the end, and a file system that failed
     an OSError; it may have wrapped either, and TensorStore's errors are ValueErrors.
     """
+    _forget_reads()  # before any read can fail
     try:
         yield handler
     except (*DAMAGE, OSError, MemoryError, jax.errors.JaxRuntimeError) as error:
-        _forget_reads()
         if isinstance(error, ValueError) and str(error).startswith(_FAILURES):
             raise OSError(str(error)) from error
         raise
     except Exception as error:
-        _forget_reads()
         cause = _cause(error)
         if isinstance(cause, MemoryError | jax.errors.JaxRuntimeError):
             raise
@@ -464,14 +464,21 @@ def _forget_reads() -> None:
     When one array cannot be read, it closes the event loop of the others, each of
     which would be reported with a traceback beside the sentence that is said.
     """
-    report = sys.unraisablehook
+    report, report_uncaught = sys.unraisablehook, sys.excepthook
 
     def hook(unraisable: "sys.UnraisableHookArgs") -> None:
         text = f"{unraisable.exc_value} {unraisable.object!r}"
         if not any(mark in text for mark in _LEFT):
             report(unraisable)
 
-    sys.unraisablehook = hook
+    def uncaught(
+        kind: type[BaseException], error: BaseException, trace: TracebackType | None
+    ) -> None:
+        # A thread of TensorStore prints what its callback to a closed loop raises.
+        if str(error) != _LEFT[0]:
+            report_uncaught(kind, error, trace)
+
+    sys.unraisablehook, sys.excepthook = hook, uncaught
 
 
 def _cause(error: BaseException) -> BaseException:
