@@ -14,7 +14,7 @@ import time
 import jax
 import numpy as np
 
-from unitoken_jax.ops.quantisation import nearest
+from unitoken_jax.ops.quantization import nearest
 
 CHUNKS = (0, 64, 16, 4)
 POSITIONS, BOOKS, CODES, WIDTH = 256, 8, 4096, 8

@@ -43,5 +43,5 @@ def get_config(hardware: str = "v5p_128") -> ConfigDict:
         groups=common.CHAMELEON_GROUPS,
         init={"decoder": "weights/lumina-mgpt-34b-512:decoder"},
         hardware=hardware,
-        share="tensor",
+        row_axis="tensor",
     )

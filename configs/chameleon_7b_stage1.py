@@ -35,5 +35,5 @@ def get_config(hardware: str = "v5p_128") -> ConfigDict:
         groups=common.CHAMELEON_GROUPS,
         init={"decoder": "weights/lumina-mgpt-7b-512"},
         hardware=hardware,
-        share="tensor",
+        row_axis="tensor",
     )

@@ -33,5 +33,5 @@ def get_config(hardware: str = "v5p_128") -> ConfigDict:
         groups=common.CHAMELEON_GROUPS,
         init={"decoder": "runs/chameleon_7b/stage1:decoder"},
         hardware=hardware,
-        share="tensor",
+        row_axis="tensor",
     )

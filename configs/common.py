@@ -50,22 +50,22 @@ SHARDS = {"v5p_128": 16, "v5e_256": 32, "v6e_256": 16}  # of the parameters
 VMEM_KIB = {"v5e_256": 32_768, "v6e_256": 32_768}
 
 PARTS = ("decoder", "vision", "adapter")
-_STILL = r"vision/(patch_embedding/.*|position_embedding|head/.*)"
+_FROZEN = r"vision/(patch_embedding/.*|position_embedding|head/.*)"
 STAGE1_GROUPS = {
     "decoder": {"pattern": "decoder/.*", "frozen": True},
     "adapter": {"pattern": "adapter/.*"},
-    "vision": {"pattern": "vision/.*", "exclude": _STILL, "lr_scale": 0.01},
-    "still": {"pattern": _STILL, "frozen": True},
+    "vision": {"pattern": "vision/.*", "exclude": _FROZEN, "lr_scale": 0.01},
+    "frozen": {"pattern": _FROZEN, "frozen": True},
 }
 STAGE2_GROUPS = {
     "rest": {"pattern": "(decoder|adapter)/.*"},
-    "vision": {"pattern": "vision/.*", "exclude": _STILL},
-    "still": {"pattern": _STILL, "frozen": True},
+    "vision": {"pattern": "vision/.*", "exclude": _FROZEN},
+    "frozen": {"pattern": _FROZEN, "frozen": True},
 }
 CHAMELEON_GROUPS = {"decoder": {"pattern": "decoder/.*"}}
 
 
-def spread(hardware: str, rows: int, share: str = "sequence") -> dict[str, Any]:
+def parallelism(hardware: str, rows: int, row_axis: str = "sequence") -> dict[str, Any]:
     """How a step is spread over a slice, as `python -m unitoken_jax.plan` likes it.
 
     Each of several copies of the parameters is divided over a part of the chips: libtpu
@@ -76,10 +76,10 @@ def spread(hardware: str, rows: int, share: str = "sequence") -> dict[str, Any]:
         hardware: "v5p_128", "v5e_256", "v6e_256", or "any": all devices there are, the
             parameters divided over all of them.
         rows: elements of a batch.
-        share: the mesh axis of chips that share a row, where there are more chips than
-            rows. They divide its positions ("sequence"), or heads and MLP ("tensor"),
-            which sends less where rows are short; of the parameters there is one copy
-            then.
+        row_axis: the mesh axis of chips that share a row, where there are more chips
+            than rows. They divide its positions ("sequence"), or heads and MLP
+            ("tensor"), which sends less where rows are short; of the parameters there
+            is one copy then.
 
     Returns:
         The fields `mesh` and `tpu_options` of a job.
@@ -90,9 +90,9 @@ def spread(hardware: str, rows: int, share: str = "sequence") -> dict[str, Any]:
         raise ValueError(f"{hardware} is not known: {', '.join(CHIPS)} or any")
     sharers = -(-CHIPS[hardware] // rows)
     groups = CHIPS[hardware] // sharers
-    one = share == "tensor" and sharers > 1
+    one = row_axis == "tensor" and sharers > 1
     fsdp = groups if one else SHARDS[hardware]
-    mesh = {"data": groups // fsdp, "fsdp": fsdp, share: sharers}
+    mesh = {"data": groups // fsdp, "fsdp": fsdp, row_axis: sharers}
     options = TPU_OPTIONS
     if hardware in VMEM_KIB:
         options = options | {"xla_tpu_scoped_vmem_limit_kib": VMEM_KIB[hardware]}
@@ -139,7 +139,7 @@ def job(
     groups: Mapping[str, Any],
     init: Mapping[str, str],
     hardware: str,
-    share: str = "sequence",
+    row_axis: str = "sequence",
 ) -> ConfigDict:
     """One stage that sees each of its samples once.
 
@@ -152,8 +152,8 @@ def job(
         learning_rate: at the end of the warm-up.
         groups: which parameters learn, and how fast.
         init: what they start from.
-        hardware: of `spread`.
-        share: likewise.
+        hardware: of `parallelism`.
+        row_axis: likewise.
     """
     steps = samples // SAMPLES
     return ConfigDict(
@@ -176,7 +176,7 @@ def job(
             },
             "train": {"steps": steps, "batch": ROWS},
             "checkpoint": {"every": 1000, "keep": 2},
-            **spread(hardware, ROWS, share),
+            **parallelism(hardware, ROWS, row_axis),
             "generation": {"guidance": 5.0, "top_k": 4000, "unconditional": "released"},
         }
     )

@@ -50,6 +50,6 @@ def get_config(hardware: str = "v5p_128") -> ConfigDict:
     fields["model"]["z_loss"] = 0.0
     fields["data"]["row_length"] = 4096
     fields["train"]["batch"] = ROWS
-    fields |= common.spread(hardware, ROWS)
+    fields |= common.parallelism(hardware, ROWS)
     fields["tpu_options"] = fields["tpu_options"] | OPTIONS
     return ConfigDict(fields)

@@ -72,7 +72,7 @@ def get_config(words: str = "XXL") -> ConfigDict:
             },
             "train": {"steps": steps, "batch": batch},
             "checkpoint": {"every": 5000, "keep": 2},
-            **common.spread(hardware or "v5p_128", batch),
+            **common.parallelism(hardware or "v5p_128", batch),
             "generation": {
                 "guidance": 1.0 if free else 1.15,
                 "temperature": 0.9,

@@ -29,7 +29,7 @@ from ml_collections import ConfigDict
 from configs import common
 
 # libtpu refuses rows whose positions two chips of v5e share, in copies of 32 shards.
-SHARE = {"v5e_256": "tensor"}
+ROW_AXIS = {"v5e_256": "tensor"}
 ROWS, PER_ROW = 128, 6  # rows of a step, samples of a row
 MODEL = {
     "kind": "unitok_mllm",
@@ -61,7 +61,7 @@ def job(
         mixture: samples of each task.
         learning_rate: at the end of the warm-up.
         init: what the parts start from.
-        hardware: of `common.spread`.
+        hardware: of `common.parallelism`.
     """
     steps = samples // (ROWS * PER_ROW)
     data: dict[str, Any] = {
@@ -75,7 +75,7 @@ def job(
         "prefetch": 8,
         "cache_mib": 4096,
     }
-    still = "embedder/quantiser/.*"
+    still = "embedder/quantizer/.*"
     return ConfigDict(
         {
             "name": name,
@@ -92,13 +92,13 @@ def job(
                 "b2": 0.999,
                 "clip": 1.0,
                 "groups": {
-                    "still": {"pattern": still, "frozen": True},
+                    "frozen": {"pattern": still, "frozen": True},
                     "rest": {"pattern": ".*", "exclude": still},
                 },
             },
             "train": {"steps": steps, "batch": ROWS},
             "checkpoint": {"every": 1000, "keep": 2},
-            **common.spread(hardware, ROWS, SHARE.get(hardware, "sequence")),
+            **common.parallelism(hardware, ROWS, ROW_AXIS.get(hardware, "sequence")),
             "generation": {"guidance": 7.0, "answer_limit": 128},
         }
     )
@@ -115,7 +115,7 @@ def get_config(hardware: str = "v5p_128") -> ConfigDict:
         learning_rate=5e-5,
         init={
             "decoder": "weights/llama-2-7b",
-            "embedder/quantiser": f"{tokenizer}:quantiser",
+            "embedder/quantizer": f"{tokenizer}:quantizer",
             "embedder/projection": f"{tokenizer}:widen",
         },
         hardware=hardware,

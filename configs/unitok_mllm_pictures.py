@@ -34,7 +34,7 @@ def tokenizer() -> dict[str, Any]:
     vision = {"widths": (16,), "depths": (1,), "hidden": WIDTH, "layers": 2}
     vision |= {"heads": 4, "mlp": 256, "drop_path": 0.0}
     text = {"vocab_size": 2, "length": 2, "hidden": 8, "layers": 1, "heads": 1}
-    usage = "quantiser/usage"
+    usage = "quantizer/usage"
     return {
         "seed": 1,
         "model": {
@@ -67,7 +67,7 @@ def tokenizer() -> dict[str, Any]:
 
 def mllm() -> dict[str, Any]:
     """Llama, code embedder and depth head; the codes' vectors stay the tokenizer's."""
-    still = "embedder/quantiser/.*"
+    still = "embedder/quantizer/.*"
     return {
         "seed": 2,
         "model": {
@@ -94,7 +94,7 @@ def mllm() -> dict[str, Any]:
         },
         "codes": {"stage": "tokenizer"},
         "init": {
-            "embedder/quantiser": "tokenizer:quantiser",
+            "embedder/quantizer": "tokenizer:quantizer",
             "embedder/projection": "tokenizer:widen",
         },
         "data": {
@@ -116,7 +116,7 @@ def mllm() -> dict[str, Any]:
             "weight_decay": 0.05,
             "no_decay": NO_DECAY,
             "groups": {
-                "still": {"pattern": still, "frozen": True},
+                "frozen": {"pattern": still, "frozen": True},
                 "rest": {"pattern": ".*", "exclude": still},
             },
         },

@@ -90,8 +90,8 @@ def tokenizer(
             "no_decay": ".*(scale|bias)",
             "clip": 10.0,
             "groups": {
-                "all": {"pattern": ".*", "exclude": "quantiser/usage"},
-                "usage": {"pattern": "quantiser/usage", "frozen": True},
+                "all": {"pattern": ".*", "exclude": "quantizer/usage"},
+                "usage": {"pattern": "quantizer/usage", "frozen": True},
             },
         },
         "train": {"steps": steps, "batch": batch, "log_every": 20},

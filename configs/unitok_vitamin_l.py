@@ -6,7 +6,7 @@ from scratch on 1.28 billion pairs of DataComp-1B, one pass in batches of 16,384
 Numbers are those of the released scripts where the paper gives none. Reported: rFID
 0.41 and 70.8 % zero-shot on ImageNet.
 
-Hardware: a TPU v5p-128 slice (64 chips), 256 pictures a chip in portions of eight
+Hardware: a TPU v5p-128 slice (64 chips), 256 pictures a chip in chunks of eight
 (published: 256 A100 for about 50 hours); the words `v5e_256`, `v6e_256` and `any`
 behind the file's name and a colon choose others. Predicted, not measured, ±10 %
 (docs/plan.md): 3.41 to 4.50 s a step, 74 to 98 hours, 55 GiB a chip on v5p-128; 1.93 to
@@ -56,8 +56,8 @@ def get_config(hardware: str = "v5p_128") -> ConfigDict:
     remat = "attention" if hardware in ROOMY else "full"
     compute = {"dtype": "bfloat16", "remat": remat}
     chips = common.CHIPS.get(hardware, common.CHIPS["v5p_128"])
-    portions = BATCH // (chips * TOGETHER)
-    vision = compute | {"portions": portions}
+    chunks = BATCH // (chips * TOGETHER)
+    vision = compute | {"chunks": chunks}
     backbone = dict(compute)
     return ConfigDict(
         {
@@ -69,7 +69,7 @@ def get_config(hardware: str = "v5p_128") -> ConfigDict:
                 "kind": "unitok",
                 "vision": vision,
                 "text": dict(compute),
-                "objective": {"perceptual_portions": portions},
+                "objective": {"perceptual_chunks": chunks},
             },
             "data": {
                 "kind": "pairs",
@@ -103,8 +103,8 @@ def get_config(hardware: str = "v5p_128") -> ConfigDict:
                 "no_decay": NO_DECAY,
                 "clip": 10.0,
                 "groups": {
-                    "all": {"pattern": ".*", "exclude": "quantiser/usage"},
-                    "usage": {"pattern": "quantiser/usage", "frozen": True},
+                    "all": {"pattern": ".*", "exclude": "quantizer/usage"},
+                    "usage": {"pattern": "quantizer/usage", "frozen": True},
                 },
             },
             "adversary": {
@@ -123,7 +123,7 @@ def get_config(hardware: str = "v5p_128") -> ConfigDict:
             },
             "train": {"steps": STEPS, "batch": BATCH, "log_every": 50},
             "checkpoint": {"every": 1000, "keep": 2},
-            **common.spread(hardware, BATCH),
+            **common.parallelism(hardware, BATCH),
             "tpu_options": TPU_OPTIONS,
         }
     )

@@ -44,5 +44,5 @@ def get_config(hardware: str = "v5p_128") -> ConfigDict:
             "vision": "weights/siglip-so400m-patch14-384:vision",
         },
         hardware=hardware,
-        share="tensor",
+        row_axis="tensor",
     )

@@ -36,5 +36,5 @@ def get_config(hardware: str = "v5p_128") -> ConfigDict:
         groups=common.STAGE2_GROUPS,
         init={part: f"{before}:{part}" for part in common.PARTS},
         hardware=hardware,
-        share="tensor",
+        row_axis="tensor",
     )

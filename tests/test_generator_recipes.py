@@ -84,8 +84,8 @@ def test_all_of_the_mllm_learns_but_the_codebooks() -> None:
     (_, second) = steps(job, [rows(0), rows(1)])
     every = set(flatten(registry.abstract_params(registry.build(job.model))))
     assert every - second == {
-        "embedder/quantiser/codebooks",
-        "embedder/quantiser/usage",
+        "embedder/quantizer/codebooks",
+        "embedder/quantizer/usage",
     }
 
 

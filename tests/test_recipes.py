@@ -94,7 +94,7 @@ def test_two_steps_move_what_is_to_learn(name: str) -> None:
     start = random_weights(shapes)
     state = states.create(lambda _: start, optimizer.init, jax.random.key(job.seed))
     # Shrunk, several recipes are one program, which need not be compiled again. To
-    # optimise it would take longer than its few runs.
+    # optimize it would take longer than its few runs.
     program = render({"model": job.model, "optimizer": job.optimizer})
     step = STEPS.setdefault(
         program,

@@ -21,7 +21,7 @@ from unitoken_jax.convert.formats import FORMATS
 from unitoken_jax.convert.networks import network_of
 from unitoken_jax.convert.table import Constant, expected_shapes, export_tensors
 from unitoken_jax.models import registry
-from unitoken_jax.models.frozen import FrozenNetwork
+from unitoken_jax.models.frozen import FrozenModel
 from unitoken_jax.models.lpips import Lpips, LpipsConfig
 from unitoken_jax.models.vitamin_clip import ViTaminClipConfig
 from unitoken_jax.runtime.pytree import flatten, nest
@@ -80,13 +80,13 @@ def test_two_steps_move_both_sides():
     image = jax.ShapeDtypeStruct((1, SIDE, SIDE, 3), jnp.float32)
     lpips = jax.eval_shape(Lpips(config).init, jax.random.key(0), image, image)
     distance = jax.tree.map(np.abs, random_weights(registry.unboxed(lpips["params"])))
-    companions = {
-        "perceptual": FrozenNetwork(Lpips(config), distance),
-        "backbone": FrozenNetwork(adversary.module, random_weights(whole["backbone"])),
+    frozen_models = {
+        "perceptual": FrozenModel(Lpips(config), distance),
+        "backbone": FrozenModel(adversary.module, random_weights(whole["backbone"])),
     }
 
-    def run(state, batch, companions):
-        update = stage.make_step_update(job, system, rule, adversary, companions)
+    def run(state, batch, frozen_models):
+        update = stage.make_step_update(job, system, rule, adversary, frozen_models)
         return make_train_step(update, job.guard)(state, batch)
 
     step = jax.jit(run, compiler_options={"xla_backend_optimization_level": 0})
@@ -100,7 +100,7 @@ def test_two_steps_move_both_sides():
     assert not any(path.startswith("backbone") for path in heads)
     rates = []
     for number in range(2):
-        state, metrics = step(state, batch(number), companions)
+        state, metrics = step(state, batch(number), frozen_models)
         rates.append(float(metrics["learning_rate"]))
         assert np.isfinite(float(metrics["loss"]))
     assert rates == [0.0, pytest.approx(5e-4)]

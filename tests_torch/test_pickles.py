@@ -357,7 +357,7 @@ def test_the_sets_of_a_file_are_listed(tmp_path):
 
 
 def test_unitoks_own_checkpoints(tmp_path):
-    """Discriminator and optimisers lie beside; the usual set needs no word."""
+    """Discriminator and optimizers lie beside; the usual set needs no word."""
     contents = {
         "args": FORMATS["unitok"].write_config(UNITOK, {}) | {"dtype": torch.bfloat16},
         "epoch": 0,

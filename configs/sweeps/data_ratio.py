@@ -106,7 +106,7 @@ def get_config(word: str = "") -> ConfigDict:
                 # The loss on text is not comparable: a drawn picture has ids besides
                 # its codes, which count as text and are easy.
                 "curves": ("stage2/image_loss",),
-                "colour": "ratio",
+                "color": "ratio",
                 "facet": "encoding",
             },
         }

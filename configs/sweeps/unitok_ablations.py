@@ -1,6 +1,6 @@
 r"""What makes UniTok's tokenizer (arXiv 2502.20321, Tables 4 to 6), in miniature.
 
-What: `unitok_pictures` at 32 px, each variant one field from the first: the quantiser
+What: `unitok_pictures` at 32 px, each variant one field from the first: the quantizer
 (several codebooks on slices of the channels, one, or several on what the earlier ones
 left), the projection, how 2,048 codes are divided, what supervises, and a start from a
 tower that was trained on captions alone. Same steps and two seeds each.

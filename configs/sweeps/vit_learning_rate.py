@@ -22,7 +22,7 @@ _STAGE = "stages.stage1"
 
 
 def rate(text: str) -> dict:
-    """The tower's rate is its group's share of the optimiser's."""
+    """The tower's rate is its group's share of the optimizer's."""
     scale = float(text) / ADAPTER
     return {
         "label": text,

@@ -47,7 +47,7 @@ class PageConfig:
         others: (x, y) of further plots like it.
         measures: further columns of the table.
         curves: metrics of training to draw, 'STAGE/METRIC'.
-        colour: the axis that colours tell apart; '' is the first one.
+        color: the axis that colors tell apart; '' is the first one.
         ordered: whether its values have an order, which lines then follow.
         facet: the axis whose values have plots of their own; '' is none.
         collapse: 'EVALUATOR/MEASURE' by which a collapsed point is known, '' for none.
@@ -59,7 +59,7 @@ class PageConfig:
     others: tuple[tuple[str, str], ...] = ()
     measures: tuple[str, ...] = ()
     curves: tuple[str, ...] = ()
-    colour: str = ""
+    color: str = ""
     ordered: bool = True
     facet: str = ""
     collapse: str = ""
@@ -98,7 +98,7 @@ class SweepConfig:
             raise ValueError("seeds must be named, and each once.")
         if len(self.seeds) > 1 and not self.seed_fields:
             raise ValueError("several seeds need seed_fields, which take them.")
-        for field in ("colour", "facet"):
+        for field in ("color", "facet"):
             chosen = getattr(self.page, field)
             if chosen and chosen not in names:
                 raise ValueError(

@@ -151,7 +151,7 @@ SIGLIP: SiglipConfig = TINY["siglip-hf"]  # pyright: ignore[reportAssignmentType
 UNITOKEN: UniTokenConfig = TINY["unitoken"]  # pyright: ignore[reportAssignmentType]
 REFUSED = [
     ("vqgan", change(VQ, num_groups=8), "num_groups=8", "32"),
-    ("unitok", change(UNITOK, normalise=False), "normalise=False", "True"),
+    ("unitok", change(UNITOK, normalize=False), "normalize=False", "True"),
     ("unitok", change(UNITOK, causal=True), "causal=True", "False"),
     ("unitok", change(UNITOK, structure="residual"), "structure='residual'", "split"),
     ("unitok", change(UNITOK, projection_heads=2), "projection_heads=2", "4"),

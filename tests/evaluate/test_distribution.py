@@ -121,7 +121,7 @@ def test_inception_score_counts_clear_and_even_classes():
 
 
 class Means(nn.Module):
-    """Colours as features, and logits of two classes."""
+    """Colors as features, and logits of two classes."""
 
     @nn.compact
     def __call__(self, pictures):
@@ -129,7 +129,7 @@ class Means(nn.Module):
         return {"features": features, "logits": features[:, :2]}
 
 
-COLOURS = FeatureNetwork("colours", Means(), {}, lambda m, p, x: m.apply(p, x))
+COLORS = FeatureNetwork("colors", Means(), {}, lambda m, p, x: m.apply(p, x))
 
 
 def pictures(count, seed):
@@ -141,25 +141,25 @@ def test_pictures_stream_through_the_network():
     config = DistributionConfig(batch=4)
     shown = pictures(10, 0)
     done = []
-    found = extract(COLOURS, iter(shown), config, done.append)
+    found = extract(COLORS, iter(shown), config, done.append)
     assert done == [4, 4, 2]
     np.testing.assert_allclose(found.rows, shown.mean((1, 2)), rtol=1e-6)
     assert found.logits.shape == (10, 2)
     np.testing.assert_allclose(found.moments.mean, shown.mean((0, 1, 2)), rtol=1e-6)
     lean = DistributionConfig(batch=4, keep=False)
-    streamed = extract(COLOURS, iter(shown), lean)
+    streamed = extract(COLORS, iter(shown), lean)
     assert streamed.rows is streamed.logits is None
     assert compare(found, streamed, "m", lean).keys() == {"frechet_m"}
     mixed = [shown[0], shown[0].swapaxes(0, 1)]
     with pytest.raises(ValueError, match="has 5 × 4 pixels and another 4 × 5"):
-        extract(COLOURS, mixed, config)
+        extract(COLORS, mixed, config)
     with pytest.raises(ValueError, match="no pictures"):
-        extract(COLOURS, [], config)
+        extract(COLORS, [], config)
 
 
 def test_only_the_published_network_gives_the_published_names():
     config = DistributionConfig(batch=8, subset=6, subsets=20, resamples=10)
-    real, generated = (extract(COLOURS, pictures(12, i), config) for i in range(2))
+    real, generated = (extract(COLORS, pictures(12, i), config) for i in range(2))
     named = compare(real, generated, "inception", config)
     assert list(named) == [
         *("fid", "kid", "inception_score"),
@@ -173,7 +173,7 @@ def test_only_the_published_network_gives_the_published_names():
     for measure in (*named.values(), *other.values()):
         assert measure.count == 12
         assert measure.low <= measure.value <= measure.high
-    few = extract(COLOURS, pictures(3, 2), config)
+    few = extract(COLORS, pictures(3, 2), config)
     assert list(compare(real, few, "inception", config)) == ["fid", "kid"]
 
 

@@ -92,7 +92,7 @@ def test_retrieval_of_a_perfect_and_a_collapsed_model(siglip, monkeypatch):
     assert 0 <= found.measures["text_to_image/recall@2"].value <= 1
 
 
-def test_majority_counts_normalised_answers_of_each_kind():
+def test_majority_counts_normalized_answers_of_each_kind():
     counts = counted("a Yes", "a no", "a yes.", "b y", "b x")
     assert counts == {"a": {"yes": 2, "no": 1}, "b": {"y": 1, "x": 1}}
     assert understanding.majority(counts) == {"a": "yes", "b": "x"}

@@ -6,17 +6,17 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from unitoken_jax.layers.chunks import apply_in_chunks
 from unitoken_jax.layers.convolution import Conv, DepthwiseConv
-from unitoken_jax.layers.portions import pass_in_portions
 from unitoken_jax.models.system import unboxed
 from unitoken_jax.parallel import rules
 from unitoken_jax.parallel.mesh import MeshConfig, make_mesh
 
-BATCH, PORTIONS = 48, 3
+BATCH, CHUNKS = 48, 3
 
 
 class Block(nn.Module):
-    """Two maps of each position around one of neighbours, in portions."""
+    """Two maps of each position around one of neighbours, in chunks."""
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -27,7 +27,7 @@ class Block(nn.Module):
             x = jax.nn.gelu(DepthwiseConv(name="two")(x))
             return Conv(16, size=1, name="three")(x)
 
-        return pass_in_portions(self, convolve, x, PORTIONS)
+        return apply_in_chunks(self, convolve, x, CHUNKS)
 
 
 def test_kernels_are_gathered_and_no_pictures(monkeypatch):
@@ -60,7 +60,7 @@ def test_kernels_are_gathered_and_no_pictures(monkeypatch):
         r"= \(?\w+\[([\d,]+)\].* (?:all-gather|all-to-all|collective-permute)", text
     )
     assert moved
-    rows = {BATCH // part // share for part in (1, PORTIONS) for share in (1, 2, 4, 8)}
+    rows = {BATCH // part // share for part in (1, CHUNKS) for share in (1, 2, 4, 8)}
     for shape in moved:
         sizes = [int(size) for size in shape.split(",")]
         assert len(sizes) < 4 or not rows & set(sizes[:-3]), shape

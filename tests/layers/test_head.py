@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from unitoken_jax.layers.head import division
+from unitoken_jax.layers.head import vocab_sharding
 from unitoken_jax.ops import losses
 from unitoken_jax.parallel import rules
 from unitoken_jax.parallel.mesh import MeshConfig, make_mesh
@@ -27,15 +27,15 @@ def arrays():
 
 def gradients(hidden, kernel, targets):
     def loss(hidden, kernel):
-        parts = division(VOCABULARY)
-        scores = losses.score_tokens(hidden, kernel, targets, chunk=4, division=parts)
+        parts = vocab_sharding(VOCABULARY)
+        scores = losses.score_tokens(hidden, kernel, targets, chunk=4, sharding=parts)
         return jnp.mean(scores.cross_entropy + 0.1 * scores.log_partition**2)
 
     return jax.jit(jax.value_and_grad(loss, (0, 1)))(hidden, kernel)
 
 
 def test_nothing_is_divided_without_a_mesh():
-    assert division(VOCABULARY) is None
+    assert vocab_sharding(VOCABULARY) is None
 
 
 @pytest.mark.parametrize(

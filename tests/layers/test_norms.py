@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from unitoken_jax.layers.norms import HeadNorm, LayerNorm, RMSNorm
-from unitoken_jax.ops.normalisation import layer_norm
+from unitoken_jax.ops.normalization import layer_norm
 
 
 def test_a_row_serves_its_shard_of_the_heads():

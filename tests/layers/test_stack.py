@@ -7,7 +7,7 @@ import pytest
 from flax import linen as nn
 
 from unitoken_jax.layers.linear import Linear
-from unitoken_jax.layers.stack import remat_policy, stacked
+from unitoken_jax.layers.stack import remat_policy, scan_layers
 
 
 class Layer(nn.Module):
@@ -21,7 +21,7 @@ class Layer(nn.Module):
 
 @pytest.mark.parametrize("remat", ["none", "full"])
 def test_a_stack_is_its_layers_one_after_the_other(remat):
-    layers = stacked(Layer, 4, remat, shared=1, static=1)(name="layers")
+    layers = scan_layers(Layer, 4, remat, shared=1, static=1)(name="layers")
     x, shared, own = jnp.ones((2, 3)), jnp.full((2, 3), 0.1), jnp.arange(4)
     variables = layers.init(jax.random.key(0), x, own, shared, True)
     boxed = variables["params"]["map"]["kernel"]

@@ -128,13 +128,13 @@ def test_policies_give_the_same_gradient_with_the_same_dropout(remat, plain_grad
 
 
 @pytest.mark.parametrize(
-    ("products", "alike", "size"), [("int8", 0.99, 0.05), ("fp8", 0.85, 0.25)]
+    ("quantization", "alike", "size"), [("int8", 0.99, 0.05), ("fp8", 0.85, 0.25)]
 )
 def test_products_of_eight_bits_give_nearly_the_same_gradient(
-    products, alike, size, plain_gradients
+    quantization, alike, size, plain_gradients
 ):
     with jax.numpy_dtype_promotion("standard"):  # which qwix relies on
-        found = gradients("minimal", products=products)
+        found = gradients("minimal", quantization=quantization)
     whole, plain = (
         np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])
         for tree in (found, plain_gradients)

@@ -75,7 +75,7 @@ def test_the_last_block_pools_by_maximum():
     ]
 
 
-def test_normalisation_uses_the_stored_statistics():
+def test_normalization_uses_the_stored_statistics():
     params = {
         "kernel": jnp.ones((1, 1, 1, 1)),
         "scale": jnp.array([2.0]),

@@ -12,7 +12,7 @@ from random_weights import random_weights
 
 from unitoken_jax.convert import lpips as layout
 from unitoken_jax.convert.table import expected_shapes, import_tensors
-from unitoken_jax.models.frozen import FrozenNetwork
+from unitoken_jax.models.frozen import FrozenModel
 from unitoken_jax.models.lpips import Lpips, LpipsConfig
 from unitoken_jax.models.unitok_objective import ObjectiveConfig, compare
 
@@ -37,10 +37,10 @@ def test_reproduces_published_distances_at_full_size():
     images = jnp.asarray(hash_images())
     # As the training compares pictures, with nothing but this term.
     objective = ObjectiveConfig(l1=0.0, l2=0.0)
-    companions = {"perceptual": FrozenNetwork(Lpips(config), params)}
+    frozen_models = {"perceptual": FrozenModel(Lpips(config), params)}
     distance = jax.jit(partial(compare, objective))
-    flipped, metrics = distance(images[::-1], images, companions)
-    dimmed, _ = distance(0.9 * images + 0.05, images, companions)
+    flipped, metrics = distance(images[::-1], images, frozen_models)
+    dimmed, _ = distance(0.9 * images + 0.05, images, frozen_models)
     assert metrics["perceptual"] == flipped
     with np.load(golden.DIRECTORY / "losses_hashinit.npz") as theirs:
         golden.assert_close(flipped, theirs["lpips"], least=0.0)

@@ -97,7 +97,7 @@ def apply(config, method, params, *inputs):
 
 @pytest.mark.parametrize(
     ("case", "vision"),
-    [(CASES[0], {"remat": "minimal", "portions": 3}), (CASES[1], {})],
+    [(CASES[0], {"remat": "minimal", "chunks": 3}), (CASES[1], {})],
 )
 def test_reproduces_published_activations_and_gradients(case, vision):
     config = config_of(case, **vision)
@@ -130,7 +130,7 @@ def test_reproduces_published_activations_and_gradients(case, vision):
     golden.assert_close(output["reconstruction"], rebuilt)
     golden.assert_close(metrics["l1"], theirs["l1_loss"])
     golden.assert_close(metrics["contrastive"], theirs["clip_loss"])
-    golden.assert_close(metrics["quantisation"], theirs["vq_loss"])
+    golden.assert_close(metrics["quantization"], theirs["vq_loss"])
     golden.assert_close(loss, metrics["loss"])
     # The published layout has the codebooks before the tokens.
     codes = theirs["codes"].swapaxes(1, 2)
@@ -237,7 +237,7 @@ def test_published_sizes_of_the_parts():
 @pytest.mark.parametrize(
     "change",
     [
-        {"structure": "residual", "normalise": False},
+        {"structure": "residual", "normalize": False},
         {"num_codebooks": 1, "causal": True},
     ],
 )

@@ -143,7 +143,7 @@ def test_search_in_chunks_changes_nothing():
     np.testing.assert_array_equal(one["codes"], two["codes"])
 
 
-def test_half_precision_leaves_the_quantiser_in_float32():
+def test_half_precision_leaves_the_quantizer_in_float32():
     half = dataclasses.replace(SMALL, dtype="bfloat16")
     output = apply(half, small_params(), jnp.zeros((1, 16, 16, 3)))
     assert output["latent"].dtype == output["reconstruction"].dtype == jnp.float32

@@ -41,7 +41,7 @@ def test_translation_moves_whole_pixels_and_fills_with_zeros():
     assert len(set(rows)) > 1  # each sample by itself
 
 
-def test_colours_change_around_their_means():
+def test_colors_change_around_their_means():
     images = draw(8, 8, 8, 3)
     brighter = augmented(images, brightness=0.5) - images
     assert np.ptp(brighter, (1, 2, 3)).max() < 1e-6

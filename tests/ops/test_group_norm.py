@@ -1,4 +1,4 @@
-"""Group normalisation against its definition in float64."""
+"""Group normalization against its definition in float64."""
 
 import jax
 import jax.numpy as jnp

@@ -4,19 +4,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from unitoken_jax.ops.pixels import normalise, patches, to_bytes
+from unitoken_jax.ops.pixels import normalize, patches, to_bytes
 
 
-def test_normalise_is_the_published_processor_to_a_rounding():
+def test_normalize_is_the_published_processor_to_a_rounding():
     values = np.arange(256, dtype=np.uint8)
     rescaled = (values.astype(np.float64) * (1 / 255)).astype(np.float32)
     expected = (rescaled - np.float32(0.5)) / np.float32(0.5)
-    np.testing.assert_allclose(jax.jit(normalise)(values), expected, atol=1.2e-7)
+    np.testing.assert_allclose(jax.jit(normalize)(values), expected, atol=1.2e-7)
 
 
 def test_bytes_survive_the_round_trip_up_to_truncation():
     values = np.arange(256, dtype=np.uint8)
-    back = np.asarray(to_bytes(normalise(jnp.asarray(values)))).astype(int)
+    back = np.asarray(to_bytes(normalize(jnp.asarray(values)))).astype(int)
     assert set(values - back) <= {0, 1}
     assert to_bytes(jnp.array([-3.0, 3.0])).tolist() == [0, 255]
 
@@ -30,7 +30,7 @@ def test_bytes_are_rounded_in_the_published_ways():
     assert to_bytes(jnp.array([jnp.nan]), "round").tolist() == [128]
     # Bytes survive being rounded.
     values = jnp.arange(256, dtype=jnp.uint8)
-    np.testing.assert_array_equal(to_bytes(normalise(values), "round"), values)
+    np.testing.assert_array_equal(to_bytes(normalize(values), "round"), values)
 
 
 def test_patches_read_row_by_row_and_drop_the_remainder():

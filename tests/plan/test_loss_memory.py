@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from unitoken_jax.layers.head import division
+from unitoken_jax.layers.head import vocab_sharding
 from unitoken_jax.ops import losses
 from unitoken_jax.parallel import topology
 from unitoken_jax.parallel.mesh import MeshConfig, make_mesh
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.skipif(
 
 def in_chunks(hidden: jax.Array, kernel: jax.Array, targets: jax.Array) -> jax.Array:
     scores = losses.score_tokens(
-        hidden, kernel, targets, chunk=4096, division=division(VOCABULARY)
+        hidden, kernel, targets, chunk=4096, sharding=vocab_sharding(VOCABULARY)
     )
     return jnp.sum(scores.cross_entropy + 1e-5 * scores.log_partition**2)
 

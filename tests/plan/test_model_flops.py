@@ -111,11 +111,11 @@ def test_a_decoder_with_a_depth_head():
 
 
 def test_a_tokenizer_in_portions_beside_causal_texts():
-    """What a portion computes again does not count; texts see what is before."""
+    """What a chunk computes again does not count; texts see what is before."""
     config = unitok_pictures.get_config("ablation")
     model = config.stages.tokenizer.model
     whole = counted_of(config)
-    model.vision.portions = 4
+    model.vision.chunks = 4
     assert counted_of(config) == whole
     model.text.layers += 1
     layer = 4 * 128**2 + 2 * 128 * 512

@@ -2,7 +2,7 @@
 
     python tests/report/example_run.py DIR      writes one to look at in a browser
 
-Without an archive of pictures it draws coloured shapes.
+Without an archive of pictures it draws colored shapes.
 """
 
 import json
@@ -306,7 +306,7 @@ def _evaluation(folder: Path, pictures: Iterator[Image.Image], rng) -> dict:
                         "image": save(blurred(shown[i])),
                         "real": save(shown[i]),
                         "seed": i,
-                        "answers": "What is this? a red heart ✓; Which colour? blue ✗",
+                        "answers": "What is this? a red heart ✓; Which color? blue ✗",
                     }
                     for i, prompt in enumerate(PROMPTS)
                 ]
@@ -329,8 +329,8 @@ def _pictures(archive: Path | None, rng) -> Iterator[Image.Image]:
                 yield canvas
     while True:
         canvas = Image.new("RGB", (64, 64), "white")
-        colour = tuple(int(c) for c in rng.integers(0, 256, 3))
-        ImageDraw.Draw(canvas).ellipse((8, 8, 56, 56), fill=colour)
+        color = tuple(int(c) for c in rng.integers(0, 256, 3))
+        ImageDraw.Draw(canvas).ellipse((8, 8, 56, 56), fill=color)
         yield canvas
 
 

@@ -40,7 +40,7 @@ def write_sweep(folder: Path, **changes) -> Path:
         "y": "generation/bits_per_code",
         "measures": ["generation/caption_rank"],
         "curves": ["stage2/image_loss"],
-        "colour": "ratio",
+        "color": "ratio",
         "facet": "encoding",
         "collapse": "",
         "collapse_share": 0.5,

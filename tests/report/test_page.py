@@ -297,10 +297,10 @@ def test_the_command_names_the_page_or_the_fault(copy):
 
 
 def contrast(one, two):
-    """Return the contrast ratio of two colours (WCAG 2.2, relative luminance)."""
+    """Return the contrast ratio of two colors (WCAG 2.2, relative luminance)."""
 
-    def luminance(colour):
-        parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    def luminance(color):
+        parts = [int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)]
         linear = [
             x / 12.92 if x <= 0.04045 else ((x + 0.055) / 1.055) ** 2.4 for x in parts
         ]
@@ -316,7 +316,7 @@ def test_words_can_be_read_in_light_and_dark():
         dict(re.findall(r"--(\w+): (#\w{6})", part))
         for part in style.split("@media")[:2]
     ]
-    for colours in modes:
+    for colors in modes:
         for ink in ("ink", "muted", "accent", "good", "bad"):
             for paper in ("page", "card"):
-                assert contrast(colours[ink], colours[paper]) >= 4.5, (ink, paper)
+                assert contrast(colors[ink], colors[paper]) >= 4.5, (ink, paper)

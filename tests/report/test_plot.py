@@ -26,7 +26,7 @@ def test_curves_share_their_axes() -> None:
     ]
     drawn = plot.curves(series, "Loss")
     assert [line.name for line in drawn.lines] == ["a", "b"]
-    assert drawn.lines[1].colour == 9 % plot.COLOURS
+    assert drawn.lines[1].color == 9 % plot.COLORS
     a, b = (places(line.path) for line in drawn.lines)
     assert inside(a)
     assert inside(b)

@@ -63,7 +63,7 @@ def batch(index: int, rows: int = ROWS) -> dict[str, np.ndarray]:
 
 
 def make_optimizer(**fields) -> Optimizer:
-    """Return an optimiser over the two matrices."""
+    """Return an optimizer over the two matrices."""
     config = OptimizerConfig(learning_rate=1e-2, groups=GROUPS, **fields)
     return _make(config, PATHS, 100)
 

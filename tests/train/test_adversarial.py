@@ -1,4 +1,4 @@
-"""Two networks, two optimisers, one step: UniTok's training in miniature."""
+"""Two networks, two optimizers, one step: UniTok's training in miniature."""
 
 import dataclasses
 import functools
@@ -21,7 +21,7 @@ from unitoken_jax.convert.table import import_tensors
 from unitoken_jax.models import registry, unitok_objective
 from unitoken_jax.models.dinov2 import Dinov2, Dinov2Config
 from unitoken_jax.models.discriminator import DiscriminatorConfig
-from unitoken_jax.models.frozen import FrozenNetwork
+from unitoken_jax.models.frozen import FrozenModel
 from unitoken_jax.ops import adversarial
 from unitoken_jax.parallel import rules
 from unitoken_jax.parallel.mesh import MeshConfig, make_mesh
@@ -42,9 +42,9 @@ LAST = unitok_objective.LAST_LAYER
 def train(directory: Path, batches=None, devices=None, **fields):
     job = tokenizer.job(**fields)
     system = registry.build(job.model)
-    companions = COMPANIONS if system.companions else {}
+    frozen_models = COMPANIONS if system.frozen_models else {}
     parts = stage.Parts(
-        system, {}, batches or tokenizer.Batches(), companions=companions
+        system, {}, batches or tokenizer.Batches(), frozen_models=frozen_models
     )
     return stage.run(job, parts, directory, devices=devices)
 
@@ -60,7 +60,7 @@ def rows(directory: Path) -> list[dict]:
 
 @pytest.fixture(scope="module", autouse=True)
 def compiled_once(tmp_path_factory):
-    """Runs of one program share it; it is not optimised, which takes far longer."""
+    """Runs of one program share it; it is not optimized, which takes far longer."""
     options = {
         "jax_disable_most_optimizations": True,
         "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("programs")),
@@ -85,7 +85,7 @@ def whole(tmp_path_factory):
 @pytest.mark.slow
 def test_every_term_is_a_metric_and_the_adversary_begins_in_time(whole):
     found = rows(whole)
-    terms = {"l1", "l2", "perceptual", "quantisation", "contrastive", "deceit"}
+    terms = {"l1", "l2", "perceptual", "quantization", "contrastive", "deceit"}
     terms |= {"adversary/hinge", "adversary/consistency", "adaptive_weight"}
     terms |= {"usage/0", "usage/1", "dead/0", "perplexity/1", "psnr", "accuracy"}
     assert terms <= found[0].keys()
@@ -98,7 +98,7 @@ def test_every_term_is_a_metric_and_the_adversary_begins_in_time(whole):
     last = found[-1]
     total = sum(
         getattr(objective, name) * last[name]
-        for name in ("l1", "l2", "perceptual", "quantisation", "contrastive")
+        for name in ("l1", "l2", "perceptual", "quantization", "contrastive")
     )
     assert last["loss"] == pytest.approx(total, rel=1e-5)
 
@@ -164,7 +164,9 @@ def update(parts):
         "model": rule.transform.init(rule.split(params)[0]),
         "adversary": adversary.init(),
     }
-    step = jax.jit(make_adversarial_update(system.drawing, rule, adversary, COMPANIONS))
+    step = jax.jit(
+        make_adversarial_update(system.generator_loss, rule, adversary, COMPANIONS)
+    )
     return kept, step
 
 
@@ -179,11 +181,15 @@ def test_gradient_is_that_of_the_weighted_sum(parts, update):
     def objective(params, weight):
         # As the update draws its keys.
         keys = jax.random.split(jax.random.fold_in(key, 0), 3)
-        result = system.drawing.make(params, batch, keys[0])
-        distance, _ = system.drawing.compare(result.made, result.real, COMPANIONS)
+        result = system.generator_loss.forward(params, batch, keys[0])
+        distance, _ = system.generator_loss.reconstruction_loss(
+            result.reconstruction, result.original, COMPANIONS
+        )
         heads, fade = kept["adversary"]["params"], adversary.fade(jnp.int32(3))
-        deceit = -jnp.mean(adversary.score(heads, {}, result.made, fade, keys[1]))
-        return result.rest + distance + weight * deceit, (distance, deceit)
+        deceit = -jnp.mean(
+            adversary.score(heads, {}, result.reconstruction, fade, keys[1])
+        )
+        return result.other_loss + distance + weight * deceit, (distance, deceit)
 
     weight = adversary.config.weight * metrics["adaptive_weight"]
     expected = jax.jit(jax.grad(objective, has_aux=True))(params, weight)[0]
@@ -267,7 +273,7 @@ def test_a_fault_on_the_other_side_refuses_the_step_of_both(tmp_path):
     broken["perceptual"] = dataclasses.replace(network, params=spoilt)
     job = tokenizer.job()
     parts = stage.Parts(
-        registry.build(job.model), {}, tokenizer.Batches(), companions=broken
+        registry.build(job.model), {}, tokenizer.Batches(), frozen_models=broken
     )
     with pytest.raises(DivergedError, match="each of the steps 1 to 4 was skipped"):
         stage.run(job, parts, tmp_path)
@@ -316,11 +322,16 @@ def test_one_in_so_many_pictures_is_decoded():
     system = registry.build(model)
     params = registry.abstract_params(system)
     batch = tokenizer.batch(0)
-    made = jax.eval_shape(system.drawing.make, params, batch, jax.random.key(0))
-    assert made.made.shape == (4, 16, 16, 3)
+    made = jax.eval_shape(
+        system.generator_loss.forward, params, batch, jax.random.key(0)
+    )
+    assert made.reconstruction.shape == (4, 16, 16, 3)
     with pytest.raises(ValueError, match="one in 2 of a batch of 3 pictures"):
         jax.eval_shape(
-            system.drawing.make, params, tokenizer.batch(0, 3), jax.random.key(0)
+            system.generator_loss.forward,
+            params,
+            tokenizer.batch(0, 3),
+            jax.random.key(0),
         )
 
 
@@ -328,20 +339,20 @@ def test_scale_is_clipped_and_usage_follows():
     system = registry.build(tokenizer.MODEL)
     params = {
         "logit_scale": jnp.float32(9),
-        "quantiser": {"usage": jnp.zeros((2, 16))},
+        "quantizer": {"usage": jnp.zeros((2, 16))},
     }
     shares = np.zeros((2, 16), np.float32)
     shares[0], shares[1, 3] = 1 / 16, 1
-    settled, metrics = system.settle(params, {"histogram": shares})
+    settled, metrics = system.post_update(params, {"histogram": shares})
     assert float(settled["logit_scale"]) == pytest.approx(math.log(100))
-    np.testing.assert_allclose(settled["quantiser"]["usage"], shares)
+    np.testing.assert_allclose(settled["quantizer"]["usage"], shares)
     assert float(metrics["usage/0"]) == 1
     assert float(metrics["usage/1"]) == 1 / 16
     assert float(metrics["dead/1"]) == 15
     assert float(metrics["perplexity/0"]) == pytest.approx(16)
-    later, _ = system.settle(settled, {"histogram": shares[::-1]})
+    later, _ = system.post_update(settled, {"histogram": shares[::-1]})
     decay = system.config.objective.usage_decay
-    assert float(later["quantiser"]["usage"][1, 3]) == pytest.approx(
+    assert float(later["quantizer"]["usage"][1, 3]) == pytest.approx(
         decay + (1 - decay) / 16
     )
 
@@ -416,7 +427,7 @@ def test_published_scores_through_the_adversary():
     source = golden.tensors("dino_discriminator", "weights")
     params = import_tensors(table, source, shapes, dinov2.counts(network))
     trainable, _ = adversary.optimizer.split(params)
-    backbone = FrozenNetwork(Dinov2(network.backbone), params["backbone"])
+    backbone = FrozenModel(Dinov2(network.backbone), params["backbone"])
     theirs = golden.tensors("dino_discriminator", "activations")
     images = golden.channels_last(theirs["image"])
     judge = jax.jit(adversary.judge)

@@ -58,8 +58,8 @@ def chain(data_dir, vocabulary):
     llamagen = {"kind": "llamagen", "hidden": 16, "layers": 1, "heads": 2, "side": 2}
     llamagen |= {"classes": 1, "null_class": True, "class_dropout": 0.5}
     llamagen |= {"codebooks": BOOKS, "codes": CODES, "depth_layers": 1}
-    still = {"pattern": "embedder/quantiser/.*", "frozen": True}
-    rest = {"pattern": ".*", "exclude": "embedder/quantiser/.*"}
+    still = {"pattern": "embedder/quantizer/.*", "frozen": True}
+    rest = {"pattern": ".*", "exclude": "embedder/quantizer/.*"}
     usage = {"pattern": ".*/usage", "frozen": True}
     liquid = {"request": "{caption}", "question": "<|image|>{question}"}
     stages = {
@@ -74,7 +74,7 @@ def chain(data_dir, vocabulary):
         "mllm": {
             "model": mllm | {"depth_layers": 1},
             "codes": {"stage": "tokenizer"},
-            "init": {"embedder/quantiser": "tokenizer:quantiser"},
+            "init": {"embedder/quantizer": "tokenizer:quantizer"},
             "data": {
                 "kind": "liquid",
                 "image_size": IMAGE,
@@ -121,7 +121,7 @@ def node(tmp_path_factory):
 
 @pytest.fixture(scope="module", autouse=True)
 def quick():
-    """Programs that run twice are not worth optimising, nor spreading over devices."""
+    """Programs that run twice are not worth optimizing, nor spreading over devices."""
     with pytest.MonkeyPatch.context() as patch:
         for module in (generate, evaluate):
             one = partial(module.make_mesh, devices=jax.devices()[:1])

@@ -205,7 +205,7 @@ from ml_collections import ConfigDict
 def get_config():
     return ConfigDict(json.loads(Path(__file__).with_suffix(".json").read_text()))
 """
-# One device, and programs that run once are not worth optimising.
+# One device, and programs that run once are not worth optimizing.
 ENVIRONMENT = os.environ | {
     "PYTHONPATH": str(Path(__file__).parents[2]),
     "XLA_FLAGS": "--xla_backend_optimization_level=0",

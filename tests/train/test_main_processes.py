@@ -24,7 +24,7 @@ def get_config():
 """
 ENVIRONMENT = os.environ | {
     "PYTHONPATH": str(Path(__file__).parents[2]),
-    # Programs that run once are not worth optimising.
+    # Programs that run once are not worth optimizing.
     "XLA_FLAGS": "--xla_backend_optimization_level=0",
 }
 ORDER = ("tokenizer", "base")

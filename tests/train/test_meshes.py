@@ -42,7 +42,7 @@ def _losses(job, system, layout, state) -> list[float]:
     batches = [rows.place(batch(i), ROWS, held, layout.mesh) for i in range(STEPS)]
     with jax.set_mesh(layout.mesh):
         lowered = stage.make_step(job, system, layout).lower(state, batches[0], {})
-    # Each program runs three times: optimising it would take most of the time.
+    # Each program runs three times: optimizing it would take most of the time.
     step = lowered.compile(compiler_options={"xla_backend_optimization_level": 0})
     losses = []
     for placed in batches:

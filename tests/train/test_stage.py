@@ -284,7 +284,7 @@ def _breaking(value: float):
         value += jnp.where(jnp.abs(params["first"]["kernel"]).max() > 1e30, jnp.nan, 0)
         return value, metrics | {"number": batch["number"][0].astype(jnp.float32)}
 
-    return dataclasses.replace(miniature.system(), loss=loss, settle=settle)
+    return dataclasses.replace(miniature.system(), loss=loss, post_update=settle)
 
 
 class Numbered(miniature.Batches):
@@ -415,7 +415,7 @@ def test_pictures_and_profile(tmp_path, monkeypatch) -> None:
         stop()
 
     monkeypatch.setattr(jax.profiler, "stop_trace", stop_trace)
-    slow = dataclasses.replace(miniature.system(), settle=settle)
+    slow = dataclasses.replace(miniature.system(), post_update=settle)
     one = jax.devices()[:1]
     _train(tmp_path, pictures=pictures, train=train, system=slow, devices=one)
     assert done == [True]  # or the last step of the window is not in it

@@ -13,18 +13,18 @@ from data_pipelines.shards import write_split
 from data_pipelines.vocabulary import Vocabulary, train_vocabulary
 
 IMAGE, STRIDE, PATCH, CODES = 12, 2, 4, 16
-COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
+COLORS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
 TEXTS = ["describe the image.", "generate an image according to the prompt:"] + [
-    f"a {colour} square on a plain background, what colour is it?" for colour in COLOURS
+    f"a {color} square on a plain background, what colour is it?" for color in COLORS
 ]
 
 
 def _record(index: int) -> records.Record:
-    """Return a plain square of one of three colours."""
-    name = list(COLOURS)[index % len(COLOURS)]
+    """Return a plain square of one of three colors."""
+    name = list(COLORS)[index % len(COLORS)]
     picture = np.full((IMAGE, IMAGE, 3), 255, np.uint8)
     inset = 1 + index % 3
-    picture[inset:-inset, inset:-inset] = COLOURS[name]
+    picture[inset:-inset, inset:-inset] = COLORS[name]
     file = io.BytesIO()
     Image.fromarray(picture).save(file, "PNG")
     question = {"kind": "color", "question": "what colour is it?", "answer": name}

@@ -9,7 +9,7 @@ import numpy as np
 from tests.models.random_weights import random_weights
 from unitoken_jax.config import build
 from unitoken_jax.models import registry
-from unitoken_jax.models.frozen import FrozenNetwork
+from unitoken_jax.models.frozen import FrozenModel
 from unitoken_jax.models.lpips import Lpips, LpipsConfig
 from unitoken_jax.train.job import Job
 
@@ -51,12 +51,12 @@ ADVERSARY = {
 LPIPS = LpipsConfig(widths=(4, 6), depths=(1, 1))
 
 
-def lpips() -> FrozenNetwork:
+def lpips() -> FrozenModel:
     """A perceptual distance of random weights."""
     image = jax.ShapeDtypeStruct((1, SIDE, SIDE, 3), "float32")
     shapes = jax.eval_shape(Lpips(LPIPS).init, jax.random.key(0), image, image)
     params = random_weights(registry.unboxed(shapes["params"]))
-    return FrozenNetwork(Lpips(LPIPS), jax.tree.map(np.abs, params))
+    return FrozenModel(Lpips(LPIPS), jax.tree.map(np.abs, params))
 
 
 def job(**fields: Any) -> Job:
@@ -84,11 +84,11 @@ def job(**fields: Any) -> Job:
 
 
 def batch(index: int, rows: int = 8) -> dict[str, np.ndarray]:
-    """Batch `index` of an endless stream: plain pictures of two colours."""
+    """Batch `index` of an endless stream: plain pictures of two colors."""
     rng = np.random.default_rng(index)
-    colours = rng.integers(0, 256, (rows, 2, 1, 1, 3))
+    colors = rng.integers(0, 256, (rows, 2, 1, 1, 3))
     halves = np.arange(SIDE)[:, None, None] < rng.integers(4, 12, (rows, 1, 1, 1))
-    image = np.where(halves, colours[:, 0], colours[:, 1]).astype(np.uint8)
+    image = np.where(halves, colors[:, 0], colors[:, 1]).astype(np.uint8)
     image = np.broadcast_to(image, (rows, SIDE, SIDE, 3))
     text = rng.integers(0, 19, (rows, LENGTH)).astype(np.int32)
     text[:, -1] = 19

@@ -319,7 +319,7 @@ def restore_params(
     average: bool = False,
     together: bool = False,
 ) -> tuple[dict[str, Any], int]:
-    """Read parameters alone, without optimiser, from the newest readable checkpoint.
+    """Read parameters alone, without optimizer, from the newest readable checkpoint.
 
     Args:
         directory: a stage's directory or its `checkpoints`.

@@ -13,7 +13,7 @@ _BEGINNINGS = (
     (b"\x1f\x8b", "is compressed with gzip; decompress it first"),
     (b"\x89HDF", "is an HDF5 file, of Keras or TensorFlow"),
     (b"\x93NUMPY", "is a NumPy array and no set of tensors"),
-    (b"GGUF", "is a GGUF file of llama.cpp, whose numbers are quantised"),
+    (b"GGUF", "is a GGUF file of llama.cpp, whose numbers are quantized"),
     (b"7z\xbc\xaf", "is a 7-Zip archive; unpack it first"),
     (b"BZh", "is compressed with bzip2; decompress it first"),
     (b"\xfd7zXZ", "is compressed with xz; decompress it first"),

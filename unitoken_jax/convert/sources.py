@@ -487,7 +487,7 @@ def _dtype_of(array: Any, where: str) -> np.dtype:
         return np.dtype(name if _is_torch(array) else array.dtype)
     except TypeError as fault:
         raise WeightsError(
-            f"{where} has the type {name}, which is not supported; a quantised file is"
+            f"{where} has the type {name}, which is not supported; a quantized file is"
             " to be turned back first"
         ) from fault
 

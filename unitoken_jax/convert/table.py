@@ -370,7 +370,7 @@ def check_source(
         shown = _listed(f"{key} ({dtype})" for key, dtype in foreign.items())
         faults.append(
             f"{len(foreign)} tensor(s) hold no floating point numbers: {shown}; a"
-            " quantised file is to be turned back first"
+            " quantized file is to be turned back first"
         )
     if missing:
         faults.append(f"{len(missing)} tensor(s) are missing: {_listed(missing)}")

@@ -1,7 +1,7 @@
 """PyTorch files: opened without running code of their author, and chosen from.
 
 A checkpoint of a training holds more than one set of weights (`model`, `ema`, the
-optimiser's): the sets are found by what they are, mappings of names to tensors, and one
+optimizer's): the sets are found by what they are, mappings of names to tensors, and one
 is chosen.
 """
 
@@ -136,7 +136,7 @@ def arguments(contents: Mapping[str, Any]) -> dict[str, Any]:
 def _sets(
     node: Mapping[Any, Any], path: tuple[str, ...]
 ) -> Iterator[tuple[tuple[str, ...], Mapping[str, Any]]]:
-    """Mappings that hold tensors by name, and where; those of optimisers by number."""
+    """Mappings that hold tensors by name, and where; those of optimizers by number."""
     if any(isinstance(key, str) and _is_tensor(value) for key, value in node.items()):
         yield path, node
         return

@@ -38,8 +38,8 @@ def table(config: UniTokMllmConfig, prefix: str = "") -> Table:
 
 def _embedder(config: UniTokMllmConfig, ours: str) -> Iterator[Rule | Constant]:
     books = f"{_EMBEDDER}.quantizer.codebooks.{{codebook}}"
-    yield Rule(f"{books}.codebook.weight", f"{ours}/quantiser/codebooks")
-    yield Rule(f"{books}.vocab_usage", f"{ours}/quantiser/usage")
+    yield Rule(f"{books}.codebook.weight", f"{ours}/quantizer/codebooks")
+    yield Rule(f"{books}.vocab_usage", f"{ours}/quantizer/usage")
     yield from unitok.projection(
         UniTokConfig(
             vision=ViTaminConfig(hidden=config.projection, heads=1),

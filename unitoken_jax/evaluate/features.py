@@ -50,7 +50,7 @@ def look(model: SiglipVision, params: Params, tiles: jax.Array) -> jax.Array:
     Returns:
         float32 [B, D].
     """
-    seen: Any = model.apply({"params": params}, pixels.normalise(tiles))
+    seen: Any = model.apply({"params": params}, pixels.normalize(tiles))
     return seen["tokens"].mean(axis=1).astype(jnp.float32)
 
 

@@ -93,7 +93,7 @@ def _call(module: nn.Module, params: Any, pictures: jax.Array) -> Found:
 
 
 def _last_activations(module: nn.Module, params: Any, pictures: jax.Array) -> Found:
-    images = pixels.normalise(pictures)
+    images = pixels.normalize(pictures)
     layers: Any = module.apply({"params": params}, images, method="activations")
     return {"features": layers[-1].mean((1, 2))}
 
@@ -110,7 +110,7 @@ def features(
 def _compare(
     module: nn.Module, params: Any, first: jax.Array, second: jax.Array
 ) -> jax.Array:
-    sides = pixels.normalise(first), pixels.normalise(second)
+    sides = pixels.normalize(first), pixels.normalize(second)
     return module.apply({"params": params}, *sides)  # pyright: ignore[reportReturnType]
 
 

@@ -15,7 +15,7 @@ from unitoken_jax.evaluate.measure import Evaluation, Measure, summarise
 from unitoken_jax.generate.decode import Params, call
 from unitoken_jax.models.unitok import UniTok
 from unitoken_jax.models.vqgan import VQGAN
-from unitoken_jax.ops import fidelity, pixels, quantisation
+from unitoken_jax.ops import fidelity, pixels, quantization
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +50,7 @@ def reconstruct(
         Codes [B, T, C] of C codebooks, reconstructions uint8 [B, H, W, 3], and of each
         its PSNR in dB and SSIM, [B].
     """
-    images = pixels.normalise(pictures)
+    images = pixels.normalize(pictures)
     codes = call(model, params, "encode", images)
     decoded = jnp.clip(call(model, params, "decode", codes), -1, 1)
     if isinstance(model, VQGAN):
@@ -95,8 +95,8 @@ def evaluate(
         np.concatenate(part) for part in zip(*outputs, strict=True)
     )
     size = model.config.n_embed if isinstance(model, VQGAN) else model.config.codes
-    counts = quantisation.count_codes(jnp.asarray(codes), size)
-    usage = [float(share) for share in quantisation.usage(counts)]
+    counts = quantization.count_codes(jnp.asarray(codes), size)
+    usage = [float(share) for share in quantization.usage(counts)]
     shown = spread(len(originals), config.examples)
     return Evaluation(
         measures={
@@ -104,7 +104,7 @@ def evaluate(
             "ssim": summarise(ssim, unit="of 1"),
             "code_usage": Measure(float(np.mean(usage)), len(originals)),
             "code_perplexity": Measure(
-                float(quantisation.perplexity(counts).mean()),
+                float(quantization.perplexity(counts).mean()),
                 len(originals),
                 unit="codes",
             ),

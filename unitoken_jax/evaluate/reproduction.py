@@ -68,7 +68,7 @@ def evaluate(
     )
     drawings = assistant.draw([pair.caption for pair in pairs], [0] * len(pairs))
     originals, drawn = (
-        pixels.normalise(jnp.asarray(pictures))
+        pixels.normalize(jnp.asarray(pictures))
         for pictures in ([pair.view.whole for pair in pairs], drawings)
     )
     psnr = np.asarray(fidelity.psnr(originals, drawn))

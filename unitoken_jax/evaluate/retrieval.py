@@ -54,7 +54,7 @@ def embed(
     model: Siglip | UniTok, params: Params, images: jax.Array, text: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """Embed pictures uint8 [B, H, W, 3] and texts int32 [B, X], both to [B, E]."""
-    seen = pixels.normalise(images)
+    seen = pixels.normalize(images)
     return (
         call(model, params, "encode_image", seen),
         call(model, params, "encode_text", text),

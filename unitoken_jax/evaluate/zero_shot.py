@@ -147,7 +147,7 @@ def _lines(path: Path, what: str) -> list[str]:
 @functools.partial(jax.jit, static_argnames=("model", "method"))
 def _embed(model: nn.Module, params: Any, inputs: jax.Array, method: str) -> jax.Array:
     if method == "encode_image":
-        inputs = pixels.normalise(inputs)
+        inputs = pixels.normalize(inputs)
     return call(model, params, method, inputs)
 
 

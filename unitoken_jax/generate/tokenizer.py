@@ -16,7 +16,7 @@ Tokenizer = VQGAN | UniTok
 @functools.partial(jax.jit, static_argnames="model")
 def encode_pictures(model: Tokenizer, params: Params, pictures: jax.Array) -> jax.Array:
     """Code pictures, uint8 [B, H, W, 3], to int32 [B, h, w] or [B, h, w, K]."""
-    codes = call(model, params, "encode", pixels.normalise(pictures))
+    codes = call(model, params, "encode", pixels.normalize(pictures))
     if isinstance(model, VQGAN):
         return codes
     rows, columns = (side // model.config.vision.factor for side in pictures.shape[1:3])

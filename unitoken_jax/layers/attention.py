@@ -11,7 +11,7 @@ from unitoken_jax.config import positive
 from unitoken_jax.layers.linear import Linear
 from unitoken_jax.layers.norms import HeadNorm
 from unitoken_jax.layers.parameter import Initializer
-from unitoken_jax.layers.products import Products
+from unitoken_jax.layers.quantization import Quantization
 from unitoken_jax.ops import attention as ops
 from unitoken_jax.ops.masks import SegmentIds
 from unitoken_jax.ops.rotary import Rotation, rotate
@@ -69,7 +69,7 @@ class Attention(nn.Module):
         kernel_init: initialiser of the kernels; normal, variance 1 / fan-in, if None.
         out_init: initialiser of the output's kernel where it differs.
         rows: logical name of the axis B.
-        products: in what the four maps multiply, see `layers.products`.
+        quantization: in what the four maps multiply, see `layers.quantization`.
         dtype: type of the computation.
     """
 
@@ -83,7 +83,7 @@ class Attention(nn.Module):
     kernel_init: Initializer | None = None
     out_init: Initializer | None = None
     rows: str = "batch"
-    products: Products = "full"
+    quantization: Quantization = "full"
     dtype: str = "float32"
 
     @nn.compact
@@ -117,7 +117,7 @@ class Attention(nn.Module):
             Linear,
             use_bias=self.use_bias,
             kernel_init=self.kernel_init,
-            products=self.products,
+            quantization=self.quantization,
             dtype=self.dtype,
         )
         keys = partial(

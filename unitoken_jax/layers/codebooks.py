@@ -1,4 +1,4 @@
-"""The codebooks of a quantiser as parameters."""
+"""The codebooks of a quantizer as parameters."""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +6,7 @@ from flax import linen as nn
 from jax.nn import initializers
 
 from unitoken_jax.layers.parameter import parameter
-from unitoken_jax.ops.quantisation import Quantised, Quantiser
+from unitoken_jax.ops.quantization import Quantized, Quantizer
 
 
 class Codebooks(nn.Module):
@@ -19,13 +19,13 @@ class Codebooks(nn.Module):
         count: number of codebooks C.
         size: codes in a codebook V.
         width: channels of a code E.
-        quantiser: how latents become codes.
+        quantizer: how latents become codes.
     """
 
     count: int
     size: int
     width: int
-    quantiser: Quantiser
+    quantizer: Quantizer
 
     def setup(self) -> None:
         """Codes start uniform in ±width^(-1/2) / 36, as UniTok's do."""
@@ -41,14 +41,14 @@ class Codebooks(nn.Module):
             self, "usage", initializers.zeros, (None, "code"), shape[:2]
         )
 
-    def __call__(self, latents: jax.Array) -> Quantised:
-        """Quantises latents [B, T, D], in float32."""
-        return self.quantiser(latents, self.codebooks)
+    def __call__(self, latents: jax.Array) -> Quantized:
+        """Quantizes latents [B, T, D], in float32."""
+        return self.quantizer(latents, self.codebooks)
 
     def codes(self, latents: jax.Array) -> jax.Array:
         """Codes int32 [B, T, C] of latents [B, T, D]."""
-        return self.quantiser.codes(latents, self.codebooks)
+        return self.quantizer.codes(latents, self.codebooks)
 
     def lookup(self, codes: jax.Array) -> jax.Array:
         """Vectors [B, T, D] of codes [B, T, C]."""
-        return self.quantiser.lookup(codes, self.codebooks)
+        return self.quantizer.lookup(codes, self.codebooks)

@@ -1,4 +1,4 @@
-"""ViTamin's gated MLP (arXiv 2404.02132), which normalises its own input."""
+"""ViTamin's gated MLP (arXiv 2404.02132), which normalizes its own input."""
 
 from functools import partial
 

@@ -1,4 +1,4 @@
-"""Group normalisation with named, logically partitioned parameters."""
+"""Group normalization with named, logically partitioned parameters."""
 
 import jax
 from flax import linen as nn
@@ -9,14 +9,14 @@ from unitoken_jax.ops.group_norm import group_norm
 
 
 class GroupNorm(nn.Module):
-    """Group normalisation; parameters `scale` and `bias` of the channel width."""
+    """Group normalization; parameters `scale` and `bias` of the channel width."""
 
     groups: int
     epsilon: float = 1e-6
 
     @nn.compact
     def __call__(self, inputs: jax.Array) -> jax.Array:
-        """Normalise [B, ..., C] in float32; the result has the dtype of `inputs`."""
+        """Normalize [B, ..., C] in float32; the result has the dtype of `inputs`."""
         shape = (inputs.shape[-1],)
         scale = parameter(self, "scale", initializers.ones, ("norm",), shape)
         bias = parameter(self, "bias", initializers.zeros, ("norm",), shape)

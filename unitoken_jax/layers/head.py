@@ -2,15 +2,15 @@
 
 import jax
 
-from unitoken_jax.ops.losses import Division
-from unitoken_jax.parallel.rules import constrain, parts
+from unitoken_jax.ops.losses import VocabSharding
+from unitoken_jax.parallel.rules import constrain, num_shards
 
 
-def division(vocabulary: int) -> Division | None:
+def vocab_sharding(vocabulary: int) -> VocabSharding | None:
     """For `losses.score_tokens` of a kernel [D, vocabulary]; None without a mesh."""
     if jax.sharding.get_abstract_mesh().empty:
         return None
-    return Division(parts("vocab", vocabulary), _gather, _scatter)
+    return VocabSharding(num_shards("vocab", vocabulary), _gather, _scatter)
 
 
 def _gather(kernel: jax.Array) -> jax.Array:

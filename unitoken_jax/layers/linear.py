@@ -8,7 +8,7 @@ from flax import linen as nn
 from jax.nn import initializers
 
 from unitoken_jax.layers.parameter import Initializer, parameter
-from unitoken_jax.layers.products import Products, multiply
+from unitoken_jax.layers.quantization import Quantization, multiply
 from unitoken_jax.ops.embedding import Layout, lookup
 from unitoken_jax.parallel.rules import constrain, partition
 
@@ -35,7 +35,7 @@ class Linear(nn.Module):
         axes: logical names of the kernel's axes, inputs first.
         use_bias: whether a bias of shape `features` is added.
         kernel_init: initialiser of the kernel; normal, variance 1 / fan-in, if None.
-        products: in what it multiplies, see `layers.products`.
+        quantization: in what it multiplies, see `layers.quantization`.
         dtype: type of the computation.
     """
 
@@ -43,7 +43,7 @@ class Linear(nn.Module):
     axes: tuple[str | None, ...]
     use_bias: bool = False
     kernel_init: Initializer | None = None
-    products: Products = "full"
+    quantization: Quantization = "full"
     dtype: str = "float32"
 
     @nn.compact
@@ -54,7 +54,7 @@ class Linear(nn.Module):
         init = self.kernel_init or fan_in_normal(inputs)
         kernel = parameter(self, "kernel", init, self.axes, shape)
         contracted = (tuple(range(x.ndim - inputs, x.ndim)), tuple(range(inputs)))
-        output = multiply(self.products)(
+        output = multiply(self.quantization)(
             x.astype(self.dtype), kernel.astype(self.dtype), (contracted, ((), ()))
         )
         if self.use_bias:

@@ -9,7 +9,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from unitoken_jax.layers.linear import Linear
 from unitoken_jax.layers.parameter import Initializer
-from unitoken_jax.layers.products import Products
+from unitoken_jax.layers.quantization import Quantization
 from unitoken_jax.parallel.rules import constrain
 
 Activation = Literal["gelu_tanh", "gelu_erf"]
@@ -26,13 +26,13 @@ class GatedMLP(nn.Module):
     Attributes:
         features: inner width F.
         kernel_init: initialiser of the kernels.
-        products: in what the maps multiply, see `layers.products`.
+        quantization: in what the maps multiply, see `layers.quantization`.
         dtype: type of the computation.
     """
 
     features: int
     kernel_init: Initializer
-    products: Products = "full"
+    quantization: Quantization = "full"
     dtype: str = "float32"
 
     @nn.compact
@@ -41,7 +41,7 @@ class GatedMLP(nn.Module):
         linear = partial(
             Linear,
             kernel_init=self.kernel_init,
-            products=self.products,
+            quantization=self.quantization,
             dtype=self.dtype,
         )
         into = partial(linear, (self.features,), ("embed", "mlp"))

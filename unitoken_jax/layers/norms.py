@@ -6,11 +6,11 @@ from flax import linen as nn
 from jax.nn import initializers
 
 from unitoken_jax.layers.parameter import parameter
-from unitoken_jax.ops import normalisation
+from unitoken_jax.ops import normalization
 
 
 class LayerNorm(nn.Module):
-    """Layer normalisation; parameters `scale` and `bias` [D].
+    """Layer normalization; parameters `scale` and `bias` [D].
 
     Attributes:
         eps: added to the variance.
@@ -20,15 +20,15 @@ class LayerNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Normalises [..., D]; the result has x's type."""
+        """Normalizes [..., D]; the result has x's type."""
         shape = (x.shape[-1],)
         scale = parameter(self, "scale", initializers.ones, ("norm",), shape)
         bias = parameter(self, "bias", initializers.zeros, ("norm",), shape)
-        return normalisation.layer_norm(x, scale, bias, self.eps).astype(x.dtype)
+        return normalization.layer_norm(x, scale, bias, self.eps).astype(x.dtype)
 
 
 class RMSNorm(nn.Module):
-    """Root-mean-square normalisation; parameter `scale` [D].
+    """Root-mean-square normalization; parameter `scale` [D].
 
     Attributes:
         eps: added to the mean square.
@@ -38,14 +38,14 @@ class RMSNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Normalises [..., D]; the result has x's type."""
+        """Normalizes [..., D]; the result has x's type."""
         shape = (x.shape[-1],)
         scale = parameter(self, "scale", initializers.ones, ("norm",), shape)
-        return normalisation.rms_norm(x, scale, self.eps).astype(x.dtype)
+        return normalization.rms_norm(x, scale, self.eps).astype(x.dtype)
 
 
 class HeadNorm(nn.Module):
-    """Chameleon's QK-norm: layer normalisation of every head's channels.
+    """Chameleon's QK-norm: layer normalization of every head's channels.
 
     Parameters `scale` and `bias` are [R, H]: R is the model-parallel size the weights
     were trained with, and row r serves heads r N/R to (r + 1) N/R - 1.
@@ -60,7 +60,7 @@ class HeadNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Normalises [B, T, N, H]; the result is float32, for the rotation to come."""
+        """Normalizes [B, T, N, H]; the result is float32, for the rotation to come."""
         heads, width = x.shape[-2:]
         if heads % self.rows:
             raise ValueError(
@@ -73,4 +73,4 @@ class HeadNorm(nn.Module):
         scale, bias = (
             jnp.repeat(rows, heads // self.rows, axis=0) for rows in (scale, bias)
         )  # [N, H]
-        return normalisation.layer_norm(x, scale, bias, self.eps)
+        return normalization.layer_norm(x, scale, bias, self.eps)

@@ -123,7 +123,7 @@ class AttentionProjection(nn.Module):
             self.dtype,
             name="attention",
         )
-        change, kept = attention(norm(name="attention_norm")(x), cache, valid)
+        change, new_kv = attention(norm(name="attention_norm")(x), cache, valid)
         shortcut = Linear(
             (self.features,),
             ("embed", None),
@@ -134,7 +134,7 @@ class AttentionProjection(nn.Module):
         )
         y = shortcut(norm(name="shortcut_norm")(x)) + change
         mlp = GeGLU(2 * self.features, dtype=self.dtype, name="mlp")
-        return y + mlp(norm(name="mlp_norm")(y)), kept
+        return y + mlp(norm(name="mlp_norm")(y)), new_kv
 
 
 def _pool(x: jax.Array, features: int) -> jax.Array:

@@ -55,7 +55,7 @@ def remat_policy(remat: Remat) -> Callable[..., Any]:
     return known[remat]
 
 
-def stacked(
+def scan_layers(
     layer: type[nn.Module], length: int, remat: Remat, *, shared: int, static: int = 0
 ) -> Callable[..., nn.Module]:
     """Lifts a layer to `length` copies of it, one after the other.

@@ -1,6 +1,6 @@
 """Chameleon's decoder (arXiv 2405.09818), as UniToken and Lumina-mGPT train it.
 
-Llama with layer normalisation of every query and key head before the rotation; with
+Llama with layer normalization of every query and key head before the rotation; with
 `qk_norm=False` it is Llama itself. Mirrors the published `modeling_chameleon.py`.
 """
 
@@ -20,8 +20,8 @@ from unitoken_jax.layers.dropout import Dropout
 from unitoken_jax.layers.linear import Embedding, Linear
 from unitoken_jax.layers.mlp import GatedMLP
 from unitoken_jax.layers.norms import RMSNorm
-from unitoken_jax.layers.products import Dtype, Products
-from unitoken_jax.layers.stack import Remat, stacked
+from unitoken_jax.layers.quantization import Dtype, Quantization
+from unitoken_jax.layers.stack import Remat, scan_layers
 from unitoken_jax.models.system import Shapes, half_of_attention
 from unitoken_jax.ops.attention import Backend
 from unitoken_jax.ops.masks import SegmentIds
@@ -43,7 +43,7 @@ class ChameleonConfig:
         head_dim: width of a head H.
         rope_theta: base wavelength of the rotary embedding, in positions.
         norm_eps: added to the mean square in the RMS norms (QK-norm has its own).
-        qk_norm: whether queries and keys are normalised; False gives Llama.
+        qk_norm: whether queries and keys are normalized; False gives Llama.
         model_parallel_size: rows of the QK-norm's parameters (1 in 7B, 4 in 34B).
         swin_norm: norms after attention and MLP instead of before (34B).
         dropout: rate of the residual dropout.
@@ -51,7 +51,8 @@ class ChameleonConfig:
         attention: backend of the attention, see `ops.attention`.
         attention_block: tile of the splash backend.
         remat: what a block keeps for its gradient, see `layers.stack.Remat`.
-        products: in what the blocks' linear maps multiply, see `layers.products`.
+        quantization: in what the blocks' linear maps multiply, see
+            `layers.quantization`.
         dtype: type of the computation; parameters are float32.
     """
 
@@ -72,7 +73,7 @@ class ChameleonConfig:
     attention: Backend = "auto"
     attention_block: int = 512
     remat: Remat = "none"
-    products: Products = "full"
+    quantization: Quantization = "full"
     dtype: Dtype = "float32"
 
     def __post_init__(self) -> None:
@@ -155,9 +156,9 @@ class Block(nn.Module):
         cache: KeyValue | None,
         context: Context,
         deterministic: bool,
-        keep: bool,
+        return_kv: bool,
     ) -> tuple[jax.Array, KeyValue | None]:
-        """Transforms [B, T, D]; gives its keys and values too if they are to `keep`."""
+        """Transforms [B, T, D]; gives its keys and values too if `return_kv`."""
         config = self.config
         init = initializers.normal(config.init_scale)
         attention = Attention(
@@ -168,12 +169,12 @@ class Block(nn.Module):
             backend=config.attention,
             block=config.attention_block,
             kernel_init=init,
-            products=config.products,
+            quantization=config.quantization,
             dtype=config.dtype,
             name="attention",
         )
         mlp = GatedMLP(
-            config.intermediate, init, config.products, config.dtype, name="mlp"
+            config.intermediate, init, config.quantization, config.dtype, name="mlp"
         )
         attention_norm = RMSNorm(config.norm_eps, name="attention_norm")
         mlp_norm = RMSNorm(config.norm_eps, name="mlp_norm")
@@ -187,15 +188,15 @@ class Block(nn.Module):
             valid=context.valid,
         )
         if config.swin_norm:
-            change, kept = attend(x)
+            change, new_kv = attend(x)
             x = x + dropout(attention_norm(change))
             x = x + dropout(mlp_norm(mlp(x)))
         else:
-            change, kept = attend(attention_norm(x))
+            change, new_kv = attend(attention_norm(x))
             x = x + dropout(change)
             x = x + dropout(mlp(mlp_norm(x)))
         x = constrain(x, "batch", "length", "width")
-        return x, kept if keep else None
+        return x, new_kv if return_kv else None
 
 
 class Chameleon(nn.Module):
@@ -210,9 +211,9 @@ class Chameleon(nn.Module):
         self.embedding = Embedding(
             config.vocab_size, config.hidden, table_init=init, dtype=config.dtype
         )
-        self.layers = stacked(Block, config.layers, config.remat, shared=1, static=2)(
-            config
-        )
+        self.layers = scan_layers(
+            Block, config.layers, config.remat, shared=1, static=2
+        )(config)
         self.norm = RMSNorm(config.norm_eps)
         self.head = Linear(
             (config.vocab_size,),

@@ -18,8 +18,8 @@ from unitoken_jax.layers.linear import Embedding, Linear
 from unitoken_jax.layers.mlp import MLP
 from unitoken_jax.layers.norms import LayerNorm
 from unitoken_jax.layers.parameter import Initializer, parameter
-from unitoken_jax.layers.products import Dtype
-from unitoken_jax.layers.stack import Remat, stacked
+from unitoken_jax.layers.quantization import Dtype
+from unitoken_jax.layers.stack import Remat, scan_layers
 from unitoken_jax.ops.attention import Backend
 from unitoken_jax.parallel.rules import constrain
 
@@ -138,7 +138,7 @@ class ClipText(nn.Module):
         axes = ("position", "embed")
         table = parameter(self, "position_embedding", init, axes, shape)
         x = x + table[:length].astype(config.dtype)
-        blocks = stacked(TextBlock, config.layers, config.remat, shared=0)
+        blocks = scan_layers(TextBlock, config.layers, config.remat, shared=0)
         x, _ = blocks(config, name="layers")(x, None)
         x = LayerNorm(config.norm_eps, name="norm")(x)
         last = jnp.argmax(text, axis=1)

@@ -17,7 +17,7 @@ from unitoken_jax.layers.attention import KeyValue
 from unitoken_jax.layers.linear import look_up
 from unitoken_jax.layers.norms import RMSNorm
 from unitoken_jax.layers.parameter import parameter
-from unitoken_jax.layers.stack import stacked
+from unitoken_jax.layers.stack import scan_layers
 from unitoken_jax.models.chameleon import Block, ChameleonConfig, Context
 from unitoken_jax.ops.code_scores import CodeScores, code_logits, score_codes
 from unitoken_jax.ops.rotary import rotary_angles
@@ -126,9 +126,9 @@ class DepthHead(nn.Module):
         )
         # Rows of a few depths: no kernel pays.
         block = dataclasses.replace(config, attention="xla")
-        self.layers = stacked(Block, config.layers, config.remat, shared=1, static=2)(
-            block
-        )
+        self.layers = scan_layers(
+            Block, config.layers, config.remat, shared=1, static=2
+        )(block)
         self.norm = RMSNorm(config.norm_eps)
         scale = 0.0 if self.zero_init else config.init_scale
         self.head = CodeHead(config.hidden, self.codes, scale, self.chunk)

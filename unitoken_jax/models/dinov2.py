@@ -14,8 +14,8 @@ from unitoken_jax.layers.linear import Linear
 from unitoken_jax.layers.mlp import MLP
 from unitoken_jax.layers.norms import LayerNorm
 from unitoken_jax.layers.parameter import parameter
-from unitoken_jax.layers.products import Dtype
-from unitoken_jax.layers.stack import Remat, stacked
+from unitoken_jax.layers.quantization import Dtype
+from unitoken_jax.layers.stack import Remat, scan_layers
 from unitoken_jax.ops import pixels
 from unitoken_jax.ops.attention import Backend
 from unitoken_jax.ops.positions import resize_grid
@@ -118,7 +118,7 @@ class Dinov2(nn.Module):
         """Encodes images.
 
         Args:
-            images: [B, H, W, 3], normalised by ImageNet's mean and deviation; the sides
+            images: [B, H, W, 3], normalized by ImageNet's mean and deviation; the sides
                 are multiples of the patch.
 
         Returns:
@@ -154,7 +154,7 @@ class Dinov2(nn.Module):
             first.astype(x.dtype) + table[0], (x.shape[0], 1, config.hidden)
         )
         x = jnp.concatenate([first, x + places], axis=1)
-        blocks = stacked(Dinov2Block, config.layers, config.remat, shared=0)
+        blocks = scan_layers(Dinov2Block, config.layers, config.remat, shared=0)
         x, layers = blocks(config, name="layers")(x, None)
         return {"layers": layers, "tokens": LayerNorm(config.norm_eps, name="norm")(x)}
 

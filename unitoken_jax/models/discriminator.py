@@ -16,7 +16,7 @@ from unitoken_jax.config import Count, Natural
 from unitoken_jax.layers.group_norm import GroupNorm
 from unitoken_jax.layers.linear import Linear
 from unitoken_jax.layers.parameter import parameter
-from unitoken_jax.layers.products import Dtype
+from unitoken_jax.layers.quantization import Dtype
 from unitoken_jax.models.dinov2 import Dinov2, Dinov2Config
 from unitoken_jax.ops.convolution import convolve_circular
 from unitoken_jax.ops.resize import fit_multiple
@@ -25,7 +25,7 @@ from unitoken_jax.parallel.rules import constrain
 _MEAN = np.array([0.485, 0.456, 0.406], np.float32)
 _DEVIATION = np.array([0.229, 0.224, 0.225], np.float32)
 SCALE = np.float32(0.5) / _DEVIATION
-"""Factor from [-1, 1] to ImageNet's normalisation, by channel."""
+"""Factor from [-1, 1] to ImageNet's normalization, by channel."""
 SHIFT = (np.float32(0.5) - _MEAN) / _DEVIATION
 """Added after the factor."""
 
@@ -41,7 +41,7 @@ class DiscriminatorConfig:
         backbone: the frozen network.
         taps: blocks whose outputs the heads see, counted from 0.
         kernel: positions that the heads' second convolution covers.
-        groups: groups of the heads' normalisations.
+        groups: groups of the heads' normalizations.
         dtype: type of the heads' computation.
     """
 

@@ -13,7 +13,7 @@ from flax import linen as nn
     jax.tree_util.register_dataclass, data_fields=["params"], meta_fields=["module"]
 )
 @dataclass(frozen=True)
-class FrozenNetwork:
+class FrozenModel:
     """A module with its parameters; a tree whose leaves are the parameters.
 
     It is an argument of a compiled step, so that its weights are no constants in the
@@ -28,5 +28,5 @@ class FrozenNetwork:
         return self.module.apply({"params": self.params}, *inputs)
 
 
-Companions = Mapping[str, FrozenNetwork]
+FrozenModels = Mapping[str, FrozenModel]
 """Frozen networks by the name a loss asks for."""

@@ -39,7 +39,7 @@ class InceptionConfig:
 
 
 class ConvNorm(nn.Module):
-    """Convolution, normalisation by stored statistics, ReLU.
+    """Convolution, normalization by stored statistics, ReLU.
 
     Parameters `kernel` [h, w, I, O], `scale`, `bias`, `mean` and `variance` [O].
 

@@ -21,8 +21,8 @@ from unitoken_jax.layers.attention import KeyValue
 from unitoken_jax.layers.dropout import Dropout
 from unitoken_jax.layers.linear import Embedding
 from unitoken_jax.layers.norms import RMSNorm
-from unitoken_jax.layers.products import Dtype
-from unitoken_jax.layers.stack import Remat, stacked
+from unitoken_jax.layers.quantization import Dtype
+from unitoken_jax.layers.stack import Remat, scan_layers
 from unitoken_jax.models.chameleon import Block, Cache, ChameleonConfig, Context
 from unitoken_jax.models.depth_head import (
     PARAMETERS_BEFORE_DEPTH_ATTENTION,
@@ -195,9 +195,9 @@ class LlamaGen(nn.Module):
         )
         self.token_dropout = Dropout(config.token_dropout)
         trunk = config.blocks(config.layers)
-        self.layers = stacked(Block, config.layers, config.remat, shared=1, static=2)(
-            trunk
-        )
+        self.layers = scan_layers(
+            Block, config.layers, config.remat, shared=1, static=2
+        )(trunk)
         self.norm = RMSNorm(config.norm_eps)
         self.depth = DepthHead(
             config.blocks(config.depth_layers),

@@ -11,7 +11,7 @@ from jax.nn import initializers
 
 from unitoken_jax.layers.convolution import Conv
 from unitoken_jax.layers.parameter import parameter
-from unitoken_jax.layers.products import Dtype
+from unitoken_jax.layers.quantization import Dtype
 
 SHIFT = np.array([-0.030, -0.088, -0.188], np.float32)
 SCALE = np.array([0.458, 0.448, 0.450], np.float32)

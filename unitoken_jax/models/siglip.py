@@ -20,8 +20,8 @@ from unitoken_jax.layers.linear import Embedding, Linear
 from unitoken_jax.layers.mlp import MLP
 from unitoken_jax.layers.norms import LayerNorm
 from unitoken_jax.layers.parameter import parameter
-from unitoken_jax.layers.products import Dtype
-from unitoken_jax.layers.stack import Remat, stacked
+from unitoken_jax.layers.quantization import Dtype
+from unitoken_jax.layers.stack import Remat, scan_layers
 from unitoken_jax.models.system import DataNeeds, Learns, Shapes, System
 from unitoken_jax.ops import losses, pixels
 from unitoken_jax.ops.attention import Backend
@@ -234,7 +234,7 @@ class SiglipVision(nn.Module):
         grid = tuple(side // config.patch for side in images.shape[1:3])
         table = resize_grid(table, (config.grid, config.grid), (grid[0], grid[1]))
         x = constrain(x + table.astype(config.dtype), "views", "length", "width")
-        blocks = stacked(EncoderBlock, config.layers, config.remat, shared=1)
+        blocks = scan_layers(EncoderBlock, config.layers, config.remat, shared=1)
         x, _ = blocks(config, "views", name="layers")(x, None, None)
         x = LayerNorm(config.norm_eps, name="norm")(x)
         output = {"tokens": x}
@@ -286,7 +286,7 @@ class SiglipText(nn.Module):
             real = (text != config.pad).astype(jnp.int32)  # [B, X]
             segments = (real, real)
             last = jnp.maximum(jnp.sum(real, axis=1) - 1, 0)
-        blocks = stacked(EncoderBlock, config.layers, config.remat, shared=1)
+        blocks = scan_layers(EncoderBlock, config.layers, config.remat, shared=1)
         x, _ = blocks(config, "batch", name="layers")(x, None, segments)
         x = LayerNorm(config.norm_eps, name="norm")(x)
         pooled = jnp.take_along_axis(x, last[:, None, None], axis=1)[:, 0]
@@ -359,7 +359,7 @@ def loss(
     """
     del rng
     output: Any = model.apply(
-        {"params": params}, pixels.normalise(batch["image"]), batch["text"]
+        {"params": params}, pixels.normalize(batch["image"]), batch["text"]
     )
     images, texts, log_scale, bias = output
     total, accuracy = losses.sigmoid_loss(images, texts, log_scale, bias)

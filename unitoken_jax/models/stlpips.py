@@ -15,7 +15,7 @@ from jax.nn import initializers
 
 from unitoken_jax.layers.convolution import Conv
 from unitoken_jax.layers.parameter import parameter
-from unitoken_jax.layers.products import Dtype
+from unitoken_jax.layers.quantization import Dtype
 from unitoken_jax.models.lpips import SCALE, SHIFT
 from unitoken_jax.ops.convolution import depthwise
 

@@ -16,7 +16,7 @@ from typing import Any
 import jax
 from flax import linen as nn
 
-from unitoken_jax.models.frozen import Companions
+from unitoken_jax.models.frozen import FrozenModels
 
 Params = dict[str, Any]
 Batch = Mapping[str, jax.Array]
@@ -60,40 +60,43 @@ class DataNeeds:
 
 
 @dataclass(frozen=True)
-class Drawing:
+class GeneratorLoss:
     """A loss in two parts, between which an adversary can stand.
 
     Attributes:
-        make: (params, batch, rng) → what is drawn.
-        compare: (made, real, companions) → (distance, metrics).
-        last: path of the last layer's kernel, whose gradients balance both sides.
-        finish: (kernel, what that layer sees) → what is drawn, up to a bias.
+        forward: (params, batch, rng) → what is generated.
+        reconstruction_loss: (reconstruction, original, frozen models) → (loss,
+            metrics).
+        last_layer: path of the last layer's kernel, whose gradients balance both sides.
+        apply_last_layer: (kernel, what that layer sees) → what is drawn, up to a bias.
     """
 
-    make: Callable[[Params, Batch, jax.Array], "Made"]
-    compare: Callable[[jax.Array, jax.Array, Companions], tuple[jax.Array, Metrics]]
-    last: str
-    finish: Callable[[jax.Array, jax.Array], jax.Array]
+    forward: Callable[[Params, Batch, jax.Array], "GeneratorOutput"]
+    reconstruction_loss: Callable[
+        [jax.Array, jax.Array, FrozenModels], tuple[jax.Array, Metrics]
+    ]
+    last_layer: str
+    apply_last_layer: Callable[[jax.Array, jax.Array], jax.Array]
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class Made:
+class GeneratorOutput:
     """What a tokenizer makes of a batch.
 
     Attributes:
-        made: reconstructions, not clipped, float32 [B', H, W, 3].
-        real: their originals.
-        before: what the decoder's last layer sees, [B', H, W, C].
-        rest: scalar, the weighted terms that do not look at pictures.
+        reconstruction: reconstructions, not clipped, float32 [B', H, W, 3].
+        original: their originals.
+        last_layer_input: what the decoder's last layer sees, [B', H, W, C].
+        other_loss: scalar, the weighted terms that do not look at pictures.
         metrics: the terms before their weights; `histogram` [C, V] holds the share of
             each code.
     """
 
-    made: jax.Array
-    real: jax.Array
-    before: jax.Array
-    rest: jax.Array
+    reconstruction: jax.Array
+    original: jax.Array
+    last_layer_input: jax.Array
+    other_loss: jax.Array
     metrics: Metrics
 
 
@@ -105,14 +108,15 @@ class System:
         config: its frozen config.
         module: the Linen module, for `module.apply({"params": params}, ...)`.
         loss: (params, batch, rng) → (loss, metrics), to be differentiated; a system
-            with companions takes them as a fourth argument.
+            with frozen models takes them as a fourth argument.
         inputs: () → what `module.init` is called with beside a key; needs no data.
         data: what its batches must be.
         kind: its name in configs; set by the registry.
-        companions: names of the frozen networks that its loss consults.
-        settle: (params, metrics) → (params, metrics), what is set after a step without
-            a gradient, and the metrics of that; or None.
-        drawing: the loss in the parts that an adversary needs, if it makes pictures.
+        frozen_models: names of the frozen networks that its loss consults.
+        post_update: (params, metrics) → (params, metrics), what is set after a step
+            without a gradient, and the metrics of that; or None.
+        generator_loss: the loss in the parts that an adversary needs, if it makes
+            images.
         whole_batch: whether the loss compares elements of a batch with each other, so
             that it is another one in microbatches.
         uncounted_flops: (shapes of a batch, which parameters learn) → FLOPs of the
@@ -130,9 +134,9 @@ class System:
     inputs: Callable[[], Mapping[str, Any]]
     data: DataNeeds
     kind: str = ""
-    companions: tuple[str, ...] = ()
-    settle: Callable[[Params, Metrics], tuple[Params, Metrics]] | None = None
-    drawing: Drawing | None = None
+    frozen_models: tuple[str, ...] = ()
+    post_update: Callable[[Params, Metrics], tuple[Params, Metrics]] | None = None
+    generator_loss: GeneratorLoss | None = None
     whole_batch: bool = False
     uncounted_flops: Callable[[Shapes, Learns], float] | None = None
     sampler: EntryPoint | None = None

@@ -27,7 +27,7 @@ from unitoken_jax.models import unitok_objective
 from unitoken_jax.models.clip_text import ClipText, ClipTextConfig
 from unitoken_jax.models.system import (
     DataNeeds,
-    Drawing,
+    GeneratorLoss,
     Learns,
     Shapes,
     System,
@@ -39,7 +39,7 @@ from unitoken_jax.models.vitamin import (
     ViTaminDecoder,
     ViTaminEncoder,
 )
-from unitoken_jax.ops.quantisation import Quantiser, normalise
+from unitoken_jax.ops.quantization import Quantizer, normalize
 
 
 @dataclass(frozen=True)
@@ -50,11 +50,11 @@ class UniTokConfig:
         vision: encoder and decoder.
         text: text tower.
         vocab_size: codes of all codebooks together.
-        vocab_width: channels of the latents that are quantised.
+        vocab_width: channels of the latents that are quantized.
         num_codebooks: K; each has vocab_size / K codes.
         structure: "split" gives each codebook its vocab_width / K channels, "residual"
             (an ablation) gives each all channels of what the earlier ones left.
-        normalise: compare vectors of length one (per codebook), as published.
+        normalize: compare vectors of length one (per codebook), as published.
         projection: how widths are bridged: by an attention block or a linear map.
         causal: whether the attention projections are causal, as those of the file of
             February 2025 were (same names and shapes, other codes).
@@ -72,7 +72,7 @@ class UniTokConfig:
     vocab_width: Count = 64
     num_codebooks: Count = 8
     structure: Literal["split", "residual"] = "split"
-    normalise: bool = True
+    normalize: bool = True
     projection: Literal["attention", "linear"] = "attention"
     causal: bool = False
     projection_heads: Count | None = None
@@ -98,17 +98,17 @@ class UniTokConfig:
         return self.vocab_size // self.num_codebooks
 
     @property
-    def quantiser(self) -> Quantiser:
+    def quantizer(self) -> Quantizer:
         """How latents become codes."""
-        return Quantiser(
-            self.structure, self.normalise, self.beta, chunk=self.search_chunk
+        return Quantizer(
+            self.structure, self.normalize, self.beta, chunk=self.search_chunk
         )
 
 
 class UniTok(nn.Module):
     """The tokenizer.
 
-    Parameters `encoder`, `narrow`, `quantiser`, `widen`, `decoder`, `text`,
+    Parameters `encoder`, `narrow`, `quantizer`, `widen`, `decoder`, `text`,
     `image_norm`, `image_projection` and `logit_scale`.
     """
 
@@ -120,11 +120,11 @@ class UniTok(nn.Module):
         self.encoder = ViTaminEncoder(config.vision)
         self.narrow = self._projection(config.vocab_width)
         split = config.structure == "split"
-        self.quantiser = Codebooks(
+        self.quantizer = Codebooks(
             config.num_codebooks,
             config.codes,
             config.vocab_width // config.num_codebooks if split else config.vocab_width,
-            config.quantiser,
+            config.quantizer,
         )
         self.widen = self._projection(config.vision.hidden)
         self.decoder = ViTaminDecoder(config.vision)
@@ -145,13 +145,13 @@ class UniTok(nn.Module):
         return AttentionProjection(features, heads, config.causal)
 
     def latent(self, images: jax.Array, deterministic: bool = True) -> jax.Array:
-        """Latents before quantisation, float32 [B, L, vocab_width]."""
+        """Latents before quantization, float32 [B, L, vocab_width]."""
         tokens = self.encoder(images, deterministic)
         return _first(self.narrow(tokens))
 
     def encode(self, images: jax.Array) -> jax.Array:
         """Codes int32 [B, L, K] of images [B, H, W, 3], sides multiples of 16."""
-        return self.quantiser.codes(self.latent(images))
+        return self.quantizer.codes(self.latent(images))
 
     def decode(
         self, codes: jax.Array, grid: tuple[int, int] | None = None
@@ -165,7 +165,7 @@ class UniTok(nn.Module):
         Returns:
             [B, f · rows, f · columns, 3] for vision.factor f, clipped to [-1, 1].
         """
-        tokens = _first(self.widen(self.quantiser.lookup(codes)))
+        tokens = _first(self.widen(self.quantizer.lookup(codes)))
         grid = grid or _square(codes.shape[1])
         return jnp.clip(self.decoder(tokens, grid), -1.0, 1.0)
 
@@ -175,15 +175,15 @@ class UniTok(nn.Module):
 
     def encode_codes(self, codes: jax.Array) -> jax.Array:
         """Unit vectors float32 [B, E] of the images that codes [B, L, K] describe."""
-        return self._image_feature(_first(self.widen(self.quantiser.lookup(codes))))
+        return self._image_feature(_first(self.widen(self.quantizer.lookup(codes))))
 
     def encode_text(self, text: jax.Array) -> jax.Array:
         """Unit vectors float32 [B, E] of texts, int32 [B, X]."""
-        return normalise(self.text(text))
+        return normalize(self.text(text))
 
     def _image_feature(self, tokens: jax.Array) -> jax.Array:
         mean = tokens.mean(1)
-        return normalise(self.image_projection(self.image_norm(mean)))
+        return normalize(self.image_projection(self.image_norm(mean)))
 
     def __call__(
         self,
@@ -210,13 +210,13 @@ class UniTok(nn.Module):
             side // self.config.vision.factor for side in images.shape[1:3]
         )
         latent = self.latent(images, deterministic)
-        quantised = self.quantiser(latent)
-        tokens = _first(self.widen(quantised.vectors))
+        quantized = self.quantizer(latent)
+        tokens = _first(self.widen(quantized.vectors))
         output = {
-            "codes": quantised.codes,
-            "vq_loss": quantised.loss,
+            "codes": quantized.codes,
+            "vq_loss": quantized.loss,
             "latent": latent,
-            "quantized": quantised.vectors,
+            "quantized": quantized.vectors,
             "tokens": tokens,
         }
         if text is not None:
@@ -267,11 +267,11 @@ def system(config: UniTokConfig) -> System:
         return half + 2.0 * text.embed * rows**2
 
     module, objective = UniTok(config), config.objective
-    drawing = Drawing(
-        make=partial(unitok_objective.make, module),
-        compare=partial(unitok_objective.compare, objective),
-        last=unitok_objective.LAST_LAYER,
-        finish=partial(unitok_objective.finish, module),
+    generator_loss = GeneratorLoss(
+        forward=partial(unitok_objective.forward, module),
+        reconstruction_loss=partial(unitok_objective.reconstruction_loss, objective),
+        last_layer=unitok_objective.LAST_LAYER,
+        apply_last_layer=partial(unitok_objective.apply_last_layer, module),
     )
     return System(
         config,
@@ -283,9 +283,9 @@ def system(config: UniTokConfig) -> System:
             pixels_per_code=config.vision.factor,
             text_length="text.length" if objective.contrasts else None,
         ),
-        companions=objective.companions,
-        settle=partial(unitok_objective.settle, module),
-        drawing=drawing if objective.reconstructs else None,
+        frozen_models=objective.frozen_models,
+        post_update=partial(unitok_objective.post_update, module),
+        generator_loss=generator_loss if objective.reconstructs else None,
         whole_batch=objective.whole_batch,
         uncounted_flops=uncounted,
     )

@@ -20,7 +20,7 @@ from jax.nn import initializers
 from unitoken_jax.config import Amount, Count, positive
 from unitoken_jax.layers.attention import KeyValue
 from unitoken_jax.layers.codebooks import Codebooks
-from unitoken_jax.layers.head import division
+from unitoken_jax.layers.head import vocab_sharding
 from unitoken_jax.layers.mlp import MLP
 from unitoken_jax.layers.norms import LayerNorm
 from unitoken_jax.layers.projection import AttentionProjection
@@ -44,7 +44,7 @@ from unitoken_jax.models.system import (
 )
 from unitoken_jax.ops import losses
 from unitoken_jax.ops.code_scores import CodeScores, CodeSums, sum_codes
-from unitoken_jax.ops.quantisation import Quantiser
+from unitoken_jax.ops.quantization import Quantizer
 
 Batch = Mapping[str, jax.Array]
 
@@ -100,7 +100,7 @@ class CodeCache:
 
 
 class CodeEmbedder(nn.Module):
-    """Codes to the decoder's width; `quantiser`, `projection`, `norm` and `mlp`.
+    """Codes to the decoder's width; `quantizer`, `projection`, `norm` and `mlp`.
 
     The vectors of a token's codes are concatenated. The projection sees earlier tokens
     of the same image, so that all of them must be shown to it, or kept.
@@ -112,11 +112,11 @@ class CodeEmbedder(nn.Module):
         """Names the parts."""
         config = self.config
         decoder = config.decoder
-        self.quantiser = Codebooks(
+        self.quantizer = Codebooks(
             config.codebooks,
             config.codes,
             config.code_width,
-            Quantiser(normalise=True),
+            Quantizer(normalize=True),
         )
         self.projection = AttentionProjection(
             config.projection,
@@ -135,14 +135,14 @@ class CodeEmbedder(nn.Module):
 
     def __call__(self, codes: jax.Array) -> jax.Array:
         """Embeds the images [M, S, K], to [M, S, D]."""
-        x, _ = self.projection(self.quantiser.lookup(codes))
+        x, _ = self.projection(self.quantizer.lookup(codes))
         return self.mlp(self.norm(x))
 
     def decode(self, codes: jax.Array, cache: CodeCache) -> tuple[jax.Array, CodeCache]:
         """Embeds the next token of every image, codes [B, 1, K], to [B, 1, D]."""
         valid = jnp.ones(codes.shape[:2], bool)
         x, new = self.projection(
-            self.quantiser.lookup(codes), cache.kept, (valid, cache.valid)
+            self.quantizer.lookup(codes), cache.kept, (valid, cache.valid)
         )
         update = jax.lax.dynamic_update_slice
         start = (0, cache.index, 0, 0)
@@ -355,7 +355,7 @@ def loss(
         params["decoder"]["head"]["kernel"],
         targets,
         chunk=model.config.loss_chunk,
-        division=division(model.config.decoder.vocab_size),
+        sharding=vocab_sharding(model.config.decoder.vocab_size),
     )
     text = losses.sum_scores(scores, targets >= 0)
     if image is None:
@@ -383,7 +383,7 @@ def system(config: UniTokMllmConfig) -> System:
         rows, pictures, length, depths = batch["codes"].shape
         places = batch["draws"].size
         decoder = config.decoder
-        seen = learns("embedder/quantiser", "embedder/projection")
+        seen = learns("embedder/quantizer", "embedder/projection")
         upward = learns("decoder", "embedder")
         deep = upward or learns(*PARAMETERS_BEFORE_DEPTH_ATTENTION)
         width = max(config.projection, depths * config.code_width)

@@ -1,6 +1,6 @@
 """What UniTok's tokenizer is trained for (arXiv 2502.20321, section 3.2).
 
-l1·L1 + l2·L2 + perceptual·LPIPS + quantisation·VQ + contrastive·CLIP; an adversarial
+l1·L1 + l2·L2 + perceptual·LPIPS + quantization·VQ + contrastive·CLIP; an adversarial
 term comes from the trainer. The loss stands in two halves, as that term needs them:
 what the tokenizer makes of a batch, and how far a picture is from the original.
 """
@@ -12,13 +12,13 @@ import jax
 import jax.numpy as jnp
 
 from unitoken_jax.config import Amount, ConfigError, below_one, positive
-from unitoken_jax.models.frozen import Companions
-from unitoken_jax.models.system import Made, Metrics, Params
-from unitoken_jax.ops import pixels, quantisation
+from unitoken_jax.models.frozen import FrozenModels
+from unitoken_jax.models.system import GeneratorOutput, Metrics, Params
+from unitoken_jax.ops import pixels, quantization
+from unitoken_jax.ops.chunks import chunked_map, split
 from unitoken_jax.ops.contrastive import contrastive_loss
 from unitoken_jax.ops.convolution import convolve
 from unitoken_jax.ops.fidelity import psnr
-from unitoken_jax.ops.portions import map_portions, split
 
 PERCEPTUAL = "perceptual"
 """Name of the frozen network that measures the perceptual distance."""
@@ -33,19 +33,19 @@ class ObjectiveConfig:
     """Weights of the terms; the defaults are the published ones.
 
     Attributes:
-        supervision: which losses the tokenizer learns from; the quantiser's is always
+        supervision: which losses the tokenizer learns from; the quantizer's is always
             among them.
         l1: weight of the mean absolute difference.
         l2: weight of the mean squared difference.
         perceptual: weight of LPIPS; 0 needs no such network.
-        quantisation: weight of the codebook and commitment term.
+        quantization: weight of the codebook and commitment term.
         contrastive: weight of the image-text term.
         revival: weight of a term that pulls codes that no latent chose to the nearest
             latent; not published, for short trainings.
         decode_every: one in so many pictures is decoded and compared; every picture
             has the other terms.
         perceptual_every: one in so many of these has the perceptual term.
-        perceptual_portions: they pass the perceptual network in so many portions, each
+        perceptual_chunks: they pass the perceptual network in so many chunks, each
             computed again for the gradient.
         contrastive_chunk: texts compared with all pictures at once.
         usage_decay: of the moving histogram of codes, by step.
@@ -55,17 +55,17 @@ class ObjectiveConfig:
     l1: Amount = 0.2
     l2: Amount = 1.0
     perceptual: Amount = 1.0
-    quantisation: Amount = 1.0
+    quantization: Amount = 1.0
     contrastive: Amount = 1.0
     revival: Amount = 0.0
     decode_every: int = 1
     perceptual_every: int = 1
-    perceptual_portions: int = 1
+    perceptual_chunks: int = 1
     contrastive_chunk: int = 1024
     usage_decay: float = 0.99
 
     def __post_init__(self) -> None:
-        counts = ("decode_every", "perceptual_every", "perceptual_portions")
+        counts = ("decode_every", "perceptual_every", "perceptual_chunks")
         positive(self, *counts, "contrastive_chunk")
         below_one(self, "usage_decay")
 
@@ -86,12 +86,12 @@ class ObjectiveConfig:
         return self.contrasts or self.revival > 0
 
     @property
-    def companions(self) -> tuple[str, ...]:
+    def frozen_models(self) -> tuple[str, ...]:
         """Names of the frozen networks it needs."""
         return (PERCEPTUAL,) if self.reconstructs and self.perceptual else ()
 
 
-def make(model: Any, params: Params, batch: Any, rng: jax.Array) -> Made:
+def forward(model: Any, params: Params, batch: Any, rng: jax.Array) -> GeneratorOutput:
     """Code and decode a batch of pairs.
 
     Args:
@@ -102,7 +102,7 @@ def make(model: Any, params: Params, batch: Any, rng: jax.Array) -> Made:
         rng: key of the dropped paths.
     """
     config = model.config.objective
-    images = pixels.normalise(batch["image"])
+    images = pixels.normalize(batch["image"])
     result: Any = model.apply(
         {"params": params},
         images,
@@ -114,12 +114,12 @@ def make(model: Any, params: Params, batch: Any, rng: jax.Array) -> Made:
     )
     output, state = result
     codes = model.config.codes
-    counts = quantisation.count_codes(output["codes"], codes)
+    counts = quantization.count_codes(output["codes"], codes)
     metrics = {
-        "quantisation": output["vq_loss"],
+        "quantization": output["vq_loss"],
         "histogram": counts / counts.sum(-1, keepdims=True),
     }
-    rest = config.quantisation * output["vq_loss"]
+    rest = config.quantization * output["vq_loss"]
     if config.contrasts:
         contrast, accuracy = contrastive_loss(
             output["image_features"],
@@ -134,19 +134,19 @@ def make(model: Any, params: Params, batch: Any, rng: jax.Array) -> Made:
             "logit_scale": output["logit_scale"],
         }
     if config.revival:
-        books = params["quantiser"]["codebooks"]
-        revival = model.config.quantiser.revival(output["latent"], books, counts)
+        books = params["quantizer"]["codebooks"]
+        revival = model.config.quantizer.revival(output["latent"], books, counts)
         rest += config.revival * revival
         metrics["revival"] = revival
     if not config.reconstructs:
         nothing = jnp.zeros((0, *images.shape[1:]), jnp.float32)
-        return Made(nothing, nothing, nothing, rest, metrics)
+        return GeneratorOutput(nothing, nothing, nothing, rest, metrics)
     (before,) = state["intermediates"]["decoder"]["before_head"]
     real = every(images, config.decode_every)
-    return Made(output["reconstruction"], real, before, rest, metrics)
+    return GeneratorOutput(output["reconstruction"], real, before, rest, metrics)
 
 
-def finish(model: Any, kernel: jax.Array, before: jax.Array) -> jax.Array:
+def apply_last_layer(model: Any, kernel: jax.Array, before: jax.Array) -> jax.Array:
     """Return the decoder's last product, without its bias, by the kernel alone."""
     dtype = model.config.vision.dtype
     margin = ((1, 1), (1, 1))
@@ -154,8 +154,11 @@ def finish(model: Any, kernel: jax.Array, before: jax.Array) -> jax.Array:
     return made.astype(jnp.float32)
 
 
-def compare(
-    config: ObjectiveConfig, made: jax.Array, real: jax.Array, companions: Companions
+def reconstruction_loss(
+    config: ObjectiveConfig,
+    made: jax.Array,
+    real: jax.Array,
+    frozen_models: FrozenModels,
 ) -> tuple[jax.Array, Metrics]:
     """Return the weighted distance of pictures and their originals, and its terms."""
     difference = made - real
@@ -169,8 +172,8 @@ def compare(
     if config.perceptual:
         step = config.perceptual_every
         seen = every(real, step), every(made, step)
-        network = companions[PERCEPTUAL]
-        distance = jnp.mean(map_portions(network, config.perceptual_portions, *seen))
+        network = frozen_models[PERCEPTUAL]
+        distance = jnp.mean(chunked_map(network, config.perceptual_chunks, *seen))
         total += config.perceptual * distance
         metrics["perceptual"] = distance
     return total, metrics
@@ -181,32 +184,34 @@ def loss(
     params: Params,
     batch: Any,
     rng: jax.Array,
-    companions: Companions | None = None,
+    frozen_models: FrozenModels | None = None,
 ) -> tuple[jax.Array, Metrics]:
     """Everything but the adversarial term.
 
     Args:
         model: a `UniTok`.
         params: its parameters.
-        batch: see `make`.
+        batch: see `forward`.
         rng: key of the dropped paths.
-        companions: `perceptual`, unless its weight is 0.
+        frozen_models: `perceptual`, unless its weight is 0.
 
     Returns:
         The scalar to minimise, and metrics: the terms, psnr (dB), accuracy (share of
-        pictures whose nearest text is their own) and `histogram` [C, V], which `settle`
-        takes.
+        pictures whose nearest text is their own) and `histogram` [C, V], which
+        `post_update` takes.
     """
     config = model.config.objective
-    result = make(model, params, batch, rng)
-    total, metrics = result.rest, result.metrics
+    result = forward(model, params, batch, rng)
+    total, metrics = result.other_loss, result.metrics
     if config.reconstructs:
-        distance, compared = compare(config, result.made, result.real, companions or {})
+        distance, compared = reconstruction_loss(
+            config, result.reconstruction, result.original, frozen_models or {}
+        )
         total, metrics = total + distance, metrics | compared
     return total, {"loss": total} | metrics
 
 
-def settle(model: Any, params: Params, metrics: Metrics) -> tuple[Params, Metrics]:
+def post_update(model: Any, params: Params, metrics: Metrics) -> tuple[Params, Metrics]:
     """What is set after a step: the logit scale's bounds and the codes' statistics.
 
     Returns:
@@ -217,17 +222,17 @@ def settle(model: Any, params: Params, metrics: Metrics) -> tuple[Params, Metric
     """
     metrics = dict(metrics)
     now = metrics.pop("histogram")
-    before = params["quantiser"]["usage"]
+    before = params["quantizer"]["usage"]
     decay = jnp.where(jnp.any(before > 0), model.config.objective.usage_decay, 0.0)
     shares = decay * before + (1.0 - decay) * now  # [C, V]
     scale = jnp.clip(params["logit_scale"], 0.0, LARGEST_LOGIT_SCALE)
     params = params | {
-        "quantiser": params["quantiser"] | {"usage": shares},
+        "quantizer": params["quantizer"] | {"usage": shares},
         "logit_scale": scale,
     }
-    used = quantisation.published_usage(shares) / 100
+    used = quantization.published_usage(shares) / 100
     dead = jnp.round((1 - used) * shares.shape[-1])
-    perplexity = quantisation.perplexity(shares)
+    perplexity = quantization.perplexity(shares)
     metrics |= {"usage": used.mean(), "perplexity": perplexity.mean()}
     for name, values in (("usage", used), ("perplexity", perplexity), ("dead", dead)):
         metrics |= {f"{name}/{k}": value for k, value in enumerate(values)}

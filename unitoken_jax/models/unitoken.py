@@ -17,7 +17,7 @@ from flax import linen as nn
 from jax.nn import initializers
 
 from unitoken_jax.config import Amount, positive
-from unitoken_jax.layers.head import division
+from unitoken_jax.layers.head import vocab_sharding
 from unitoken_jax.layers.mlp import MLP
 from unitoken_jax.models.chameleon import (
     Cache,
@@ -28,7 +28,7 @@ from unitoken_jax.models.chameleon import (
 from unitoken_jax.models.siglip import SiglipVision, SiglipVisionConfig
 from unitoken_jax.models.system import DataNeeds, Learns, Shapes, System
 from unitoken_jax.ops import losses, pixels
-from unitoken_jax.parallel.rules import constrain, parts
+from unitoken_jax.parallel.rules import constrain, num_shards
 
 Batch = Mapping[str, jax.Array]
 
@@ -108,7 +108,7 @@ class UniToken(nn.Module):
             [M, S, D].
         """
         if images.dtype == jnp.uint8:
-            images = pixels.normalise(images)
+            images = pixels.normalize(images)
         return self.adapter(self.vision(images)["tokens"])
 
     def encode_pictures(self, pictures: jax.Array) -> jax.Array:
@@ -123,7 +123,7 @@ class UniToken(nn.Module):
         rows, images, *size = pictures.shape
         # As many as the devices that share a row can share equally, blank ones added.
         shards = jax.sharding.get_abstract_mesh().shape.get("sequence", 1)
-        shards //= math.gcd(rows // parts("batch", rows), shards)
+        shards //= math.gcd(rows // num_shards("batch", rows), shards)
         extra = [(0, 0), (0, -images % shards), *((0, 0) for _ in size)]
         padded = jnp.pad(pictures, extra)
         features = self.encode_image(padded.reshape(-1, *size))
@@ -234,7 +234,7 @@ def loss(
         targets,
         chunk=config.loss_chunk,
         excluded=config.hidden_logits(),
-        division=division(config.decoder.vocab_size),
+        sharding=vocab_sharding(config.decoder.vocab_size),
     )
     image = config.is_image_code(targets)
     text = (targets >= 0) & ~image

@@ -16,13 +16,13 @@ from jax.nn import initializers
 
 from unitoken_jax.config import Count, ShareBelowOne, positive
 from unitoken_jax.layers.attention import Attention, check_heads
+from unitoken_jax.layers.chunks import apply_in_chunks
 from unitoken_jax.layers.convolution import Conv, DepthwiseConv
 from unitoken_jax.layers.geglu import GeGLU, vit_init
 from unitoken_jax.layers.norms import LayerNorm
 from unitoken_jax.layers.parameter import Initializer
-from unitoken_jax.layers.portions import pass_in_portions
-from unitoken_jax.layers.products import Dtype
-from unitoken_jax.layers.stack import Remat, stacked
+from unitoken_jax.layers.quantization import Dtype
+from unitoken_jax.layers.stack import Remat, scan_layers
 from unitoken_jax.ops.attention import Backend
 from unitoken_jax.ops.convolution import average_pool
 from unitoken_jax.ops.drop_path import drop_path
@@ -47,7 +47,7 @@ class ViTaminConfig:
         drop_path: rate of stochastic depth in the last block; it grows from 0.
         attention: backend of the attention, see `ops.attention`.
         remat: what a block keeps for its gradient, see `layers.stack.Remat`.
-        portions: the batch passes the convolutions in so many portions, each computed
+        chunks: the batch passes the convolutions in so many chunks, each computed
             again for the gradient. 256 × 256 pixels keep some 0.4 GB a picture
             otherwise, most of it the decoder's.
         dtype: type of convolutions and matrix products; the transformer's residual
@@ -63,12 +63,12 @@ class ViTaminConfig:
     drop_path: ShareBelowOne = 0.1
     attention: Backend = "auto"
     remat: Remat = "none"
-    portions: int = 1
+    chunks: int = 1
     dtype: Dtype = "float32"
 
     def __post_init__(self) -> None:
         check_heads(self)
-        positive(self, "portions")
+        positive(self, "chunks")
         if not self.widths or len(self.widths) != len(self.depths):
             raise ValueError(
                 f"widths {self.widths} and depths {self.depths} are one number for each"
@@ -215,7 +215,7 @@ class Transformer(nn.Module):
         """Transforms tokens [B, T, D], in float32."""
         config = self.config
         rates = jnp.linspace(0.0, config.drop_path, config.layers)
-        blocks = stacked(Block, config.layers, config.remat, shared=0, static=1)
+        blocks = scan_layers(Block, config.layers, config.remat, shared=0, static=1)
         x = x.astype(jnp.float32)
         x, _ = blocks(config, name="layers")(x, rates, deterministic)
         return LayerNorm(1e-6, name="norm")(x)
@@ -236,7 +236,7 @@ class ViTaminEncoder(nn.Module):
                 f"ViTamin encodes images in squares of {config.factor} pixels, not "
                 f"{height}×{width}; resize or crop them to a multiple"
             )
-        x = pass_in_portions(self, ViTaminEncoder._convolve, images, config.portions)
+        x = apply_in_chunks(self, ViTaminEncoder._convolve, images, config.chunks)
         tokens = x.reshape(x.shape[0], -1, config.hidden)
         return Transformer(config, name="transformer")(tokens, deterministic)
 
@@ -284,7 +284,7 @@ class ViTaminDecoder(nn.Module):
         config = self.config
         x = Transformer(config, name="transformer")(tokens, deterministic)
         x = x.reshape(x.shape[0], *grid, config.hidden)
-        x = pass_in_portions(self, ViTaminDecoder._convolve, x, config.portions)
+        x = apply_in_chunks(self, ViTaminDecoder._convolve, x, config.chunks)
         self.sow("intermediates", "before_head", x)
         head = _decoder_conv(3, dtype=config.dtype, name="head")
         return head(x).astype(jnp.float32)

@@ -1,7 +1,7 @@
 """Chameleon's VQGAN: images to a grid of codes and back (arXiv 2405.09818, 2012.09841).
 
 Encoder and decoder are residual convolutions in levels of halving resolution with one
-attention block in the middle; the quantiser is a single Euclidean codebook. Images are
+attention block in the middle; the quantizer is a single Euclidean codebook. Images are
 float [B, H, W, 3] in [-1, 1], code grids int32 [B, h, w].
 """
 
@@ -19,12 +19,12 @@ from unitoken_jax.layers.convolution import Conv
 from unitoken_jax.layers.dropout import Dropout
 from unitoken_jax.layers.group_norm import GroupNorm
 from unitoken_jax.layers.parameter import parameter
-from unitoken_jax.layers.products import Dtype
+from unitoken_jax.layers.quantization import Dtype
 from unitoken_jax.models.system import DataNeeds, System
 from unitoken_jax.ops.attention import attention
 from unitoken_jax.ops.fidelity import psnr
-from unitoken_jax.ops.quantisation import (
-    Quantiser,
+from unitoken_jax.ops.quantization import (
+    Quantizer,
     count_codes,
     perplexity,
     revival_loss,
@@ -46,10 +46,10 @@ class VQGANConfig:
         ch_mult: width of each level in units of `ch`; each level but the last halves.
         num_res_blocks: residual blocks a level (the decoder has one more).
         attn_resolutions: sides at which every block is followed by attention.
-        z_channels: channels between the convolutions and the quantiser's 1×1 ones.
+        z_channels: channels between the convolutions and the quantizer's 1×1 ones.
         embed_dim: channels of a code vector.
         n_embed: number of codes.
-        num_groups: groups of the normalisations; must divide every width.
+        num_groups: groups of the normalizations; must divide every width.
         dropout: rate inside residual blocks.
         beta: weight of the codebook term beside the commitment term (published form).
         l1_weight: weight of the mean absolute error.
@@ -60,7 +60,7 @@ class VQGANConfig:
         revival_weight: weight of the term that draws unused codes to latents (0 as
             published; short trainings from scratch lose most codes without it).
         search_chunk: code positions searched at once; 0 means all.
-        dtype: dtype of the convolutions; the quantiser is always float32.
+        dtype: dtype of the convolutions; the quantizer is always float32.
     """
 
     resolution: Count = 512
@@ -197,7 +197,7 @@ class Level(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Images to latents before the quantiser's 1×1 convolution."""
+    """Images to latents before the quantizer's 1×1 convolution."""
 
     config: VQGANConfig
 
@@ -222,7 +222,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Latents after the quantiser's 1×1 convolution to images."""
+    """Latents after the quantizer's 1×1 convolution to images."""
 
     config: VQGANConfig
 
@@ -263,13 +263,13 @@ class VQGAN(nn.Module):
         self.codebook = parameter(self, "codebook", init, ("code", "embed"), shape)
 
     @property
-    def quantiser(self) -> Quantiser:
+    def quantizer(self) -> Quantizer:
         """Nearest Euclidean code with the published, "legacy", loss."""
         config = self.config
-        return Quantiser(beta=config.beta, legacy=True, chunk=config.search_chunk)
+        return Quantizer(beta=config.beta, legacy=True, chunk=config.search_chunk)
 
     def latent(self, images: jax.Array, deterministic: bool = True) -> jax.Array:
-        """Latents [B, h, w, E] before quantisation, float32, of images [B, H, W, 3]."""
+        """Latents [B, h, w, E] before quantization, float32, of images [B, H, W, 3]."""
         encoded = self.encoder(images, deterministic)
         return self.quant_conv(encoded.astype(jnp.float32))
 
@@ -277,20 +277,20 @@ class VQGAN(nn.Module):
         """Codes int32 [B, h, w] of images [B, H, W, 3] in [-1, 1]."""
         latents = self.latent(images)
         flat = latents.reshape(latents.shape[0], -1, latents.shape[-1])
-        return self.quantiser.codes(flat, self.codebook[None]).reshape(
+        return self.quantizer.codes(flat, self.codebook[None]).reshape(
             latents.shape[:-1]
         )
 
     def decode(self, codes: jax.Array) -> jax.Array:
         """Images [B, H, W, 3] of codes [B, h, w]; clip to [-1, 1] to show them."""
         flat = codes.reshape(codes.shape[0], -1, 1)
-        vectors = self.quantiser.lookup(flat, self.codebook[None])
+        vectors = self.quantizer.lookup(flat, self.codebook[None])
         return self.decode_vectors(vectors.reshape(*codes.shape, -1))
 
     def decode_vectors(
         self, vectors: jax.Array, deterministic: bool = True
     ) -> jax.Array:
-        """Images [B, H, W, 3] of quantised vectors [B, h, w, E]."""
+        """Images [B, H, W, 3] of quantized vectors [B, h, w, E]."""
         images = self.decoder(self.post_quant_conv(vectors), deterministic)
         return images.astype(jnp.float32)
 
@@ -306,12 +306,12 @@ class VQGAN(nn.Module):
         latents = self.latent(images, deterministic)
         grid = latents.shape[:-1]
         flat = latents.reshape(grid[0], -1, latents.shape[-1])
-        quantised = self.quantiser(flat, self.codebook[None])
-        vectors = quantised.vectors.reshape(latents.shape)
+        quantized = self.quantizer(flat, self.codebook[None])
+        vectors = quantized.vectors.reshape(latents.shape)
         return {
             "reconstruction": self.decode_vectors(vectors, deterministic),
-            "codes": quantised.codes.reshape(grid),
-            "commit_loss": quantised.loss,
+            "codes": quantized.codes.reshape(grid),
+            "commit_loss": quantized.loss,
             "latent": latents,
             "quantized": vectors,
         }
@@ -320,7 +320,7 @@ class VQGAN(nn.Module):
 def loss(
     model: VQGAN, params: dict, batch: dict[str, jax.Array], rng: jax.Array
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Reconstruction and quantisation loss of one batch.
+    """Reconstruction and quantization loss of one batch.
 
     Args:
         model: the network.

@@ -52,7 +52,7 @@ def augment(
     contrast: float = 0.5,
     cut: float = 0.2,
 ) -> jax.Array:
-    """Translate, recolour and cut out a square, each sample differently.
+    """Translate, recolor and cut out a square, each sample differently.
 
     Args:
         key: random key.

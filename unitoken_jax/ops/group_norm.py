@@ -1,4 +1,4 @@
-"""Group normalisation over the last axis (arXiv 1803.08494)."""
+"""Group normalization over the last axis (arXiv 1803.08494)."""
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ def group_norm(
     groups: int,
     epsilon: float,
 ) -> jax.Array:
-    """Normalise each sample over all positions and the channels of one group.
+    """Normalize each sample over all positions and the channels of one group.
 
     The statistics are taken per channel first, in float32, so that the large array is
     never reshaped into groups; the variance is of centred values.
@@ -32,7 +32,7 @@ def group_norm(
     channels = inputs.shape[-1]
     if channels % groups:
         raise ValueError(
-            f"group normalisation of {channels} channels cannot use {groups} groups; "
+            f"group normalization of {channels} channels cannot use {groups} groups; "
             "choose a number of groups that divides every width of the network"
         )
     positions = tuple(range(1, inputs.ndim - 1))

@@ -29,17 +29,17 @@ class TokenScores(NamedTuple):
     correct: jax.Array
 
 
-class Division(NamedTuple):
+class VocabSharding(NamedTuple):
     """How the head's kernel is divided over devices.
 
     Attributes:
-        vocabulary: parts that V is divided into.
+        num_shards: parts that V is divided into.
         gather: places a chunk of the kernel [D, parts, v] for its products: whole along
             D.
         scatter: places its gradient: divided along D like the kernel.
     """
 
-    vocabulary: int
+    num_shards: int
     gather: Callable[[jax.Array], jax.Array]
     scatter: Callable[[jax.Array], jax.Array]
 
@@ -60,7 +60,7 @@ def score_tokens(
     *,
     chunk: int = 4096,
     excluded: jax.Array | None = None,
-    division: Division | None = None,
+    sharding: VocabSharding | None = None,
 ) -> TokenScores:
     """Scores targets under softmax(hidden @ kernel) without all logits at once.
 
@@ -71,12 +71,12 @@ def score_tokens(
         chunk: ids whose logits are held at once, for every position.
         excluded: bool [V], True for entries whose logit counts as the lowest
             float, as `mask_image_logits` of the published code does.
-        division: over devices; None for one.
+        sharding: over devices; None for one.
 
     Returns:
         Scores of every position, differentiable by hidden and kernel.
     """
-    parts = 1 if division is None else division.vocabulary
+    parts = 1 if sharding is None else sharding.num_shards
     chunks = -(-kernel.shape[1] // (parts * chunk))
     padding = -kernel.shape[1] % (parts * chunks)
     ids = jnp.arange(kernel.shape[1] + padding, dtype=targets.dtype)
@@ -88,7 +88,7 @@ def score_tokens(
         padding=_cut(ids >= kernel.shape[1], parts, chunks) if padding else None,
     )
     kernel = _cut(jnp.pad(kernel, ((0, 0), (0, padding))), parts, chunks)
-    return _score(hidden, kernel, targets, columns, division)
+    return _score(hidden, kernel, targets, columns, sharding)
 
 
 def sum_scores(scores: TokenScores, where: jax.Array) -> TokenSums:
@@ -218,13 +218,13 @@ def _score(
     kernel: jax.Array,
     targets: jax.Array,
     columns: _Columns,
-    division: Division | None,
+    sharding: VocabSharding | None,
 ) -> TokenScores:
     """Scores by kernel chunks [n, D, parts, v]; its gradient walks over the same."""
 
     def step(so_far: _Running, part: tuple) -> tuple[_Running, None]:
         kernel, columns = part
-        logits = _logits(hidden, _cast(kernel, hidden, division), columns)
+        logits = _logits(hidden, _cast(kernel, hidden, sharding), columns)
         here = jnp.max(logits, axis=(-2, -1))
         largest = jnp.maximum(so_far.largest, here)
         total = so_far.total * jnp.exp(so_far.largest - largest)
@@ -252,9 +252,11 @@ def _score(
     )
 
 
-def _cast(kernel: jax.Array, hidden: jax.Array, division: Division | None) -> jax.Array:
+def _cast(
+    kernel: jax.Array, hidden: jax.Array, sharding: VocabSharding | None
+) -> jax.Array:
     kernel = kernel.astype(hidden.dtype)
-    return kernel if division is None else division.gather(kernel)
+    return kernel if sharding is None else sharding.gather(kernel)
 
 
 def _score_forward(
@@ -262,14 +264,14 @@ def _score_forward(
     kernel: jax.Array,
     targets: jax.Array,
     columns: _Columns,
-    division: Division | None,
+    sharding: VocabSharding | None,
 ) -> tuple:
-    scores: TokenScores = _score(hidden, kernel, targets, columns, division)
+    scores: TokenScores = _score(hidden, kernel, targets, columns, sharding)
     return scores, (hidden, kernel, targets, columns, scores.log_partition)
 
 
 def _score_backward(
-    division: Division | None, saved: tuple, gradients: TokenScores
+    sharding: VocabSharding | None, saved: tuple, gradients: TokenScores
 ) -> tuple:
     hidden, kernel, targets, columns, log_partition = saved
     on_chosen = jnp.where(targets >= 0, gradients.cross_entropy, 0.0)
@@ -278,7 +280,7 @@ def _score_backward(
 
     def step(back: jax.Array, part: tuple) -> tuple[jax.Array, jax.Array]:
         kernel, columns = part
-        cast = _cast(kernel, hidden, division)
+        cast = _cast(kernel, hidden, sharding)
         logits = _logits(hidden, cast, columns)
         probability = jnp.exp(logits - log_partition[..., None, None])
         slope = probability * on_partition[..., None, None]
@@ -289,8 +291,8 @@ def _score_backward(
         # Half-precision products, float32 sums: as in the forward direction.
         slope = slope.astype(hidden.dtype)
         change = product("btd,btpv->dpv", hidden, slope).astype(kernel.dtype)
-        if division is not None:
-            change = division.scatter(change)
+        if sharding is not None:
+            change = sharding.scatter(change)
         return back + product("btpv,dpv->btd", slope, cast), change
 
     back, change = jax.lax.scan(

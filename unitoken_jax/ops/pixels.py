@@ -10,7 +10,7 @@ Rounding = Literal["truncate", "round", "llamagen"]
 and rFID, or as LlamaGen's sampler."""
 
 
-def normalise(pixels: jax.Array) -> jax.Array:
+def normalize(pixels: jax.Array) -> jax.Array:
     """Maps bytes 0..255 to float32 in [-1, 1], as SigLIP's processor does.
 
     Args:

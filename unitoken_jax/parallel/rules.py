@@ -177,7 +177,7 @@ def constrain(array: jax.Array, *names: str | None) -> jax.Array:
     return jax.lax.with_sharding_constraint(array, spec)
 
 
-def parts(name: str, size: int) -> int:
+def num_shards(name: str, size: int) -> int:
     """Into how many parts the mesh in force divides an axis; 1 without a mesh.
 
     Args:

@@ -23,7 +23,7 @@ from unitoken_jax.config import ConfigError, UserError
 from unitoken_jax.convert import WeightsError
 from unitoken_jax.files import define_path_flag
 from unitoken_jax.models import registry
-from unitoken_jax.models.frozen import FrozenNetwork
+from unitoken_jax.models.frozen import FrozenModel
 from unitoken_jax.parallel import topology as topologies
 from unitoken_jax.plan import ahead, model_flops, report, search, selfcheck
 from unitoken_jax.train.console import log_to_console
@@ -52,29 +52,31 @@ def plan(job: Job, topology: topologies.Topology, text: Path | None = None) -> A
     data = build_data(job.data, f"{at}.data")
     codebooks = getattr(system.config, "codebooks", 1)
     shapes = batch_shapes(data, job.train.batch, codebooks)
-    companions = {
+    frozen_models = {
         name: _frozen(weights.format, f"{at}.companions.{name}")
         for name, weights in job.companions.items()
     }
     compiled = ahead.compile_job(
-        job, system, shapes, topology, at=at, companions=companions
+        job, system, shapes, topology, at=at, frozen_models=frozen_models
     )
     if text is not None:
         write_text(text, compiled.text)
     items = {"pictures": job.train.batch}
     if isinstance(data, PackedConfig):
         items = {"rows": job.train.batch, "tokens": job.train.batch * data.row_length}
-    flops = model_flops.count(job, system, compiled.layout, compiled.batch, companions)
+    flops = model_flops.count(
+        job, system, compiled.layout, compiled.batch, frozen_models
+    )
     found = report.assemble(
         compiled, topology, flops=flops, items=items, steps=job.train.steps
     )
     return {"name": job.name} | found
 
 
-def _frozen(format: str, at: str) -> FrozenNetwork:
+def _frozen(format: str, at: str) -> FrozenModel:
     """A frozen network of the published shape; its weights need not be there."""
     try:
-        return FrozenNetwork(*convert.abstract(format))
+        return FrozenModel(*convert.abstract(format))
     except WeightsError as error:
         raise UserError(f"{at}.format: {error}.") from error
 

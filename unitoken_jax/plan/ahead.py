@@ -124,7 +124,7 @@ def compile_job(
     topology: Topology,
     *,
     at: str = "config",
-    companions: Mapping[str, Any] | None = None,
+    frozen_models: Mapping[str, Any] | None = None,
 ) -> Compiled:
     """Compiles the train step of a stage; nothing is computed, no data is needed.
 
@@ -134,7 +134,7 @@ def compile_job(
         shapes: (shape, type) of every array of a batch.
         topology: to compile for.
         at: dotted path of the config, for messages.
-        companions: frozen networks with abstract parameters.
+        frozen_models: frozen networks with abstract parameters.
 
     Raises:
         TooLargeError: the step does not fit the chips.
@@ -153,7 +153,7 @@ def compile_job(
     }
     networks = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=layout.replicated),
-        dict(companions or {}),
+        dict(frozen_models or {}),
     )
     step = stage.make_step(job, system, layout)
     began = time.monotonic()
@@ -229,7 +229,7 @@ def refusal(message: str, topology: Topology) -> CompileError:
     return TooLargeError(
         f"the step{size} does not fit the {topology.chip.memory / 2**30:.0f} GiB of a "
         f"{topology.chip.name} chip: use another remat policy, more shards, or "
-        "more microbatches or portions where the model takes them",
+        "more microbatches or chunks where the model takes them",
         needed,
     )
 

@@ -1,7 +1,7 @@
 """FLOPs that a model's step needs, whatever is computed twice: the numerator of MFU.
 
 Matrix products in the gradient's own trace, with nothing rematerialised and no batch in
-portions. Attention's products count half where it is causal, over whole rows (packing
+chunks. Attention's products count half where it is causal, over whole rows (packing
 does not make it cheaper here), and what chunked losses compute again (logits of text
 and codes, similarities) does not count. For a decoder that is trained whole this is 6 x
 weights x tokens + 6 x layers x heads x head_dim x row x tokens, as MaxText counts
@@ -23,7 +23,7 @@ from unitoken_jax.train.job import Job
 from unitoken_jax.train.optimizer import Optimizer
 from unitoken_jax.train.stage import Layout, make_step_update
 
-_PORTIONS = ("portions", "perceptual_portions")
+_CHUNKS = ("chunks", "perceptual_chunks")
 FORMULA = (
     "MFU = matrix-product FLOPs of the forward pass and of the gradients that are "
     "wanted, attention halved where causal, nothing counted twice / (chips x peak "
@@ -36,7 +36,7 @@ def count(
     system: System,
     layout: Layout,
     batch: Mapping[str, jax.ShapeDtypeStruct],
-    companions: Mapping[str, Any],
+    frozen_models: Mapping[str, Any],
 ) -> float:
     """FLOPs of one step of all chips, the adversary's among them.
 
@@ -45,7 +45,7 @@ def count(
         system: its model.
         layout: of the stage; which parameters learn, and shapes of the state.
         batch: shapes of the global batch.
-        companions: frozen networks with abstract parameters.
+        frozen_models: frozen networks with abstract parameters.
     """
     plain = registry.system_of(system.kind, _plain(system.config))
     whole = dataclasses.replace(
@@ -53,11 +53,11 @@ def count(
     )
     state = jax.tree.map(_shape, layout.abstract)
     shapes = {name: _shape(x) for name, x in batch.items()}
-    networks = jax.tree.map(_shape, dict(companions))
+    networks = jax.tree.map(_shape, dict(frozen_models))
 
-    def update(state: TrainState, batch: Any, companions: Any) -> Any:
+    def update(state: TrainState, batch: Any, frozen_models: Any) -> Any:
         rule = make_step_update(
-            whole, plain, layout.optimizer, layout.adversary, companions
+            whole, plain, layout.optimizer, layout.adversary, frozen_models
         )
         return rule(state.params, state.optimizer, batch, state.key, state.step)
 
@@ -81,7 +81,7 @@ def _plain(config: Any) -> Any:
             value = "none"
         elif each.name == "attention" and isinstance(value, str):
             value = "xla"
-        elif each.name in _PORTIONS:  # each is computed again for the gradient
+        elif each.name in _CHUNKS:  # each is computed again for the gradient
             value = 1
         elif dataclasses.is_dataclass(value):
             value = _plain(value)

@@ -37,7 +37,7 @@ Setting = Mapping[str, Any]
 REMAT = ("full", "attention", "minimal", "dots", "none")
 BLOCKS = (512, 1024, 2048)
 MICROBATCHES = (1, 2, 4)
-PORTIONS = (4, 8, 16, 32, 64)
+CHUNKS = (4, 8, 16, 32, 64)
 OPTIONS: tuple[Setting, ...] = tuple(
     {"tpu_options.xla_tpu_scoped_vmem_limit_kib": size}
     for size in (16_384, 20_480, 24_576, 32_768, 65_536)
@@ -95,12 +95,12 @@ def axes(job: Job, topology: Topology) -> dict[str, list[Setting]]:
     for part in _rematerialised(job):
         space[f"{part}_remat"] = [{f"model.{part}.remat": name} for name in REMAT]
     if job.model.get("kind") == "unitok":
-        space["portions"] = [
+        space["chunks"] = [
             {
-                "model.vision.portions": count,
-                "model.objective.perceptual_portions": count,
+                "model.vision.chunks": count,
+                "model.objective.perceptual_chunks": count,
             }
-            for count in PORTIONS
+            for count in CHUNKS
         ]
     whole = job.adversary is not None or registry.build(job.model).whole_batch
     space["microbatches"] = [

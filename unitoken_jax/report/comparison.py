@@ -81,24 +81,24 @@ class Looks:
     """By what the plots tell settings apart.
 
     Attributes:
-        colour: the axis that colours stand for.
+        color: the axis that colors stand for.
         ordered: whether lines follow the order of its values.
         facet: the axis whose values have plots of their own, or ''.
-        numbers: label of `colour` → number of its colour.
+        numbers: label of `color` → number of its color.
     """
 
-    colour: str
+    color: str
     ordered: bool
     facet: str
     numbers: Mapping[str, int]
 
     def number(self, setting: Setting) -> int:
-        """Return the number of a setting's colour."""
-        return self.numbers[setting.labels[self.colour]]
+        """Return the number of a setting's color."""
+        return self.numbers[setting.labels[self.color]]
 
     def shape(self, setting: Setting) -> str:
-        """Name what is told apart by shape: what neither colour nor facet shows."""
-        seen = (self.colour, self.facet)
+        """Name what is told apart by shape: what neither color nor facet shows."""
+        seen = (self.color, self.facet)
         return ", ".join(v for axis, v in setting.labels.items() if axis not in seen)
 
     def shapes(self, settings: Sequence[Setting]) -> list[str]:
@@ -129,16 +129,16 @@ def compose(folder: Path) -> str:
     view, axes = state["page"], [axis["name"] for axis in state["axes"]]
     attempts = _attempts(folder, state)
     settings = _settings(attempts)
-    colour = view["colour"] or axes[0]
-    colours = {
+    color = view["color"] or axes[0]
+    colors = {
         label: number
         for axis in state["axes"]
-        if axis["name"] == colour
+        if axis["name"] == color
         for number, label in enumerate(axis["labels"])
     }
     # Sweeps of earlier versions have one plot, with lines.
     ordered = view.get("ordered", True)
-    looks = Looks(colour, ordered, view["facet"], colours)
+    looks = Looks(color, ordered, view["facet"], colors)
     facets = _facets(settings, view["facet"])
     pairs = [(view["x"], view["y"]), *view.get("others", ())]
     pairs = [(x, y) for x, y in pairs if x and y]
@@ -151,12 +151,12 @@ def compose(folder: Path) -> str:
         title=state["title"],
         lead=_lead(attempts, settings, state),
         axes=axes,
-        colour=colour,
+        color=color,
         ordered=ordered,
-        colours={
-            label: number % plot.COLOURS
-            for label, number in colours.items()
-            if any(setting.labels[colour] == label for setting in settings)
+        colors={
+            label: number % plot.COLORS
+            for label, number in colors.items()
+            if any(setting.labels[color] == label for setting in settings)
         },
         shape_names=list(
             zip(itertools.cycle(_SHAPES), looks.shapes(settings), strict=False)
@@ -244,14 +244,14 @@ def _trades(
                 x, y = zip(*pairs, strict=True)
                 dot = plot.Dot(
                     name=setting.name,
-                    colour=looks.number(setting),
+                    color=looks.number(setting),
                     shape=shapes.index(looks.shape(setting)),
                     x=x,
                     y=y,
                 )
                 dots.setdefault(facet, []).append(dot)
     for same in dots.values():
-        same.sort(key=lambda dot: (dot.shape, dot.colour))
+        same.sort(key=lambda dot: (dot.shape, dot.color))
     beside = list(itertools.chain(*dots.values()))
     return [
         plot.against(
@@ -303,7 +303,7 @@ def _series(
                 if curve is not None and curve.values.size:
                     yield plot.Series(
                         name=f"{setting.name}, seed {attempt.seed}",
-                        colour=looks.number(setting),
+                        color=looks.number(setting),
                         steps=curve.steps,
                         values=curve.values,
                     )

@@ -1,6 +1,6 @@
 """Plots of many runs: curves over each other, and one measure against another.
 
-They share the canvas of `chart`; colours are numbers that the style sheet knows.
+They share the canvas of `chart`; colors are numbers that the style sheet knows.
 """
 
 import dataclasses
@@ -12,7 +12,7 @@ from unitoken_jax.report import chart, scale
 from unitoken_jax.report.chart import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH
 from unitoken_jax.report.quantities import number
 
-COLOURS = 10  # that the style sheet knows; further ones begin anew
+COLORS = 10  # that the style sheet knows; further ones begin anew
 SHAPES = 4
 
 
@@ -21,7 +21,7 @@ class Series:
     """One run's curve: [P] steps, ascending, and [P] finite values."""
 
     name: str
-    colour: int
+    color: int
     steps: np.ndarray
     values: np.ndarray
 
@@ -31,7 +31,7 @@ class Dot:
     """Two measures of one setting, each with its values for several seeds."""
 
     name: str
-    colour: int
+    color: int
     shape: int
     x: Sequence[float]
     y: Sequence[float]
@@ -42,7 +42,7 @@ class Line:
     """A path in pixels."""
 
     name: str
-    colour: int
+    color: int
     path: str
 
 
@@ -51,7 +51,7 @@ class Mark:
     """A mean and the range over seeds, in pixels; y grows downwards."""
 
     name: str
-    colour: int
+    color: int
     shape: int
     x: float
     y: float
@@ -88,7 +88,7 @@ def curves(series: Sequence[Series], title: str, beside: Sequence[Series] = ()) 
     y_labels = scale.linear_ticks(float(values.min()), float(values.max()))
     across, upwards = _axes((steps.min(), steps.max()), (y_labels[0], y_labels[-1]))
     lines = [
-        Line(line.name, line.colour % COLOURS, _path(across(line.steps), upwards(y)))
+        Line(line.name, line.color % COLORS, _path(across(line.steps), upwards(y)))
         for line, y in zip(series, smoothed, strict=True)
     ]
     ends = [float(y[-1]) for y in smoothed]
@@ -129,7 +129,7 @@ def against(
         xs, ys = across(np.asarray(dot.x)), upwards(np.asarray(dot.y))
         return Mark(
             name=dot.name,
-            colour=dot.colour % COLOURS,
+            color=dot.color % COLORS,
             shape=dot.shape % SHAPES,
             x=float(xs.mean()),
             y=float(ys.mean()),

@@ -133,7 +133,7 @@ def _warnings(stage: Stage) -> Iterable[str]:
 
 
 def _rank(key: str) -> tuple[int, str]:
-    """Sort the loss first, then aims, then parts of the loss, the optimiser last."""
+    """Sort the loss first, then aims, then parts of the loss, the optimizer last."""
     if key == "loss":
         return 0, key
     if key.endswith(("psnr", "accuracy", "usage", "text_loss", "image_loss")):

@@ -1,1 +1,1 @@
-"""Optimiser, training step, metrics and the loop."""
+"""Optimizer, training step, metrics and the loop."""

@@ -45,7 +45,7 @@ from unitoken_jax.generate.__main__ import SPEAKERS, check_fields, find_stage
 from unitoken_jax.generate.assistant import GenerationConfig
 from unitoken_jax.generate.tokenizer import Tokenizer, encode_pictures
 from unitoken_jax.models import registry
-from unitoken_jax.models.frozen import FrozenNetwork
+from unitoken_jax.models.frozen import FrozenModel
 from unitoken_jax.models.unitok import UniTokConfig
 from unitoken_jax.parallel.mesh import make_mesh
 from unitoken_jax.parallel.rows import local_rows
@@ -94,7 +94,7 @@ class Workshop:
         system = self.system(job, at)
         data = build_data(job.data, f"{at}.data")
         directory = Path(data.directory or data_dir)
-        companions = {
+        frozen_models = {
             name: _frozen(weights, f"{at}.companions.{name}")
             for name, weights in job.companions.items()
         }
@@ -115,9 +115,9 @@ class Workshop:
             raise UserError(f"{at}.data: {error}.") from error
         for line in loader.summary.splitlines():
             log.info("%s", line)
-        draws = system.kind == "vqgan" or system.drawing is not None
+        draws = system.kind == "vqgan" or system.generator_loss is not None
         draw = pictures.reconstructions(system) if draws else None
-        return stage.Parts(system, data, loader, draw, companions)
+        return stage.Parts(system, data, loader, draw, frozen_models)
 
     def tokenise(self, tokenizer: Job, directory: Path, data_dir: Path) -> Path:
         """Encode the data set with a trained VQGAN or UniTok, once."""
@@ -148,13 +148,13 @@ class Workshop:
         return output
 
 
-def _frozen(weights: WeightsConfig, at: str) -> FrozenNetwork:
+def _frozen(weights: WeightsConfig, at: str) -> FrozenModel:
     """Read the weights of a frozen network."""
     try:
         module, params = convert.load(weights.format, weights.path)
     except WeightsError as error:
         raise UserError(f"{at}: {error}.") from error
-    return FrozenNetwork(module, params)
+    return FrozenModel(module, params)
 
 
 def _encoder(

@@ -1,7 +1,7 @@
-"""Training against a discriminator: two networks, two optimisers, one jitted step.
+"""Training against a discriminator: two networks, two optimizers, one jitted step.
 
 UniTok's discriminator and recipe (arXiv 2502.20321 and its published code). The
-discriminator lives in what the update keeps, beside its optimiser, so that the
+discriminator lives in what the update keeps, beside its optimizer, so that the
 parameters of the state stay those of the system alone. Until it begins neither its
 losses nor its steps are computed.
 """
@@ -16,8 +16,8 @@ import jax.numpy as jnp
 from unitoken_jax.checkpoint.state import Params
 from unitoken_jax.config import Amount, ConfigError
 from unitoken_jax.models.discriminator import Discriminator, DiscriminatorConfig
-from unitoken_jax.models.frozen import Companions
-from unitoken_jax.models.system import Drawing, unboxed
+from unitoken_jax.models.frozen import FrozenModels
+from unitoken_jax.models.system import GeneratorLoss, unboxed
 from unitoken_jax.ops import adversarial
 from unitoken_jax.ops.augmentation import augment, blur
 from unitoken_jax.runtime.pytree import flatten, nest
@@ -30,7 +30,7 @@ from unitoken_jax.train.optimizer import (
 from unitoken_jax.train.step import Batch, Metrics, Update
 
 BACKBONE = "backbone"
-"""Name of the discriminator's frozen network among the companions."""
+"""Name of the discriminator's frozen network among the frozen models."""
 _SEED = 0xAD
 
 
@@ -107,20 +107,20 @@ class Adversary:
     def judge(
         self,
         trainable: Flat,
-        companions: Companions,
+        frozen_models: FrozenModels,
         images: jax.Array,
         key: jax.Array,
     ) -> jax.Array:
         """Scores float32 [B, S] of images [B, H, W, 3]."""
         params = nest(trainable)
         if self.config.frozen:
-            params = params | {BACKBONE: companions[BACKBONE].params}
+            params = params | {BACKBONE: frozen_models[BACKBONE].params}
         return self.module.apply({"params": params}, images, key)  # pyright: ignore[reportReturnType]
 
     def score(
         self,
         trainable: Flat,
-        companions: Companions,
+        frozen_models: FrozenModels,
         images: jax.Array,
         fade: jax.Array,
         key: jax.Array,
@@ -128,7 +128,7 @@ class Adversary:
         """Scores [B, S] of images [B, H, W, 3], blurred by `fade` and augmented."""
         augment_key, fit_key = jax.random.split(key)
         shown = augment(augment_key, blur(images, fade))
-        return self.judge(trainable, companions, shown, fit_key)
+        return self.judge(trainable, frozen_models, shown, fit_key)
 
     def ramp(self, step: jax.Array) -> jax.Array:
         """How much of its weight it has at a step; 0 is off."""
@@ -149,7 +149,7 @@ def make_adversary(config: AdversaryConfig, steps: int, at: str) -> Adversary:
     """Lay out a discriminator for a stage of `steps` steps.
 
     Raises:
-        ConfigError: it would never begin, or its optimiser does not fit its
+        ConfigError: it would never begin, or its optimizer does not fit its
             parameters; `at` is the dotted path of `config`.
     """
     begin = round(config.start * steps)
@@ -177,7 +177,10 @@ def make_adversary(config: AdversaryConfig, steps: int, at: str) -> Adversary:
 
 
 def make_adversarial_update(
-    drawing: Drawing, rule: Optimizer, adversary: Adversary, companions: Companions
+    generator_loss: GeneratorLoss,
+    rule: Optimizer,
+    adversary: Adversary,
+    frozen_models: FrozenModels,
 ) -> Update:
     """Return the update of a system that draws and of its adversary.
 
@@ -192,10 +195,10 @@ def make_adversarial_update(
     move with the discriminator.
 
     Args:
-        drawing: the loss in parts.
-        rule: the system's optimiser.
+        generator_loss: the loss in parts.
+        rule: the system's optimizer.
         adversary: the discriminator.
-        companions: frozen networks, arrays of the step's arguments.
+        frozen_models: frozen networks, arrays of the step's arguments.
     """
     config = adversary.config
 
@@ -208,26 +211,30 @@ def make_adversarial_update(
         side = optimizer["adversary"]
 
         def make(trainable: Flat) -> tuple[tuple, tuple]:
-            result = drawing.make(nest({**trainable, **frozen}), batch, keys[0])
-            beside = (result.real, result.before, result.metrics)
-            return (result.made, result.rest), beside
+            result = generator_loss.forward(
+                nest({**trainable, **frozen}), batch, keys[0]
+            )
+            beside = (result.original, result.last_layer_input, result.metrics)
+            return (result.reconstruction, result.other_loss), beside
 
         def deceive(made: jax.Array) -> jax.Array:
-            scores = adversary.score(side["params"], companions, made, fade, keys[1])
+            scores = adversary.score(side["params"], frozen_models, made, fade, keys[1])
             return -jnp.mean(scores)
 
         (made, rest), pull, beside = jax.vjp(make, trainable, has_aux=True)
         real, before, metrics = beside
-        compare = jax.value_and_grad(drawing.compare, has_aux=True)
-        (distance, compared), slope = compare(made, real, companions)
+        compare = jax.value_and_grad(generator_loss.reconstruction_loss, has_aux=True)
+        (distance, compared), slope = compare(made, real, frozen_models)
         deceit, deceit_slope = jax.lax.cond(
             ramp > 0,
             jax.value_and_grad(deceive),
             lambda made: (jnp.float32(0), jnp.zeros_like(made)),
             made,
         )
-        last = {**trainable, **frozen}[drawing.last]
-        _, pull_last = jax.vjp(lambda kernel: drawing.finish(kernel, before), last)
+        last = {**trainable, **frozen}[generator_loss.last_layer]
+        _, pull_last = jax.vjp(
+            lambda kernel: generator_loss.apply_last_layer(kernel, before), last
+        )
         adaptive = adversarial.balance(
             pull_last(slope)[0],
             pull_last(deceit_slope)[0],
@@ -239,7 +246,9 @@ def make_adversarial_update(
         (gradients,) = pull((slope + weight * deceit_slope, jnp.ones_like(rest)))
         moved, kept = rule.update(gradients, optimizer["model"], trainable, step)
         both = jnp.stack([real, made])
-        side, judged = _learn(adversary, companions, side, both, key=keys[2], step=step)
+        side, judged = _learn(
+            adversary, frozen_models, side, both, key=keys[2], step=step
+        )
         norms = rule.norms(gradients)
         # A gradient that is not finite on either side refuses the step of both.
         finite = jnp.isfinite(judged["adversary/grad_norm"])
@@ -265,7 +274,7 @@ def make_adversarial_update(
 
 def _learn(
     adversary: Adversary,
-    companions: Companions,
+    frozen_models: FrozenModels,
     side: dict[str, Any],
     both: jax.Array,
     *,
@@ -276,8 +285,8 @@ def _learn(
 
     Args:
         adversary: the discriminator.
-        companions: frozen networks.
-        side: its parameters and the state of its optimiser.
+        frozen_models: frozen networks.
+        side: its parameters and the state of its optimizer.
         both: real pictures and made ones, [2, B, H, W, 3].
         key: random key.
         step: of the stage.
@@ -292,7 +301,7 @@ def _learn(
 
         def one(item: tuple) -> jax.Array:
             number, fade, key = item
-            return adversary.score(heads, companions, both[number % 2], fade, key)
+            return adversary.score(heads, frozen_models, both[number % 2], fade, key)
 
         items = (jnp.arange(4), fades, jax.random.split(key, 4))
         on_real, on_made, *again = jax.lax.map(one, items)

@@ -1,4 +1,4 @@
-"""A moving average of the parameters, kept beside the optimiser's state."""
+"""A moving average of the parameters, kept beside the optimizer's state."""
 
 from typing import Any
 

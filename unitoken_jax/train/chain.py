@@ -63,7 +63,7 @@ def check(
         abstract_params: of a model, for who has found them before.
 
     Raises:
-        UserError: a model or optimiser that cannot be built, or a stage that starts
+        UserError: a model or optimizer that cannot be built, or a stage that starts
             from what no earlier stage trains.
     """
     shapes: dict[str, dict[str, tuple[int, ...]]] = {}

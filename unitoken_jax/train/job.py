@@ -46,7 +46,7 @@ class TrainConfig:
     """How long, in what batches, and what is written down how often.
 
     Attributes:
-        steps: optimiser steps of the stage.
+        steps: optimizer steps of the stage.
         batch: elements of the global batch (pictures, pairs or packed rows).
         microbatches: parts of the batch whose gradients are accumulated; 1 for a loss
             that compares elements of the batch, and against an adversary.

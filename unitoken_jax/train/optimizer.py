@@ -3,7 +3,7 @@
 What trains is data: groups name freezing, learning-rate scale and weight decay for the
 parameters whose path ('decoder/layers/attention/query/kernel') matches in full. Every
 parameter belongs to exactly one group and every pattern matches something. Frozen
-parameters get no gradient and no optimiser state, so both live on a flat dictionary
+parameters get no gradient and no optimizer state, so both live on a flat dictionary
 that holds the trainable paths only. Decoupled decay: Loshchilov & Hutter,
 arXiv 1711.05101.
 """
@@ -37,7 +37,7 @@ Flat = dict[str, jax.Array]
 class Group:
     """Parameters whose path matches `pattern` and not `exclude`, both in full.
 
-    `weight_decay` None takes the optimiser's.
+    `weight_decay` None takes the optimizer's.
     """
 
     pattern: str
@@ -115,7 +115,7 @@ class Optimizer:
     groups: Mapping[str, str]
 
     def init(self, params: Mapping[str, Any]) -> optax.OptState:
-        """Return what the optimiser keeps for nested `params` between steps."""
+        """Return what the optimizer keeps for nested `params` between steps."""
         return self.transform.init(self.split(params)[0])
 
     def update(

@@ -27,7 +27,7 @@ def reconstructions(
     @jax.jit
     def reconstruct(params: Params, images: jax.Array) -> jax.Array:
         apply: Any = functools.partial(system.module.apply, {"params": params})
-        codes = apply(pixels.normalise(images), method="encode")
+        codes = apply(pixels.normalize(images), method="encode")
         return pixels.to_bytes(apply(codes, method="decode"))
 
     def draw(params: Params, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

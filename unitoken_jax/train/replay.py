@@ -209,7 +209,7 @@ def _look(job: Job, parts: stage.Parts, layout: stage.Layout, case: _Case) -> Fi
     """Look into the update of one step."""
     state, batch, record, place = case.state, case.batch, case.record, case.place
     update = stage.make_step_update(
-        job, parts.system, layout.optimizer, layout.adversary, parts.companions
+        job, parts.system, layout.optimizer, layout.adversary, parts.frozen_models
     )
     key = jax.random.fold_in(state.key, state.step)
 
@@ -236,7 +236,7 @@ def _look(job: Job, parts: stage.Parts, layout: stage.Layout, case: _Case) -> Fi
 
         rows = _blame(is_finite, range(size))
         if layout.adversary is None:
-            loss = stage.loss_of(parts.system, parts.companions)
+            loss = stage.loss_of(parts.system, parts.frozen_models)
             gradient = make_gradient(loss, layout.optimizer, job.train.microbatches)
             flat, _ = jax.jit(gradient)(state.params, place(batch), key)
             gradients = [k for k, x in flat.items() if not bool(jnp.isfinite(x).all())]

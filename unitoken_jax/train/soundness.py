@@ -56,7 +56,7 @@ def _all_finite(tree: Any) -> jax.Array:
 
 
 def is_finite(state: TrainState) -> bool:
-    """Say whether parameters and optimiser hold neither NaN nor infinity."""
+    """Say whether parameters and optimizer hold neither NaN nor infinity."""
     return bool(processes.fetch(_all_finite((state.params, state.optimizer))))
 
 

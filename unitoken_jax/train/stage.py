@@ -25,7 +25,7 @@ from unitoken_jax.checkpoint.reader import Restored
 from unitoken_jax.checkpoint.state import Params, TrainState
 from unitoken_jax.config import ConfigError, UserError, nearest, plain, render
 from unitoken_jax.models import registry
-from unitoken_jax.models.frozen import Companions
+from unitoken_jax.models.frozen import FrozenModels
 from unitoken_jax.models.system import System
 from unitoken_jax.parallel import rows, rules
 from unitoken_jax.parallel.mesh import make_mesh
@@ -80,14 +80,14 @@ class Parts:
         data: the loader's config, complete, for the record.
         batches: the stream, at its beginning.
         pictures: draws what the model does with a batch, or None.
-        companions: the frozen networks that loss and adversary consult.
+        frozen_models: the frozen networks that loss and adversary consult.
     """
 
     system: System
     data: Any
     batches: Stream
     pictures: Callable[[Params, loop.HostBatch], Mapping[str, np.ndarray]] | None = None
-    companions: Companions = dataclasses.field(default_factory=dict)
+    frozen_models: FrozenModels = dataclasses.field(default_factory=dict)
 
 
 def is_finished(directory: Path, steps: int) -> bool:
@@ -272,7 +272,7 @@ def start(
     job: Job, layout: Layout, sources: Mapping[str, tuple[Path, str]]
 ) -> TrainState:
     """Return a fresh state with its parts of earlier stages."""
-    # It runs once: on the CPU, optimising it takes far longer than running it.
+    # It runs once: on the CPU, optimizing it takes far longer than running it.
     is_cpu = layout.mesh.devices.flat[0].platform == "cpu"
     options: dict[str, Any] | None = None
     if is_cpu:
@@ -300,13 +300,13 @@ def compile_step(
 
     step = make_step(job, parts.system, layout)
     batch = {k: x for k, x in next(parts.batches).items() if k != "record"}
-    companions = jax.device_put(dict(parts.companions), layout.replicated)
+    frozen_models = jax.device_put(dict(parts.frozen_models), layout.replicated)
     with jax.set_mesh(layout.mesh):
-        lowered = step.lower(state, place(batch), companions)
+        lowered = step.lower(state, place(batch), frozen_models)
         compiled = lowered.compile(compiler_options=compiler_options(job, layout))
     log.info("compiled in %.1f s", time.monotonic() - began)
     return loop.Program(
-        lambda state, batch: compiled(state, batch, companions),
+        lambda state, batch: compiled(state, batch, frozen_models),
         place,
         parts.pictures,
         own.tolist(),
@@ -314,11 +314,11 @@ def compile_step(
 
 
 def make_step(job: Job, system: System, layout: Layout) -> Any:
-    """Return the jitted step (state, batch, companions) → (state, metrics)."""
+    """Return the jitted step (state, batch, frozen_models) → (state, metrics)."""
 
-    def train_step(state: TrainState, batch: Any, companions: Companions) -> Any:
+    def train_step(state: TrainState, batch: Any, frozen_models: FrozenModels) -> Any:
         update = make_step_update(
-            job, system, layout.optimizer, layout.adversary, companions
+            job, system, layout.optimizer, layout.adversary, frozen_models
         )
         return make_train_step(update, job.guard)(state, batch)
 
@@ -340,7 +340,7 @@ def make_step_update(
     system: System,
     optimizer: Optimizer,
     adversary: Adversary | None,
-    companions: Companions,
+    frozen_models: FrozenModels,
 ) -> Update:
     """Return the update of a job's step.
 
@@ -349,27 +349,27 @@ def make_step_update(
         system: the model.
         optimizer: of its parameters.
         adversary: the discriminator, or None.
-        companions: frozen networks; inside a jitted function, its arguments.
+        frozen_models: frozen networks; inside a jitted function, its arguments.
     """
-    if adversary is not None and system.drawing is not None:
+    if adversary is not None and system.generator_loss is not None:
         update = make_adversarial_update(
-            system.drawing, optimizer, adversary, companions
+            system.generator_loss, optimizer, adversary, frozen_models
         )
     else:
-        loss = loss_of(system, companions)
+        loss = loss_of(system, frozen_models)
         update = make_update(loss, optimizer, job.train.microbatches)
-    if system.settle is not None:
-        update = settled(update, system.settle)
+    if system.post_update is not None:
+        update = settled(update, system.post_update)
     if job.train.average:
         update = average.averaged(update, job.train.average)
     return update
 
 
-def loss_of(system: System, companions: Companions) -> Loss:
+def loss_of(system: System, frozen_models: FrozenModels) -> Loss:
     """Return the loss of a system, given the frozen networks it consults."""
-    if not system.companions:
+    if not system.frozen_models:
         return system.loss
-    return functools.partial(system.loss, companions=companions)
+    return functools.partial(system.loss, frozen_models=frozen_models)
 
 
 def check_microbatches(job: Job, system: System, at: str) -> None:
@@ -402,7 +402,7 @@ def check_adversary(job: Job, system: System, at: str) -> Adversary | None:
         ConfigError: a frozen network is not named or not wanted, or the discriminator
             does not fit the system.
     """
-    wanted = set(system.companions)
+    wanted = set(system.frozen_models)
     config = job.adversary
     if config is not None and config.frozen:
         wanted.add(BACKBONE)
@@ -417,7 +417,7 @@ def check_adversary(job: Job, system: System, at: str) -> Adversary | None:
         )
     if config is None:
         return None
-    if system.drawing is None:
+    if system.generator_loss is None:
         raise ConfigError(
             f"{at}.adversary: this {system.kind} draws nothing that could be judged; "
             "remove it."

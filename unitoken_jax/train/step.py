@@ -1,9 +1,9 @@
 """One training step as a pure function: gradients, guard, update.
 
 If you are reading for the first time, start at `make_train_step`. A step is an *update*
-(gradients and optimisers) wrapped by what every kind of training shares: the random key
+(gradients and optimizers) wrapped by what every kind of training shares: the random key
 of the step, the guard and the counting. `make_update` is the usual one: one loss, one
-optimiser. An adversarial training supplies its own update with several of both.
+optimizer. An adversarial training supplies its own update with several of both.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from unitoken_jax.checkpoint.state import Params, TrainState
-from unitoken_jax.ops.portions import split
+from unitoken_jax.ops.chunks import split
 from unitoken_jax.runtime.pytree import nest
 from unitoken_jax.train.guard import GuardConfig, judge
 from unitoken_jax.train.optimizer import Flat, Optimizer
@@ -25,10 +25,10 @@ Settle = Callable[[Params, Metrics], tuple[Params, Metrics]]
 
 
 class Update(Protocol):
-    """Gradients and optimisers of one step, before it is judged.
+    """Gradients and optimizers of one step, before it is judged.
 
-    Takes the params, what the optimisers keep, a batch, the step's random key and the
-    step (int32); returns new params, new optimiser state and scalar metrics, among them
+    Takes the params, what the optimizers keep, a batch, the step's random key and the
+    step (int32); returns new params, new optimizer state and scalar metrics, among them
     `loss` and `grad_norm`, which the guard judges.
     """
 
@@ -49,7 +49,7 @@ def make_train_step(
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """Return the step: (state, batch) → (state, metrics), pure, to be jitted.
 
-    A refused step (see `guard.judge`) leaves params and optimiser as they were; the
+    A refused step (see `guard.judge`) leaves params and optimizer as they were; the
     step counts on, so that the data and the schedule move on as well. Metrics gain
     `skipped` (all so far) and `consecutive_skips`.
     """
@@ -101,7 +101,7 @@ def settled(update: Update, settle: Settle) -> Update:
 
 
 def make_update(loss: Loss, rule: Optimizer, microbatches: int = 1) -> Update:
-    """Return the update of one optimiser `rule`, accumulating over `microbatches`.
+    """Return the update of one optimizer `rule`, accumulating over `microbatches`.
 
     The gradient is that of the mean over all supervised targets: a microbatch counts
     by its `metrics['weight']` (1 if absent). A loss that compares elements of the batch

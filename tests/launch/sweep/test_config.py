@@ -61,7 +61,7 @@ def test_unknown_choices(only, sentence) -> None:
         ({"seed_fields": ()}, "several seeds need seed_fields"),
         ({"seeds": (1, 1)}, "each once"),
         ({"seeds": ()}, "seeds must be named"),
-        ({"page": {"colour": "rat"}}, "page.colour: no axis 'rat'"),
+        ({"page": {"color": "rat"}}, "page.color: no axis 'rat'"),
         ({"axes": ({"name": "seed", "values": ({"label": "a"},)},)}, "must differ"),
         ({"axes": ({"name": "a", "values": ()},)}, "different labels"),
         ({"aces": ()}, "aces: unknown name; did you mean 'axes'"),

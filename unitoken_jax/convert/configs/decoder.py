@@ -40,7 +40,7 @@ _SHARED: Fields = {
     "rope_theta": written("rope_parameters"),
     "norm_eps": written("rms_norm_eps"),
     **trains("init_scale"),
-    **how("attention", "attention_block", "remat", "products", "dtype"),
+    **how("attention", "attention_block", "remat", "quantization", "dtype"),
 }
 CHAMELEON: Fields = {
     **_SHARED,

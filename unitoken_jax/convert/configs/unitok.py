@@ -60,7 +60,7 @@ TEXT: Fields = {
 VITAMIN: Fields = {
     **dict.fromkeys(_SHAPE, written("model", "encoder")),
     "drop_path": written("drop_path"),
-    **how("attention", "remat", "portions", "dtype"),
+    **how("attention", "remat", "chunks", "dtype"),
 }
 UNITOK: Fields = {
     "vision": PART,
@@ -69,7 +69,7 @@ UNITOK: Fields = {
     "vocab_width": written("vocab_width"),
     "num_codebooks": written("num_codebooks"),
     "structure": must("split", "it gives each codebook its channels"),
-    "normalise": must(True, "it always compares vectors of length one"),
+    "normalize": must(True, "it always compares vectors of length one"),
     "projection": written("quant_proj"),
     "causal": must(False, "as published since April 2025"),
     "projection_heads": must(_heads, "the width over vocab_width"),

@@ -41,7 +41,7 @@ CLIP: Fields = {"vision": PART, "text": PART}
 VITAMIN: Fields = {
     **dict.fromkeys(_SHAPE, written("vision_cfg.encoder")),
     "drop_path": written("vision_cfg.timm_drop_path"),
-    **how("attention", "remat", "portions", "dtype"),
+    **how("attention", "remat", "chunks", "dtype"),
 }
 TEXT: Fields = {
     "vocab_size": written("text_cfg.vocab_size"),

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from unitoken_jax.ops.normalisation import layer_norm, rms_norm
+from unitoken_jax.ops.normalization import layer_norm, rms_norm
 
 
 def test_layer_norm_is_exact_far_from_zero():

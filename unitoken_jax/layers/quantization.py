@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import jax
 
-Products = Literal["full", "int8", "fp8"]
+Quantization = Literal["full", "int8", "fp8"]
 """In what a linear map multiplies; parameters and results keep their types.
 
 - `full`: the type of the computation;
@@ -24,19 +24,19 @@ Dtype = Literal["float32", "bfloat16", "float16"]
 Multiply = Callable[[jax.Array, jax.Array, Any], jax.Array]
 
 
-def multiply(products: Products) -> Multiply:
+def multiply(quantization: Quantization) -> Multiply:
     """Return what multiplies as `jax.lax.dot_general`, to call inside a Flax module.
 
     Raises:
         ValueError: an unknown name.
     """
-    if products == "full":
+    if quantization == "full":
         return jax.lax.dot_general
-    return _quantised(products)
+    return _quantized(quantization)
 
 
 @functools.cache
-def _quantised(products: str) -> Multiply:
+def _quantized(quantization: str) -> Multiply:
     import qwix  # noqa: PLC0415, most runs need not wait for it
 
     # qwix's second factor is the kernel; what is not named follows the rule.
@@ -53,12 +53,12 @@ def _quantised(products: str) -> Multiply:
             bwd_qtype="float8_e4m3fn",
         ),
     }
-    if products not in rules:
+    if quantization not in rules:
         raise ValueError(
-            f"products {products!r} are not known; choose one of "
+            f"quantization {quantization!r} is not known; choose one of "
             f"full, {', '.join(rules)}"
         )
-    provider = qwix.QtProvider([rules[products]])
+    provider = qwix.QtProvider([rules[quantization]])
 
     def multiply(x: jax.Array, kernel: jax.Array, dimensions: Any) -> jax.Array:
         with warnings.catch_warnings():

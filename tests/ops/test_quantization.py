@@ -1,4 +1,4 @@
-"""Quantisers against brute force, gradients by hand, statistics against NumPy."""
+"""Quantizers against brute force, gradients by hand, statistics against NumPy."""
 
 import jax
 import jax.numpy as jnp
@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unitoken_jax.ops.quantisation import (
-    Quantiser,
+from unitoken_jax.ops.quantization import (
+    Quantizer,
     count_codes,
     dead_codes,
     entropy,
     nearest,
-    normalise,
+    normalize,
     perplexity,
     published_usage,
     revival_loss,
@@ -47,11 +47,11 @@ def test_chunks_bound_what_is_held():
     assert compiled.memory_analysis().temp_size_in_bytes < 2 * 64 * 512 * 4 / 4
 
 
-def test_split_is_independent_single_quantisers():
+def test_split_is_independent_single_quantizers():
     latents, books = draw(0, 2, 5, 12), draw(1, 3, 16, 4)
-    whole = Quantiser()(latents, books)
+    whole = Quantizer()(latents, books)
     parts = [
-        Quantiser()(latents[..., 4 * i : 4 * i + 4], books[i : i + 1]) for i in range(3)
+        Quantizer()(latents[..., 4 * i : 4 * i + 4], books[i : i + 1]) for i in range(3)
     ]
     vectors = np.concatenate([part.vectors for part in parts], -1)
     np.testing.assert_array_equal(whole.vectors, vectors)
@@ -63,34 +63,34 @@ def test_split_is_independent_single_quantisers():
 
 @pytest.mark.parametrize("normal", [False, True])
 @pytest.mark.parametrize("structure", ["split", "residual"])
-def test_lookup_gives_the_quantised_vectors(structure, normal):
+def test_lookup_gives_the_quantized_vectors(structure, normal):
     width = 12 if structure == "split" else 4
     latents, books = draw(0, 2, 5, width), draw(1, 3, 16, 4)
-    quantiser = Quantiser(structure=structure, normalise=normal)
-    result = quantiser(latents, books)
+    quantizer = Quantizer(structure=structure, normalize=normal)
+    result = quantizer(latents, books)
     assert result.codes.shape == (2, 5, 3)
     np.testing.assert_allclose(
-        quantiser.lookup(result.codes, books), result.vectors, atol=1e-6
+        quantizer.lookup(result.codes, books), result.vectors, atol=1e-6
     )
-    np.testing.assert_array_equal(quantiser.codes(latents, books), result.codes)
+    np.testing.assert_array_equal(quantizer.codes(latents, books), result.codes)
 
 
 def test_residual_stages_come_nearer():
     latents, books = draw(0, 4, 16, 4), draw(1, 6, 64, 4)
     books[:, 0] = 0  # a stage that cannot help may add nothing
     errors = [
-        np.square(Quantiser("residual")(latents, books[:n]).vectors - latents).sum()
+        np.square(Quantizer("residual")(latents, books[:n]).vectors - latents).sum()
         for n in range(1, 7)
     ]
     assert errors == sorted(errors, reverse=True)
     assert errors[-1] < errors[0] / 2
 
 
-def test_normalised_codes_are_those_of_largest_cosine():
+def test_normalized_codes_are_those_of_largest_cosine():
     latents, books = draw(0, 2, 5, 4), draw(1, 1, 16, 4)
     unit = latents / np.linalg.norm(latents, axis=-1, keepdims=True)
     rows = books / np.linalg.norm(books, axis=-1, keepdims=True)
-    result = Quantiser(normalise=True)(latents, books)
+    result = Quantizer(normalize=True)(latents, books)
     expected = np.einsum("bte,ve->btv", unit, rows[0]).argmax(-1)
     np.testing.assert_array_equal(result.codes[..., 0], expected)
     length = np.linalg.norm(result.vectors, axis=-1)
@@ -102,7 +102,7 @@ def test_straight_through_passes_the_gradient_to_the_latents():
     weight = draw(2, 2, 3, 4)
 
     def value(latents, books):
-        return jnp.sum(weight * Quantiser()(latents, books).vectors)
+        return jnp.sum(weight * Quantizer()(latents, books).vectors)
 
     by_latents, by_books = jax.grad(value, argnums=(0, 1))(latents, books)
     np.testing.assert_array_equal(by_latents, weight)
@@ -112,10 +112,10 @@ def test_straight_through_passes_the_gradient_to_the_latents():
 @pytest.mark.parametrize("legacy", [False, True])
 def test_the_two_terms_of_the_loss_pull_where_they_should(legacy):
     latents, books = np.full((1, 1, 1), 3, np.float32), np.ones((1, 1, 1), np.float32)
-    quantiser = Quantiser(beta=0.25, legacy=legacy)
+    quantizer = Quantizer(beta=0.25, legacy=legacy)
 
     def loss(latents, books):
-        return quantiser(latents, books).loss
+        return quantizer(latents, books).loss
 
     value, (by_latents, by_books) = jax.value_and_grad(loss, (0, 1))(latents, books)
     assert value == 5  # (1 + 0.25) · (3 − 1)²
@@ -126,27 +126,27 @@ def test_the_two_terms_of_the_loss_pull_where_they_should(legacy):
 
 def test_a_zero_latent_has_no_direction_and_no_gradient():
     zero = jnp.zeros((1, 4))
-    np.testing.assert_array_equal(normalise(zero), 0)
-    gradient = jax.grad(lambda x: normalise(x).sum())(zero)
+    np.testing.assert_array_equal(normalize(zero), 0)
+    gradient = jax.grad(lambda x: normalize(x).sum())(zero)
     assert np.isfinite(gradient).all()
 
 
-def test_half_precision_latents_are_quantised_in_float32():
-    result = Quantiser()(draw(0, 1, 2, 4).astype(jnp.bfloat16), draw(1, 1, 8, 4))
+def test_half_precision_latents_are_quantized_in_float32():
+    result = Quantizer()(draw(0, 1, 2, 4).astype(jnp.bfloat16), draw(1, 1, 8, 4))
     assert result.vectors.dtype == result.loss.dtype == jnp.float32
 
 
 def test_codes_beyond_the_codebook_are_not_a_number():
-    vectors = Quantiser().lookup(np.array([[[0], [8]]]), draw(1, 1, 8, 4))
+    vectors = Quantizer().lookup(np.array([[[0], [8]]]), draw(1, 1, 8, 4))
     assert np.isfinite(vectors[0, 0]).all()
     assert np.isnan(vectors[0, 1]).all()
 
 
 def test_widths_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match="latents of 12 channels, not 10"):
-        Quantiser()(draw(0, 1, 1, 10), draw(1, 3, 8, 4))
+        Quantizer()(draw(0, 1, 1, 10), draw(1, 3, 8, 4))
     with pytest.raises(ValueError, match="4 channels for latents of 10"):
-        Quantiser("residual")(draw(0, 1, 1, 10), draw(1, 3, 8, 4))
+        Quantizer("residual")(draw(0, 1, 1, 10), draw(1, 3, 8, 4))
 
 
 def test_statistics_of_use():

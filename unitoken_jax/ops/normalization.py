@@ -1,4 +1,4 @@
-"""Layer and root-mean-square normalisation with exact variance, in float32.
+"""Layer and root-mean-square normalization with exact variance, in float32.
 
 The variance is the mean of squared deviations, as in PyTorch: the faster
 E[x²] − E[x]² loses digits in float32 and moves every activation that follows.
@@ -11,7 +11,7 @@ import jax.numpy as jnp
 def layer_norm(
     x: jax.Array, scale: jax.Array, bias: jax.Array, eps: float
 ) -> jax.Array:
-    """Normalises the last axis to mean 0 and (biased) variance 1, then scales.
+    """Normalizes the last axis to mean 0 and (biased) variance 1, then scales.
 
     Args:
         x: [..., D], any float type.

@@ -12,9 +12,9 @@ from unitoken_jax.layers.linear import Linear
 AXES, SUMMED = ("heads", "head_dim", "embed"), (2, 12)
 
 
-def run(products):
+def run(quantization):
     """A map that sums over two axes: its result and gradients, and the program."""
-    layer = Linear((6,), AXES, products=products, dtype="bfloat16")
+    layer = Linear((6,), AXES, quantization=quantization, dtype="bfloat16")
     x = jax.random.normal(jax.random.key(0), (5, 7, *SUMMED))
     kernel = jax.random.normal(jax.random.key(1), (*SUMMED, 6)) / 5
 
@@ -35,11 +35,11 @@ def exact():
 
 
 @pytest.mark.parametrize(
-    ("products", "types", "tolerance"),
+    ("quantization", "types", "tolerance"),
     [("int8", {"i8": 2, "bf16": 1}, 0.02), ("fp8", {"f8E4M3FN": 3}, 0.1)],
 )
-def test_near_the_exact_ones(exact, products, types, tolerance):
-    found, program = run(products)
+def test_near_the_exact_ones(exact, quantization, types, tolerance):
+    found, program = run(quantization)
     for ours, plain in zip(found, exact[0], strict=True):
         assert (ours.dtype, ours.shape) == (plain.dtype, plain.shape)
         error = np.linalg.norm((ours - plain).astype(np.float32).ravel())
@@ -52,5 +52,5 @@ def test_near_the_exact_ones(exact, products, types, tolerance):
 
 
 def test_an_unknown_name_is_a_sentence():
-    with pytest.raises(ValueError, match="'int4' are not known; choose one of full"):
+    with pytest.raises(ValueError, match="'int4' is not known; choose one of full"):
         run("int4")

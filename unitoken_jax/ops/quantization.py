@@ -1,8 +1,8 @@
-"""Vector quantisation: nearest codes, straight-through gradients, usage statistics.
+"""Vector quantization: nearest codes, straight-through gradients, usage statistics.
 
 Codebooks are one array [C, V, E]: C codebooks of V entries of E channels. One interface
 serves the four published forms: a single Euclidean codebook (VQGAN), a single
-normalised one (ViT-VQGAN), several side by side on slices of the channels (UniTok,
+normalized one (ViT-VQGAN), several side by side on slices of the channels (UniTok,
 arXiv 2502.20321), and several in sequence on what the earlier ones left (residual VQ).
 """
 
@@ -17,8 +17,8 @@ EPSILON = 1e-12
 """Smallest norm that a vector is divided by, as in `torch.nn.functional.normalize`."""
 
 
-class Quantised(NamedTuple):
-    """What a quantiser says about latents [B, T, D]."""
+class Quantized(NamedTuple):
+    """What a quantizer says about latents [B, T, D]."""
 
     vectors: jax.Array
     """[B, T, D]: code vectors whose gradient is that of the latents."""
@@ -29,13 +29,13 @@ class Quantised(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Quantiser:
+class Quantizer:
     """How latents become codes.
 
     Attributes:
         structure: "split" gives each codebook its slice of the channels (one codebook
             is the ordinary VQ), "residual" gives each what the earlier ones left.
-        normalise: compare and return vectors of length one (per codebook).
+        normalize: compare and return vectors of length one (per codebook).
         beta: weight of the slower of the two terms of the loss.
         legacy: True weights the codebook term with `beta`, as Chameleon's VQGAN was
             trained; False the commitment term, as the VQ-VAE paper and UniTok do.
@@ -43,13 +43,13 @@ class Quantiser:
     """
 
     structure: Literal["split", "residual"] = "split"
-    normalise: bool = False
+    normalize: bool = False
     beta: float = 0.25
     legacy: bool = False
     chunk: int = 0
 
-    def __call__(self, latents: jax.Array, codebooks: jax.Array) -> Quantised:
-        """Quantise latents.
+    def __call__(self, latents: jax.Array, codebooks: jax.Array) -> Quantized:
+        """Quantize latents.
 
         Args:
             latents: [B, T, D]; D is C·E for "split" and E for "residual".
@@ -62,12 +62,12 @@ class Quantiser:
         if self.structure == "residual":
             return self._residual(latents, codebooks)
         split = self._split(latents, codebooks)  # [B, T, C, E]
-        if self.normalise:
-            split, codebooks = normalise(split), normalise(codebooks)
+        if self.normalize:
+            split, codebooks = normalize(split), normalize(codebooks)
         codes = nearest(split, codebooks, self.chunk)
         chosen = _take(codebooks, codes)  # [B, T, C, E]
         vectors = straight_through(split, chosen).reshape(latents.shape)
-        return Quantised(vectors, codes, self._loss(split, chosen))
+        return Quantized(vectors, codes, self._loss(split, chosen))
 
     def codes(self, latents: jax.Array, codebooks: jax.Array) -> jax.Array:
         """Codes int32 [B, T, C] of latents [B, T, D]."""
@@ -75,8 +75,8 @@ class Quantiser:
 
     def lookup(self, codes: jax.Array, codebooks: jax.Array) -> jax.Array:
         """Vectors [B, T, D] of codes [B, T, C]; NaN for a code beyond the codebook."""
-        if self.normalise:
-            codebooks = normalise(codebooks)
+        if self.normalize:
+            codebooks = normalize(codebooks)
         chosen = _take(codebooks, codes)  # [B, T, C, E]
         if self.structure == "residual":
             return chosen.sum(-2)
@@ -94,16 +94,16 @@ class Quantiser:
         """
         latents = lax.stop_gradient(latents.astype(jnp.float32))
         if self.structure == "residual":
-            if self.normalise:
-                latents, codebooks = normalise(latents), normalise(codebooks)
+            if self.normalize:
+                latents, codebooks = normalize(latents), normalize(codebooks)
             # What each codebook was given: all but what the earlier ones took.
             chosen = self._residual(latents, codebooks).codes
             taken = lax.stop_gradient(_take(codebooks, chosen))  # [B, T, C, E]
             seen = latents[:, :, None] - jnp.cumsum(taken, 2) + taken
         else:
             seen = self._split(latents, codebooks)
-            if self.normalise:
-                seen, codebooks = normalise(seen), normalise(codebooks)
+            if self.normalize:
+                seen, codebooks = normalize(seen), normalize(codebooks)
         seen = jnp.moveaxis(seen, 2, 0).reshape(codebooks.shape[0], -1, seen.shape[-1])
         return jnp.mean(jax.vmap(revival_loss)(seen, codebooks, counts))
 
@@ -114,14 +114,14 @@ class Quantiser:
             return commitment + self.beta * codebook
         return self.beta * commitment + codebook
 
-    def _residual(self, latents: jax.Array, codebooks: jax.Array) -> Quantised:
+    def _residual(self, latents: jax.Array, codebooks: jax.Array) -> Quantized:
         if latents.shape[-1] != codebooks.shape[-1]:
             raise ValueError(
-                f"a residual quantiser has codes as wide as its latents, but got "
+                f"a residual quantizer has codes as wide as its latents, but got "
                 f"{codebooks.shape[-1]} channels for latents of {latents.shape[-1]}"
             )
-        if self.normalise:
-            latents, codebooks = normalise(latents), normalise(codebooks)
+        if self.normalize:
+            latents, codebooks = normalize(latents), normalize(codebooks)
         left, codes, losses = latents, [], []
         for codebook in codebooks:
             stage = nearest(left[:, :, None], codebook[None], self.chunk)  # [B, T, 1]
@@ -131,7 +131,7 @@ class Quantiser:
             codes.append(stage)
         indices = jnp.concatenate(codes, -1)
         vectors = straight_through(latents, _take(codebooks, indices).sum(-2))
-        return Quantised(vectors, indices, jnp.stack(losses).mean())
+        return Quantized(vectors, indices, jnp.stack(losses).mean())
 
     @staticmethod
     def _split(latents: jax.Array, codebooks: jax.Array) -> jax.Array:
@@ -144,7 +144,7 @@ class Quantiser:
         return latents.reshape(*latents.shape[:-1], count, width)
 
 
-def normalise(vectors: jax.Array) -> jax.Array:
+def normalize(vectors: jax.Array) -> jax.Array:
     """Scale vectors [..., E] to length one; a zero vector keeps a zero gradient."""
     square = jnp.sum(jnp.square(vectors), -1, keepdims=True)
     return vectors * lax.rsqrt(jnp.maximum(square, EPSILON**2))
