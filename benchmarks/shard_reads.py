@@ -22,10 +22,10 @@ from typing import Any
 import numpy as np
 from grain.sources import ArrayRecordDataSource
 
-from data_pipelines import integrity, records
-from data_pipelines.manifest import Manifest, Shard
-from data_pipelines.readers import READERS
-from data_pipelines.shards import Split, shard_name, write_split
+from data_pipelines.storage import integrity, records
+from data_pipelines.storage.manifest import Manifest, Shard
+from data_pipelines.storage.readers import READERS
+from data_pipelines.storage.shards import Split, shard_name, write_split
 
 FEW, OF_EACH = 10, 8  # shards, and records in each
 

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
-from data_pipelines import records
-from data_pipelines.code_files import CodeFile
-from data_pipelines.gallery import Gallery
-from data_pipelines.manifest import read_manifest
-from data_pipelines.records import Record, RecordError
-from data_pipelines.shards import Split
+from data_pipelines.storage import records
+from data_pipelines.storage.code_files import CodeFile
+from data_pipelines.storage.manifest import read_manifest
+from data_pipelines.storage.record_cache import Gallery
+from data_pipelines.storage.records import Record, RecordError
+from data_pipelines.storage.shards import Split
 
 Element = dict[str, np.ndarray]
 Build = Callable[[int, np.random.Generator], Element]

@@ -10,11 +10,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_type_hints
 
-from data_pipelines.anyres import ViewsConfig
-from data_pipelines.images import WHITE
-from data_pipelines.liquid import LiquidConfig
-from data_pipelines.samples import TASKS, Task
-from data_pipelines.sequence import LayoutConfig
+from data_pipelines.images.anyres import ViewsConfig
+from data_pipelines.images.transforms import WHITE
+from data_pipelines.unitok_mllm.sequence import LiquidConfig
+from data_pipelines.unitoken.samples import TASKS, Task
+from data_pipelines.unitoken.sequence import LayoutConfig
 from unitoken_jax.config import ConfigError, Name, build, nearest, plain
 from unitoken_jax.files import UserPath
 

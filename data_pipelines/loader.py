@@ -32,7 +32,6 @@ from typing import Any, Protocol
 import grain
 import numpy as np
 
-from data_pipelines import pairs, rows
 from data_pipelines.classes import (
     Labelled,
     class_elements,
@@ -40,7 +39,6 @@ from data_pipelines.classes import (
     label_file,
     label_record,
 )
-from data_pipelines.code_files import CodeFiles, find_code_files
 from data_pipelines.config import (
     ClassesConfig,
     DataConfig,
@@ -50,16 +48,19 @@ from data_pipelines.config import (
     SequencesConfig,
 )
 from data_pipelines.errors import DataError
-from data_pipelines.gallery import Gallery
-from data_pipelines.integrity import Watch
-from data_pipelines.liquid_rows import LiquidRows, read_codes
-from data_pipelines.manifest import file_digest
+from data_pipelines.images import pairs
 from data_pipelines.mixture import ENDLESS, Mixture, row_weights
 from data_pipelines.packing import Plan
-from data_pipelines.records import Record
-from data_pipelines.shards import Split
-from data_pipelines.text_vocabulary import TextVocabulary
-from data_pipelines.vocabulary import Vocabulary
+from data_pipelines.storage.code_files import CodeFiles, find_code_files
+from data_pipelines.storage.integrity import Watch
+from data_pipelines.storage.manifest import file_digest
+from data_pipelines.storage.record_cache import Gallery
+from data_pipelines.storage.records import Record
+from data_pipelines.storage.shards import Split
+from data_pipelines.tokenizers.chameleon import ChameleonVocabulary
+from data_pipelines.tokenizers.vocabulary import ImageTextVocabulary
+from data_pipelines.unitok_mllm.rows import LiquidRows, read_codes
+from data_pipelines.unitoken import rows
 
 Batch = dict[str, np.ndarray]
 
@@ -258,7 +259,7 @@ class Loader(Iterator[Batch]):
 def make_loader(
     config: DataConfig,
     data_dir: str | Path,
-    vocabulary: TextVocabulary | None = None,
+    vocabulary: ImageTextVocabulary | None = None,
     *,
     batch: int,
     seed: int,
@@ -320,7 +321,7 @@ def _check_unsplit(config: ClassesConfig, directory: Path) -> None:
 
 
 def _stream(
-    split: Split, vocabulary: TextVocabulary | None, config: DataConfig, seed: int
+    split: Split, vocabulary: ImageTextVocabulary | None, config: DataConfig, seed: int
 ) -> Stream:
     """Returns the stream of a prepared data set, which its digest names as well."""
     stream = _of_kind(split, vocabulary, config, seed)
@@ -328,13 +329,15 @@ def _stream(
 
 
 def _of_kind(
-    split: Split, vocabulary: TextVocabulary | None, config: DataConfig, seed: int
+    split: Split, vocabulary: ImageTextVocabulary | None, config: DataConfig, seed: int
 ) -> Stream:
     makes = _STREAMS[type(config)]
     return makes(split, vocabulary, config, seed)
 
 
-def _need(vocabulary: TextVocabulary | None, config: DataConfig) -> TextVocabulary:
+def _need(
+    vocabulary: ImageTextVocabulary | None, config: DataConfig
+) -> ImageTextVocabulary:
     """Returns the vocabulary that a kind needs."""
     if vocabulary is None:
         raise LoaderError(f"data of kind {config.kind!r} needs a vocabulary")
@@ -342,11 +345,11 @@ def _need(vocabulary: TextVocabulary | None, config: DataConfig) -> TextVocabula
 
 
 def _need_chameleon(
-    vocabulary: TextVocabulary | None, config: DataConfig
-) -> Vocabulary:
+    vocabulary: ImageTextVocabulary | None, config: DataConfig
+) -> ChameleonVocabulary:
     """Returns the vocabulary that a kind needs, with names for codes and padding."""
     needed = _need(vocabulary, config)
-    if not isinstance(needed, Vocabulary):
+    if not isinstance(needed, ChameleonVocabulary):
         raise LoaderError(
             f"data of kind {config.kind!r} needs a tokenizer.json of Chameleon's layout"
         )
@@ -354,7 +357,7 @@ def _need_chameleon(
 
 
 def _pictures(
-    split: Split, _: TextVocabulary | None, config: PicturesConfig, seed: int
+    split: Split, _: ImageTextVocabulary | None, config: PicturesConfig, seed: int
 ) -> Stream:
     def prepare(record: Record) -> pairs.Fitted:
         return pairs.fit_record(record, config.image_size, config.augment.crop)
@@ -365,7 +368,7 @@ def _pictures(
 
 
 def _pairs(
-    split: Split, vocabulary: TextVocabulary | None, config: PairsConfig, seed: int
+    split: Split, vocabulary: ImageTextVocabulary | None, config: PairsConfig, seed: int
 ) -> Stream:
     words = _need_chameleon(vocabulary, config)
 
@@ -394,7 +397,10 @@ def _one_by_one(
 
 
 def _sequences(
-    split: Split, vocabulary: TextVocabulary | None, config: SequencesConfig, seed: int
+    split: Split,
+    vocabulary: ImageTextVocabulary | None,
+    config: SequencesConfig,
+    seed: int,
 ) -> Stream:
     words = _need_chameleon(vocabulary, config)
     if config.canvas == "square":  # codes of pictures in their own shapes have none
@@ -406,7 +412,10 @@ def _sequences(
 
 
 def _liquid(
-    split: Split, vocabulary: TextVocabulary | None, config: LiquidRowsConfig, seed: int
+    split: Split,
+    vocabulary: ImageTextVocabulary | None,
+    config: LiquidRowsConfig,
+    seed: int,
 ) -> Stream:
     words = _need(vocabulary, config)
     _check_codes(split, config)
@@ -467,7 +476,7 @@ def _packed(
 
 
 def _classes(
-    split: Split, _: TextVocabulary | None, config: ClassesConfig, seed: int
+    split: Split, _: ImageTextVocabulary | None, config: ClassesConfig, seed: int
 ) -> Stream:
     _check_codes(split, config)
     names = class_names(split.directory)

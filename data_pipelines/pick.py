@@ -10,13 +10,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from data_pipelines import records
-from data_pipelines.directory import atomic_directory
 from data_pipelines.errors import DataError
-from data_pipelines.manifest import FILE as MANIFEST
-from data_pipelines.manifest import Manifest, file_digest, read_manifest
-from data_pipelines.records import Record
-from data_pipelines.shards import Split, find_made, write_split
+from data_pipelines.storage import records
+from data_pipelines.storage.directory import atomic_directory
+from data_pipelines.storage.manifest import FILE as MANIFEST
+from data_pipelines.storage.manifest import Manifest, file_digest, read_manifest
+from data_pipelines.storage.records import Record
+from data_pipelines.storage.shards import Split, find_made, write_split
 from unitoken_jax.files import path_argument
 
 TOKENIZER = "tokenizer.json"

@@ -14,13 +14,14 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from data_pipelines import images, records
-from data_pipelines.directory import atomic_directory
 from data_pipelines.errors import DataError
-from data_pipelines.manifest import FILE as MANIFEST
-from data_pipelines.manifest import Manifest, file_digest, read_manifest
-from data_pipelines.shards import Split, find_made, write_split
-from data_pipelines.vocabulary import Vocabulary
+from data_pipelines.images import decoding, transforms
+from data_pipelines.storage import records
+from data_pipelines.storage.directory import atomic_directory
+from data_pipelines.storage.manifest import FILE as MANIFEST
+from data_pipelines.storage.manifest import Manifest, file_digest, read_manifest
+from data_pipelines.storage.shards import Split, find_made, write_split
+from data_pipelines.tokenizers.chameleon import ChameleonVocabulary
 
 TOKENIZER = "tokenizer.json"
 _MOST_BAD = 0.1  # share of the pictures
@@ -40,7 +41,7 @@ def pretokenize(
     batch: int,
     image_size: int,
     tokenizer_id: str,
-    background: tuple[int, int, int] = images.WHITE,
+    background: tuple[int, int, int] = transforms.WHITE,
     codebook: tuple[int, int] | None = None,
     overwrite: bool = False,
 ) -> Manifest:
@@ -84,7 +85,7 @@ def pretokenize(
         _log.info("%s is up to date", output)
         return made
     if codebook is None:
-        count = Vocabulary.from_file(source / TOKENIZER).num_codes
+        count = ChameleonVocabulary.from_file(source / TOKENIZER).num_codes
     else:
         count = codebook[1]
     check = functools.partial(_check_codes, count=count, named=codebook is None)
@@ -150,12 +151,12 @@ def _batches(
             if not records.has_picture(record):
                 continue  # text alone
             try:
-                picture = images.decode(record["image"], f"record {record['id']!r}")
-            except images.PictureError as error:
+                picture = decoding.decode(record["image"], f"record {record['id']!r}")
+            except decoding.PictureError as error:
                 _log.warning("no codes of %s: %s", record["id"], error)
                 bad[record["id"]] = str(error)
                 continue
-            pixels[index] = images.to_square(picture, image_size, background)
+            pixels[index] = transforms.to_square(picture, image_size, background)
         yield waiting, pixels
 
 

@@ -11,10 +11,15 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from data_pipelines import integrity
-from data_pipelines.code_files import SUMS, CodeFileError, CodeFiles, find_code_files
 from data_pipelines.errors import DataError
-from data_pipelines.manifest import read_manifest
+from data_pipelines.storage import integrity
+from data_pipelines.storage.code_files import (
+    SUMS,
+    CodeFileError,
+    CodeFiles,
+    find_code_files,
+)
+from data_pipelines.storage.manifest import read_manifest
 from unitoken_jax.files import user_path
 
 

@@ -8,13 +8,13 @@ import numpy as np
 import prepared
 import pytest
 
-from data_pipelines import records
-from data_pipelines.anyres import ViewsConfig
 from data_pipelines.config import SequencesConfig
-from data_pipelines.manifest import Manifest, file_digest
-from data_pipelines.sequence import LayoutConfig
-from data_pipelines.shards import write_split
-from data_pipelines.vocabulary import Vocabulary, train_vocabulary
+from data_pipelines.images.anyres import ViewsConfig
+from data_pipelines.storage import records
+from data_pipelines.storage.manifest import Manifest, file_digest
+from data_pipelines.storage.shards import write_split
+from data_pipelines.tokenizers.chameleon import ChameleonVocabulary, train_vocabulary
+from data_pipelines.unitoken.sequence import LayoutConfig
 from unitoken_jax.checkpoint import state
 from unitoken_jax.checkpoint.manager import CheckpointConfig, Checkpointer
 from unitoken_jax.evaluate import __main__ as evaluate
@@ -89,7 +89,7 @@ def vocabulary_file(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def vocabulary(vocabulary_file):
-    return Vocabulary.from_file(vocabulary_file)
+    return ChameleonVocabulary.from_file(vocabulary_file)
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from vocabularies import chameleon
 
-from data_pipelines.clip_vocabulary import ClipVocabulary
+from data_pipelines.tokenizers.clip import ClipVocabulary
 from unitoken_jax import convert
 from unitoken_jax.convert.networks import network_of
 from unitoken_jax.models.chameleon import ChameleonConfig

@@ -15,7 +15,7 @@ import pytest
 import torch
 import transformers
 
-from data_pipelines.vocabulary import Vocabulary, train_vocabulary
+from data_pipelines.tokenizers.chameleon import ChameleonVocabulary, train_vocabulary
 from unitoken_jax import convert
 from unitoken_jax.convert.formats import FORMATS
 from unitoken_jax.convert.networks import network_of
@@ -232,7 +232,9 @@ def test_a_run_answers_about_a_picture_in_transformers(tmp_path):
     model = loaded_strictly(
         transformers.ChameleonForConditionalGeneration, tmp_path / "out"
     )
-    vocabulary = Vocabulary.from_file(tmp_path / "codes/tokenizer/tokenizer.json")
+    vocabulary = ChameleonVocabulary.from_file(
+        tmp_path / "codes/tokenizer/tokenizer.json"
+    )
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
     question = vocabulary.encode("A red cat? 2 dogs")
     assert tokenizer.encode("A red cat? 2 dogs", add_special_tokens=False) == question

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 
-from data_pipelines.manifest import Manifest
 from data_pipelines.prepare.job import PrepareConfig, prepare
+from data_pipelines.storage.manifest import Manifest
 from unitoken_jax.config import UserError
 from unitoken_jax.files import path_argument
 

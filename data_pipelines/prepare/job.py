@@ -14,11 +14,8 @@ import numpy as np
 from tqdm import tqdm
 
 import data_pipelines
-from data_pipelines import images, records
-from data_pipelines.directory import atomic_directory
 from data_pipelines.errors import DataError
-from data_pipelines.manifest import FILE as MANIFEST
-from data_pipelines.manifest import Manifest, file_digest
+from data_pipelines.images import decoding
 from data_pipelines.prepare import scenes
 from data_pipelines.prepare.captions import captions_of
 from data_pipelines.prepare.colors import SPELLINGS
@@ -39,8 +36,12 @@ from data_pipelines.prepare.split import (
     concept_groups,
     split_of,
 )
-from data_pipelines.shards import find_made, write_split
-from data_pipelines.vocabulary import structure_names, train_vocabulary
+from data_pipelines.storage import records
+from data_pipelines.storage.directory import atomic_directory
+from data_pipelines.storage.manifest import FILE as MANIFEST
+from data_pipelines.storage.manifest import Manifest, file_digest
+from data_pipelines.storage.shards import find_made, write_split
+from data_pipelines.tokenizers.chameleon import structure_names, train_vocabulary
 from unitoken_jax import files
 from unitoken_jax.config import check_seed
 
@@ -52,7 +53,7 @@ _LOGGED_REJECTIONS = 20
 # Above these something else was meant, and memory would run out first.
 _MOST = {
     "image_size": 4096,
-    "max_pixels": images.MAX_PIXELS,
+    "max_pixels": decoding.MAX_PIXELS,
     "shards": 10_000,
     "num_codes": 65_536,
     "vocabulary_size": 1_048_576,
@@ -99,7 +100,7 @@ class PrepareConfig:
     image_size: int = 64
     max_pixels: int = 16 * 1024 * 1024
     max_rejected: float = 0.1
-    image_policy: images.Policy = "released"
+    image_policy: decoding.Policy = "released"
     duplicate_distance: float = 0.15
     train_scenes: int = 3600
     heldout_scenes: int = 400
@@ -129,9 +130,9 @@ class PrepareConfig:
         for name, most in _MOST.items():
             if getattr(self, name) > most:
                 raise PrepareError(f"--{name} must be at most {most:,}")
-        if self.image_policy not in get_args(images.Policy):
+        if self.image_policy not in get_args(decoding.Policy):
             raise PrepareError(
-                f"--image_policy must be {' or '.join(get_args(images.Policy))}, not "
+                f"--image_policy must be {' or '.join(get_args(decoding.Policy))}, not "
                 f"{self.image_policy!r}"
             )
         if self.image_size % 16:
@@ -187,7 +188,10 @@ def _provenance(archive: Archive, config: PrepareConfig) -> dict[str, Any]:
     """Everything that the bytes of the data set are a function of."""
     package = Path(data_pipelines.__file__).parent
     code = hashlib.sha256()
-    modules = ("images", "integrity", "manifest", "records", "shards", "vocabulary")
+    modules = ("images/decoding", "images/transforms", "tokenizers/chameleon")
+    modules += tuple(
+        f"storage/{n}" for n in ("integrity", "manifest", "records", "shards")
+    )
     modules = [package / f"{name}.py" for name in modules]
     modules += [Path(files.__file__), *sorted((package / "prepare").glob("*.py"))]
     for file in modules:

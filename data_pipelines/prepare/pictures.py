@@ -18,13 +18,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from data_pipelines import images
 from data_pipelines.errors import DataError
-from data_pipelines.manifest import file_digest
+from data_pipelines.images import decoding, transforms
 from data_pipelines.prepare.captions import clean
 from data_pipelines.prepare.colors import single_color
 from data_pipelines.prepare.identity import plain_name
 from data_pipelines.prepare.split import thumbnail
+from data_pipelines.storage.manifest import file_digest
 from unitoken_jax import files
 
 LISTING = "captions.jsonl"
@@ -191,7 +191,7 @@ def read_pictures(
     archive: Archive,
     image_size: int,
     max_pixels: int,
-    policy: images.Policy = "released",
+    policy: decoding.Policy = "released",
 ) -> Iterator[Picture | Rejection]:
     """Every line of the archive's list, usable or set aside, in order."""
     seen: dict[str, int] = {}
@@ -286,7 +286,7 @@ def read_picture(
     data: bytes,
     image_size: int,
     max_pixels: int,
-    policy: images.Policy = "released",
+    policy: decoding.Policy = "released",
 ) -> Picture:
     """Decodes the picture of an annotation, scaled down if it is larger than asked for.
 
@@ -303,17 +303,17 @@ def read_picture(
     Raises:
         DataError: The file is damaged, no picture, or shows nothing.
     """
-    picture = images.decode(data, annotation["image"], max_pixels, policy)
-    is_turned = images.orientation(picture) != 1
+    picture = decoding.decode(data, annotation["image"], max_pixels, policy)
+    is_turned = decoding.orientation(picture) != 1
     is_large = max(picture.size) > image_size
     if is_large:
-        picture = images.fit(picture, image_size, Image.Resampling.LANCZOS)
+        picture = transforms.fit(picture, image_size, Image.Resampling.LANCZOS)
     if is_large or (is_turned and policy == "upright"):
         file = io.BytesIO()
         # RGBA even where nothing is clear: the same bytes as ever
         picture.convert("RGBA").save(file, "PNG")
         data = file.getvalue()
-    white = np.asarray(images.composite(picture))
+    white = np.asarray(transforms.composite(picture))
     if white.min() > 255 - _VISIBLE:
         raise EntryError("the picture is blank on a white background")
     color = single_color(np.asarray(picture.convert("RGBA")), _SINGLE_COLOR_SHARE)

@@ -12,7 +12,7 @@ from typing import Any
 from data_pipelines.prepare.captions import country_of, head, skin_tones
 from data_pipelines.prepare.colors import SPELLINGS
 from data_pipelines.prepare.nouns import KINDS, kind_of, may_be
-from data_pipelines.records import Question
+from data_pipelines.storage.records import Question
 
 _LONGEST_NAME = 5  # words
 _BALANCING_ROUNDS = 50

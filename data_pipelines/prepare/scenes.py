@@ -13,11 +13,11 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from data_pipelines import images
+from data_pipelines.images import transforms
 from data_pipelines.prepare.colors import PAINTS, repaint
 from data_pipelines.prepare.nouns import KINDS, Noun, article, may_be
 from data_pipelines.prepare.split import chance
-from data_pipelines.records import Question, Record
+from data_pipelines.storage.records import Question, Record
 
 COUNT, COLOR, POSITION, TWO_OBJECTS = "count", "color", "position", "two_objects"
 # Share of the scenes of each kind.
@@ -272,7 +272,7 @@ def _background(
     for name in order:
         if any(item.color == name for item in items):
             continue
-        shade = images.WHITE if name == "white" else _jitter(PAINTS[name], rng)
+        shade = transforms.WHITE if name == "white" else _jitter(PAINTS[name], rng)
         if all(_is_seen(pixels, shade) for pixels in looks.values()):
             return name, shade
     return None
@@ -295,7 +295,7 @@ def paint(scene: Scene, size: int) -> Image.Image:
     """The scene as an RGB picture of `size` × `size` pixels."""
     canvas = Image.new("RGBA", (size, size), (*scene.background_paint, 255))
     for item in scene.items:
-        fitted = images.fit(Image.fromarray(_pixels(item)), item.side)
+        fitted = transforms.fit(Image.fromarray(_pixels(item)), item.side)
         corner = (
             item.left + (item.side - fitted.width) // 2,
             item.top + (item.side - fitted.height) // 2,

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from data_pipelines import images
+from data_pipelines.images import transforms
 from data_pipelines.prepare.colors import SPELLINGS
 
 TRAIN, HELDOUT = "train", "heldout"
@@ -55,7 +55,7 @@ def concept_key(concept: str) -> str:
 
 def thumbnail(picture: Image.Image) -> np.ndarray:
     """What near-duplicates are told by: uint8 [768] in 0 … 63, over white."""
-    square = Image.fromarray(images.to_square(picture, 4 * _THUMBNAIL))
+    square = Image.fromarray(transforms.to_square(picture, 4 * _THUMBNAIL))
     small = square.resize((_THUMBNAIL, _THUMBNAIL), Image.Resampling.BOX)
     return np.asarray(small).reshape(-1) >> 2
 

@@ -5,7 +5,8 @@ import json
 
 import pytest
 
-from data_pipelines.vocabulary import Vocabulary, train_vocabulary
+from data_pipelines.tokenizers.chameleon import train_vocabulary
+from data_pipelines.tokenizers.vocabulary import Vocabulary
 from tests.convert.test_exchange import DECODER, VQ, WIDE, module_of, random_params
 from unitoken_jax import convert
 from unitoken_jax.convert.table import WeightsError

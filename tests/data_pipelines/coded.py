@@ -6,10 +6,10 @@ import numpy as np
 import prepared
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers
 
-from data_pipelines import records
-from data_pipelines.manifest import Manifest, file_digest
-from data_pipelines.shards import write_split
-from data_pipelines.vocabulary import train_vocabulary
+from data_pipelines.storage import records
+from data_pipelines.storage.manifest import Manifest, file_digest
+from data_pipelines.storage.shards import write_split
+from data_pipelines.tokenizers.chameleon import train_vocabulary
 
 ROWS, COLUMNS, CODEBOOKS, CODES = 3, 2, 4, 16
 SIZE = ROWS * COLUMNS  # tokens of a picture

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_pipelines import records
-from data_pipelines.manifest import Manifest, file_digest
-from data_pipelines.shards import write_split
-from data_pipelines.vocabulary import train_vocabulary
+from data_pipelines.storage import records
+from data_pipelines.storage.manifest import Manifest, file_digest
+from data_pipelines.storage.shards import write_split
+from data_pipelines.tokenizers.chameleon import train_vocabulary
 
 TEXTS = ["a red heart", "what is this?", "two apples on a blue background", "yes", "no"]
 

@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from data_pipelines import records
-from data_pipelines.anyres import ViewsConfig
 from data_pipelines.config import PairsConfig, PicturesConfig, SequencesConfig
-from data_pipelines.manifest import Manifest, file_digest
-from data_pipelines.sequence import LayoutConfig
-from data_pipelines.shards import write_split
-from data_pipelines.vocabulary import Vocabulary, train_vocabulary
+from data_pipelines.images.anyres import ViewsConfig
+from data_pipelines.storage import records
+from data_pipelines.storage.manifest import Manifest, file_digest
+from data_pipelines.storage.shards import write_split
+from data_pipelines.tokenizers.chameleon import ChameleonVocabulary, train_vocabulary
+from data_pipelines.unitoken.sequence import LayoutConfig
 
 # Pictures of 32 px in 4 × 4 codes of 8 px, seen by an encoder of 4 × 4 patches.
 SEQUENCES = SequencesConfig(
@@ -81,5 +81,5 @@ def make(directory: Path, count: int = 24, shards: int = 2, **changes: dict) -> 
     return directory
 
 
-def vocabulary(directory: Path) -> Vocabulary:
-    return Vocabulary.from_file(directory / "tokenizer.json")
+def vocabulary(directory: Path) -> ChameleonVocabulary:
+    return ChameleonVocabulary.from_file(directory / "tokenizer.json")

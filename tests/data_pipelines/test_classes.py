@@ -6,12 +6,12 @@ import coded
 import numpy as np
 import pytest
 
-from data_pipelines import records
 from data_pipelines.classes import class_names
-from data_pipelines.code_files import CodeFileError, CodeFiles
 from data_pipelines.config import ClassesConfig
 from data_pipelines.loader import CodeFacts, make_loader
-from data_pipelines.shards import Split
+from data_pipelines.storage import records
+from data_pipelines.storage.code_files import CodeFileError, CodeFiles
+from data_pipelines.storage.shards import Split
 
 CONFIG = ClassesConfig(image_size=32, threads=0)
 

@@ -11,15 +11,15 @@ import numpy as np
 import prepared
 import pytest
 
-from data_pipelines import readers
 from data_pipelines.config import AugmentConfig, MixtureConfig
-from data_pipelines.gallery import BadRecordsError
 from data_pipelines.loader import LoaderError, make_loader
 from data_pipelines.pretokenize import pretokenize
-from data_pipelines.readers import StorageError
-from data_pipelines.records import RecordError
-from data_pipelines.sequence import IGNORE, NO_SLOT, LayoutConfig
-from data_pipelines.shards import ShardError, Split
+from data_pipelines.storage import readers
+from data_pipelines.storage.readers import StorageError
+from data_pipelines.storage.record_cache import BadRecordsError
+from data_pipelines.storage.records import RecordError
+from data_pipelines.storage.shards import ShardError, Split
+from data_pipelines.unitoken.sequence import IGNORE, NO_SLOT, LayoutConfig
 
 CONFIGS = {
     "pictures": replace(

@@ -3,8 +3,8 @@
 import pytest
 
 from data_pipelines import pick
-from data_pipelines.shards import Split
-from data_pipelines.vocabulary import Vocabulary
+from data_pipelines.storage.shards import Split
+from data_pipelines.tokenizers.chameleon import ChameleonVocabulary
 
 
 def test_one_record_stands_in_both_splits(tmp_path, examples) -> None:
@@ -18,7 +18,7 @@ def test_one_record_stands_in_both_splits(tmp_path, examples) -> None:
         assert record["captions"] == ["picture number 3"]
         assert record["questions"] == []
     sizes = [
-        Vocabulary.from_file(folder / "tokenizer.json").size
+        ChameleonVocabulary.from_file(folder / "tokenizer.json").size
         for folder in (source, output)
     ]
     assert sizes[0] == sizes[1]

@@ -5,11 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from data_pipelines import images, records
-from data_pipelines.directory import DirectoryError
-from data_pipelines.manifest import read_manifest
+from data_pipelines.images import decoding, transforms
 from data_pipelines.pretokenize import PretokenizeError, pretokenize
-from data_pipelines.shards import Split, write_split
+from data_pipelines.storage import records
+from data_pipelines.storage.directory import DirectoryError
+from data_pipelines.storage.manifest import read_manifest
+from data_pipelines.storage.shards import Split, write_split
 
 OPTIONS = {"batch": 3, "image_size": 8, "tokenizer_id": "test"}
 
@@ -40,8 +41,8 @@ def test_codes_belong_to_their_pictures(tmp_path, examples):
         before, after = Split(source, name), Split(tmp_path / "out", name, verify=True)
         assert len(after) == len(before)
         for old, new in zip(before, after, strict=True):
-            picture = images.decode(old["image"], "x")
-            pixels = np.stack([images.to_square(picture, 8)] * 3)
+            picture = decoding.decode(old["image"], "x")
+            pixels = np.stack([transforms.to_square(picture, 8)] * 3)
             np.testing.assert_array_equal(records.codes_of(new), Encoder()(pixels)[0])
             assert new | {"codes": None, "grid": None} == old
     shards = [shard.name for shard in manifest.splits["train"]]

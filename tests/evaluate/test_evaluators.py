@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from data_pipelines import samples, sequence
+from data_pipelines.unitoken import samples, sequence
 from unitoken_jax.evaluate import generation, reconstruction, retrieval, understanding
 from unitoken_jax.evaluate.batches import batches, spread
 from unitoken_jax.evaluate.generation import Captioned, GenerationTestConfig

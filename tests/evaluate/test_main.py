@@ -14,9 +14,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from data_pipelines import images, records
-from data_pipelines.manifest import Manifest, file_digest
-from data_pipelines.shards import Split, write_split
+from data_pipelines.images import transforms
+from data_pipelines.storage import records
+from data_pipelines.storage.manifest import Manifest, file_digest
+from data_pipelines.storage.shards import Split, write_split
 from launch.sweep.experiment import evaluate
 from unitoken_jax import convert
 from unitoken_jax.config import UserError, build
@@ -415,7 +416,7 @@ def test_transparency_is_blended_as_everywhere_else(tmp_path, alexnet):
         pixels = rng.integers(0, 256, (20, 20, 4), np.uint8)
         picture = Image.fromarray(pixels, "RGBA")
         picture.save(tmp_path / "real" / "cat" / f"{i}.webp", lossless=True, exact=True)
-        images.composite(picture).save(tmp_path / "generated" / "cat" / f"{i}.png")
+        transforms.composite(picture).save(tmp_path / "generated" / "cat" / f"{i}.png")
     found = compare_folders(folder_flags(tmp_path, alexnet))
     assert found["frechet_alexnet"].value < 1e-6
     assert found["precision_alexnet"].value == 1

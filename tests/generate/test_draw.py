@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from data_pipelines import samples, sequence
+from data_pipelines.unitoken import samples, sequence
 from unitoken_jax.config import UserError
 from unitoken_jax.generate.draw import contexts, draw
 from unitoken_jax.generate.layout import image_layout

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_pipelines.sequence import LayoutConfig, picture_ids
-from data_pipelines.vocabulary import Vocabulary, train_vocabulary
+from data_pipelines.tokenizers.chameleon import ChameleonVocabulary, train_vocabulary
+from data_pipelines.unitoken.sequence import LayoutConfig, picture_ids
 from unitoken_jax.generate.layout import image_layout
 
 
@@ -14,7 +14,7 @@ from unitoken_jax.generate.layout import image_layout
 def vocabulary(tmp_path_factory):
     path = tmp_path_factory.mktemp("vocabulary") / "tokenizer.json"
     path.write_text(train_vocabulary(["a red heart"], 16, 256, 4))
-    return Vocabulary.from_file(path)
+    return ChameleonVocabulary.from_file(path)
 
 
 def test_schedule_of_a_small_picture(vocabulary):

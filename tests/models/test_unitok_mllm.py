@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from data_pipelines.sequence import shift_labels
+from data_pipelines.unitoken.sequence import shift_labels
 from tests.models import golden
 from unitoken_jax.convert import unitok_mllm as tables
 from unitoken_jax.convert.table import expected_shapes, export_tensors, import_tensors

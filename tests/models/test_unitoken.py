@@ -8,13 +8,13 @@ import jax
 import numpy as np
 import pytest
 
-from data_pipelines.anyres import (
+from data_pipelines.images.anyres import (
     UNITOKEN_GRIDS,
     ViewsConfig,
     continuous_slots,
     move_slots,
 )
-from data_pipelines.sequence import shift_labels, splice
+from data_pipelines.unitoken.sequence import shift_labels, splice
 from tests.models import golden
 from tests.models.random_weights import random_weights
 from unitoken_jax.convert import unitoken as tables

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import pytest
 
 from configs import llama_2_7b, llamagen, unitok_mllm_7b_pretrain, unitok_pictures
+from data_pipelines.batch_spec import batch_shapes
 from data_pipelines.config import build_data
-from data_pipelines.shapes import batch_shapes
 from unitoken_jax.models import registry
 from unitoken_jax.plan import model_flops
 from unitoken_jax.train import stage

@@ -16,8 +16,8 @@ import pytest
 import tiny_chain
 from PIL import Image
 
-from data_pipelines import records
-from data_pipelines.shards import Split
+from data_pipelines.storage import records
+from data_pipelines.storage.shards import Split
 from tests.models import golden, test_llamagen, test_unitok, test_unitok_mllm
 from unitoken_jax.config import ConfigError, UserError, plain
 from unitoken_jax.convert import llamagen as llamagen_tables

@@ -7,10 +7,10 @@ import numpy as np
 from ml_collections import ConfigDict
 from PIL import Image
 
-from data_pipelines import records
-from data_pipelines.manifest import Manifest, file_digest
-from data_pipelines.shards import write_split
-from data_pipelines.vocabulary import Vocabulary, train_vocabulary
+from data_pipelines.storage import records
+from data_pipelines.storage.manifest import Manifest, file_digest
+from data_pipelines.storage.shards import write_split
+from data_pipelines.tokenizers.chameleon import ChameleonVocabulary, train_vocabulary
 
 IMAGE, STRIDE, PATCH, CODES = 12, 2, 4, 16
 COLORS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
@@ -46,7 +46,7 @@ def _record(index: int) -> records.Record:
     }
 
 
-def make_data(directory: Path) -> Vocabulary:
+def make_data(directory: Path) -> ChameleonVocabulary:
     """Write a prepared data set of squares; return its vocabulary."""
     directory.mkdir(parents=True)
     tokenizer = directory / "tokenizer.json"
@@ -57,10 +57,12 @@ def make_data(directory: Path) -> Vocabulary:
         splits[split] = write_split(directory, split, entries, count=count, shards=1)
     files = {tokenizer.name: file_digest(tokenizer)}
     Manifest(splits, {"source": "test"}, {}, (), files).write(directory)
-    return Vocabulary.from_file(tokenizer)
+    return ChameleonVocabulary.from_file(tokenizer)
 
 
-def get_config(data_dir: Path, vocabulary: Vocabulary, steps: int = 3) -> ConfigDict:
+def get_config(
+    data_dir: Path, vocabulary: ChameleonVocabulary, steps: int = 3
+) -> ConfigDict:
     """Return the chain over the data set in `data_dir`."""
     vision = {"hidden": 16, "mlp": 24, "layers": 1, "heads": 2}
     vision |= {"image": IMAGE, "patch": PATCH}

@@ -27,17 +27,17 @@ import numpy as np
 from absl import flags
 from tqdm import tqdm
 
-from data_pipelines import images
 from data_pipelines.classes import class_names
 from data_pipelines.config import PairsConfig, build_data
-from data_pipelines.directory import atomic_directory
 from data_pipelines.errors import DataError
-from data_pipelines.pairs import caption_encoder
+from data_pipelines.images import decoding, transforms
+from data_pipelines.images.pairs import caption_encoder
 from data_pipelines.prepare.scenes import NEW_COMPOSITION
-from data_pipelines.prompts import PromptError, short
-from data_pipelines.records import Record
-from data_pipelines.shards import Split
-from data_pipelines.vocabulary import Vocabulary
+from data_pipelines.storage.directory import atomic_directory
+from data_pipelines.storage.records import Record
+from data_pipelines.storage.shards import Split
+from data_pipelines.tokenizers.chameleon import ChameleonVocabulary
+from data_pipelines.unitoken.prompts import PromptError, short
 from unitoken_jax import config as configs
 from unitoken_jax import convert
 from unitoken_jax.config import ConfigError, UserError
@@ -267,7 +267,9 @@ class Bench:
                 caption = record["captions"][0]
                 text = self.aside.take(record["id"], lambda c=caption: encode(c))
                 if text is not None:
-                    image = images.to_square(picture, data.image_size, data.background)
+                    image = transforms.to_square(
+                        picture, data.image_size, data.background
+                    )
                     yield retrieval.Pair(image, caption, text)
 
         module: Any = trained.system.module
@@ -305,7 +307,9 @@ class Bench:
                 f"{trained.data.kind!r}, which has no captions; name another stage, or "
                 "leave the evaluator out."
             )
-        vocabulary = Vocabulary.from_file(self._split.directory / "tokenizer.json")
+        vocabulary = ChameleonVocabulary.from_file(
+            self._split.directory / "tokenizer.json"
+        )
         return caption_encoder(vocabulary, trained.data)
 
     def _labelled(
@@ -316,7 +320,7 @@ class Bench:
         for record, picture in self._pictures():
             label = record[config.classes]
             if label and record["category"] not in config.without:
-                image = images.to_square(picture, data.image_size, data.background)
+                image = transforms.to_square(picture, data.image_size, data.background)
                 yield image, label.replace("_", " ")
 
     def understanding(self, config: understanding.UnderstandingConfig) -> Evaluation:
@@ -337,7 +341,7 @@ class Bench:
             record = self._split[number]
 
             def build() -> understanding.Question:
-                picture = images.decode(record["image"], f"record {record['id']!r}")
+                picture = decoding.decode(record["image"], f"record {record['id']!r}")
                 view = assistant.composer.view(picture)
                 texts = question["question"], question["answer"]
                 self._check_room(view, *texts)
@@ -440,7 +444,7 @@ class Bench:
         """Yield held-out pictures as a stage is trained on them."""
         data = trained.data
         for _, picture in self._pictures():
-            yield images.to_square(picture, data.image_size, data.background)
+            yield transforms.to_square(picture, data.image_size, data.background)
 
     def _novelty(self, record: Record) -> str:
         """Say what training has not shown of a held-out record.
@@ -538,7 +542,7 @@ class Bench:
         """Yield held-out records with their pictures; broken ones are set aside."""
         for _, record in self._records(self._split, self._order):
             where = f"record {record['id']!r}"
-            decode = functools.partial(images.decode, record["image"], where)
+            decode = functools.partial(decoding.decode, record["image"], where)
             picture = self.aside.take(record["id"], decode)
             if picture is not None:
                 yield record, picture
@@ -787,17 +791,17 @@ def _weights(kind: str, path: str) -> tuple[Any, Any]:
 
 
 def _reader(
-    orientation: images.Policy, background: tuple[int, int, int]
+    orientation: decoding.Policy, background: tuple[int, int, int]
 ) -> folders.Read:
     """Return what reads files as training reads records: over a plain background."""
 
     def read(path: Path) -> Any:
         data = read_user_file(path, LARGEST_PICTURE)
         try:
-            picture = images.decode(data, str(path), policy=orientation)
+            picture = decoding.decode(data, str(path), policy=orientation)
         except DataError as error:
             raise UserError(f"{error}.") from error
-        return images.composite(picture, background)
+        return transforms.composite(picture, background)
 
     return read
 
@@ -816,7 +820,7 @@ def compare_folders(given: Any) -> dict[str, Measure]:
         inception=str(given.inception or ""),
         lpips=str(given.lpips or ""),
     )
-    read = _reader(given.orientation, images.WHITE)
+    read = _reader(given.orientation, transforms.WHITE)
     real, generated = (
         folders.Folder(path, folders.find(path), read, given.preprocess, given.size)
         for path in (Path(given.real), Path(given.generated))
@@ -942,7 +946,7 @@ def _define_flags() -> None:
         define_path_flag(name, fallback, meaning, optional=True)
     names = list(preprocessing.VARIANTS)
     flags.DEFINE_enum("preprocess", "none", names, "How pictures get their size.")
-    policies = list(get_args(images.Policy))
+    policies = list(get_args(decoding.Policy))
     flags.DEFINE_enum(
         "orientation", "released", policies, "Whether EXIF turns pictures upright."
     )

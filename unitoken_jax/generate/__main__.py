@@ -27,16 +27,16 @@ from jax.sharding import Mesh
 from PIL import Image
 from tqdm import tqdm
 
-from data_pipelines import images
 from data_pipelines.classes import class_names
-from data_pipelines.code_files import find_code_files
 from data_pipelines.config import build_data
 from data_pipelines.errors import DataError
-from data_pipelines.integrity import check_tokenizer
-from data_pipelines.liquid_prompts import ClassComposer, LiquidComposer
-from data_pipelines.prompts import Composer
-from data_pipelines.text_vocabulary import read_vocabulary
-from data_pipelines.vocabulary import Vocabulary
+from data_pipelines.images import decoding
+from data_pipelines.storage.code_files import find_code_files
+from data_pipelines.storage.integrity import check_tokenizer
+from data_pipelines.tokenizers.chameleon import ChameleonVocabulary
+from data_pipelines.tokenizers.tokenizer import read_vocabulary
+from data_pipelines.unitok_mllm.prompts import ClassComposer, LiquidComposer
+from data_pipelines.unitoken.prompts import Composer
 from unitoken_jax import config as configs
 from unitoken_jax.checkpoint import reader as checkpoints
 from unitoken_jax.config import ConfigError, UserError, nearest
@@ -209,7 +209,7 @@ def load(chain: Chain, workdir: Path, **changes: Any) -> Voice:
     try:
         check_tokenizer(directory, "tokenizer.json")
         if model.system.kind == "unitoken":
-            vocabulary = Vocabulary.from_file(directory / "tokenizer.json")
+            vocabulary = ChameleonVocabulary.from_file(directory / "tokenizer.json")
             return Assistant(composer=Composer(vocabulary, model.data), **parts)
         stride = tokenizer.system.config.vision.factor
         if model.system.kind == "unitok_mllm":
@@ -233,7 +233,7 @@ def look(path: Path) -> Image.Image:
     """
     data = read_user_file(path, LARGEST_PICTURE)
     try:
-        return images.decode(data, str(path), policy="upright")
+        return decoding.decode(data, str(path), policy="upright")
     except DataError as error:
         raise UserError(f"{error}.") from error
 

@@ -15,8 +15,8 @@ from typing import Any
 import jax
 from absl import flags
 
+from data_pipelines.batch_spec import batch_shapes
 from data_pipelines.config import PackedConfig, build_data
-from data_pipelines.shapes import batch_shapes
 from unitoken_jax import config as configs
 from unitoken_jax import convert
 from unitoken_jax.config import ConfigError, UserError

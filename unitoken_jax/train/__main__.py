@@ -29,9 +29,10 @@ from data_pipelines.config import (
 )
 from data_pipelines.errors import DataError
 from data_pipelines.loader import CodeFacts, make_loader
-from data_pipelines.manifest import read_manifest
 from data_pipelines.pretokenize import pretokenize
-from data_pipelines.text_vocabulary import TextVocabulary, read_vocabulary
+from data_pipelines.storage.manifest import read_manifest
+from data_pipelines.tokenizers.tokenizer import read_vocabulary
+from data_pipelines.tokenizers.vocabulary import ImageTextVocabulary
 from data_pipelines.verify import verify as verify_data
 from unitoken_jax import config as configs
 from unitoken_jax import convert, files
@@ -187,7 +188,7 @@ def _digest(params: registry.Params) -> str:
 
 def _read_vocabulary(
     system: registry.System, data: DataConfig, directory: Path, at: str
-) -> TextVocabulary | None:
+) -> ImageTextVocabulary | None:
     """Return the vocabulary of a data set, after a check that the model has it too."""
     if isinstance(data, ClassesConfig):  # published code files have no vocabulary
         return None
@@ -198,7 +199,7 @@ def _read_vocabulary(
 
 
 def _check_vocabulary(
-    system: registry.System, vocabulary: TextVocabulary, at: str
+    system: registry.System, vocabulary: ImageTextVocabulary, at: str
 ) -> None:
     """Refuse a model that numbers ids otherwise than the data set's tokenizer."""
     _check_equal(system, system.data.vocabulary, vocabulary, at, "tokenizer.json")

@@ -11,7 +11,6 @@ import pytest
 from damage import DAMAGES, damaged
 from hypothesis import strategies as st
 
-from data_pipelines import records
 from data_pipelines.prepare.job import picture_record
 from data_pipelines.prepare.nouns import KINDS
 from data_pipelines.prepare.pictures import (
@@ -23,6 +22,7 @@ from data_pipelines.prepare.pictures import (
     read_pictures,
 )
 from data_pipelines.prepare.questions import balanced_kinds
+from data_pipelines.storage import records
 from unitoken_jax.files import json_lines
 
 WRONG_KINDS = balanced_kinds(dict.fromkeys(KINDS, 3))

@@ -11,13 +11,13 @@ from pathlib import Path
 import crafted
 import pytest
 
-from data_pipelines import images
-from data_pipelines.directory import DirectoryError
+from data_pipelines.images import decoding
 from data_pipelines.prepare.__main__ import main
 from data_pipelines.prepare.job import PrepareConfig, PrepareError, prepare
 from data_pipelines.prepare.split import concept_key
-from data_pipelines.shards import Split
-from data_pipelines.vocabulary import Vocabulary
+from data_pipelines.storage.directory import DirectoryError
+from data_pipelines.storage.shards import Split
+from data_pipelines.tokenizers.chameleon import ChameleonVocabulary
 from unitoken_jax.config import UserError
 
 CONFIG = PrepareConfig(
@@ -45,7 +45,7 @@ def test_everything_is_there(prepared, lines):
     assert sum(counts["train"]["scenes"].values()) == 40
     ids = [record["id"] for split in (train, heldout) for record in split]
     assert len(set(ids)) == len(ids)
-    vocabulary = Vocabulary.from_file(prepared / "tokenizer.json")
+    vocabulary = ChameleonVocabulary.from_file(prepared / "tokenizer.json")
     assert (vocabulary.num_codes, vocabulary.size) == (32, 400)
     for record in train:
         for text in record["captions"]:
@@ -210,7 +210,7 @@ def test_orientation_is_recorded_and_stored(tmp_path, make_zip, lines, policy, c
     (record,) = [r for r in every if r["id"] == lines[0]["image"].split(".")[0]]
     size = (24, 16) if policy == "released" else (16, 24)
     assert (record["width"], record["height"]) == size
-    assert images.decode(record["image"], "x").size == size
+    assert decoding.decode(record["image"], "x").size == size
 
 
 def test_a_folder_of_something_else_is_not_replaced(tmp_path, make_zip):

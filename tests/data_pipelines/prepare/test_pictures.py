@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_pipelines import images, records
+from data_pipelines.images import decoding
 from data_pipelines.prepare.job import picture_record
 from data_pipelines.prepare.pictures import (
     Archive,
@@ -24,6 +24,7 @@ from data_pipelines.prepare.pictures import (
     read_annotation,
     read_pictures,
 )
+from data_pipelines.storage import records
 
 
 def _png(size, color=(255, 0, 0, 255)):
@@ -215,7 +216,7 @@ def test_pictures_are_turned_upright_on_request(make_zip, lines):
     assert released.data == crafted.turned(6, "JPEG")
     assert (released.pixels.size, upright.pixels.size) == ((24, 16), (16, 24))
     for policy in ("released", "upright"):  # readers need not know any more
-        stored = images.decode(upright.data, "x", policy=policy)
+        stored = decoding.decode(upright.data, "x", policy=policy)
         assert stored.tobytes() == upright.pixels.convert("RGB").tobytes()
 
 

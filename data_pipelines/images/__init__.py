@@ -1,0 +1,1 @@
+"""Images: decoding, resizing, views, and the kinds of data that are images alone."""

@@ -1,0 +1,1 @@
+"""Text to ids and back, by the published tokenizers' files."""

@@ -1,0 +1,1 @@
+"""Packed rows of UniTok's multimodal LLM: text and codes of several codebooks."""

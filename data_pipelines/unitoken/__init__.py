@@ -1,0 +1,1 @@
+"""Packed rows of UniToken: text, image codes and continuous features."""
