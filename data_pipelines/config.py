@@ -15,7 +15,14 @@ from data_pipelines.images.transforms import WHITE
 from data_pipelines.unitok_mllm.sequence import LiquidConfig
 from data_pipelines.unitoken.samples import TASKS, Task
 from data_pipelines.unitoken.sequence import LayoutConfig
-from unitoken_jax.config import ConfigError, Name, build, nearest, plain
+from unitoken_jax.config import (
+    ConfigError,
+    Name,
+    build,
+    nearest,
+    plain,
+    refuse_old_kind,
+)
 from unitoken_jax.files import UserPath
 
 
@@ -315,6 +322,7 @@ def build_data(node: Any, path: str = "config.data") -> DataConfig:
         raise ConfigError(f"{path}.kind: missing; known are {', '.join(KINDS)}.")
     kind = fields["kind"]
     if not isinstance(kind, str) or kind not in KINDS:
+        refuse_old_kind(kind, KINDS, f"{path}.kind")
         raise ConfigError(
             f"{path}.kind: {kind!r} is not among the choices{nearest(str(kind), KINDS)}"
         )

@@ -27,6 +27,7 @@ from ml_collections import ConfigDict
 
 from unitoken_jax.errors import ConfigError, UserError
 from unitoken_jax.files import user_path
+from unitoken_jax.renamed import FIELDS, KINDS, now_called
 
 T = TypeVar("T")
 _MISSING = re.compile(r"flag --(\w+)=None: Flag .* must have a value other than None")
@@ -149,6 +150,22 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"{hint} Known: {', '.join(names)}."
 
 
+def refuse_old_kind(value: object, known: Iterable[str], path: str) -> None:
+    """Refuse a `kind` that has another name now.
+
+    Args:
+        value: as it was written.
+        known: the kinds that there are.
+        path: of the field, for messages.
+
+    Raises:
+        ConfigError: with the new name.
+    """
+    new = now_called(value, known, KINDS) if isinstance(value, str) else None
+    if new:
+        raise ConfigError(f"{path}={value} is called {path}={new} now.")
+
+
 def positive(config: Any, *names: str) -> None:
     """Refuse a config in which one of the fields `names` is below 1.
 
@@ -236,6 +253,8 @@ def build(cls: type[T], node: Any, path: str = "config") -> T:
     values = {}
     for key, value in node.items():
         if key not in fields:
+            if new := now_called(key, fields, FIELDS):
+                raise ConfigError(f"{path}.{key} is called {path}.{new} now.")
             raise ConfigError(f"{path}.{key}: unknown name{nearest(key, fields)}")
         if value is None and NONE_IS_DEFAULT in typing.get_args(hints[key]):
             continue
@@ -362,6 +381,8 @@ def _choose(choices: Sequence[Any], value: Any, path: str) -> Any:
     for choice in choices:
         if value == choice and type(value) is type(choice):
             return choice
+    if path.endswith(".kind"):
+        refuse_old_kind(value, map(str, choices), path)
     hint = nearest(shown(value).strip("'"), map(str, choices))
     raise ConfigError(f"{path}: {shown(value)} is not among the choices{hint}")
 

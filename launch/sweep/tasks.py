@@ -18,6 +18,7 @@ from launch.sweep import experiment
 from launch.sweep.config import Point
 from launch.sweep.experiment import Experiment, Stage
 from unitoken_jax.config import ConfigError, differences
+from unitoken_jax.renamed import translate
 
 log = logging.getLogger("launch.sweep")
 
@@ -286,8 +287,8 @@ def _finished_steps(directory: Path) -> int | None:
 def _differing(stage: Stage, directory: Path) -> list[str]:
     """Say in which fields a complete stage was trained otherwise than this one."""
     try:
-        trained = json.loads((directory / "config.json").read_text())
-    except (OSError, ValueError):
+        trained, _ = translate(json.loads((directory / "config.json").read_text()))
+    except (OSError, ValueError, AttributeError):
         return ["its config.json cannot be read"]
     if (steps := _finished_steps(directory)) != stage.steps:
         return [f"train.steps is {steps} and not {stage.steps}"]

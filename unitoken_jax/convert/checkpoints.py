@@ -30,6 +30,7 @@ from unitoken_jax.checkpoint.reader import CheckpointError, find_intact, steps
 from unitoken_jax.convert.sinks import check_space, refuse_existing, replacing
 from unitoken_jax.convert.table import Reader, Spec, WeightsError
 from unitoken_jax.files import read_json
+from unitoken_jax.renamed import translate
 
 _CHUNK_BYTES = 2**26  # what one read moves at least, of a large parameter
 _WAITING_BYTES = 2**27  # how much is written at once
@@ -129,7 +130,7 @@ def read_config(path: Path) -> dict[str, Any]:
     """
     file = _stage(path) / "config.json"
     try:
-        described = dict(read_json(file.read_bytes()))
+        described, _ = translate(dict(read_json(file.read_bytes())))
         if isinstance(described.get("stages"), Mapping):
             raise WeightsError(
                 f"{path} is the folder of a run; give that of a stage:"
@@ -149,7 +150,8 @@ def read_config(path: Path) -> dict[str, Any]:
 def read_run(path: Path) -> dict[str, Any]:
     """The configuration of the whole run that a stage belongs to; empty without one."""
     try:
-        return dict(read_json((_stage(path).parent / "config.json").read_bytes()))
+        run = _stage(path).parent / "config.json"
+        return translate(dict(read_json(run.read_bytes())))[0]
     except (OSError, ValueError, TypeError):
         return {}
 

@@ -55,6 +55,7 @@ def build(node: Any, path: str = "config.model") -> System:
     fields = configs.plain(node)
     kind = fields.pop("kind", None)
     if kind not in KINDS:
+        configs.refuse_old_kind(kind, KINDS, f"{path}.kind")
         raise ConfigError(f"{path}.kind is {kind!r}{configs.nearest(str(kind), KINDS)}")
     return system_of(kind, configs.build(config_class(kind), fields, path))
 

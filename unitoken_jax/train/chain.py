@@ -12,6 +12,7 @@ from unitoken_jax.config import UserError, contains, nearest, plain
 from unitoken_jax.models import registry
 from unitoken_jax.models.system import System
 from unitoken_jax.parallel.mesh import make_mesh
+from unitoken_jax.renamed import translate
 from unitoken_jax.runtime import processes
 from unitoken_jax.runtime.pytree import flatten
 from unitoken_jax.train import stage
@@ -323,8 +324,8 @@ def _check_sources(chain: Chain, job: Job, workdir: Path) -> None:
 def _warn_of_changes(job: Job, directory: Path) -> None:
     """Say so if a complete stage was trained with another config."""
     try:
-        before = json.loads((directory / "config.json").read_text())
-    except (OSError, ValueError):
+        before, _ = translate(json.loads((directory / "config.json").read_text()))
+    except (OSError, ValueError, AttributeError):
         return
     now = json.loads(json.dumps(plain(job)))
     # `model` and `data` stand there complete, here as they were written.

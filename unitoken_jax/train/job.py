@@ -4,6 +4,7 @@ The nodes `model` and `data` are converted by those who know them; here they are
 """
 
 import dataclasses
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -25,12 +26,15 @@ from unitoken_jax.config import (
 )
 from unitoken_jax.files import UserPath, read_json, write_json
 from unitoken_jax.parallel.mesh import MeshConfig
+from unitoken_jax.renamed import translate
 from unitoken_jax.train.adversarial import AdversaryConfig
 from unitoken_jax.train.alarms import AlarmConfig
 from unitoken_jax.train.flight import FlightConfig
 from unitoken_jax.train.guard import GuardConfig
 from unitoken_jax.train.optimizer import OptimizerConfig
 from unitoken_jax.train.watchdog import WatchdogConfig
+
+log = logging.getLogger(__name__)
 
 CONFIG = "config.json"
 """The file of a run's folder that holds its config."""
@@ -202,7 +206,9 @@ def chain_of(config: Mapping[str, Any] | None, workdir: Path) -> Chain:
         raise ConfigError(
             f"{path} holds no config; name a file: --config=configs/FILE.py."
         )
-    found = plain(found)
+    found, renamed = translate(plain(found))
+    if renamed:
+        log.info("%s: read with today's names: %s", path, "; ".join(renamed))
     set_fields(found, overrides())
     return build_chain(found)
 

@@ -1,0 +1,140 @@
+"""Old names: refused in configs with the new one, read where old runs wrote them."""
+
+import ast
+import dataclasses
+from pathlib import Path
+from typing import Literal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from unitoken_jax import config, renamed
+from unitoken_jax.config import ConfigError, build
+
+ROOT = Path(__file__).parent.parent
+FOLDERS = ("unitoken_jax", "data_pipelines", "launch")
+
+
+@dataclasses.dataclass(frozen=True)
+class Painting:
+    """What is called otherwise than before."""
+
+    color: int = 1
+    kind: Literal["small", "large"] = "small"
+
+
+@dataclasses.dataclass(frozen=True)
+class Both:
+    """A dataclass that has the old name as well, for something else."""
+
+    colour: int = 1
+    color: int = 2
+
+
+@pytest.fixture(autouse=True)
+def _tables(monkeypatch):
+    monkeypatch.setattr(renamed, "FIELDS", {"colour": "color"})
+    monkeypatch.setattr(config, "FIELDS", renamed.FIELDS)
+    monkeypatch.setattr(renamed, "KINDS", {"big": "large"})
+    monkeypatch.setattr(config, "KINDS", renamed.KINDS)
+    parameters = {"quantiser": "quantizer", "head/old": "tail"}
+    monkeypatch.setattr(renamed, "PARAMETERS", parameters)
+
+
+def test_an_old_field_is_refused_with_its_new_name():
+    with pytest.raises(ConfigError) as caught:
+        build(Painting, {"colour": 3}, "config.model")
+    assert str(caught.value) == "config.model.colour is called config.model.color now."
+
+
+def test_an_old_kind_is_refused_with_its_new_name():
+    with pytest.raises(ConfigError, match=r"^config.kind=big is called config.kind=la"):
+        build(Painting, {"kind": "big"})
+    with pytest.raises(ConfigError, match=r"x.kind=big is called x.kind=large now\."):
+        config.refuse_old_kind("big", ["large"], "x.kind")
+    config.refuse_old_kind("big", ["big", "large"], "x.kind")
+    config.refuse_old_kind(["big"], ["large"], "x.kind")
+
+
+def test_where_the_old_name_means_something_it_stays():
+    assert build(Both, {"colour": 3}).colour == 3
+
+
+def test_an_override_with_an_old_name_is_refused():
+    node = {"color": 1}
+    config.set_fields(node, [("colour", "5")])
+    with pytest.raises(ConfigError, match=r"config.colour is called config.color now"):
+        build(Painting, node)
+
+
+def test_what_an_old_run_wrote_is_read():
+    node = {
+        "colour": 1,
+        "stages": {
+            "colour": {
+                "model": {"kind": "big", "inner": {"colour": None}},
+                "init": {"quantiser": "first:quantiser/usage", "": "quantiser"},
+                "optimizer": {
+                    "no_decay": ".*/(bias|quantiser)",
+                    "groups": {
+                        "colour": {"pattern": "(quantiser|head/old)/.*"},
+                        "rest": {"pattern": ".*", "exclude": "requantiser"},
+                    },
+                },
+            }
+        },
+    }
+    stage = {
+        "model": {"kind": "large", "inner": {"color": None}},
+        "init": {"quantizer": "first:quantizer/usage", "": "quantiser"},
+        "optimizer": {
+            "no_decay": ".*/(bias|quantizer)",
+            "groups": {
+                "colour": {"pattern": "(quantizer|tail)/.*"},
+                "rest": {"pattern": ".*", "exclude": "requantiser"},
+            },
+        },
+    }
+    read, said = renamed.translate(node)
+    assert read == {"color": 1, "stages": {"colour": stage}}
+    assert said[:3] == [
+        "colour → color",
+        "stages.colour.model.kind=big → large",
+        "stages.colour.model.inner.colour → color",
+    ]
+    assert len(said) == 6
+    assert renamed.translate(read) == (read, [])
+
+
+def test_both_names_stay_for_build_to_refuse():
+    node = {"colour": 1, "color": 2}
+    assert renamed.translate(node) == (node, [])
+
+
+@given(st.recursive(st.integers(), lambda x: st.dictionaries(st.text(), x, max_size=3)))
+def test_a_config_of_today_is_read_as_it_is(node):
+    node = {"outer": node}
+    if "colour" not in repr(node):
+        assert renamed.translate(node) == (node, [])
+
+
+def test_no_config_has_a_field_of_an_old_name(monkeypatch):
+    monkeypatch.undo()
+    fields = {
+        (statement.target.id, path.relative_to(ROOT), node.name)
+        for folder in FOLDERS
+        for path in (ROOT / folder).rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.ClassDef) and node.name.endswith("Config")
+        for statement in node.body
+        if isinstance(statement, ast.AnnAssign)
+        and isinstance(statement.target, ast.Name)
+    }
+    assert [field for field in fields if field[0] in renamed.FIELDS] == []
+
+
+def test_no_new_name_is_an_old_one(monkeypatch):
+    monkeypatch.undo()
+    for table in (renamed.FIELDS, renamed.KINDS, renamed.PARAMETERS):
+        assert not set(table.values()) & set(table)
