@@ -128,7 +128,7 @@ def test_the_newest_token_alone_is_embedded_otherwise(system):
     codes = np.random.default_rng(0).integers(0, CODES, (1, SIZE, BOOKS))
 
     def run(module, shown):
-        return module.embed_pictures(shown[:, None])
+        return module.embed_images(shown[:, None])
 
     whole, alone = (
         model.apply({"params": params}, shown, method=run)[0, -1]

@@ -10,7 +10,8 @@ from flax import linen as nn
 from jax.sharding import NamedSharding, PartitionSpec
 
 from tests.models.random_weights import random_weights
-from unitoken_jax.layers.attention import Attention, KeyValue
+from unitoken_jax.layers.attention import Attention
+from unitoken_jax.layers.kv_cache import KeyValue
 from unitoken_jax.ops.attention import attention
 from unitoken_jax.ops.rotary import rotary_angles, rotate
 from unitoken_jax.parallel.mesh import MeshConfig, make_mesh

@@ -41,10 +41,13 @@ def forward(module, tokens, positions, segment_ids=None, deterministic=True):
     return module.logits(hidden)
 
 
-def decode(module, tokens, positions, valid, cache, *, fresh=False):
-    hidden, cache = module.decode(
-        module.embed(tokens), positions, valid, cache, fresh=fresh
-    )
+def prefill(module, tokens, positions, valid, *, room):
+    hidden, cache = module.prefill(module.embed(tokens), positions, valid, room)
+    return module.logits(hidden), cache
+
+
+def decode(module, tokens, positions, valid, cache):
+    hidden, cache = module.decode(module.embed(tokens), positions, valid, cache)
     return module.logits(hidden), cache
 
 
@@ -61,15 +64,13 @@ def test_decoding_with_a_cache_equals_the_uncached_forward():
     valid = np.arange(5)[None] >= np.array([[0], [2]])
     positions = np.maximum(np.cumsum(valid, axis=1, dtype=np.int32) - 1, 0)
     step = apply(SMALL, decode)
-    logits, caches = {}, {}
-    for fresh in (True, False):
-        cache = Chameleon(SMALL).init_cache(2, 9)
-        logits[fresh], caches[fresh] = apply(SMALL, decode, fresh=fresh)(
-            params, TOKENS[:, :5], positions, valid, cache
-        )
-        np.testing.assert_allclose(logits[fresh][0], whole[0, :5], atol=1e-5)
-        np.testing.assert_allclose(logits[fresh][1, 2:], shorter[0, :3], atol=1e-5)
-    cache = caches[True]
+    prompts = (TOKENS[:, :5], positions, valid)
+    empty = Chameleon(SMALL).init_cache(2, 9)
+    appended, _ = step(params, *prompts, empty)
+    logits, cache = apply(SMALL, prefill, room=4)(params, *prompts)
+    for found in (appended, logits):
+        np.testing.assert_allclose(found[0], whole[0, :5], atol=1e-5)
+        np.testing.assert_allclose(found[1, 2:], shorter[0, :3], atol=1e-5)
     for t in range(5, 9):
         found, cache = step(
             params,

@@ -108,7 +108,7 @@ def test_decoding_code_by_code_equals_teacher_forcing(reference):
             logits = []
             for depth in range(codebooks):
                 at = jnp.asarray(depth)
-                found, depths = module.decode_depth(state, at, depths)
+                found, depths = module.decode_depth(state, depths)
                 logits.append(found)
                 if depth + 1 < codebooks:
                     state = module.embed_depth(codes[:, depth], at)

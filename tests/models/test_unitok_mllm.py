@@ -128,7 +128,7 @@ def test_forward_is_the_published_one(published):
     batch, places = packed([[0], [1], [2], [3]], 29, 1)
 
     def run(module):
-        features = module.embed_pictures(batch["codes"])
+        features = module.embed_images(batch["codes"])
         embeddings = module.embed(batch["tokens"], batch["slots"], features)
         return embeddings, module.logits(module(batch))
 
@@ -171,7 +171,7 @@ def test_drawing_token_by_token_equals_training(published):
     boi = batch["draws"][:, 0]
 
     def whole(module):
-        features = module.embed_pictures(batch["codes"])
+        features = module.embed_images(batch["codes"])
         hidden = module(batch)
         state = jnp.take_along_axis(hidden, batch["draws"][..., None], axis=1)
         states = module.depth(state, batch["codes"][:, 0])
@@ -186,9 +186,8 @@ def test_drawing_token_by_token_equals_training(published):
             tokens[row, length - 1 - last :] = batch["tokens"][row, : last + 1]
             valid[row, length - 1 - last :] = True
         positions = np.maximum(np.cumsum(valid, 1, dtype=np.int32) - 1, 0)
-        cache = module.init_cache(2, length + SIZE)
-        hidden, cache = module.decode(
-            module.embed(tokens), positions, valid, cache, fresh=True
+        hidden, cache = module.decoder.prefill(
+            module.embed(tokens), positions, valid, SIZE
         )
         return hidden[:, -1], cache
 
@@ -197,13 +196,13 @@ def test_drawing_token_by_token_equals_training(published):
         depths, logits, inputs = module.init_depth_cache(2), [], state
         for depth in range(codebooks):
             at = jnp.asarray(depth)
-            found, depths = module.decode_depth(inputs, at, depths)
+            found, depths = module.decode_depth(inputs, depths)
             logits.append(found)
             if depth + 1 < codebooks:
                 inputs = module.embed_depth(codes[:, depth], at)
         feature, seen = module.embed_drawn(codes[:, None], seen)
         valid = jnp.ones((2, 1), bool)
-        hidden, cache = module.decode(feature, position[:, None], valid, cache)
+        hidden, cache = module.decoder.decode(feature, position[:, None], valid, cache)
         return feature, jnp.stack(logits, 1), hidden[:, 0], (cache, seen)
 
     def compiled(method):

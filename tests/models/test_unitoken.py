@@ -131,7 +131,7 @@ def test_forward_and_loss_are_the_published_ones(published, rows, length):
     batch, places = packed(rows, length)
 
     def run(module, batch):
-        features = module.encode_pictures(batch["pixels"])
+        features = module.embed_images(batch["pixels"])
         embeddings = module.embed(batch["tokens"], batch["slots"], features)
         return embeddings, module.logits(module(batch))
 
@@ -244,7 +244,7 @@ def test_features_stand_where_their_slots_say():
     batch = small_batch()
 
     def run(module):
-        features = module.encode_pictures(batch["pixels"])
+        features = module.embed_images(batch["pixels"])
         return features, module.embed(batch["tokens"], batch["slots"], features)
 
     features, embeddings = jax.jit(
@@ -292,7 +292,7 @@ def test_devices_share_the_images_of_rows_whatever_their_number():
     system = registry.build(kind(SMALL))
     rng = np.random.default_rng(0)
     pictures = rng.integers(0, 256, (4, 3, 8, 8, 3), np.uint8)
-    encode = jax.jit(partial(model.apply, method="encode_pictures"))
+    encode = jax.jit(partial(model.apply, method="embed_images"))
 
     def run(mesh):
         placed = rules.shardings(

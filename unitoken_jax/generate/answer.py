@@ -42,9 +42,7 @@ def answer(
     """
     features = None
     if pictures is not None:
-        is_coded = isinstance(model, UniTokMllm)
-        method = "embed_pictures" if is_coded else "encode_pictures"
-        features = call(model, params, method, pictures)
+        features = call(model, params, "embed_images", pictures)
     # The token after the last one of an answer is never fed, hence one less.
     state = prefill(model, params, prompts, features, limit - 1)
     token = jnp.argmax(state.logits, axis=-1).astype(jnp.int32)

@@ -10,7 +10,7 @@ from unitoken_jax.config import UserError
 from unitoken_jax.generate import class_conditional
 from unitoken_jax.generate.assistant import CodeModel, View
 from unitoken_jax.generate.batches import Progress, seed_numbers
-from unitoken_jax.generate.tokenizer import decode_pictures
+from unitoken_jax.models.image_tokenizer import decode_codes
 from unitoken_jax.models.llamagen import LlamaGen
 
 
@@ -61,7 +61,7 @@ class Artist(CodeModel):
                 temperature=config.temperature,
             )
             shaped = codes.reshape(len(chosen), *grid, -1)
-            return decode_pictures(self.tokenizer, self.tokenizer_params, shaped)
+            return decode_codes(self.tokenizer, self.tokenizer_params, shaped)
 
         return self.batched(run, [range(len(prompts))], progress)
 

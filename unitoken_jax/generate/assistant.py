@@ -26,7 +26,11 @@ from unitoken_jax.generate.score import (
     log_likelihood,
     with_answers,
 )
-from unitoken_jax.generate.tokenizer import Tokenizer, decode_pictures, encode_pictures
+from unitoken_jax.models.image_tokenizer import (
+    ImageTokenizer,
+    decode_codes,
+    encode_images,
+)
 from unitoken_jax.models.unitok_mllm import UniTokMllm
 from unitoken_jax.models.unitoken import UniToken
 from unitoken_jax.parallel.mesh import MeshConfig
@@ -252,7 +256,7 @@ class CodeModel:
 
     model: nn.Module
     params: Params
-    tokenizer: Tokenizer
+    tokenizer: ImageTokenizer
     tokenizer_params: Params
     composer: Prompter
     config: GenerationConfig
@@ -261,7 +265,7 @@ class CodeModel:
     def encode(self, pictures: Sequence[np.ndarray]) -> np.ndarray:
         """Code pictures, uint8 [H, W, 3] each, to int32 [N, h, w] or [N, h, w, K]."""
         return self.batched(
-            lambda chosen: encode_pictures(
+            lambda chosen: encode_images(
                 self.tokenizer,
                 self.tokenizer_params,
                 np.stack([pictures[i] for i in chosen]),
@@ -407,7 +411,7 @@ class Assistant(Answerer):
     def decode(self, codes: np.ndarray) -> np.ndarray:
         """Decode codes, int [N, h, w], to pictures, uint8 [N, H, W, 3]."""
         return self.batched(
-            lambda chosen: decode_pictures(
+            lambda chosen: decode_codes(
                 self.tokenizer, self.tokenizer_params, codes[chosen]
             ),
             [range(len(codes))],
@@ -457,7 +461,7 @@ class Assistant(Answerer):
                 top_p=None if config.top_p == 1 else config.top_p,
                 temperature=config.temperature,
             )
-            return decode_pictures(
+            return decode_codes(
                 self.tokenizer, self.tokenizer_params, layout.codes(tokens)
             )
 

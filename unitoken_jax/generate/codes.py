@@ -81,7 +81,7 @@ def draw_codes(
 
     def step(carry: tuple, depth: jax.Array) -> tuple:
         x, cache = carry
-        logits, cache = call(model, params, "decode_depth", x, depth, cache)
+        logits, cache = call(model, params, "decode_depth", x, cache)
         code = choose(logits, depth)
         if last:
             # Nothing follows the last code: what stands there is not looked at.

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from unitoken_jax.models.chameleon import Cache
+from unitoken_jax.layers.kv_cache import KVCache
 from unitoken_jax.models.unitok_mllm import UniTokMllm
 from unitoken_jax.models.unitoken import UniToken
 
@@ -42,7 +42,7 @@ class State(NamedTuple):
         position: Of the next token, int32 [B].
     """
 
-    cache: Cache
+    cache: KVCache
     logits: jax.Array
     position: jax.Array
 
@@ -112,14 +112,12 @@ def prefill(
         features: Continuous features that `prompts.slots` points into, [B, S, D].
         room: How many tokens will follow.
     """
-    batch, length = prompts.tokens.shape
     position = positions(prompts.valid)
 
-    def run(module: UniToken | UniTokMllm) -> tuple[jax.Array, Cache]:
+    def run(module: UniToken | UniTokMllm) -> tuple[jax.Array, KVCache]:
         embeddings = module.embed(prompts.tokens, prompts.slots, features)
-        cache = module.init_cache(batch, length + room)
-        hidden, cache = module.decode(
-            embeddings, position, prompts.valid, cache, fresh=True
+        hidden, cache = module.decoder.prefill(
+            embeddings, position, prompts.valid, room
         )
         return module.logits(hidden[:, -1]), cache
 
@@ -132,9 +130,9 @@ def advance(
 ) -> State:
     """Append one token to each row, int32 [B], and compute the next logits."""
 
-    def run(module: UniToken | UniTokMllm) -> tuple[jax.Array, Cache]:
+    def run(module: UniToken | UniTokMllm) -> tuple[jax.Array, KVCache]:
         embeddings = module.embed(tokens[:, None])
-        hidden, cache = module.decode(
+        hidden, cache = module.decoder.decode(
             embeddings,
             state.position[:, None],
             jnp.ones((len(tokens), 1), bool),

@@ -8,6 +8,7 @@ projection the newest token alone, which embeds it otherwise than training did.
 
 import functools
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +16,7 @@ import numpy as np
 
 from unitoken_jax.generate.codes import Choice, draw_codes
 from unitoken_jax.generate.decode import Params, Prompts, call, pad_left, positions
-from unitoken_jax.models.chameleon import Cache
+from unitoken_jax.layers.kv_cache import KVCache
 from unitoken_jax.models.unitok_mllm import UniTokMllm
 
 
@@ -71,18 +72,21 @@ def draw(
     Returns:
         int32 [B, S, K].
     """
-    rows, length = context.tokens.shape
+    rows = len(context.tokens)
     choice = Choice(top_k, guidance, top_p, temperature)
     keys = jax.vmap(jax.random.key)(seeds)
     position = positions(context.valid)
     alone = jnp.ones((rows, 1), bool)
 
-    def start(module: UniTokMllm) -> tuple[jax.Array, Cache]:
-        cache = module.init_cache(rows, length + size)
-        hidden, cache = module.decode(
-            module.embed(context.tokens), position, context.valid, cache, fresh=True
+    def start(module: UniTokMllm) -> tuple[jax.Array, KVCache]:
+        embeddings = module.embed(context.tokens)
+        hidden, cache = module.decoder.prefill(
+            embeddings, position, context.valid, size
         )
         return hidden[:, -1], cache
+
+    def feed(module: UniTokMllm, *inputs: Any) -> tuple[jax.Array, KVCache]:
+        return module.decoder.decode(*inputs)
 
     def step(carry: tuple, place: jax.Array) -> tuple:
         state, cache, seen = carry
@@ -96,7 +100,7 @@ def draw(
         codes = draw_codes(model, params, state, choose)
         x, seen = call(model, params, "embed_drawn", codes[:, None], seen)
         here = position[:, -1:] + 1 + place
-        hidden, cache = call(model, params, "decode", x, here, alone, cache)
+        hidden, cache = call(model, params, feed, x, here, alone, cache)
         return (hidden[:, 0], cache, seen), codes[: len(seeds)]
 
     state, cache = call(model, params, start)

@@ -11,7 +11,7 @@ from unitoken_jax.generate import liquid
 from unitoken_jax.generate.assistant import Answerer, Asker, View
 from unitoken_jax.generate.batches import Progress, alike, seed_numbers
 from unitoken_jax.generate.decode import Prompts, bucket
-from unitoken_jax.generate.tokenizer import decode_pictures
+from unitoken_jax.models.image_tokenizer import decode_codes
 from unitoken_jax.models.unitok_mllm import UniTokMllm
 
 
@@ -56,7 +56,7 @@ class LiquidAssistant(Answerer):
                 temperature=config.temperature,
             )
             shaped = codes.reshape(len(chosen), *grid, -1)
-            return decode_pictures(self.tokenizer, self.tokenizer_params, shaped)
+            return decode_codes(self.tokenizer, self.tokenizer_params, shaped)
 
         return self.batched(run, alike([self._length(row) for row in rows]), progress)
 

@@ -41,16 +41,16 @@ def log_likelihood(
         "segment_ids": valid.astype(jnp.int32),
         "positions": positions(valid),
     }
-    hidden = call(model, params, "__call__", batch)
     places = context.tokens.shape[1] + drawn
     # A token is predicted one place before its own.
     targets = jnp.full_like(tokens, -1).at[:, places - 1].set(tokens[:, places])
-    scores = losses.score_tokens(
-        hidden,
-        params["decoder"]["head"]["kernel"],
-        targets,
-        chunk=model.config.loss_chunk,
-    )
+
+    def score(module: UniToken) -> losses.TokenScores:
+        # Of all ids, also if the model is one that gives codes no probability.
+        chunk = module.config.loss_chunk
+        return module.decoder.score(module(batch), targets, chunk=chunk)
+
+    scores = call(model, params, score)
     return -scores.cross_entropy.sum(axis=1)
 
 
@@ -74,25 +74,15 @@ def answer_log_likelihood(
     Returns:
         float32 [B]; over the whole vocabulary, as the loss is.
     """
-    batch = {
-        "tokens": rows.tokens,
-        "slots": rows.slots,
-        "segment_ids": rows.valid.astype(jnp.int32),
-        "positions": positions(rows.valid),
-    }
-    excluded = None
-    if isinstance(model, UniTokMllm):
-        batch |= {"codes": pictures}
-    else:
-        batch |= {} if pictures is None else {"pixels": pictures}
-        excluded = model.config.hidden_logits()
-    scores = losses.score_tokens(
-        call(model, params, "__call__", batch),
-        params["decoder"]["head"]["kernel"],
-        targets,
-        chunk=model.config.loss_chunk,
-        excluded=excluded,
-    )
+
+    def score(module: UniToken | UniTokMllm) -> losses.TokenScores:
+        features = None if pictures is None else module.embed_images(pictures)
+        embeddings = module.embed(rows.tokens, rows.slots, features)
+        segments = rows.valid.astype(jnp.int32)
+        hidden = module.decoder(embeddings, positions(rows.valid), segments)
+        return module.score(hidden, targets)
+
+    scores = call(model, params, score)
     return -scores.cross_entropy.sum(axis=1)
 
 

@@ -1,13 +1,14 @@
 """Multi-head attention with named parameters, for training and with a cache."""
 
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
 
 from unitoken_jax.config import positive
+from unitoken_jax.layers.kv_cache import KeyValue
 from unitoken_jax.layers.linear import Linear
 from unitoken_jax.layers.norms import HeadNorm
 from unitoken_jax.layers.parameter import Initializer
@@ -31,13 +32,6 @@ _EXCHANGED = (
 )
 
 Axes = tuple[str | None, ...]
-
-
-class KeyValue(NamedTuple):
-    """Keys and values [B, S, K, H] of one layer, or [L, B, S, K, H] of all."""
-
-    key: jax.Array
-    value: jax.Array
 
 
 def check_heads(config: Any) -> None:

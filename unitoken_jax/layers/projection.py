@@ -10,8 +10,8 @@ import jax
 from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
 
-from unitoken_jax.layers.attention import KeyValue
 from unitoken_jax.layers.geglu import GeGLU, vit_init
+from unitoken_jax.layers.kv_cache import KeyValue
 from unitoken_jax.layers.linear import Linear
 from unitoken_jax.layers.norms import LayerNorm
 from unitoken_jax.ops import attention as ops

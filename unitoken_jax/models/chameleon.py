@@ -11,18 +11,20 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from flax import struct
 from jax.nn import initializers
 
 from unitoken_jax.config import Amount, Positive, below_one, positive
-from unitoken_jax.layers.attention import Attention, KeyValue
+from unitoken_jax.layers.attention import Attention
 from unitoken_jax.layers.dropout import Dropout
+from unitoken_jax.layers.head import vocab_sharding
+from unitoken_jax.layers.kv_cache import KeyValue, KVCache
 from unitoken_jax.layers.linear import Embedding, Linear
 from unitoken_jax.layers.mlp import GatedMLP
 from unitoken_jax.layers.norms import RMSNorm
 from unitoken_jax.layers.quantization import Dtype, Quantization
 from unitoken_jax.layers.stack import Remat, scan_layers
 from unitoken_jax.models.system import Shapes, half_of_attention
+from unitoken_jax.ops import losses
 from unitoken_jax.ops.attention import Backend
 from unitoken_jax.ops.masks import SegmentIds
 from unitoken_jax.ops.rotary import Rotation, rotary_angles
@@ -111,23 +113,6 @@ CHAMELEON_34B = ChameleonConfig(
     swin_norm=True,
 )
 """Chameleon-34B: 34,293,522,432 parameters, in published configurations also "30b"."""
-
-
-@struct.dataclass
-class Cache:
-    """Keys and values of the positions decoded so far.
-
-    Attributes:
-        key: [L, B, S, K, H], rotated.
-        value: [L, B, S, K, H].
-        valid: bool [B, S]; False for padding and for what is not yet written.
-        index: int32 scalar, the next place to write, the same for every row.
-    """
-
-    key: jax.Array
-    value: jax.Array
-    valid: jax.Array
-    index: jax.Array
 
 
 class Context(NamedTuple):
@@ -264,60 +249,94 @@ class Chameleon(nn.Module):
         """Logits float32 [..., V] of [..., D] after the final norm."""
         return self.head(hidden).astype(jnp.float32)
 
-    @nn.nowrap
-    def init_cache(self, batch: int, length: int) -> Cache:
-        """An empty cache for `batch` rows of up to `length` positions."""
-        config = self.config
-        shape = (config.layers, batch, length, config.kv_heads, config.head_dim)
-        return Cache(
-            key=jnp.zeros(shape, config.dtype),
-            value=jnp.zeros(shape, config.dtype),
-            valid=jnp.zeros((batch, length), bool),
-            index=jnp.zeros((), jnp.int32),
+    def score(
+        self,
+        hidden: jax.Array,
+        targets: jax.Array,
+        *,
+        chunk: int,
+        excluded: jax.Array | None = None,
+    ) -> losses.TokenScores:
+        """Score ids by hidden states without all logits at once.
+
+        Args:
+            hidden: [B, T, D] after the final norm.
+            targets: int32 [B, T], -1 where nothing is scored.
+            chunk: ids whose logits are held at once, for every position.
+            excluded: bool [V], True for ids that get no probability; None for none.
+        """
+        return losses.score_tokens(
+            hidden,
+            self.head.get_variable("params", "kernel"),
+            targets,
+            chunk=chunk,
+            excluded=excluded,
+            sharding=vocab_sharding(self.config.vocab_size),
         )
+
+    @nn.nowrap
+    def init_cache(self, batch: int, length: int) -> KVCache:
+        """Return an empty cache for `batch` rows of up to `length` positions."""
+        config = self.config
+        heads = (config.kv_heads, config.head_dim)
+        return KVCache.empty(batch, length, heads, config.dtype, layers=config.layers)
+
+    def prefill(
+        self,
+        embeddings: jax.Array,
+        positions: jax.Array,
+        valid: jax.Array,
+        room: int,
+    ) -> tuple[jax.Array, KVCache]:
+        """Run prompts into a new cache, on the attention backend of training.
+
+        Prompts of different lengths are padded on the left.
+
+        Args:
+            embeddings: [B, T, D].
+            positions: int32 [B, T]; anything on padding.
+            valid: bool [B, T]; False on padding, which nothing ever attends to.
+            room: positions that the cache has room for behind the prompts.
+
+        Returns:
+            [B, T, D] after the final norm (meaningless on padding), and the cache.
+        """
+        segment = valid.astype(jnp.int32)
+        context = Context(self._angles(positions), segment_ids=(segment, segment))
+        hidden, new = self._run(embeddings, None, context)
+        batch, length = valid.shape
+        return hidden, self.init_cache(batch, length + room).append(new, valid)
 
     def decode(
         self,
         embeddings: jax.Array,
         positions: jax.Array,
         valid: jax.Array,
-        cache: Cache,
-        fresh: bool = False,
-    ) -> tuple[jax.Array, Cache]:
-        """Appends T positions to every row of the cache.
-
-        The cache has one write index: prompts of different lengths are padded on the
-        left. The caller sees to it that index + T fits the cache.
+        cache: KVCache,
+    ) -> tuple[jax.Array, KVCache]:
+        """Append T positions to every row of a cache that has room for them.
 
         Args:
             embeddings: [B, T, D].
             positions: int32 [B, T]; anything on padding.
             valid: bool [B, T]; False on padding, which nothing ever attends to.
-            cache: of `init_cache` or an earlier call.
-            fresh: says that the cache is empty, so that the prompt runs on the
-                attention backend of training; needed for prompts of thousands.
+            cache: of `init_cache`, `prefill` or an earlier call.
 
         Returns:
             [B, T, D] after the final norm (meaningless on padding), and the cache.
         """
-        angles = self._angles(positions)
-        if fresh:
-            segment = valid.astype(jnp.int32)
-            old, context = None, Context(angles, segment_ids=(segment, segment))
-        else:
-            old = KeyValue(cache.key, cache.value)
-            context = Context(angles, valid=(valid, cache.valid))
-        x, new = self.layers(self._enter(embeddings), old, context, True, True)
-        # One write for all layers: none of them copies the cache.
-        start = (0, 0, cache.index, 0, 0)
-        update = jax.lax.dynamic_update_slice
-        cache = Cache(
-            key=update(cache.key, new.key, start),
-            value=update(cache.value, new.value, start),
-            valid=update(cache.valid, valid, (0, cache.index)),
-            index=cache.index + embeddings.shape[1],
-        )
-        return self.norm(x), cache
+        context = Context(self._angles(positions), valid=(valid, cache.valid))
+        hidden, new = self._run(embeddings, cache.entries, context)
+        return hidden, cache.append(new, valid)
+
+    def _run(
+        self, embeddings: jax.Array, old: KeyValue | None, context: Context
+    ) -> tuple[jax.Array, KeyValue]:
+        """Run the blocks without dropout; return keys and values of all layers too."""
+        deterministic = keep = True
+        x = self._enter(embeddings)
+        x, new = self.layers(x, old, context, deterministic, keep)
+        return self.norm(x), new
 
     def _enter(self, embeddings: jax.Array) -> jax.Array:
         embeddings = embeddings.astype(self.config.dtype)

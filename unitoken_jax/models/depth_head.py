@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.nn import initializers
 
-from unitoken_jax.layers.attention import KeyValue
+from unitoken_jax.layers.kv_cache import KVCache
 from unitoken_jax.layers.linear import look_up
 from unitoken_jax.layers.norms import RMSNorm
 from unitoken_jax.layers.parameter import parameter
@@ -165,41 +165,32 @@ class DepthHead(nn.Module):
         return self.head.score(features, targets)
 
     @nn.nowrap
-    def init_cache(self, rows: int) -> KeyValue:
-        """Room for the depths of one token in each of `rows` rows."""
+    def init_cache(self, rows: int) -> KVCache:
+        """Return an empty cache for the depths of one token in each of `rows` rows."""
         config = self.config
         heads = (config.kv_heads, config.head_dim)
-        empty = jnp.zeros((config.layers, rows, self.codebooks, *heads), config.dtype)
-        return KeyValue(empty, empty)
+        return KVCache.empty(
+            rows, self.codebooks, heads, config.dtype, layers=config.layers
+        )
 
-    def decode(
-        self, x: jax.Array, depth: jax.Array, cache: KeyValue
-    ) -> tuple[jax.Array, KeyValue]:
-        """One depth of one token a row.
+    def decode(self, x: jax.Array, cache: KVCache) -> tuple[jax.Array, KVCache]:
+        """Run the next depth of one token a row.
 
         Args:
             x: the decoder's state [N, D] at depth 0, else `embed` of the last code.
-            depth: int32 scalar, from 0; which code is asked for.
-            cache: of `init_cache` at depth 0, of the depth before otherwise.
+            cache: of `init_cache` at depth 0, of the depth before otherwise; its index
+                is the depth, which code is asked for.
 
         Returns:
             Logits float32 [N, V] of the code at this depth, and the cache.
         """
-        rows = x.shape[0]
-        seen = jnp.broadcast_to(
-            jnp.arange(self.codebooks) < depth, (rows, self.codebooks)
-        )
-        context = Context(
-            self._angles(depth[None]), valid=(jnp.ones((rows, 1), bool), seen)
-        )
-        x = x[:, None].astype(self.config.dtype)
-        x, new = self.layers(x, cache, context, True, True)
-        start = (0, 0, depth, 0, 0)
-        update = jax.lax.dynamic_update_slice
-        cache = KeyValue(
-            update(cache.key, new.key, start), update(cache.value, new.value, start)
-        )
-        return self.logits(self.norm(x[:, 0])), cache
+        valid = jnp.ones((x.shape[0], 1), bool)
+        angles = self._angles(cache.index[None])
+        context = Context(angles, valid=(valid, cache.valid))
+        x = x[:, None].astype(self.config.dtype)  # [N, D] → [N, 1, D]
+        deterministic = keep = True
+        x, new = self.layers(x, cache.entries, context, deterministic, keep)
+        return self.logits(self.norm(x[:, 0])), cache.append(new, valid)
 
     def embed(self, code: jax.Array, depth: jax.Array) -> jax.Array:
         """Input [N, D] that follows code int32 [N] of depth `depth` (below K - 1)."""

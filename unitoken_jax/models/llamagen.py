@@ -17,13 +17,13 @@ from flax import linen as nn
 from jax.nn import initializers
 
 from unitoken_jax.config import Amount, Count, Positive, Share, below_one, positive
-from unitoken_jax.layers.attention import KeyValue
 from unitoken_jax.layers.dropout import Dropout
+from unitoken_jax.layers.kv_cache import KVCache
 from unitoken_jax.layers.linear import Embedding
 from unitoken_jax.layers.norms import RMSNorm
 from unitoken_jax.layers.quantization import Dtype
 from unitoken_jax.layers.stack import Remat, scan_layers
-from unitoken_jax.models.chameleon import Block, Cache, ChameleonConfig, Context
+from unitoken_jax.models.chameleon import Block, ChameleonConfig, Context
 from unitoken_jax.models.depth_head import (
     PARAMETERS_BEFORE_DEPTH_ATTENTION,
     CodeEmbeddings,
@@ -257,20 +257,16 @@ class LlamaGen(nn.Module):
         self.logits(self(jnp.zeros(1, jnp.int32), jnp.zeros(shape, jnp.int32)))
 
     @nn.nowrap
-    def init_cache(self, batch: int) -> Cache:
-        """An empty cache for `batch` images."""
+    def init_cache(self, batch: int) -> KVCache:
+        """Return an empty cache for `batch` images."""
         config = self.config
         heads = (config.heads, config.hidden // config.heads)
-        empty = jnp.zeros((config.layers, batch, config.tokens, *heads), config.dtype)
-        return Cache(
-            key=empty,
-            value=empty,
-            valid=jnp.zeros((batch, config.tokens), bool),
-            index=jnp.zeros((), jnp.int32),
+        return KVCache.empty(
+            batch, config.tokens, heads, config.dtype, layers=config.layers
         )
 
-    def decode(self, x: jax.Array, cache: Cache) -> tuple[jax.Array, Cache]:
-        """Appends one position to every image.
+    def decode(self, x: jax.Array, cache: KVCache) -> tuple[jax.Array, KVCache]:
+        """Append one position to every image.
 
         Args:
             x: [B, 1, D], of `embed_class` first, then of `embed_codes`.
@@ -280,38 +276,23 @@ class LlamaGen(nn.Module):
             States [B, D] that the depth head starts from, and the cache.
         """
         valid = jnp.ones((x.shape[0], 1), bool)
-        context = Context(
-            self._rotation(cache.index[None, None]), valid=(valid, cache.valid)
-        )
-        x, new = self.layers(
-            x.astype(self.config.dtype),
-            KeyValue(cache.key, cache.value),
-            context,
-            True,
-            True,
-        )
-        start = (0, 0, cache.index, 0, 0)
-        update = jax.lax.dynamic_update_slice
-        cache = Cache(
-            key=update(cache.key, new.key, start),
-            value=update(cache.value, new.value, start),
-            valid=update(cache.valid, valid, (0, cache.index)),
-            index=cache.index + 1,
-        )
-        return self.norm(x[:, 0]), cache
+        rotation = self._rotation(cache.index[None, None])
+        context = Context(rotation, valid=(valid, cache.valid))
+        x = x.astype(self.config.dtype)
+        deterministic = keep = True
+        x, new = self.layers(x, cache.entries, context, deterministic, keep)
+        return self.norm(x[:, 0]), cache.append(new, valid)
 
     @nn.nowrap
-    def init_depth_cache(self, batch: int) -> KeyValue:
-        """Room for the depths of one token of every image, see `DepthHead`."""
+    def init_depth_cache(self, batch: int) -> KVCache:
+        """Return an empty cache for the depths of one token of every image."""
         config = self.config
         head = DepthHead(config.blocks(config.depth_layers), config.codebooks)
         return head.init_cache(batch)
 
-    def decode_depth(
-        self, x: jax.Array, depth: jax.Array, cache: KeyValue
-    ) -> tuple[jax.Array, KeyValue]:
-        """Logits of one code of every image, see `DepthHead.decode`."""
-        return self.depth.decode(x, depth, cache)
+    def decode_depth(self, x: jax.Array, cache: KVCache) -> tuple[jax.Array, KVCache]:
+        """Return logits of one code of every image, see `DepthHead.decode`."""
+        return self.depth.decode(x, cache)
 
     def embed_depth(self, code: jax.Array, depth: jax.Array) -> jax.Array:
         """What follows a code in the depth head, see `DepthHead.embed`."""

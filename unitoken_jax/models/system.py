@@ -17,6 +17,7 @@ import jax
 from flax import linen as nn
 
 from unitoken_jax.models.frozen import FrozenModels
+from unitoken_jax.models.image_tokenizer import ImageTokenizer
 
 Params = dict[str, Any]
 Batch = Mapping[str, jax.Array]
@@ -122,6 +123,7 @@ class System:
         uncounted_flops: (shapes of a batch, which parameters learn) → FLOPs of the
             step's trace that are no work of the model: the other half of causal
             attention, and what a chunked loss computes twice.
+        image_tokenizer: the module, if images become codes by it.
         sampler: what draws and answers with it, see `generate.samplers`; or None.
         evaluators: what can be measured of it, see `evaluate.evaluator`.
         formats: the published formats that it can be read from and written to, see
@@ -139,6 +141,7 @@ class System:
     generator_loss: GeneratorLoss | None = None
     whole_batch: bool = False
     uncounted_flops: Callable[[Shapes, Learns], float] | None = None
+    image_tokenizer: ImageTokenizer | None = None
     sampler: EntryPoint | None = None
     evaluators: tuple[EntryPoint, ...] = ()
     formats: tuple[EntryPoint, ...] = ()

@@ -25,6 +25,7 @@ from unitoken_jax.layers.parameter import parameter
 from unitoken_jax.layers.projection import AttentionProjection
 from unitoken_jax.models import unitok_objective
 from unitoken_jax.models.clip_text import ClipText, ClipTextConfig
+from unitoken_jax.models.image_tokenizer import ImageTokenizer
 from unitoken_jax.models.system import (
     DataNeeds,
     GeneratorLoss,
@@ -105,7 +106,7 @@ class UniTokConfig:
         )
 
 
-class UniTok(nn.Module):
+class UniTok(ImageTokenizer):
     """The tokenizer.
 
     Parameters `encoder`, `narrow`, `quantizer`, `widen`, `decoder`, `text`,
@@ -168,6 +169,31 @@ class UniTok(nn.Module):
         tokens = _first(self.widen(self.quantizer.lookup(codes)))
         grid = grid or _square(codes.shape[1])
         return jnp.clip(self.decoder(tokens, grid), -1.0, 1.0)
+
+    @property
+    def num_codebooks(self) -> int:
+        """Codebooks K."""
+        return self.config.num_codebooks
+
+    @property
+    def codebook_size(self) -> int:
+        """Codes in each codebook."""
+        return self.config.codes
+
+    def encode_grid(self, images: jax.Array) -> jax.Array:
+        """Code images [B, H, W, 3] to [B, h, w, K]."""
+        rows, columns = (
+            side // self.config.vision.factor for side in images.shape[1:3]
+        )
+        codes = self.encode(images)
+        # [B, L, K] → [B, h, w, K]
+        return codes.reshape(len(images), rows, columns, -1)
+
+    def decode_grid(self, codes: jax.Array) -> jax.Array:
+        """Decode codes [B, h, w, K] to images [B, H, W, 3]."""
+        batch, rows, columns, codebooks = codes.shape
+        flat = codes.reshape(batch, rows * columns, codebooks)  # [B, h · w, K]
+        return self.decode(flat, (rows, columns))
 
     def encode_image(self, images: jax.Array) -> jax.Array:
         """Unit vectors float32 [B, E] of images, through their codes."""
@@ -287,5 +313,6 @@ def system(config: UniTokConfig) -> System:
         post_update=partial(unitok_objective.post_update, module),
         generator_loss=generator_loss if objective.reconstructs else None,
         whole_batch=objective.whole_batch,
+        image_tokenizer=module,
         uncounted_flops=uncounted,
     )

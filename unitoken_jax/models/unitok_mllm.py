@@ -14,18 +14,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from flax import struct
 from jax.nn import initializers
 
 from unitoken_jax.config import Amount, Count, positive
-from unitoken_jax.layers.attention import KeyValue
 from unitoken_jax.layers.codebooks import Codebooks
-from unitoken_jax.layers.head import vocab_sharding
+from unitoken_jax.layers.kv_cache import KVCache
 from unitoken_jax.layers.mlp import MLP
 from unitoken_jax.layers.norms import LayerNorm
 from unitoken_jax.layers.projection import AttentionProjection
 from unitoken_jax.models.chameleon import (
-    Cache,
     Chameleon,
     ChameleonConfig,
     uncounted_flops,
@@ -84,21 +81,6 @@ class UniTokMllmConfig:
         positive(self, "depth_layers", "loss_chunk", "code_chunk")
 
 
-@struct.dataclass
-class CodeCache:
-    """What the code embedder keeps of the tokens of an image that is being drawn.
-
-    Attributes:
-        kept: keys and values [B, S, N, H].
-        valid: bool [B, S]; False for what is not yet written.
-        index: int32 scalar, the next place to write.
-    """
-
-    kept: KeyValue
-    valid: jax.Array
-    index: jax.Array
-
-
 class CodeEmbedder(nn.Module):
     """Codes to the decoder's width; `quantizer`, `projection`, `norm` and `mlp`.
 
@@ -138,21 +120,23 @@ class CodeEmbedder(nn.Module):
         x, _ = self.projection(self.quantizer.lookup(codes))
         return self.mlp(self.norm(x))
 
-    def decode(self, codes: jax.Array, cache: CodeCache) -> tuple[jax.Array, CodeCache]:
-        """Embeds the next token of every image, codes [B, 1, K], to [B, 1, D]."""
+    @nn.nowrap
+    def init_cache(self, batch: int, tokens: int) -> KVCache:
+        """Return an empty cache for the tokens of one image in every row."""
+        config = self.config
+        heads = config.projection_heads
+        # The projection works at the larger of its two widths.
+        width = max(config.projection, config.codebooks * config.code_width)
+        dtype = config.decoder.dtype
+        return KVCache.empty(batch, tokens, (heads, width // heads), dtype)
+
+    def decode(self, codes: jax.Array, cache: KVCache) -> tuple[jax.Array, KVCache]:
+        """Embed the next token of every image, codes [B, 1, K], to [B, 1, D]."""
         valid = jnp.ones(codes.shape[:2], bool)
         x, new = self.projection(
-            self.quantizer.lookup(codes), cache.kept, (valid, cache.valid)
+            self.quantizer.lookup(codes), cache.entries, (valid, cache.valid)
         )
-        update = jax.lax.dynamic_update_slice
-        start = (0, cache.index, 0, 0)
-        kept = jax.tree.map(lambda old, part: update(old, part, start), cache.kept, new)
-        cache = CodeCache(
-            kept=kept,
-            valid=update(cache.valid, valid, start[:2]),
-            index=cache.index + 1,
-        )
-        return self.mlp(self.norm(x)), cache
+        return self.mlp(self.norm(x)), cache.append(new, valid)
 
 
 class UniTokMllm(nn.Module):
@@ -178,7 +162,7 @@ class UniTokMllm(nn.Module):
             **fields,
         )
 
-    def embed_pictures(self, codes: jax.Array) -> jax.Array:
+    def embed_images(self, codes: jax.Array) -> jax.Array:
         """Embeddings of the images of every row, one after the other.
 
         Args:
@@ -228,7 +212,7 @@ class UniTokMllm(nn.Module):
             Hidden states [B, T, D] after the final norm.
         """
         codes = batch["codes"]
-        features = self.embed_pictures(codes) if codes.shape[1] else None
+        features = self.embed_images(codes) if codes.shape[1] else None
         embeddings = self.embed(batch["tokens"], batch["slots"], features)
         return self.decoder(
             embeddings, batch["positions"], batch["segment_ids"], deterministic
@@ -237,6 +221,10 @@ class UniTokMllm(nn.Module):
     def logits(self, hidden: jax.Array) -> jax.Array:
         """Logits of text, float32 [..., V] of hidden states [..., D]."""
         return self.decoder.logits(hidden)
+
+    def score(self, hidden: jax.Array, targets: jax.Array) -> losses.TokenScores:
+        """Score ids of text int32 [B, T], -1 without loss, by hidden [B, T, D]."""
+        return self.decoder.score(hidden, targets, chunk=self.config.loss_chunk)
 
     def score_drawn(
         self, hidden: jax.Array, batch: Batch, deterministic: bool = True
@@ -266,59 +254,31 @@ class UniTokMllm(nn.Module):
         """Uses every parameter once: the method to give to `init`."""
         self.decoder.initialise()
         codes = jnp.zeros((1, 1, 1, self.config.codebooks), jnp.int32)
-        states = self.embed_pictures(codes)
+        states = self.embed_images(codes)
         self.depth.logits(self.depth(states, codes[:, 0]))
 
     @nn.nowrap
-    def init_cache(self, batch: int, length: int) -> Cache:
-        """An empty cache, see `Chameleon.init_cache`; needs no parameters."""
-        return Chameleon(self.config.decoder).init_cache(batch, length)
-
-    def decode(
-        self,
-        embeddings: jax.Array,
-        positions: jax.Array,
-        valid: jax.Array,
-        cache: Cache,
-        fresh: bool = False,
-    ) -> tuple[jax.Array, Cache]:
-        """Appends positions to a cache, see `Chameleon.decode`."""
-        return self.decoder.decode(embeddings, positions, valid, cache, fresh)
-
-    @nn.nowrap
-    def init_code_cache(self, batch: int, tokens: int) -> CodeCache:
-        """Room for the tokens of one image in every row."""
-        config = self.config
-        heads = config.projection_heads
-        # The projection works at the larger of its two widths.
-        width = max(config.projection, config.codebooks * config.code_width)
-        shape = (batch, tokens, heads, width // heads)
-        empty = jnp.zeros(shape, config.decoder.dtype)
-        return CodeCache(
-            kept=KeyValue(empty, empty),
-            valid=jnp.zeros((batch, tokens), bool),
-            index=jnp.zeros((), jnp.int32),
-        )
+    def init_code_cache(self, batch: int, tokens: int) -> KVCache:
+        """Return an empty cache for the tokens of one image in every row."""
+        return CodeEmbedder(self.config, parent=None).init_cache(batch, tokens)
 
     def embed_drawn(
-        self, codes: jax.Array, cache: CodeCache
-    ) -> tuple[jax.Array, CodeCache]:
-        """Embeddings [B, 1, D] of the tokens int32 [B, 1, K] just drawn."""
+        self, codes: jax.Array, cache: KVCache
+    ) -> tuple[jax.Array, KVCache]:
+        """Return embeddings [B, 1, D] of the tokens int32 [B, 1, K] just drawn."""
         return self.embedder.decode(codes, cache)
 
     @nn.nowrap
-    def init_depth_cache(self, batch: int) -> KeyValue:
-        """Room for the depths of one token of every row, see `DepthHead`."""
+    def init_depth_cache(self, batch: int) -> KVCache:
+        """Return an empty cache for the depths of one token of every row."""
         return self._depth_head(parent=None).init_cache(batch)
 
-    def decode_depth(
-        self, x: jax.Array, depth: jax.Array, cache: KeyValue
-    ) -> tuple[jax.Array, KeyValue]:
-        """Logits of one code of every row, see `DepthHead.decode`."""
-        return self.depth.decode(x, depth, cache)
+    def decode_depth(self, x: jax.Array, cache: KVCache) -> tuple[jax.Array, KVCache]:
+        """Return logits of one code of every row, see `DepthHead.decode`."""
+        return self.depth.decode(x, cache)
 
     def embed_depth(self, code: jax.Array, depth: jax.Array) -> jax.Array:
-        """What follows a code in the depth head, see `DepthHead.embed`."""
+        """Return what follows a code in the depth head, see `DepthHead.embed`."""
         return self.depth.embed(code, depth)
 
 
@@ -350,13 +310,7 @@ def loss(
 
     output: Any = model.apply({"params": params}, method=run, rngs={"dropout": rng})
     hidden, image = output
-    scores = losses.score_tokens(
-        hidden,
-        params["decoder"]["head"]["kernel"],
-        targets,
-        chunk=model.config.loss_chunk,
-        sharding=vocab_sharding(model.config.decoder.vocab_size),
-    )
+    scores: Any = model.apply({"params": params}, hidden, targets, method="score")
     text = losses.sum_scores(scores, targets >= 0)
     if image is None:
         image = CodeSums(*(jnp.zeros((), jnp.float32),) * 4)

@@ -17,10 +17,8 @@ from flax import linen as nn
 from jax.nn import initializers
 
 from unitoken_jax.config import Amount, positive
-from unitoken_jax.layers.head import vocab_sharding
 from unitoken_jax.layers.mlp import MLP
 from unitoken_jax.models.chameleon import (
-    Cache,
     Chameleon,
     ChameleonConfig,
     uncounted_flops,
@@ -111,21 +109,21 @@ class UniToken(nn.Module):
             images = pixels.normalize(images)
         return self.adapter(self.vision(images)["tokens"])
 
-    def encode_pictures(self, pictures: jax.Array) -> jax.Array:
-        """Continuous features of the images of every row, one after the other.
+    def embed_images(self, views: jax.Array) -> jax.Array:
+        """Return continuous features of the views of every row, one after the other.
 
         Args:
-            pictures: [B, I, H, W, 3], uint8 or float in [-1, 1].
+            views: [B, I, H, W, 3], uint8 or float in [-1, 1].
 
         Returns:
             [B, I * S, D], which `slots` index.
         """
-        rows, images, *size = pictures.shape
+        rows, images, *size = views.shape
         # As many as the devices that share a row can share equally, blank ones added.
         shards = jax.sharding.get_abstract_mesh().shape.get("sequence", 1)
         shards //= math.gcd(rows // num_shards("batch", rows), shards)
         extra = [(0, 0), (0, -images % shards), *((0, 0) for _ in size)]
-        padded = jnp.pad(pictures, extra)
+        padded = jnp.pad(views, extra)
         features = self.encode_image(padded.reshape(-1, *size))
         _, tokens, width = features.shape
         features = features.reshape(rows, -1, width)[:, : images * tokens]
@@ -169,7 +167,7 @@ class UniToken(nn.Module):
         pictures = batch.get("pixels")
         features = None
         if self.config.vision is not None and pictures is not None:
-            features = self.encode_pictures(pictures) if pictures.shape[1] else None
+            features = self.embed_images(pictures) if pictures.shape[1] else None
         embeddings = self.embed(batch["tokens"], batch.get("slots"), features)
         return self.decoder(
             embeddings, batch["positions"], batch["segment_ids"], deterministic
@@ -190,21 +188,15 @@ class UniToken(nn.Module):
             size = self.config.vision.image
             self.encode_image(jnp.zeros((1, size, size, 3)))
 
-    @nn.nowrap
-    def init_cache(self, batch: int, length: int) -> Cache:
-        """An empty cache, see `Chameleon.init_cache`; needs no parameters."""
-        return Chameleon(self.config.decoder).init_cache(batch, length)
-
-    def decode(
-        self,
-        embeddings: jax.Array,
-        positions: jax.Array,
-        valid: jax.Array,
-        cache: Cache,
-        fresh: bool = False,
-    ) -> tuple[jax.Array, Cache]:
-        """Appends positions to a cache, see `Chameleon.decode`."""
-        return self.decoder.decode(embeddings, positions, valid, cache, fresh)
+    def score(self, hidden: jax.Array, targets: jax.Array) -> losses.TokenScores:
+        """Score ids int32 [B, T], -1 without loss, by hidden states [B, T, D]."""
+        config = self.config
+        return self.decoder.score(
+            hidden,
+            targets,
+            chunk=config.loss_chunk,
+            excluded=config.hidden_logits(),
+        )
 
 
 def loss(
@@ -228,14 +220,7 @@ def loss(
         {"params": params}, batch, deterministic=False, rngs={"dropout": rng}
     )
     targets = batch["targets"]
-    scores = losses.score_tokens(
-        hidden,
-        params["decoder"]["head"]["kernel"],
-        targets,
-        chunk=config.loss_chunk,
-        excluded=config.hidden_logits(),
-        sharding=vocab_sharding(config.decoder.vocab_size),
-    )
+    scores: Any = model.apply({"params": params}, hidden, targets, method="score")
     image = config.is_image_code(targets)
     text = (targets >= 0) & ~image
     parts = {

@@ -20,6 +20,7 @@ from unitoken_jax.layers.dropout import Dropout
 from unitoken_jax.layers.group_norm import GroupNorm
 from unitoken_jax.layers.parameter import parameter
 from unitoken_jax.layers.quantization import Dtype
+from unitoken_jax.models.image_tokenizer import ImageTokenizer
 from unitoken_jax.models.system import DataNeeds, System
 from unitoken_jax.ops.attention import attention
 from unitoken_jax.ops.fidelity import psnr
@@ -242,7 +243,7 @@ class Decoder(nn.Module):
         return conv(config.out_channels, name="conv_out")(x)
 
 
-class VQGAN(nn.Module):
+class VQGAN(ImageTokenizer):
     """The tokenizer; parameters `encoder`, `decoder`, `codebook` and two 1×1 convs."""
 
     config: VQGANConfig
@@ -286,6 +287,24 @@ class VQGAN(nn.Module):
         flat = codes.reshape(codes.shape[0], -1, 1)
         vectors = self.quantizer.lookup(flat, self.codebook[None])
         return self.decode_vectors(vectors.reshape(*codes.shape, -1))
+
+    @property
+    def num_codebooks(self) -> None:
+        """None: its codes are words of a vocabulary."""
+        return None
+
+    @property
+    def codebook_size(self) -> int:
+        """Codes of the codebook."""
+        return self.config.n_embed
+
+    def encode_grid(self, images: jax.Array) -> jax.Array:
+        """Code images [B, H, W, 3] as `encode` does, to [B, h, w]."""
+        return self.encode(images)
+
+    def decode_grid(self, codes: jax.Array) -> jax.Array:
+        """Decode codes [B, h, w] as `decode` does, to [B, H, W, 3]."""
+        return self.decode(codes)
 
     def decode_vectors(
         self, vectors: jax.Array, deterministic: bool = True
@@ -371,4 +390,5 @@ def system(config: VQGANConfig) -> System:
         inputs,
         DataNeeds(("pictures", "pairs"), pixels_per_code=config.factor),
         whole_batch=config.whole_batch,
+        image_tokenizer=module,
     )

@@ -11,7 +11,7 @@ import contextlib
 import hashlib
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,10 +44,9 @@ from unitoken_jax.evaluate.__main__ import run as evaluate
 from unitoken_jax.evaluate.config import EvaluationConfig
 from unitoken_jax.generate.__main__ import SPEAKERS, check_fields, find_stage
 from unitoken_jax.generate.assistant import GenerationConfig
-from unitoken_jax.generate.tokenizer import Tokenizer, encode_pictures
 from unitoken_jax.models import registry
 from unitoken_jax.models.frozen import FrozenModel
-from unitoken_jax.models.unitok import UniTokConfig
+from unitoken_jax.models.image_tokenizer import ImageTokenizer, encode_images
 from unitoken_jax.parallel.mesh import make_mesh
 from unitoken_jax.parallel.rows import local_rows
 from unitoken_jax.report import page
@@ -123,7 +122,7 @@ class Workshop:
     def tokenise(self, tokenizer: Job, directory: Path, data_dir: Path) -> Path:
         """Encode the data set with a trained VQGAN or UniTok, once."""
         at = f"config.stages.{tokenizer.name}"
-        system = self.system(tokenizer, at)
+        module = _image_tokenizer(self.system(tokenizer, at))
         data = build_data(tokenizer.data, f"{at}.data")
         averaged = bool(tokenizer.train.average)
         params, _ = restore_params(directory, average=averaged)
@@ -135,12 +134,12 @@ class Workshop:
             pretokenize(
                 data_dir,
                 output,
-                _encoder(system, params),
+                lambda images: np.asarray(encode_images(module, params, images)),
                 batch=_TOKENISE_BATCH,
                 image_size=data.image_size,
                 tokenizer_id=_digest(params),
                 background=data.background,
-                codebook=_codebook(system.config),
+                codebook=_codebook(module),
                 overwrite=True,
             )
         except DataError as error:
@@ -158,23 +157,21 @@ def _frozen(weights: WeightsConfig, at: str) -> FrozenModel:
     return FrozenModel(module, params)
 
 
-def _encoder(
-    system: registry.System, params: registry.Params
-) -> Callable[[np.ndarray], np.ndarray]:
-    tokenizer = system.module
-    if not isinstance(tokenizer, Tokenizer):
+def _image_tokenizer(system: registry.System) -> ImageTokenizer:
+    """Return what codes images, or say that a model does not."""
+    if system.image_tokenizer is None:
         raise ConfigError(
             f"a {system.kind} gives no image codes; `codes.stage` must name a stage "
             "that trains a vqgan or a unitok."
         )
-    return lambda images: np.asarray(encode_pictures(tokenizer, params, images))
+    return system.image_tokenizer
 
 
-def _codebook(config: object) -> tuple[int, int] | None:
+def _codebook(tokenizer: ImageTokenizer) -> tuple[int, int] | None:
     """Return codebooks and codes in each, of a tokenizer whose codes have no names."""
-    if isinstance(config, UniTokConfig):
-        return config.num_codebooks, config.codes
-    return None
+    if tokenizer.num_codebooks is None:
+        return None
+    return tokenizer.num_codebooks, tokenizer.codebook_size
 
 
 def _digest(params: registry.Params) -> str:
