@@ -63,7 +63,7 @@ def get_config() -> ConfigDict:
             "order": ("tokenizer", "both"),
             "stages": {"tokenizer": tokenizer(), "both": both()},
             "evaluation": {
-                "reproduction": {"pairs": 1},
+                "memorization": {"pairs": 1},
                 "reconstruction": None,
                 "perception": None,
                 "understanding": None,

@@ -136,7 +136,7 @@ def get_config() -> ConfigDict:
             "generation": {"guidance": 3.0},
             "evaluation": {
                 "understanding": {"questions": 24},
-                "generation": {"pictures": 32, "drawings": 32},
+                "generation": {"images": 32, "drawings": 32},
                 "perception": None,
             },
         }

@@ -17,7 +17,7 @@ from data_pipelines.tokenizers.chameleon import ChameleonVocabulary, train_vocab
 from data_pipelines.unitoken.sequence import LayoutConfig
 from unitoken_jax.checkpoint import state
 from unitoken_jax.checkpoint.manager import CheckpointConfig, Checkpointer
-from unitoken_jax.evaluate import __main__ as evaluate
+from unitoken_jax.evaluate import evaluator
 from unitoken_jax.generate import __main__ as generate
 from unitoken_jax.models import registry
 from unitoken_jax.train.job import build_chain
@@ -113,8 +113,8 @@ def _system(node, seed):
     rng = np.random.default_rng(seed)
 
     def leaf(path, shape):
-        centre = 1.0 if path[-1].key == "scale" else 0.0
-        return rng.normal(centre, 0.4, shape.shape).astype(np.float32)
+        center = 1.0 if path[-1].key == "scale" else 0.0
+        return rng.normal(center, 0.4, shape.shape).astype(np.float32)
 
     shapes = registry.abstract_params(system)
     params = jax.tree_util.tree_map_with_path(leaf, shapes)
@@ -222,11 +222,11 @@ def run_node(data_dir, vocabulary):
         "data_dir": str(data_dir),
         "generation": {"batch": 1, "answer_limit": 4, "length_multiple": 64},
         "evaluation": {
-            "reconstruction": {"pictures": 6, "batch": 4, "examples": 2},
+            "reconstruction": {"images": 6, "batch": 4, "examples": 2},
             "retrieval": {"pairs": 8, "batch": 4, "examples": 1, "ranks": (1, 5)},
             "understanding": {"questions": 5, "examples": 2},
-            "generation": {"pictures": 4, "captions": 2, "drawings": 3},
-            "zero_shot": {"pictures": 6, "batch": 4, "examples": 1},
+            "generation": {"images": 4, "captions": 2, "drawings": 3},
+            "zero_shot": {"images": 6, "batch": 4, "examples": 1},
             "perception": {"alexnet": ""},
         },
     }
@@ -236,7 +236,7 @@ def run_node(data_dir, vocabulary):
 def one_device():
     """Commands compute on one device: eight on two cores only take longer."""
     with pytest.MonkeyPatch.context() as patch:
-        for module in (generate, evaluate):
+        for module in (generate, evaluator):
             one = partial(module.make_mesh, devices=jax.devices()[:1])
             patch.setattr(module, "make_mesh", one)
         yield

@@ -18,15 +18,15 @@ from unitoken_jax import convert
 from unitoken_jax.convert import inception as layout
 from unitoken_jax.convert.networks import network_of
 from unitoken_jax.convert.table import export_tensors
-from unitoken_jax.evaluate.distribution import (
+from unitoken_jax.evaluate.feature_networks.distribution import (
     INCEPTION,
     DistributionConfig,
     Features,
     compare,
     extract,
 )
-from unitoken_jax.evaluate.frechet import moments
-from unitoken_jax.evaluate.networks import inception
+from unitoken_jax.evaluate.feature_networks.extractors import inception_features
+from unitoken_jax.evaluate.statistics.frechet import moments
 from unitoken_jax.models.inception import InceptionConfig, InceptionV3
 
 
@@ -123,7 +123,7 @@ def test_torchmetrics_agrees_on_the_same_features():
         features(real),
         features(generated, logits),
         INCEPTION,
-        DistributionConfig(splits=1, subsets=0, neighbours=0, resamples=0),
+        DistributionConfig(splits=1, subsets=0, neighbors=0, resamples=0),
     )
     found = ours["inception_score"].value
     assert found == pytest.approx(expected, rel=1e-3)
@@ -155,7 +155,7 @@ def test_torch_fidelity_reads_our_inception_and_sees_the_same(resize, tmp_path):
     pictures = rng.integers(0, 256, (3, 40, 52, 3), np.uint8)
     shown = torch.from_numpy(pictures).permute(0, 3, 1, 2)
     theirs = network._torch_fidelity_forward(shown)
-    ours = extract(inception(InceptionV3(config), params), pictures, CONFIG)
+    ours = extract(inception_features(InceptionV3(config), params), pictures, CONFIG)
     for one, other in zip((ours.rows, ours.logits), theirs, strict=True):
         bound = 1e-4 * float(other.abs().max())
         np.testing.assert_allclose(one, other.numpy(), rtol=0, atol=bound)

@@ -9,11 +9,14 @@ from collections.abc import Iterable, Mapping
 
 FIELDS: Mapping[str, str] = {
     "colour": "color",
+    "neighbours": "neighbors",
     "normalise": "normalize",
     "perceptual_portions": "perceptual_chunks",
+    "pictures": "images",
     "portions": "chunks",
     "products": "quantization",
     "quantisation": "quantization",
+    "reproduction": "memorization",
 }
 """Of a config's field, wherever a dataclass has the new one and not the old one."""
 

@@ -27,7 +27,7 @@ BRIEF = (
     "stages.tokenizer.train.steps=400",
     "stages.base.train.steps=100",
     "evaluation.understanding.questions=50",
-    "evaluation.generation.pictures=64",
+    "evaluation.generation.images=64",
     "evaluation.generation.captions=2",
     "evaluation.generation.drawings=2",
 )
@@ -68,7 +68,7 @@ def get_config(word: str = "") -> ConfigDict:
                 "evaluation.perception=None",
                 "evaluation.understanding.kinds=('color', 'count', 'kind', 'yes_no')",
                 "evaluation.understanding.questions=100",
-                "evaluation.generation.pictures=96",
+                "evaluation.generation.images=96",
                 "evaluation.generation.captions=4",
                 "evaluation.generation.drawings=8",
                 *(BRIEF if word else ()),

@@ -47,7 +47,7 @@ def get_config() -> ConfigDict:
                 "evaluation.zero_shot=None",
                 "evaluation.perception=None",
                 "evaluation.generation=None",
-                "evaluation.features.pictures=256",
+                "evaluation.features.images=256",
             ),
             "axes": ({"name": "rate", "values": tuple(map(rate, RATES))},),
             "seeds": (4, 5),

@@ -1,5 +1,8 @@
 """Fixtures of the tiny assistant and its run directory."""
 
+import jax
+import jax.numpy as jnp
+import pytest
 from assistants import (  # noqa: F401
     assistant,
     data_config,
@@ -15,3 +18,18 @@ from assistants import (  # noqa: F401
     vocabulary_file,
     workdir,
 )
+
+from unitoken_jax import convert
+from unitoken_jax.models import registry
+from unitoken_jax.models.stlpips import StLpips, StLpipsConfig
+
+
+@pytest.fixture(scope="session")
+def alexnet(tmp_path_factory):
+    """Weights of a tiny AlexNet in the published layout."""
+    module = StLpips(StLpipsConfig(widths=(4, 4, 8, 8, 8)))
+    picture = jnp.zeros((1, 16, 16, 3))
+    params = module.init(jax.random.key(0), picture, picture)["params"]
+    path = tmp_path_factory.mktemp("weights") / "alexnet"
+    convert.save("stlpips", module, registry.unboxed(params), path)
+    return path

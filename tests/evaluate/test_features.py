@@ -41,7 +41,7 @@ def test_a_tower_that_sees_one_thing_has_rank_one() -> None:
     params = jax.tree.map(
         lambda box: box.value, boxed["params"], is_leaf=lambda x: hasattr(x, "value")
     )
-    options = FeaturesConfig(pictures=9, batch=4)
+    options = FeaturesConfig(images=9, batch=4)
     found = features.evaluate(tower, params, iter(tiles), options)
     assert 1 < found.measures["effective_rank"].value <= 8
     assert found.measures["effective_rank"].unit == "of 8"

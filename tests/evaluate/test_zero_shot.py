@@ -105,7 +105,7 @@ def test_pictures_and_names_of_folders(tmp_path):
         folder=str(tmp_path / "val"),
         names=str(names),
         templates_file=str(templates),
-        pictures=2,
+        images=2,
     )
     found, classes = zero_shot.read_folder(config, 4, Image.open)
     assert [(p.image.shape, p.label) for p in found] == [((4, 4, 3), 0), ((4, 4, 3), 1)]

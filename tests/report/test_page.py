@@ -136,7 +136,7 @@ def test_what_was_learnt_by_heart_is_not_called_held_out(copy):
     found = json.loads(own.read_text())
     assert "Measured on held-out records" in build(copy).read_text(encoding="utf-8")
     part = {"measures": {"captions": {"value": 1.0, "count": 1}}, "samples": {}}
-    own.write_text(json.dumps({"of": {}, "reproduction": part}))
+    own.write_text(json.dumps({"of": {}, "memorization": part}))
     html = build(copy).read_text(encoding="utf-8")
     assert "learnt by heart" in html
     assert "held-out" not in html

@@ -24,7 +24,7 @@ from unitoken_jax.convert import llamagen as llamagen_tables
 from unitoken_jax.convert import unitok as unitok_tables
 from unitoken_jax.convert import unitok_mllm as mllm_tables
 from unitoken_jax.convert.table import export_tensors, import_tensors
-from unitoken_jax.evaluate import __main__ as evaluate
+from unitoken_jax.evaluate.run import run as evaluate
 from unitoken_jax.generate import __main__ as generate
 from unitoken_jax.models import registry
 from unitoken_jax.parallel import rules
@@ -108,7 +108,7 @@ def chain(data_dir, vocabulary):
             "perception": None,
             "classes": None,
             "understanding": {"questions": 2},
-            "generation": {"pictures": 2, "drawings": 1, "captions": 2},
+            "generation": {"images": 2, "drawings": 1, "captions": 2},
         },
     }
 
@@ -167,12 +167,12 @@ def _generation(node, model):
 
 @pytest.mark.slow
 def test_classes_are_told_apart_and_drawn(node, workdir):
-    chosen = {"classes": {"pictures": 3, "drawings": 2}}
+    chosen = {"classes": {"images": 3, "drawings": 2}}
     changed = node | {
         "generation": _generation(node, "llamagen"),
         "evaluation": dict.fromkeys(node["evaluation"]) | chosen,
     }
-    found = evaluate.run(build_chain(changed), workdir)["classes"]
+    found = evaluate(build_chain(changed), workdir)["classes"]
     assert found["measures"]["class_rank"]["value"] == 1.0  # there is but one
     assert found["measures"]["bits_per_code"]["value"] > 0
     assert [item["prompt"] for item in found["samples"]["drawings"]] == ["squares"] * 2

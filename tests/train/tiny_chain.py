@@ -138,10 +138,10 @@ def get_config(
             "order": tuple(stages),
             "stages": stages,
             "evaluation": {
-                "reconstruction": {"pictures": 4, "batch": 4, "examples": 2},
+                "reconstruction": {"images": 4, "batch": 4, "examples": 2},
                 "retrieval": {"pairs": 4, "batch": 4, "ranks": (1,)},
                 "understanding": {"questions": 4},
-                "generation": {"pictures": 2, "drawings": 1, "captions": 2},
+                "generation": {"images": 2, "drawings": 1, "captions": 2},
             },
         }
     )

@@ -1,27 +1,34 @@
 """Whether a class-conditional generator knows its classes, and what it draws of them.
 
-The first is judged by its own likelihood: is a held-out picture most likely under its
+The first is judged by its own likelihood: is a held-out image most likely under its
 own class? Published evaluations compare tens of thousands of drawings with real
-pictures by FID instead, see `evaluate.distribution`.
+images by FID instead, see `feature_networks.distribution`.
 """
 
 import dataclasses
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 
+from data_pipelines.classes import class_names
+from data_pipelines.errors import DataError
 from unitoken_jax.config import Count, Natural, Seed
-from unitoken_jax.evaluate.batches import spread
-from unitoken_jax.evaluate.measure import Evaluation, share, summarise
+from unitoken_jax.evaluate.evaluator import (
+    Evaluation,
+    Evaluator,
+    evenly_spaced,
+    progress_bar,
+)
+from unitoken_jax.evaluate.statistics.intervals import proportion, summarize
 from unitoken_jax.generate.assistant import Speaker
 from unitoken_jax.generate.batches import Progress
 
 
 class Classified(NamedTuple):
-    """A held-out picture, uint8 [H, W, 3], and its class."""
+    """A held-out image, uint8 [H, W, 3], and its class."""
 
-    picture: np.ndarray
+    image: np.ndarray
     name: str
 
 
@@ -30,18 +37,45 @@ class ClassTestConfig:
     """What to measure.
 
     Attributes:
-        pictures: How many held-out pictures are told apart.
-        drawings: How many pictures are drawn, class after class.
+        images: How many held-out images are told apart.
+        drawings: How many images are drawn, class after class.
         without: Classes that are not told apart.
-        seed: Of the first drawing.
+        seed: Seed of the first drawing.
         examples: How many drawings to show.
     """
 
-    pictures: Count = 64
+    images: Count = 64
     drawings: Natural = 32
     without: tuple[str, ...] = ()
     seed: Seed = 0
     examples: Natural = 24
+
+
+class Classes(Evaluator[ClassTestConfig]):
+    """Tell held-out images of known classes apart, and draw some of each class."""
+
+    name: ClassVar[str] = "classes"
+    draws: ClassVar[bool] = True
+
+    def run(self) -> Evaluation:
+        """Score the images under every class, and draw."""
+        artist = self.source.sampler
+        names = class_names(self.source.chain.data_dir)
+        items: list[Classified] = []
+        for record, image in self.source.images():
+            name = record["category"]
+            if name in names and name not in self.config.without:
+                view = self.source.view(record, image)
+                items += [Classified(view.whole, name)] if view else []
+            if len(items) == self.config.images:
+                break
+        if not items:
+            raise DataError(
+                f"split {self.source.config.split!r} has no picture of a known class"
+            )
+        keep = self.source.drawings.extend
+        with progress_bar("drawing", amount(items, names, self.config)) as bar:
+            return evaluate(artist, items, names, self.config, bar.update, keep=keep)
 
 
 def evaluate(
@@ -57,23 +91,23 @@ def evaluate(
 
     Args:
         artist: Who draws.
-        items: Held-out pictures of known classes.
-        names: Of all classes.
+        items: Held-out images of known classes.
+        names: The names of all classes.
         config: See `ClassTestConfig`.
         progress: Called with how much of `amount` is done since the last call.
         keep: Called with the drawings, for whoever looks at them again.
 
     Returns:
-        Measures `class_rank` (share of pictures that are most likely under their own
+        Measures `class_rank` (share of images that are most likely under their own
         class, beside the share of the most frequent one) and `bits_per_code`; samples
         `drawings` of {prompt, image, seed}.
     """
-    codes = artist.encode([item.picture for item in items])
+    codes = artist.encode([item.image for item in items])
     scores = artist.score(
         [name for _ in items for name in names],
         np.repeat(codes, len(names), axis=0),
         progress,
-    ).reshape(len(items), len(names))
+    ).reshape(len(items), len(names))  # [items · names] → [items, names]
     own = np.array([names.index(item.name) for item in items])
     found = int((np.argmax(scores, axis=1) == own).sum())
     most = int(np.bincount(own).max())
@@ -84,15 +118,15 @@ def evaluate(
     keep(images)
     return Evaluation(
         {
-            "class_rank": share(
+            "class_rank": proportion(
                 found, len(items), most / len(items), "most frequent class"
             ),
-            "bits_per_code": summarise(per_code, unit="bits"),
+            "bits_per_code": summarize(per_code, unit="bits"),
         },
         {
             "drawings": [
                 {"prompt": prompts[i], "image": images[i], "seed": seeds[i]}
-                for i in spread(len(prompts), config.examples)
+                for i in evenly_spaced(len(prompts), config.examples)
             ]
         },
     )

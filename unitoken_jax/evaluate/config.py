@@ -2,28 +2,23 @@
 
 import dataclasses
 
-from unitoken_jax.config import Name, Seed
-from unitoken_jax.evaluate.answers import Comparison
 from unitoken_jax.evaluate.classes import ClassTestConfig
+from unitoken_jax.evaluate.evaluator import HeldOutConfig
 from unitoken_jax.evaluate.features import FeaturesConfig
 from unitoken_jax.evaluate.generation import GenerationTestConfig
+from unitoken_jax.evaluate.memorization import MemorizationConfig
 from unitoken_jax.evaluate.perception import PerceptionConfig
 from unitoken_jax.evaluate.reconstruction import ReconstructionConfig
-from unitoken_jax.evaluate.reproduction import ReproductionConfig
 from unitoken_jax.evaluate.retrieval import RetrievalConfig
 from unitoken_jax.evaluate.understanding import UnderstandingConfig
 from unitoken_jax.evaluate.zero_shot import ZeroShotConfig
 
 
 @dataclasses.dataclass(frozen=True)
-class EvaluationConfig:
+class EvaluationConfig(HeldOutConfig):
     """Which evaluators run, on how much; None leaves one out.
 
     Attributes:
-        split: Held-out records.
-        train_split: Records whose answers give the baselines of answers.
-        seed: Of the order in which held-out records are taken.
-        comparison: When two answers say the same, see `answers.RULES`.
         reconstruction: What the tokenizer keeps.
         retrieval: Whether pictures and captions find each other.
         zero_shot: Whether pictures are known by the names of their classes.
@@ -33,13 +28,9 @@ class EvaluationConfig:
         perception: How reconstructions and drawings look to networks with published
             weights.
         features: Whether a UniToken's image tower tells pictures apart.
-        reproduction: Whether pictures that were learnt by heart come back.
+        memorization: Whether pictures that were learnt by heart come back.
     """
 
-    split: Name = "heldout"
-    train_split: Name = "train"
-    seed: Seed = 0
-    comparison: Comparison = "words"
     reconstruction: ReconstructionConfig | None = dataclasses.field(
         default_factory=ReconstructionConfig
     )
@@ -58,4 +49,4 @@ class EvaluationConfig:
         default_factory=PerceptionConfig
     )
     features: FeaturesConfig | None = None
-    reproduction: ReproductionConfig | None = None
+    memorization: MemorizationConfig | None = None

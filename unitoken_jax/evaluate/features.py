@@ -1,23 +1,27 @@
-"""Whether an image tower still tells pictures apart, or its features have collapsed.
+"""Whether an image tower still tells images apart, or its features have collapsed.
 
-The effective rank (Roy & Vetterli 2007) of the pictures' features is the exponential of
+The effective rank (Roy & Vetterli 2007) of the images' features is the exponential of
 the entropy of their singular values: 1 if all differ along one line only, at most the
-number of pictures or dimensions.
+number of images or dimensions.
 """
 
 import dataclasses
 import functools
 from collections.abc import Iterable
 from itertools import islice
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from unitoken_jax.config import Count
-from unitoken_jax.evaluate.batches import batches
-from unitoken_jax.evaluate.measure import Evaluation, Measure
+from unitoken_jax.config import ConfigError, Count
+from unitoken_jax.evaluate.evaluator import (
+    Evaluation,
+    Evaluator,
+    batches,
+)
+from unitoken_jax.evaluate.statistics.intervals import Measure
 from unitoken_jax.generate.decode import Params
 from unitoken_jax.models.siglip import SiglipVision
 from unitoken_jax.ops import pixels
@@ -29,18 +33,18 @@ class FeaturesConfig:
 
     Attributes:
         stage: The training stage whose tower is measured; "" is the last UniToken.
-        pictures: At most how many held-out pictures.
-        batch: Pictures at once.
+        images: At most how many held-out images.
+        batch: Images at once.
     """
 
     stage: str = ""
-    pictures: Count = 256
+    images: Count = 256
     batch: Count = 32
 
 
 @functools.partial(jax.jit, static_argnames="model")
-def look(model: SiglipVision, params: Params, tiles: jax.Array) -> jax.Array:
-    """Features of pictures, averaged over their positions.
+def extract(model: SiglipVision, params: Params, tiles: jax.Array) -> jax.Array:
+    """Return features of images, averaged over their positions.
 
     Args:
         model: An image tower.
@@ -55,9 +59,9 @@ def look(model: SiglipVision, params: Params, tiles: jax.Array) -> jax.Array:
 
 
 def effective_rank(features: np.ndarray) -> float:
-    """Effective rank of centred features [N, D], between 1 and min(N - 1, D)."""
-    centred = features.astype(np.float64) - features.mean(axis=0, dtype=np.float64)
-    values = np.linalg.svd(centred, compute_uv=False)
+    """Effective rank of centered features [N, D], between 1 and min(N - 1, D)."""
+    centered = features.astype(np.float64) - features.mean(axis=0, dtype=np.float64)
+    values = np.linalg.svd(centered, compute_uv=False)
     total = values.sum()
     if total == 0:
         return 1.0
@@ -66,12 +70,34 @@ def effective_rank(features: np.ndarray) -> float:
 
 
 def similarity(features: np.ndarray) -> float:
-    """Mean cosine between the features [N, D] of two different pictures."""
+    """Mean cosine between the features [N, D] of two different images."""
     norms = np.linalg.norm(features, axis=1, keepdims=True)
     unit = features / np.maximum(norms, 1e-12)
     count = len(unit)
     whole = float(np.square(unit.sum(axis=0)).sum())
     return (whole - float(np.square(unit).sum())) / (count * (count - 1))
+
+
+class Features(Evaluator[FeaturesConfig]):
+    """Show held-out images to the image tower of a stage's model."""
+
+    name: ClassVar[str] = "features"
+
+    def run(self) -> Evaluation:
+        """Extract features of the whole view of each image."""
+        trained = self.source.restore(self.name, self.config.stage)
+        system = trained.system
+        tower = system.value(system.data.tower) if system.data.tower else None
+        if tower is None:
+            raise ConfigError(
+                "config.evaluation.features: the UniToken has no image tower; "
+                "leave it out."
+            )
+        views = (self.source.view(*pair) for pair in self.source.images())
+        tiles = (view.tiles[0] for view in views if view)
+        some = self.source.nonempty(tiles, "pictures")
+        params = trained.params[system.data.tower]
+        return evaluate(SiglipVision(tower), params, some, self.config)
 
 
 def evaluate(
@@ -80,22 +106,22 @@ def evaluate(
     tiles: Iterable[np.ndarray],
     config: FeaturesConfig,
 ) -> Evaluation:
-    """Measure an image tower on pictures it has not seen.
+    """Measure an image tower on images it has not seen.
 
     Args:
         model: The tower.
         params: Its parameters.
-        tiles: The whole view of each picture, uint8 [side, side, 3], at least two.
+        tiles: The whole view of each image, uint8 [side, side, 3], at least two.
         config: See `FeaturesConfig`.
 
     Returns:
         Measures `effective_rank` and `similarity`, without samples.
     """
-    pictures = np.stack(list(islice(tiles, config.pictures)))
+    images = np.stack(list(islice(tiles, config.images)))
     features = np.concatenate(
         [
-            np.asarray(look(model, params, batch))[:count]
-            for batch, count in batches(pictures, config.batch)
+            np.asarray(extract(model, params, batch))[:count]
+            for batch, count in batches(images, config.batch)
         ]
     )
     most = min(len(features) - 1, features.shape[1])

@@ -1,32 +1,41 @@
 """Whether drawings follow their prompts, judged by the model's own likelihood and eyes.
 
-Two tests: is a held-out picture most likely under its own caption among shuffled ones,
-and does the model recognise in its own drawing what it was asked to draw (a cycle).
+Two tests: is a held-out image most likely under its own caption among shuffled ones,
+and does the model recognize in its own drawing what it was asked to draw (a cycle).
 """
 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 
+from data_pipelines.errors import DataError
+from data_pipelines.storage.records import Record
 from unitoken_jax.config import Natural, Seed
-from unitoken_jax.evaluate.answers import Reduce, words
-from unitoken_jax.evaluate.batches import spread
-from unitoken_jax.evaluate.measure import Evaluation, Measure, share, summarise
-from unitoken_jax.evaluate.understanding import (
+from unitoken_jax.evaluate.evaluator import (
+    EvaluatedRun,
+    Evaluation,
+    Evaluator,
+    evenly_spaced,
+    progress_bar,
+)
+from unitoken_jax.evaluate.statistics.accuracy import (
     accuracies,
     by_novelty,
+    majority,
     novel_accuracies,
 )
+from unitoken_jax.evaluate.statistics.answers import Reduce, words
+from unitoken_jax.evaluate.statistics.intervals import Measure, proportion, summarize
 from unitoken_jax.generate.assistant import Speaker, View
 from unitoken_jax.generate.batches import Progress
 
 
 class Captioned(NamedTuple):
-    """A held-out picture, its caption and (kind, question, answer) about it.
+    """A held-out image, its caption and (kind, question, answer) about it.
 
-    `novelty` names what is new in the picture; "" where that is not known.
+    `novelty` names what is new in the image; "" where that is not known.
     """
 
     view: View
@@ -35,20 +44,24 @@ class Captioned(NamedTuple):
     novelty: str = ""
 
 
+Asked = tuple[int, str, str, str]
+"""Which drawing is asked what: its place, kind, question and right answer."""
+
+
 @dataclasses.dataclass(frozen=True)
 class GenerationTestConfig:
     """What to measure.
 
     Attributes:
-        pictures: How many held-out pictures are ranked.
+        images: How many held-out images are ranked.
         captions: Among how many captions, the right one included, K.
         drawings: How many held-out captions are drawn and asked about.
         kinds: Kinds of question asked about a drawing.
-        seed: Of the shuffled captions and of the drawings.
+        seed: Seed of the shuffled captions and of the drawings.
         examples: How many drawings to show.
     """
 
-    pictures: Natural = 48
+    images: Natural = 48
     captions: int = 8
     drawings: Natural = 48
     kinds: tuple[str, ...] = ("name", "kind", "color", "count")
@@ -57,12 +70,80 @@ class GenerationTestConfig:
 
     @property
     def items(self) -> int:
-        """How many held-out pictures the test takes."""
-        return max(self.pictures, self.drawings)
+        """How many held-out images the test takes."""
+        return max(self.images, self.drawings)
 
     def __post_init__(self) -> None:
         if self.captions < 2:
             raise ValueError("captions must be at least 2: the right one and another")
+
+
+class Generation(Evaluator[GenerationTestConfig]):
+    """Score held-out images under captions, draw captions, ask about the drawings."""
+
+    name: ClassVar[str] = "generation"
+    draws: ClassVar[bool] = True
+
+    def run(self) -> Evaluation:
+        """Rank, draw and ask."""
+        source = self.source
+        assistant = source.sampler
+        chosen = captioned(source, self.config)
+        with progress_bar("drawing", amount(chosen, self.config)) as bar:
+            return evaluate(
+                assistant,
+                chosen,
+                majority(source.answer_counts),
+                self.config,
+                bar.update,
+                keep=source.drawings.extend,
+                reduce=source.reduce,
+            )
+
+
+def captioned(source: EvaluatedRun, config: GenerationTestConfig) -> list[Captioned]:
+    """Choose held-out images of different captions; what does not fit is set aside.
+
+    Raises:
+        DataError: There are fewer than two.
+    """
+    items: dict[str, Captioned] = {}
+    for record, image in source.images():
+        if len(items) == config.items:
+            break
+        for caption in record["captions"][:1]:
+            if caption in items:
+                continue
+            view = source.set_aside.take(
+                record["id"],
+                lambda r=record, i=image: source.captioned_view(r, i),
+            )
+            if view is not None:
+                questions = _questions(source, record, view, config)
+                novelty = source.novelty(record)
+                items[caption] = Captioned(view, caption, questions, novelty)
+    if len(items) < 2:
+        raise DataError(
+            f"split {source.config.split!r} has fewer than two captioned pictures"
+        )
+    return list(items.values())
+
+
+def _questions(
+    source: EvaluatedRun, record: Record, view: View, config: GenerationTestConfig
+) -> list[tuple[str, str, str]]:
+    """List kinds, questions and answers of a record that will be asked."""
+    found = []
+    for question in record["questions"]:
+        if question["kind"] not in config.kinds:
+            continue
+        text = question["question"]
+        room = source.set_aside.take(
+            record["id"], lambda t=text: source.check_room(view, t)
+        )
+        if room is not None:
+            found.append((question["kind"], text, question["answer"]))
+    return found
 
 
 def evaluate(
@@ -79,7 +160,7 @@ def evaluate(
 
     Args:
         assistant: Who draws and answers.
-        items: Held-out pictures with captions, all different, at least two; as many
+        items: Held-out images with captions, all different, at least two; as many
             as are ranked or drawn, see `GenerationTestConfig.items`.
         majorities: The most frequent training answer of each kind of question.
         config: See `GenerationTestConfig`.
@@ -88,70 +169,84 @@ def evaluate(
         reduce: When two answers say the same, see `answers.RULES`.
 
     Returns:
-        Measures `caption_rank` (share of pictures that are most likely under their own
+        Measures `caption_rank` (share of images that are most likely under their own
         caption, beside chance), `bits_per_code`, `cycle/{kind}` (answers about own
-        drawings) and `cycle_real/{kind}` (the same questions about the real pictures,
+        drawings) and `cycle_real/{kind}` (the same questions about the real images,
         which bounds the former), each also by novelty, as `caption_rank_{novelty}` and
         `cycle_{novelty}/…`; samples `drawings` of {prompt, image, real, seed, answers}.
     """
-    measures = _rank(assistant, items[: config.pictures], config, progress)
+    measures = _rank(assistant, items[: config.images], config, progress)
     drawn = items[: config.drawings]
     seeds = [config.seed + i for i in range(len(drawn))]
-    images = assistant.draw([item.caption for item in drawn], seeds, progress)
-    keep(images)
+    drawings = assistant.draw([item.caption for item in drawn], seeds, progress)
+    keep(drawings)
     asked = _asked(drawn, config)
     said: list[str] = []
     if asked:
-        kinds, texts, truths = zip(*(question[1:] for question in asked), strict=True)
         for name, views in (
-            ("cycle", [assistant.composer.view(image) for image in images]),
+            ("cycle", [assistant.composer.view(image) for image in drawings]),
             ("cycle_real", [item.view for item in drawn]),
         ):
+            texts = [question[2] for question in asked]
             answers = assistant.answer([views[q[0]] for q in asked], texts, progress)
             said = said or answers
-            found = accuracies(kinds, truths, answers, majorities, reduce)
-            measures |= {f"{name}/{kind}": value for kind, value in found.items()}
-            columns = kinds, truths, answers
-            novelties = [drawn[q[0]].novelty for q in asked]
-            novel = novel_accuracies(found, novelties, columns, majorities, reduce)
-            measures |= {
-                f"{name}_{key}": value
-                for key, value in novel.items()
-                if key.endswith("/all")  # of each kind there are few
-            }
-    about: list[list[str]] = [[] for _ in drawn]
-    for (i, _, question, truth), answer in zip(asked, said, strict=True):
+            found = _cycle(drawn, asked, answers, majorities, reduce)
+            measures |= {f"{name}{key}": value for key, value in found.items()}
+    told = _told(asked, said, len(drawn), reduce)
+    samples = [
+        {
+            "prompt": drawn[i].caption,
+            "image": drawings[i],
+            "real": drawn[i].view.whole,
+            "seed": seeds[i],
+            "answers": "; ".join(told[i]),
+        }
+        for i in evenly_spaced(len(drawn), config.examples)
+    ]
+    return Evaluation(measures, {"drawings": samples})
+
+
+def _cycle(
+    drawn: Sequence[Captioned],
+    asked: Sequence[Asked],
+    answers: Sequence[str],
+    majorities: Mapping[str, str],
+    reduce: Reduce,
+) -> dict[str, Measure]:
+    """Measure answers about drawings, or about the real images, by kind and novelty."""
+    kinds, truths = [q[1] for q in asked], [q[3] for q in asked]
+    found = accuracies(kinds, truths, answers, majorities, reduce)
+    novelties = [drawn[q[0]].novelty for q in asked]
+    columns = kinds, truths, answers
+    novel = novel_accuracies(found, novelties, columns, majorities, reduce)
+    return {f"/{kind}": value for kind, value in found.items()} | {
+        f"_{key}": value
+        for key, value in novel.items()
+        if key.endswith("/all")  # of each kind there are few
+    }
+
+
+def _told(
+    asked: Sequence[Asked], answers: Sequence[str], count: int, reduce: Reduce
+) -> list[list[str]]:
+    """Return the questions about each of `count` drawings with answers and marks."""
+    about: list[list[str]] = [[] for _ in range(count)]
+    for (i, _, question, truth), answer in zip(asked, answers, strict=True):
         mark = "✓" if reduce(answer) == reduce(truth) else "✗"
         about[i].append(f"{question} {answer} {mark}")
-    return Evaluation(
-        measures,
-        {
-            "drawings": [
-                {
-                    "prompt": drawn[i].caption,
-                    "image": images[i],
-                    "real": drawn[i].view.whole,
-                    "seed": seeds[i],
-                    "answers": "; ".join(about[i]),
-                }
-                for i in spread(len(drawn), config.examples)
-            ]
-        },
-    )
+    return about
 
 
 def amount(items: Sequence[Captioned], config: GenerationTestConfig) -> int:
     """Count what `evaluate` scores, draws and asks, for a progress bar."""
-    ranked = min(config.pictures, len(items))
+    ranked = min(config.images, len(items))
     drawn = items[: config.drawings]
     scores = ranked * min(config.captions, ranked)
     return scores + len(drawn) + 2 * len(_asked(drawn, config))
 
 
-def _asked(
-    drawn: Sequence[Captioned], config: GenerationTestConfig
-) -> list[tuple[int, str, str, str]]:
-    """List which drawing is asked what: its place, kind, question and right answer."""
+def _asked(drawn: Sequence[Captioned], config: GenerationTestConfig) -> list[Asked]:
+    """List what is asked about the drawings."""
     return [
         (i, *question)
         for i, item in enumerate(drawn)
@@ -166,10 +261,10 @@ def _rank(
     config: GenerationTestConfig,
     progress: Progress,
 ) -> dict[str, Measure]:
-    """Compare the likelihood of each picture under its own and under other captions."""
+    """Compare the likelihood of each image under its own and under other captions."""
     captions = min(config.captions, len(items))
     rng = np.random.default_rng(config.seed)
-    # Row i: picture i's own caption first, then other ones.
+    # Row i: image i's own caption first, then other ones.
     choice = np.stack(
         [
             np.append(i, rng.permutation(np.delete(np.arange(len(items)), i)))
@@ -181,12 +276,16 @@ def _rank(
         [items[j].caption for j in choice.ravel()],
         np.repeat(codes, captions, axis=0),
         progress,
-    ).reshape(choice.shape)
+    ).reshape(choice.shape)  # [N · captions] → [N, captions]
     # A tie counts against the model: it has not told the captions apart.
     best = scores[:, 0] > scores[:, 1:].max(axis=1)
     per_code = -scores[:, 0] / (np.log(2) * codes[0].size)
-    found = {"caption_rank": share(int(best.sum()), len(items), 1 / captions, "chance")}
+    found = {
+        "caption_rank": proportion(int(best.sum()), len(items), 1 / captions, "chance")
+    }
     for name, places in by_novelty([item.novelty for item in items]).items():
         hits = int(best[places].sum())
-        found[f"caption_rank_{name}"] = share(hits, len(places), 1 / captions, "chance")
-    return found | {"bits_per_code": summarise(per_code, unit="bits")}
+        found[f"caption_rank_{name}"] = proportion(
+            hits, len(places), 1 / captions, "chance"
+        )
+    return found | {"bits_per_code": summarize(per_code, unit="bits")}

@@ -1,20 +1,40 @@
-"""How pictures of a run look to networks that were trained elsewhere.
+"""How images of a run look to networks that were trained elsewhere.
 
-Reconstructions and drawings are compared with the held-out pictures as sets, and each
+Reconstructions and drawings are compared with the held-out images as sets, and each
 reconstruction with its original.
 """
 
 import dataclasses
+import itertools
+import logging
 from collections.abc import Mapping
+from typing import ClassVar
 
 import numpy as np
 
 from unitoken_jax.config import Count
-from unitoken_jax.evaluate.distribution import DistributionConfig, compare, extract
-from unitoken_jax.evaluate.measure import Evaluation, Measure, summarise
-from unitoken_jax.evaluate.networks import Judges, distances
+from unitoken_jax.evaluate.evaluator import (
+    Evaluation,
+    Evaluator,
+    batches,
+)
+from unitoken_jax.evaluate.feature_networks.distribution import (
+    DistributionConfig,
+    compare,
+    extract,
+)
+from unitoken_jax.evaluate.feature_networks.extractors import (
+    FeatureExtractors,
+    distances,
+    load_extractors,
+)
+from unitoken_jax.evaluate.reconstruction import reconstruct
+from unitoken_jax.evaluate.statistics.intervals import Measure, summarize
 from unitoken_jax.files import OptionalPath
+from unitoken_jax.generate.__main__ import Trained
 from unitoken_jax.ops.pixels import Rounding
+
+log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +43,7 @@ class PerceptionConfig:
 
     Attributes:
         stage: The training stage whose tokenizer is measured; "" is the last of them.
-        pictures: At most how many held-out pictures.
+        images: At most how many held-out images.
         rounding: How reconstructed pixels become bytes; UniTok's rFID says "round".
         alexnet: Weights of the package `stlpips-pytorch`, see
             `python -m unitoken_jax.convert.perceptual`.
@@ -33,7 +53,7 @@ class PerceptionConfig:
     """
 
     stage: str = ""
-    pictures: Count = 512
+    images: Count = 512
     rounding: Rounding = "truncate"
     alexnet: OptionalPath = "data/perceptual/stlpips_alex.safetensors"
     inception: OptionalPath = ""
@@ -43,18 +63,60 @@ class PerceptionConfig:
     )
 
 
+class Perception(Evaluator[PerceptionConfig]):
+    """Show reconstructions, and drawings if there are any, to other networks."""
+
+    name: ClassVar[str] = "perception"
+    sees_drawings: ClassVar[bool] = True
+
+    def run(self) -> Evaluation:
+        """Compare with held-out images by the networks whose weights are there."""
+        config = self.config
+        extractors = load_extractors(config.alexnet, config.inception, config.lpips)
+        if not extractors:
+            log.info(
+                "perception: left out, it has no weights; get some by "
+                "python -m unitoken_jax.convert.perceptual"
+            )
+            return Evaluation({}, {})
+        trained = self.source.restore(self.name, config.stage)
+        squares = self.source.squares(trained.data)
+        some = self.source.nonempty(squares, "pictures")
+        real = np.stack(list(itertools.islice(some, config.images)))
+        side = min(real.shape[1:3])
+        extractors = extractors.of_side(side)
+        if not extractors:
+            log.info("perception: left out, %d pixels are too few to be seen", side)
+            return Evaluation({}, {})
+        drawings = self.source.drawings
+        drawn = {"drawings": np.stack(drawings)} if drawings else {}
+        return evaluate(extractors, real, self._coded(trained, real), drawn, config)
+
+    def _coded(self, trained: Trained, real: np.ndarray) -> np.ndarray:
+        """Code and decode images, uint8 [N, H, W, 3]."""
+        tokenizer = trained.system.image_tokenizer
+        assert tokenizer is not None  # who has no tokenizer does not have this evaluator
+        parts = []
+        for batch, count in batches(real, self.config.distribution.batch):
+            _, decoded, *_ = reconstruct(
+                tokenizer, trained.params, batch, self.config.rounding
+            )
+            parts.append(np.asarray(decoded)[:count])
+        return np.concatenate(parts)
+
+
 def evaluate(
-    judges: Judges,
+    extractors: FeatureExtractors,
     real: np.ndarray,
     reconstructed: np.ndarray | None,
     drawn: Mapping[str, np.ndarray],
     config: PerceptionConfig,
 ) -> Evaluation:
-    """Compare what a run made with held-out pictures.
+    """Compare what a run made with held-out images.
 
     Args:
-        judges: Networks.
-        real: Held-out pictures, uint8 [N, H, W, 3].
+        extractors: Networks.
+        real: Held-out images, uint8 [N, H, W, 3].
         reconstructed: The same, coded and decoded, or None.
         drawn: Drawings by name of their kind, uint8 [M, H, W, 3].
         config: See `PerceptionConfig`.
@@ -68,17 +130,17 @@ def evaluate(
         made = {"reconstructions": reconstructed} | made
     found: dict[str, Measure] = {}
     if reconstructed is not None:
-        for pair in judges.pairs:
+        for pair in extractors.pairs:
             values = distances(
                 pair,
                 zip(real, reconstructed, strict=True),
                 config.distribution.batch,
             )
-            found[f"reconstructions/{pair.name}"] = summarise(values, unit="of 1")
-    for network in judges.features:
+            found[f"reconstructions/{pair.name}"] = summarize(values, unit="of 1")
+    for network in extractors.features:
         reference = extract(network, real, config.distribution)
-        for name, pictures in made.items():
-            looked = extract(network, pictures, config.distribution)
+        for name, images in made.items():
+            looked = extract(network, images, config.distribution)
             measures = compare(reference, looked, network.name, config.distribution)
             found |= {f"{name}/{key}": value for key, value in measures.items()}
     return Evaluation(found, {})

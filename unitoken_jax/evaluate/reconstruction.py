@@ -1,20 +1,25 @@
-"""How much of a picture survives its codes: PSNR, SSIM and use of the codebook."""
+"""How much of an image survives its codes: PSNR, SSIM and use of the codebook."""
 
 import dataclasses
 import functools
 from collections.abc import Iterable
 from itertools import islice
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from unitoken_jax.config import Count, Natural
-from unitoken_jax.evaluate.batches import batches, spread
-from unitoken_jax.evaluate.measure import Evaluation, Measure, summarise
+from unitoken_jax.evaluate.evaluator import (
+    Evaluation,
+    Evaluator,
+    batches,
+    evenly_spaced,
+)
+from unitoken_jax.evaluate.statistics.intervals import Measure, summarize
 from unitoken_jax.generate.decode import Params, call
-from unitoken_jax.models.unitok import UniTok
-from unitoken_jax.models.vqgan import VQGAN
+from unitoken_jax.models.image_tokenizer import ImageTokenizer
 from unitoken_jax.ops import fidelity, pixels, quantization
 
 
@@ -24,14 +29,14 @@ class ReconstructionConfig:
 
     Attributes:
         stage: The training stage whose tokenizer is measured; "" is the last of them.
-        pictures: At most how many held-out pictures.
-        batch: Pictures at once.
-        rounding: How pixels become bytes where pictures are shown.
+        images: At most how many held-out images.
+        batch: Images at once.
+        rounding: How pixels become bytes where images are shown.
         examples: How many pairs to show.
     """
 
     stage: str = ""
-    pictures: Count = 256
+    images: Count = 256
     batch: Count = 32
     rounding: pixels.Rounding = "truncate"
     examples: Natural = 16
@@ -39,51 +44,66 @@ class ReconstructionConfig:
 
 @functools.partial(jax.jit, static_argnames=("model", "rounding"))
 def reconstruct(
-    model: VQGAN | UniTok,
+    model: ImageTokenizer,
     params: Params,
-    pictures: jax.Array,
+    images: jax.Array,
     rounding: pixels.Rounding = "truncate",
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-    """Code and decode pictures, uint8 [B, H, W, 3].
+    """Code and decode images, uint8 [B, H, W, 3].
 
     Returns:
         Codes [B, T, C] of C codebooks, reconstructions uint8 [B, H, W, 3], and of each
         its PSNR in dB and SSIM, [B].
     """
-    images = pixels.normalize(pictures)
-    codes = call(model, params, "encode", images)
-    decoded = jnp.clip(call(model, params, "decode", codes), -1, 1)
-    if isinstance(model, VQGAN):
-        codes = codes.reshape(codes.shape[0], -1, 1)
+    originals = pixels.normalize(images)
+    codes = call(model, params, "encode_grid", originals)
+    decoded = jnp.clip(call(model, params, "decode_grid", codes), -1, 1)
+    # [B, h, w] or [B, h, w, C] → [B, T, C]
+    codes = codes.reshape(codes.shape[0], -1, model.num_codebooks or 1)
     return (
         codes,
         pixels.to_bytes(decoded, rounding),
-        fidelity.psnr(images, decoded),
-        fidelity.ssim(images, decoded),
+        fidelity.psnr(originals, decoded),
+        fidelity.ssim(originals, decoded),
     )
 
 
+class Reconstruction(Evaluator[ReconstructionConfig]):
+    """Show held-out images to a stage's image tokenizer."""
+
+    name: ClassVar[str] = "reconstruction"
+
+    def run(self) -> Evaluation:
+        """Code and decode the images."""
+        trained = self.source.restore(self.name, self.config.stage)
+        squares = self.source.squares(trained.data)
+        some = self.source.nonempty(squares, "pictures")
+        tokenizer = trained.system.image_tokenizer
+        assert tokenizer is not None  # who has no tokenizer does not have this evaluator
+        return evaluate(tokenizer, trained.params, some, self.config)
+
+
 def evaluate(
-    model: VQGAN | UniTok,
+    model: ImageTokenizer,
     params: Params,
-    pictures: Iterable[np.ndarray],
+    images: Iterable[np.ndarray],
     config: ReconstructionConfig,
 ) -> Evaluation:
-    """Measure a tokenizer on pictures it has not seen.
+    """Measure a tokenizer on images it has not seen.
 
     Args:
         model: The tokenizer.
         params: Its parameters.
-        pictures: uint8 [H, W, 3], all of one size, at least one.
+        images: uint8 [H, W, 3], all of one size, at least one.
         config: See `ReconstructionConfig`.
 
     Returns:
-        Measures `psnr` and `ssim` (means over pictures), `code_usage` (share of the
+        Measures `psnr` and `ssim` (means over images), `code_usage` (share of the
         codes that occur at all) and `code_perplexity` (number of equally likely codes
         of the same entropy), both means over codebooks, and with several of them
         `code_usage/k` of each; samples `pairs` of {original, reconstruction, psnr}.
     """
-    originals = np.stack(list(islice(pictures, config.pictures)))
+    originals = np.stack(list(islice(images, config.images)))
     outputs = [
         [
             np.asarray(part)[:count]
@@ -94,37 +114,34 @@ def evaluate(
     codes, decoded, psnr, ssim = (
         np.concatenate(part) for part in zip(*outputs, strict=True)
     )
-    size = model.config.n_embed if isinstance(model, VQGAN) else model.config.codes
+    pairs = [
+        {
+            "original": originals[i],
+            "reconstruction": decoded[i],
+            "psnr": float(psnr[i]),
+        }
+        for i in evenly_spaced(len(originals), config.examples)
+    ]
+    measures = {
+        "psnr": summarize(psnr, unit="dB"),
+        "ssim": summarize(ssim, unit="of 1"),
+    }
+    return Evaluation(
+        measures | code_measures(codes, model.codebook_size), {"pairs": pairs}
+    )
+
+
+def code_measures(codes: np.ndarray, size: int) -> dict[str, Measure]:
+    """Measure how the codes of images, [N, T, C], use C codebooks of a size."""
+    count = len(codes)
     counts = quantization.count_codes(jnp.asarray(codes), size)
     usage = [float(share) for share in quantization.usage(counts)]
-    shown = spread(len(originals), config.examples)
-    return Evaluation(
-        measures={
-            "psnr": summarise(psnr, unit="dB"),
-            "ssim": summarise(ssim, unit="of 1"),
-            "code_usage": Measure(float(np.mean(usage)), len(originals)),
-            "code_perplexity": Measure(
-                float(quantization.perplexity(counts).mean()),
-                len(originals),
-                unit="codes",
-            ),
-        }
-        | (
-            {
-                f"code_usage/{k}": Measure(share, len(originals))
-                for k, share in enumerate(usage)
-            }
-            if len(usage) > 1
-            else {}
-        ),
-        samples={
-            "pairs": [
-                {
-                    "original": originals[i],
-                    "reconstruction": decoded[i],
-                    "psnr": float(psnr[i]),
-                }
-                for i in shown
-            ]
-        },
-    )
+    perplexity = float(quantization.perplexity(counts).mean())
+    measures = {
+        "code_usage": Measure(float(np.mean(usage)), count),
+        "code_perplexity": Measure(perplexity, count, unit="codes"),
+    }
+    if len(usage) > 1:
+        of_each = {f"code_usage/{k}": Measure(u, count) for k, u in enumerate(usage)}
+        measures |= of_each
+    return measures

@@ -1,26 +1,31 @@
-"""Finding the caption of a picture, and the picture of a caption, among others."""
+"""Finding the caption of an image, and the image of a caption, among others."""
 
 import dataclasses
 import functools
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import numpy as np
+from flax import linen as nn
 
+from data_pipelines.images import transforms
 from unitoken_jax.config import Count, Natural
-from unitoken_jax.evaluate.batches import batches, spread
-from unitoken_jax.evaluate.measure import Evaluation, Measure, share, summarise
+from unitoken_jax.evaluate.evaluator import (
+    Evaluation,
+    Evaluator,
+    batches,
+    evenly_spaced,
+)
+from unitoken_jax.evaluate.statistics.intervals import Measure, proportion, summarize
 from unitoken_jax.generate.decode import Params, call
-from unitoken_jax.models.siglip import Siglip
-from unitoken_jax.models.unitok import UniTok
 from unitoken_jax.ops import pixels
 
 _SHOWN = 5  # answers shown with a query
 
 
 class Pair(NamedTuple):
-    """A picture, uint8 [H, W, 3], its caption and the caption's ids, int32 [X]."""
+    """An image, uint8 [H, W, 3], its caption and the caption's ids, int32 [X]."""
 
     image: np.ndarray
     caption: str
@@ -51,10 +56,10 @@ class RetrievalConfig:
 
 @functools.partial(jax.jit, static_argnames="model")
 def embed(
-    model: Siglip | UniTok, params: Params, images: jax.Array, text: jax.Array
+    model: nn.Module, params: Params, squares: jax.Array, text: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """Embed pictures uint8 [B, H, W, 3] and texts int32 [B, X], both to [B, E]."""
-    seen = pixels.normalize(images)
+    """Embed images uint8 [B, H, W, 3] and texts int32 [B, X], both to [B, E]."""
+    seen = pixels.normalize(squares)
     return (
         call(model, params, "encode_image", seen),
         call(model, params, "encode_text", text),
@@ -75,21 +80,51 @@ def rank(similarity: np.ndarray) -> np.ndarray:
     return (similarity >= own).sum(1) - 1
 
 
+class Retrieval(Evaluator[RetrievalConfig]):
+    """Let held-out images and captions find each other."""
+
+    name: ClassVar[str] = "retrieval"
+
+    def run(self) -> Evaluation:
+        """Embed pairs with the towers of a stage, and rank them."""
+        trained = self.source.restore(self.name, self.config.stage)
+        data = trained.data
+        encode = self.source.caption_encoder(self.name, data)
+
+        def pairs() -> Iterator[Pair]:
+            for record, image in self.source.images():
+                if not record["captions"] or record["category"] in self.config.without:
+                    continue
+                caption = record["captions"][0]
+                text = self.source.set_aside.take(
+                    record["id"], lambda c=caption: encode(c)
+                )
+                if text is not None:
+                    square = transforms.to_square(
+                        image, data.image_size, data.background
+                    )
+                    yield Pair(square, caption, text)
+
+        some = self.source.nonempty(pairs(), "captioned pictures")
+        return evaluate(trained.system.module, trained.params, some, self.config)
+
+
 def evaluate(
-    model: Siglip | UniTok,
+    model: nn.Module,
     params: Params,
     pairs: Iterable[Pair],
     config: RetrievalConfig,
 ) -> Evaluation:
     """Measure retrieval in both directions.
 
-    Pairs whose caption has been seen already are left out: two pictures with the same
+    Pairs whose caption has been seen already are left out: two images with the same
     caption are both right answers.
 
     Args:
-        model: SigLIP or UniTok's tokenizer.
+        model: Has methods `encode_image`, from [B, H, W, 3] in [-1, 1], and
+            `encode_text`, from int32 [B, X], both to [B, E].
         params: Its parameters.
-        pairs: Held-out pairs of one picture size and text length, at least one.
+        pairs: Held-out pairs of one image size and text length, at least one.
         config: See `RetrievalConfig`.
 
     Returns:
@@ -97,29 +132,50 @@ def evaluate(
         `…/median_rank`; samples of the same two names: {image, caption, rank, found},
         where found are the best answers, {image, caption, right}.
     """
-    chosen: dict[str, Pair] = {}
+    distinct: dict[str, Pair] = {}
     for pair in pairs:
-        if len(chosen) == config.pairs:
+        if len(distinct) == config.pairs:
             break
-        chosen.setdefault(pair.caption, pair)
-    captions = list(chosen)
-    images = np.stack([pair.image for pair in chosen.values()])
-    texts = np.stack([pair.text for pair in chosen.values()])
+        distinct.setdefault(pair.caption, pair)
+    chosen = list(distinct.values())
+    arrays = np.stack([p.image for p in chosen]), np.stack([p.text for p in chosen])
     parts = [
         [np.asarray(part)[:count] for part in embed(model, params, *batch)]
-        for batch, count in batches((images, texts), config.batch)
+        for batch, count in batches(arrays, config.batch)
     ]
     image_side, text_side = (np.concatenate(part) for part in zip(*parts, strict=True))
-    similarity = image_side @ text_side.T  # [pictures, captions]
+    similarity = image_side @ text_side.T  # [images, captions]
     sides = {"image_to_text": similarity, "text_to_image": similarity.T}
     measures: dict[str, Measure] = {}
     for name, side in sides.items():
-        ranks, count = rank(side), len(captions)
-        for k in config.ranks:
-            measures[f"{name}/recall@{k}"] = share(
-                int((ranks < k).sum()), count, min(1.0, k / count), "chance"
-            )
-        measures[f"{name}/median_rank"] = summarise(
+        found = rank_measures(rank(side), config.ranks)
+        measures |= {f"{name}/{key}": measure for key, measure in found.items()}
+    shown = evenly_spaced(len(chosen), config.examples)
+    return Evaluation(
+        measures,
+        {
+            name: [_example(chosen, side[i], i) for i in shown]
+            for name, side in sides.items()
+        },
+    )
+
+
+def rank_measures(ranks: np.ndarray, recalls: Sequence[int]) -> dict[str, Measure]:
+    """Measure recall and median rank.
+
+    Args:
+        ranks: From `rank`, int [N].
+        recalls: The k of recall at k.
+    """
+    count = len(ranks)
+    found = {
+        f"recall@{k}": proportion(
+            int((ranks < k).sum()), count, min(1.0, k / count), "chance"
+        )
+        for k in recalls
+    }
+    return found | {
+        "median_rank": summarize(
             ranks + 1,
             np.median,
             unit=f"of {count}",
@@ -127,21 +183,20 @@ def evaluate(
             against="chance",
             less_is_better=True,
         )
-    return Evaluation(
-        measures,
-        {
-            name: [
-                {
-                    "image": images[i],
-                    "caption": captions[i],
-                    "rank": int(rank(side)[i]) + 1,
-                    "found": [
-                        {"image": images[j], "caption": captions[j], "right": j == i}
-                        for j in map(int, np.argsort(-side[i], kind="stable")[:_SHOWN])
-                    ],
-                }
-                for i in spread(len(captions), config.examples)
-            ]
-            for name, side in sides.items()
-        },
-    )
+    }
+
+
+def _example(pairs: Sequence[Pair], scores: np.ndarray, i: int) -> Mapping[str, Any]:
+    """Show query i with its best answers; scores of all candidates are [N]."""
+    best = map(int, np.argsort(-scores, kind="stable")[:_SHOWN])
+    # Of a single row, `rank` would take the first candidate for the right one.
+    ahead = int((scores >= scores[i]).sum()) - 1
+    return {
+        "image": pairs[i].image,
+        "caption": pairs[i].caption,
+        "rank": ahead + 1,
+        "found": [
+            {"image": pairs[j].image, "caption": pairs[j].caption, "right": j == i}
+            for j in best
+        ],
+    }

@@ -1,4 +1,4 @@
-"""Answers to questions about held-out pictures, by kind of question and of novelty.
+"""Answers to questions about held-out images, by kind of question and of novelty.
 
 Two measures: how often the answer given is the right one, and how many bits of the
 right one the model does not know. The second moves long before the first does.
@@ -7,29 +7,35 @@ right one the model does not know. The second moves long before the first does.
 import dataclasses
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
-import numpy as np
-
+from data_pipelines.errors import DataError
+from data_pipelines.images import decoding
+from data_pipelines.storage import records
 from unitoken_jax.config import Count, Natural
-from unitoken_jax.evaluate.answers import Reduce, words
-from unitoken_jax.evaluate.batches import spread
-from unitoken_jax.evaluate.measure import Evaluation, Measure, share, summarise
+from unitoken_jax.evaluate.evaluator import (
+    EvaluatedRun,
+    Evaluation,
+    Evaluator,
+    evenly_spaced,
+    progress_bar,
+)
+from unitoken_jax.evaluate.statistics.accuracy import (
+    Counts,
+    accuracies,
+    answer_bits,
+    majority,
+    novel_accuracies,
+)
+from unitoken_jax.evaluate.statistics.answers import Reduce, words
 from unitoken_jax.generate.assistant import Speaker, View
 from unitoken_jax.generate.batches import Progress
 
-BASELINE = "most frequent training answer"
-BLIND = "frequencies of training answers"
-
-
-Counts = Mapping[str, Counter[str]]
-"""How often training gives each answer, reduced, by kind of question."""
-
 
 class Question(NamedTuple):
-    """A question about a picture, with its right answer.
+    """A question about an image, with its right answer.
 
-    `novelty` names what is new in the picture; "" where that is not known.
+    `novelty` names what is new in the image; "" where that is not known.
     """
 
     view: View
@@ -54,154 +60,67 @@ class UnderstandingConfig:
     examples: Natural = 12
 
 
-def count_answers(answers: Iterable[tuple[str, str]], reduce: Reduce = words) -> Counts:
-    """Count the answers of each kind of question.
+class Understanding(Evaluator[UnderstandingConfig]):
+    """Ask held-out questions, in random order so that no image prevails."""
 
-    Args:
-        answers: Kind and answer of every training question.
-        reduce: When two answers say the same, see `answers.RULES`.
+    name: ClassVar[str] = "understanding"
+
+    def run(self) -> Evaluation:
+        """Ask, and measure accuracy and bits of the right answers."""
+        source = self.source
+        assistant = source.sampler
+        questions = held_out_questions(source, self.config)
+        # Each is answered, then its right answer is scored.
+        with progress_bar("answering", 2 * len(questions)) as bar:
+            return evaluate(
+                assistant,
+                questions,
+                source.answer_counts,
+                self.config,
+                bar.update,
+                reduce=source.reduce,
+            )
+
+
+def held_out_questions(
+    source: EvaluatedRun, config: UnderstandingConfig
+) -> list[Question]:
+    """Choose the questions that are asked; those that cannot be are set aside.
+
+    Raises:
+        DataError: There are none.
     """
-    counts: dict[str, Counter[str]] = {}
-    for kind, answer in answers:
-        counts.setdefault(kind, Counter())[reduce(answer)] += 1
-    return counts
+    every = source.questions()
+    built: dict[int, Question] = {}
 
-
-def majority(counts: Counts) -> dict[str, str]:
-    """Find the most frequent answer of each kind of question.
-
-    Of equally frequent answers the alphabetically first is taken.
-    """
-    return {
-        kind: min(counter, key=lambda a, c=counter: (-c[a], a))
-        for kind, counter in counts.items()
-    }
-
-
-def accuracies(
-    kinds: Sequence[str],
-    truths: Sequence[str],
-    answers: Sequence[str],
-    majorities: Mapping[str, str],
-    reduce: Reduce = words,
-) -> dict[str, Measure]:
-    """Measure how many answers are right, over all and by kind, beside majority.
-
-    Args:
-        kinds: Of each question.
-        truths: Its right answer.
-        answers: What the model said.
-        majorities: From `majority`.
-        reduce: As in `count_answers`.
-    """
-    rows = list(zip(kinds, truths, answers, strict=True))
-
-    def measure(rows: Sequence[tuple[str, str, str]]) -> Measure:
-        hits = sum(reduce(said) == reduce(truth) for _, truth, said in rows)
-        blind = sum(majorities.get(kind) == reduce(truth) for kind, truth, _ in rows)
-        return share(hits, len(rows), blind / len(rows), BASELINE)
-
-    by_kind = {
-        kind: measure([row for row in rows if row[0] == kind])
-        for kind in sorted(set(kinds))
-    }
-    return {"all": measure(rows), **by_kind}
-
-
-def answer_bits(
-    kinds: Sequence[str],
-    truths: Sequence[str],
-    nats: np.ndarray,
-    counts: Counts,
-    reduce: Reduce = words,
-) -> dict[str, Measure]:
-    """Measure what is not known of right answers, over all and by kind.
-
-    Args:
-        kinds: Of each question.
-        truths: Its right answer.
-        nats: Log-likelihood of that answer, [N].
-        counts: Of training answers. The baseline knows their frequencies and the kind
-            of the question; each kind has one more answer, seen once, for what training
-            does not show.
-        reduce: As in `count_answers`.
-    """
-    bits = -np.asarray(nats, np.float64) / np.log(2)
-    pairs = zip(kinds, truths, strict=True)
-    blind = np.array(
-        [_blind_bits(counts.get(k, Counter()), reduce(t)) for k, t in pairs]
-    )
-
-    def measure(places: np.ndarray) -> Measure:
-        known = float(blind[places].mean())
-        return summarise(
-            bits[places],
-            unit="bits",
-            baseline=known,
-            against=BLIND,
-            less_is_better=True,
+    def usable(place: int) -> bool:
+        number, question = every[place]
+        record = source.heldout[number]
+        found = source.set_aside.take(
+            record["id"], lambda: _question(source, record, question)
         )
+        if found is not None:
+            built[place] = found
+        return found is not None
 
-    groups = {kind: np.array(kinds) == kind for kind in sorted(set(kinds))}
-    return {"all": measure(np.ones(len(bits), bool))} | {
-        kind: measure(places) for kind, places in groups.items()
-    }
-
-
-def _blind_bits(counter: Counter[str], truth: str) -> float:
-    seen = counter[truth] or 1
-    return float(np.log2((counter.total() + 1) / seen))
-
-
-def by_novelty(novelties: Sequence[str]) -> dict[str, list[int]]:
-    """Group samples by what is new in them.
-
-    Args:
-        novelties: What is new in each sample; "" where that is not known.
-
-    Returns:
-        The places of the samples by the novelty's name, words joined by "_"; nothing
-        if all samples are alike, for then there is nothing to tell apart.
-    """
-    names = sorted(set(novelties))
-    if len(names) < 2:
-        return {}
-    return {
-        name.replace(" ", "_"): [i for i, n in enumerate(novelties) if n == name]
-        for name in names
-        if name
-    }
+    kinds = [question["kind"] for _, question in every]
+    questions = [built[place] for place in choose(kinds, config, usable)]
+    if not questions:
+        raise DataError(
+            f"split {source.config.split!r} has no questions of the kinds wanted by "
+            "evaluation.understanding.kinds"
+        )
+    return questions
 
 
-def novel_accuracies(
-    measured: Mapping[str, Measure],
-    novelties: Sequence[str],
-    columns: tuple[Sequence[str], Sequence[str], Sequence[str]],
-    majorities: Mapping[str, str],
-    reduce: Reduce = words,
-) -> dict[str, Measure]:
-    """Measure accuracies again for each novelty on its own.
-
-    Args:
-        measured: Of all samples together, from `accuracies`.
-        novelties: What is new in each sample, see `by_novelty`.
-        columns: Kinds, truths and answers, as `accuracies` takes them.
-        majorities: From `majority`.
-        reduce: As in `count_answers`.
-
-    Returns:
-        `NOVELTY/all`, and `NOVELTY/KIND` of the kinds that are not all of one novelty.
-    """
-    found: dict[str, Measure] = {}
-    for name, places in by_novelty(novelties).items():
-        kinds, truths, answers = ([c[i] for i in places] for c in columns)
-        part = accuracies(kinds, truths, answers, majorities, reduce)
-        found |= {
-            f"{name}/{kind}": value
-            for kind, value in part.items()
-            if kind == "all" or value.count < measured[kind].count
-        }
-    return found
+def _question(
+    source: EvaluatedRun, record: records.Record, question: records.Question
+) -> Question:
+    image = decoding.decode(record["image"], f"record {record['id']!r}")
+    view = source.sampler.composer.view(image)
+    texts = question["question"], question["answer"]
+    source.check_room(view, *texts)
+    return Question(view, question["kind"], *texts, source.novelty(record))
 
 
 def evaluate(
@@ -218,7 +137,7 @@ def evaluate(
     Args:
         assistant: Who answers.
         questions: Held-out questions, at least one; see `choose`.
-        counts: Of training answers, from `count_answers`.
+        counts: Counts of training answers, from `count_answers`.
         config: See `UnderstandingConfig`.
         progress: Called with the number of questions answered, and then of answers
             scored, since the last call.
@@ -239,6 +158,21 @@ def evaluate(
     measures = accuracies(kinds, truths, answers, majorities, reduce)
     novelties, columns = [q.novelty for q in questions], (kinds, truths, answers)
     novel = novel_accuracies(measures, novelties, columns, majorities, reduce)
+    return Evaluation(
+        {f"accuracy/{name}": measure for name, measure in measures.items()}
+        | {f"accuracy_{name}": measure for name, measure in novel.items()}
+        | {f"bits_per_answer/{name}": measure for name, measure in bits.items()},
+        _examples(questions, answers, config.examples, reduce),
+    )
+
+
+def _examples(
+    questions: Sequence[Question],
+    answers: Sequence[str],
+    wanted: int,
+    reduce: Reduce,
+) -> dict[str, list[Mapping[str, Any]]]:
+    """Choose questions that were answered right, and ones that were not."""
     samples = [
         {
             "image": q.view.whole,
@@ -252,15 +186,10 @@ def evaluate(
     ]
     right = [sample for sample in samples if sample["correct"]]
     wrong = [sample for sample in samples if not sample["correct"]]
-    return Evaluation(
-        {f"accuracy/{name}": measure for name, measure in measures.items()}
-        | {f"accuracy_{name}": measure for name, measure in novel.items()}
-        | {f"bits_per_answer/{name}": measure for name, measure in bits.items()},
-        {
-            name: [group[i] for i in spread(len(group), config.examples)]
-            for name, group in (("right", right), ("wrong", wrong))
-        },
-    )
+    return {
+        name: [group[i] for i in evenly_spaced(len(group), wanted)]
+        for name, group in (("right", right), ("wrong", wrong))
+    }
 
 
 def choose(

@@ -6,19 +6,27 @@ embeddings of a class are averaged and scaled to length one.
 
 import dataclasses
 import functools
+import itertools
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import jax
 import numpy as np
 from flax import linen as nn
 
+from data_pipelines.config import DataConfig
+from data_pipelines.images import transforms
 from unitoken_jax.config import ConfigError, Count, Natural, nearest
-from unitoken_jax.evaluate import folders, preprocessing
-from unitoken_jax.evaluate.batches import batches, spread
-from unitoken_jax.evaluate.measure import Evaluation, share
+from unitoken_jax.evaluate.evaluator import (
+    Evaluation,
+    Evaluator,
+    batches,
+    evenly_spaced,
+)
+from unitoken_jax.evaluate.feature_networks import folders, preprocessing
+from unitoken_jax.evaluate.statistics.intervals import Measure, proportion
 from unitoken_jax.files import OptionalPath, read_user_file
 from unitoken_jax.generate.decode import Params, call
 from unitoken_jax.ops import pixels
@@ -31,7 +39,7 @@ Encode = Callable[[str], np.ndarray]
 
 
 class Labelled(NamedTuple):
-    """A picture, uint8 [H, W, 3], and which class it is of."""
+    """An image, uint8 [H, W, 3], and which class it is of."""
 
     image: np.ndarray
     label: int
@@ -54,11 +62,11 @@ class ZeroShotConfig:
             loaders do, or followed.
         templates: Texts with {} in the place of the class's name.
         templates_file: A text file with one template a line, instead.
-        pictures: At most how many pictures.
-        batch: Pictures, or texts, embedded at once.
+        images: At most how many images.
+        batch: Images, or texts, embedded at once.
         ranks: The k of top k.
         without: Categories of records that are left out.
-        examples: How many pictures to show.
+        examples: How many images to show.
     """
 
     stage: str = ""
@@ -69,7 +77,7 @@ class ZeroShotConfig:
     orientation: Literal["released", "upright"] = "released"
     templates: tuple[str, ...] = ("{}", "a picture of {}", "a drawing of {}")
     templates_file: OptionalPath = ""
-    pictures: Count = 512
+    images: Count = 512
     batch: Count = 64
     ranks: tuple[Count, ...] = (1, 5)
     without: tuple[str, ...] = ("scene",)
@@ -125,10 +133,10 @@ def read_folder(
     names = _lines(Path(config.names), "names of classes") if config.names else []
     directory = Path(config.folder)
     every, names = folders.labelled(directory, names)
-    chosen = [every[i] for i in spread(len(every), config.pictures)]
+    chosen = [every[i] for i in evenly_spaced(len(every), config.images)]
     paths = [path for path, _ in chosen]
     folder = folders.Folder(directory, paths, read, config.preprocess, size)
-    found = [Labelled(picture, chosen[i][1]) for i, picture in folder.numbered()]
+    found = [Labelled(image, chosen[i][1]) for i, image in folder.numbered()]
     folder.report()
     return found, names
 
@@ -145,7 +153,9 @@ def _lines(path: Path, what: str) -> list[str]:
 
 
 @functools.partial(jax.jit, static_argnames=("model", "method"))
-def _embed(model: nn.Module, params: Any, inputs: jax.Array, method: str) -> jax.Array:
+def _embed(
+    model: nn.Module, params: Params, inputs: jax.Array, method: str
+) -> jax.Array:
     if method == "encode_image":
         inputs = pixels.normalize(inputs)
     return call(model, params, method, inputs)
@@ -196,29 +206,67 @@ def classifier(
         texts = [t.replace("{}", name) for name in some for t in templates]
         ids = np.stack([encode(text) for text in texts])
         vectors = _embeddings(model, params, ids, "encode_text", batch)
-        rows.append(_unit(vectors.reshape(len(some), len(templates), -1).mean(1)))
+        # [classes · templates, E] → [classes, templates, E]
+        vectors = vectors.reshape(len(some), len(templates), -1)
+        rows.append(_unit(vectors.mean(1)))
     return np.concatenate(rows)
+
+
+class ZeroShot(Evaluator[ZeroShotConfig]):
+    """Classify held-out images, or those of a folder, by the names of classes."""
+
+    name: ClassVar[str] = "zero_shot"
+
+    def run(self) -> Evaluation:
+        """Embed names and images with the towers of a stage."""
+        config = self.config
+        trained = self.source.restore(self.name, config.stage)
+        data = trained.data
+        if config.folder:
+            read = folders.reader(config.orientation, data.background)
+            found, names = read_folder(config, data.image_size, read)
+        else:
+            labelled = self.source.nonempty(self._labelled(data), "classes")
+            chosen = list(itertools.islice(labelled, config.images))
+            names = sorted({name for _, name in chosen})
+            found = [Labelled(image, names.index(name)) for image, name in chosen]
+        return evaluate(
+            trained.system.module,
+            trained.params,
+            found,
+            names,
+            encode=self.source.caption_encoder(self.name, data),
+            config=with_templates(config),
+        )
+
+    def _labelled(self, data: DataConfig) -> Iterator[tuple[np.ndarray, str]]:
+        """Yield held-out images with the names of their classes."""
+        for record, image in self.source.images():
+            label = record[self.config.classes]
+            if label and record["category"] not in self.config.without:
+                square = transforms.to_square(image, data.image_size, data.background)
+                yield square, label.replace("_", " ")
 
 
 def evaluate(
     model: nn.Module,
     params: Params,
-    pictures: Iterable[Labelled],
+    labelled: Iterable[Labelled],
     names: Sequence[str],
     *,
     encode: Encode,
     config: ZeroShotConfig,
 ) -> Evaluation:
-    """Classify pictures by the names of their classes.
+    """Classify images by the names of their classes.
 
     Args:
         model: Has methods `encode_image`, from [B, H, W, 3] in [-1, 1], and
             `encode_text`, from int32 [B, X], both to [B, E].
         params: Its parameters.
-        pictures: With the places of their classes in `names`; at least one, all of
-            one size.
-        names: Of all classes that can be answered.
-        encode: A text to its ids.
+        labelled: Images with the places of their classes in `names`; at least one, all
+            of one size.
+        names: The names of all classes that can be answered.
+        encode: Turns a text into its ids.
         config: See `ZeroShotConfig`.
 
     Returns:
@@ -226,42 +274,54 @@ def evaluate(
         {image, caption, rank, found}, where found are the best classes, {caption,
         right}.
     """
-    shown = list(pictures)
-    labels = np.array([picture.label for picture in shown])
+    shown = list(labelled)
+    labels = np.array([item.label for item in shown])
     classes = classifier(
         model, params, names, config.templates, encode=encode, batch=config.batch
     )
-    images = np.stack([picture.image for picture in shown])
-    seen = _embeddings(model, params, images, "encode_image", config.batch)
-    similarity = seen @ classes.T  # [pictures, classes]
+    squares = np.stack([item.image for item in shown])
+    seen = _embeddings(model, params, squares, "encode_image", config.batch)
+    similarity = seen @ classes.T  # [images, classes]
     # Of classes that tie the first one is answered: two may have the same name.
     order = np.argsort(-similarity, axis=1, kind="stable")
     ranks = (order == labels[:, None]).argmax(1)
+    examples = [
+        {
+            "image": squares[i],
+            "caption": names[labels[i]],
+            "rank": int(ranks[i]) + 1,
+            "found": [
+                {"caption": names[j], "right": bool(j == labels[i])}
+                for j in order[i, :_SHOWN]
+            ],
+        }
+        for i in evenly_spaced(len(shown), config.examples)
+    ]
+    measures = top_measures(ranks, labels, len(names), config.ranks)
+    return Evaluation(measures, {"classified": examples})
+
+
+def top_measures(
+    ranks: np.ndarray, labels: np.ndarray, classes: int, tops: Sequence[int]
+) -> Mapping[str, Measure]:
+    """Measure how often the right class is among the first k.
+
+    Args:
+        ranks: The places of the right classes among the answers, int [N]; 0 is first.
+        labels: The right classes, int [N].
+        classes: How many classes can be answered.
+        tops: The k.
+    """
+    count = len(labels)
     frequent = sorted(Counter(labels.tolist()).values(), reverse=True)
-    return Evaluation(
-        {
-            f"top@{k}": share(
-                int((ranks < k).sum()),
-                len(shown),
-                sum(frequent[:k]) / len(shown),
-                f"most frequent of {len(names)} classes"
-                if k == 1
-                else f"{k} most frequent of {len(names)} classes",
-            )
-            for k in config.ranks
-        },
-        {
-            "classified": [
-                {
-                    "image": images[i],
-                    "caption": names[labels[i]],
-                    "rank": int(ranks[i]) + 1,
-                    "found": [
-                        {"caption": names[j], "right": bool(j == labels[i])}
-                        for j in order[i, :_SHOWN]
-                    ],
-                }
-                for i in spread(len(shown), config.examples)
-            ]
-        },
-    )
+    return {
+        f"top@{k}": proportion(
+            int((ranks < k).sum()),
+            count,
+            sum(frequent[:k]) / count,
+            f"most frequent of {classes} classes"
+            if k == 1
+            else f"{k} most frequent of {classes} classes",
+        )
+        for k in tops
+    }

@@ -362,4 +362,5 @@ def system(config: LlamaGenConfig) -> System:
             ("classes",), codes={"codes": "size"} | {name: name for name in agreed}
         ),
         uncounted_flops=uncounted,
+        evaluators=("unitoken_jax.evaluate.classes:Classes",),
     )

@@ -272,6 +272,13 @@ def _square(length: int) -> tuple[int, int]:
     return side, side
 
 
+# What a text tower adds.
+_ALIGNED = (
+    "unitoken_jax.evaluate.retrieval:Retrieval",
+    "unitoken_jax.evaluate.zero_shot:ZeroShot",
+)
+
+
 def system(config: UniTokConfig) -> System:
     """Return what the rest of the program knows of a UniTok."""
 
@@ -315,4 +322,9 @@ def system(config: UniTokConfig) -> System:
         whole_batch=objective.whole_batch,
         image_tokenizer=module,
         uncounted_flops=uncounted,
+        evaluators=(
+            "unitoken_jax.evaluate.reconstruction:Reconstruction",
+            "unitoken_jax.evaluate.perception:Perception",
+            *(_ALIGNED if objective.contrasts else ()),
+        ),
     )

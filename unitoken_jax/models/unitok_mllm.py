@@ -361,4 +361,8 @@ def system(config: UniTokMllmConfig) -> System:
             codes={"codebooks": "codebooks", "codes": "size"},
         ),
         uncounted_flops=uncounted,
+        evaluators=(
+            "unitoken_jax.evaluate.understanding:Understanding",
+            "unitoken_jax.evaluate.generation:Generation",
+        ),
     )

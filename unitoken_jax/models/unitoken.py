@@ -269,4 +269,10 @@ def system(config: UniTokenConfig) -> System:
             undrawable="mask_image_logits",
         ),
         uncounted_flops=uncounted,
+        evaluators=(
+            "unitoken_jax.evaluate.understanding:Understanding",
+            "unitoken_jax.evaluate.generation:Generation",
+            "unitoken_jax.evaluate.features:Features",
+            "unitoken_jax.evaluate.memorization:Memorization",
+        ),
     )

@@ -391,4 +391,8 @@ def system(config: VQGANConfig) -> System:
         DataNeeds(("pictures", "pairs"), pixels_per_code=config.factor),
         whole_batch=config.whole_batch,
         image_tokenizer=module,
+        evaluators=(
+            "unitoken_jax.evaluate.reconstruction:Reconstruction",
+            "unitoken_jax.evaluate.perception:Perception",
+        ),
     )

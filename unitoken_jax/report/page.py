@@ -160,7 +160,7 @@ def _about(evaluation: Mapping[str, Any]) -> str:
     learnt = splits.get("split") is not None and (
         splits.get("split") == splits.get("train_split")
     )
-    if parts - {"of"} == {"reproduction"} or learnt:
+    if parts - {"of"} in ({"memorization"}, {"reproduction"}) or learnt:
         return "Measured on what was trained on: it says what is learnt by heart."
     return (
         "Measured on held-out records: concepts that no stage has trained on, and "

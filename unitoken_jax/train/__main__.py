@@ -39,9 +39,9 @@ from unitoken_jax import convert, files
 from unitoken_jax.checkpoint.reader import restore_params
 from unitoken_jax.config import Bounds, ConfigError, UserError, sentence
 from unitoken_jax.convert import WeightsError
-from unitoken_jax.evaluate import shelf
-from unitoken_jax.evaluate.__main__ import run as evaluate
+from unitoken_jax.evaluate import results
 from unitoken_jax.evaluate.config import EvaluationConfig
+from unitoken_jax.evaluate.run import run as evaluate
 from unitoken_jax.generate.__main__ import SPEAKERS, check_fields, find_stage
 from unitoken_jax.generate.assistant import GenerationConfig
 from unitoken_jax.models import registry
@@ -358,8 +358,8 @@ def _was_evaluated(chain: Chain, workdir: Path) -> bool:
 
     It has not written down what its numbers are of, so that times must do.
     """
-    result = workdir / shelf.EARLIER
-    if shelf.read(workdir) is not None or not result.exists():
+    result = workdir / results.EARLIER
+    if results.read(workdir) is not None or not result.exists():
         return False
     marks = [workdir / name / stage.FINISHED for name in chain.order]
     return result.stat().st_mtime >= max(mark.stat().st_mtime for mark in marks)

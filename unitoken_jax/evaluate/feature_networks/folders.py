@@ -1,24 +1,40 @@
-"""Folders of pictures: finding, reading, pairing and comparing them.
+"""Folders of images: finding, reading, pairing and comparing them.
 
-How a file becomes a picture is given by whoever calls, and the same for both folders.
+How a file becomes an image is the same for both folders.
 """
 
 import dataclasses
+import json
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
+from tqdm import tqdm
 
+from data_pipelines.errors import DataError
+from data_pipelines.images import decoding, transforms
 from unitoken_jax.config import UserError
-from unitoken_jax.evaluate import preprocessing
-from unitoken_jax.evaluate.distribution import DistributionConfig, compare, extract
-from unitoken_jax.evaluate.measure import Measure, summarise
-from unitoken_jax.evaluate.networks import Judges, distances
+from unitoken_jax.evaluate.feature_networks import preprocessing
+from unitoken_jax.evaluate.feature_networks.distribution import (
+    DistributionConfig,
+    compare,
+    extract,
+)
+from unitoken_jax.evaluate.feature_networks.extractors import (
+    FeatureExtractors,
+    distances,
+    load_extractors,
+)
+from unitoken_jax.evaluate.statistics.intervals import Measure, summarize
+from unitoken_jax.files import read_user_file, write_bytes
 
 log = logging.getLogger(__name__)
+
+LARGEST_FILE = 512 * 2**20
+"""Bytes of an image's file; a larger one is refused."""
 
 Read = Callable[[Path], Image.Image]
 """Reads a file into an RGB picture, or raises a UserError."""
@@ -51,16 +67,16 @@ class Folder:
 
     def __iter__(self) -> Iterator[np.ndarray]:
         """Yield the pictures that can be read, uint8 [H, W, 3], one at a time."""
-        return (picture for _, picture in self.numbered())
+        return (image for _, image in self.numbered())
 
     def numbered(self) -> Iterator[tuple[int, np.ndarray]]:
         """Yield the same with their places in `files`."""
         for place in range(len(self.files)):
-            picture = self.picture(place)
-            if picture is not None:
-                yield place, picture
+            image = self.image(place)
+            if image is not None:
+                yield place, image
 
-    def picture(self, place: int) -> np.ndarray | None:
+    def image(self, place: int) -> np.ndarray | None:
         """Return the picture of a file, or None if it cannot be read."""
         path = self.files[place]
         if path in self.faults:
@@ -165,10 +181,89 @@ def _named(folder: Folder) -> dict[Path, dict[str, int]]:
     return found
 
 
+def reader(
+    orientation: decoding.Policy, background: tuple[int, int, int] = transforms.WHITE
+) -> Read:
+    """Return what reads files as training reads records: over a plain background.
+
+    Args:
+        orientation: Whether the EXIF of a file is ignored or followed.
+        background: What shows where an image is transparent.
+    """
+
+    def read(path: Path) -> Image.Image:
+        data = read_user_file(path, LARGEST_FILE)
+        try:
+            image = decoding.decode(data, str(path), policy=orientation)
+        except DataError as error:
+            raise UserError(f"{error}.") from error
+        return transforms.composite(image, background)
+
+    return read
+
+
+@dataclasses.dataclass(frozen=True)
+class FoldersConfig:
+    """Which folders are compared, and how.
+
+    Attributes:
+        real: The folder of real images.
+        generated: The folder of images to judge.
+        alexnet: Weights of AlexNet, see `load_extractors`.
+        inception: Weights of the FID's Inception, or "".
+        lpips: Weights of LPIPS, or "".
+        preprocess: How images get their size, a name of `preprocessing.VARIANTS`.
+        orientation: Whether EXIF turns images upright.
+        size: Side after preprocessing, in pixels.
+        batch: Images in a network at once.
+        keep: Whether features are held in memory, for more than the Fréchet distance.
+    """
+
+    real: Path
+    generated: Path
+    alexnet: str = ""
+    inception: str = ""
+    lpips: str = ""
+    preprocess: str = "none"
+    orientation: decoding.Policy = "released"
+    size: int = 256
+    batch: int = 32
+    keep: bool = True
+
+
+def compare_folders(config: FoldersConfig) -> dict[str, Measure]:
+    """Compare two folders of images by the networks whose weights are there.
+
+    Raises:
+        UserError: A folder or weights are missing, damaged or do not fit.
+    """
+    read = reader(config.orientation)
+    real, generated = (
+        Folder(path, find(path), read, config.preprocess, config.size)
+        for path in (config.real, config.generated)
+    )
+    extractors = load_extractors(config.alexnet, config.inception, config.lpips)
+    if not extractors.features:
+        raise UserError(
+            "comparing folders needs a network's weights: --inception FILE for the "
+            "FID, or --alexnet FILE, which python -m unitoken_jax.convert.perceptual "
+            "fetches."
+        )
+    total = len(extractors.features) * (len(real.files) + len(generated.files))
+    with tqdm(total=total, desc="looking", unit="", disable=None, leave=False) as bar:
+        return measure(
+            real,
+            generated,
+            extractors,
+            DistributionConfig(batch=config.batch, keep=config.keep),
+            bar.update,
+        )
+
+
 def measure(
     real: Folder,
     generated: Folder,
-    judges: Judges,
+    extractors: FeatureExtractors,
     config: DistributionConfig,
     progress: Callable[[int], object] = lambda done: None,
 ) -> dict[str, Measure]:
@@ -179,8 +274,8 @@ def measure(
     Args:
         real: The reference.
         generated: What is judged.
-        judges: Those of features add their measures, see `distribution.compare`; those
-            of pairs are asked where both folders have the same names, see `pair`.
+        extractors: Those of features add their measures, see `distribution.compare`;
+            those of pairs are asked where both folders have the same names, see `pair`.
         config: See `DistributionConfig`.
         progress: Called with the number of pictures seen since the last call.
 
@@ -189,23 +284,23 @@ def measure(
             which belong together.
     """
     found: dict[str, Measure] = {}
-    paired = pair(real, generated) if judges.pairs else Pairing((), ((), ()))
+    paired = pair(real, generated) if extractors.pairs else Pairing((), ((), ()))
     try:
-        for network in judges.features:
+        for network in extractors.features:
             reference = extract(network, real, config, progress)
             judged = extract(network, generated, config, progress)
             found |= compare(reference, judged, network.name, config)
         if paired.places:
             _report_missing(real, generated, paired)
-            for network in judges.pairs:
-                pictures = _pictures(real, generated, paired)
-                values = distances(network, pictures, config.batch)
-                found[network.name] = summarise(values, unit="of 1")
-        elif judges.pairs:
+            for network in extractors.pairs:
+                pairs = _image_pairs(real, generated, paired)
+                values = distances(network, pairs, config.batch)
+                found[network.name] = summarize(values, unit="of 1")
+        elif extractors.pairs:
             log.warning(
                 "%s: left out, no picture of one folder has the name of one of the "
                 "other",
-                ", ".join(network.name for network in judges.pairs),
+                ", ".join(network.name for network in extractors.pairs),
             )
     except UserError:
         raise
@@ -218,12 +313,19 @@ def measure(
     return found
 
 
-def _pictures(
+def write(path: Path, found: Mapping[str, Measure]) -> None:
+    """Write the measures of two folders as JSON."""
+    content = {key: dataclasses.asdict(value) for key, value in found.items()}
+    text = json.dumps(content, indent=1, ensure_ascii=False)
+    write_bytes(path, (text + "\n").encode())
+
+
+def _image_pairs(
     real: Folder, generated: Folder, paired: Pairing
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield the pairs of which both pictures can be read."""
     for places in paired.places:
-        one, other = real.picture(places[0]), generated.picture(places[1])
+        one, other = real.image(places[0]), generated.image(places[1])
         if one is not None and other is not None:
             yield one, other
 

@@ -1,5 +1,7 @@
 """Folders of pictures: what is found, read and paired, and what is refused."""
 
+import dataclasses
+import json
 import os
 import re
 
@@ -7,8 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from data_pipelines.images import transforms
 from unitoken_jax.config import UserError
-from unitoken_jax.evaluate import folders
+from unitoken_jax.evaluate.feature_networks import folders
 
 
 def read(path):
@@ -39,7 +42,7 @@ def test_pictures_are_found_in_order_and_read_one_by_one(tmp_path):
     assert [p.name for p in found] == ["c.PNG", "z.jpg", "b.png"]
     sizes = [x.shape for x in folders.Folder(tmp_path, found, read)]
     assert sizes == [(4, 6, 3)] * 3
-    cropped = np.stack(list(folders.Folder(tmp_path, found, read, "centre_crop", 4)))
+    cropped = np.stack(list(folders.Folder(tmp_path, found, read, "center_crop", 4)))
     assert cropped.shape == (3, 4, 4, 3)
     assert cropped[0, 0, 0].tolist() == [200, 0, 0]
 
@@ -116,3 +119,89 @@ def test_classes_are_folders(tmp_path):
         folders.labelled(tmp_path, ["tench"])
     with pytest.raises(UserError, match=re.escape("holds no folders")):
         folders.labelled(tmp_path / "n1")
+
+
+def comparison(tmp_path, alexnet):
+    """Return the config of a comparison of two folders."""
+    return folders.FoldersConfig(
+        real=tmp_path / "real",
+        generated=tmp_path / "generated",
+        alexnet=str(alexnet),
+        preprocess="center_crop",
+        size=16,
+        batch=4,
+    )
+
+
+def test_transparency_is_blended_as_everywhere_else(tmp_path, alexnet):
+    rng = np.random.default_rng(0)
+    for side in ("real", "generated"):
+        (tmp_path / side / "cat").mkdir(parents=True)
+    for i in range(5):
+        pixels = rng.integers(0, 256, (20, 20, 4), np.uint8)
+        picture = Image.fromarray(pixels, "RGBA")
+        picture.save(tmp_path / "real" / "cat" / f"{i}.webp", lossless=True, exact=True)
+        transforms.composite(picture).save(tmp_path / "generated" / "cat" / f"{i}.png")
+    found = folders.compare_folders(comparison(tmp_path, alexnet))
+    assert found["frechet_alexnet"].value < 1e-6
+    assert found["precision_alexnet"].value == 1
+    assert found["stlpips_alexnet"].value < 1e-9
+    assert found["stlpips_alexnet"].count == 5
+
+
+def test_exif_is_read_for_both_folders_or_for_none(tmp_path, alexnet):
+    rng = np.random.default_rng(0)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for side in ("real", "generated"):
+        (tmp_path / side).mkdir()
+    for i in range(5):
+        picture = Image.fromarray(rng.integers(0, 256, (20, 24, 3), np.uint8))
+        picture.save(tmp_path / "real" / f"{i}.png", exif=exif)
+        upright = picture.transpose(Image.Transpose.ROTATE_270)
+        upright.save(tmp_path / "generated" / f"{i}.png")
+    given = comparison(tmp_path, alexnet)
+    assert folders.compare_folders(given)["stlpips_alexnet"].value > 1e-4
+    given = dataclasses.replace(given, orientation="upright")
+    assert folders.compare_folders(given)["stlpips_alexnet"].value < 1e-9
+
+
+def test_a_broken_picture_is_left_out_of_sets_and_pairs(tmp_path, alexnet, caplog):
+    rng = np.random.default_rng(0)
+    for side in ("real", "generated"):
+        (tmp_path / side).mkdir()
+        for i in range(6):
+            pixels = rng.integers(0, 256, (20, 20, 3), np.uint8)
+            Image.fromarray(pixels).save(tmp_path / side / f"{i}.png")
+    (tmp_path / "generated" / "3.png").write_bytes(b"no picture")
+    found = folders.compare_folders(comparison(tmp_path, alexnet))
+    assert found["frechet_alexnet"].count == found["stlpips_alexnet"].count == 5
+    assert "generated: 1 of 6 pictures" in caplog.text
+
+
+def test_two_folders_are_compared(tmp_path, alexnet):
+    rng = np.random.default_rng(0)
+    for side in ("real", "generated"):
+        (tmp_path / side).mkdir()
+        for i in range(5):
+            pixels = rng.integers(0, 256, (20, 18 + i, 3), np.uint8)
+            Image.fromarray(pixels).save(tmp_path / side / f"{i}.png")
+    given = comparison(tmp_path, alexnet)
+    found = folders.compare_folders(given)
+    assert list(found) == [
+        *("frechet_alexnet", "kernel_alexnet", "precision_alexnet", "recall_alexnet"),
+        "stlpips_alexnet",
+    ]
+    folders.write(tmp_path / "found.json", found)
+    stored = json.loads((tmp_path / "found.json").read_text())
+    assert stored["frechet_alexnet"]["value"] == found["frechet_alexnet"].value
+    given = dataclasses.replace(given, generated=given.real)
+    same = folders.compare_folders(given)
+    assert same["frechet_alexnet"].value < 1e-6
+    assert same["stlpips_alexnet"].value < 1e-6
+    given = dataclasses.replace(given, preprocess="none")
+    with pytest.raises(UserError, match="choose a preprocessing"):
+        folders.compare_folders(given)
+    given = dataclasses.replace(given, alexnet="")
+    with pytest.raises(UserError, match="needs a network's weights"):
+        folders.compare_folders(given)

@@ -4,34 +4,22 @@ import json
 import shutil
 import subprocess
 import sys
-from types import SimpleNamespace
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from data_pipelines.images import transforms
 from data_pipelines.storage import records
 from data_pipelines.storage.manifest import Manifest, file_digest
 from data_pipelines.storage.shards import Split, write_split
 from launch.sweep.experiment import evaluate
-from unitoken_jax import convert
 from unitoken_jax.config import UserError, build
-from unitoken_jax.evaluate import reconstruction, shelf
-from unitoken_jax.evaluate.__main__ import (
-    Bench,
-    EvaluationError,
-    compare_folders,
-    evaluators,
-    run,
-)
+from unitoken_jax.evaluate import reconstruction, results
 from unitoken_jax.evaluate.config import EvaluationConfig
-from unitoken_jax.models import registry
-from unitoken_jax.models.stlpips import StLpips, StLpipsConfig
+from unitoken_jax.evaluate.retrieval import Retrieval
+from unitoken_jax.evaluate.run import EvaluationError, evaluators, run
 from unitoken_jax.train.job import build_chain
 
 EVALUATORS = (
@@ -41,23 +29,12 @@ EVALUATORS = (
 
 
 @pytest.fixture(scope="module")
-def alexnet(tmp_path_factory):
-    """Weights of a tiny AlexNet in the published layout."""
-    module = StLpips(StLpipsConfig(widths=(4, 4, 8, 8, 8)))
-    picture = jnp.zeros((1, 16, 16, 3))
-    params = module.init(jax.random.key(0), picture, picture)["params"]
-    path = tmp_path_factory.mktemp("weights") / "alexnet"
-    convert.save("stlpips", module, registry.unboxed(params), path)
-    return path
-
-
-@pytest.fixture(scope="module")
 def evaluated(run_node, workdir):
     return run(build_chain(run_node), workdir)
 
 
 def test_every_evaluator_leaves_numbers_and_pictures(evaluated, workdir):
-    stored = shelf.read(workdir)
+    stored = results.read(workdir)
     assert stored == json.loads(json.dumps(evaluated))
     names = ["reconstruction", "retrieval", "zero_shot", "understanding", "generation"]
     assert list(stored) == ["seconds", "of", *names]
@@ -100,13 +77,15 @@ def test_another_config_stands_beside_the_runs_own(evaluated, run_node, workdir)
     assert shown.startswith("evaluation/other/")
     assert (workdir / shown).is_file()
     evaluation = run_node["evaluation"] | dict.fromkeys(EVALUATORS[1:])
-    evaluation["reconstruction"] = {"pictures": 2, "batch": 4, "examples": 1}
+    evaluation["reconstruction"] = {"images": 2, "batch": 4, "examples": 1}
     run(build_chain(run_node | {"evaluation": evaluation}), workdir)
     assert snapshot(workdir / "evaluation", "default") == own
     names = {path.stem for path in (workdir / "evaluation").glob("*.json")}
     assert {"default", "other"} < names
-    (made,) = (name for name in names if name.startswith("reconstruction.pictures=2"))
-    assert shelf.read(workdir, made)["reconstruction"]["measures"]["psnr"]["count"] == 2
+    (made,) = (name for name in names if name.startswith("reconstruction.images=2"))
+    assert (
+        results.read(workdir, made)["reconstruction"]["measures"]["psnr"]["count"] == 2
+    )
     assert not list((workdir / "evaluation").glob(".*"))
     with pytest.raises(UserError, match="with another config"):
         run(build_chain(run_node), workdir, "other")
@@ -126,11 +105,11 @@ def test_the_runs_own_config_is_the_one_it_was_trained_with(
     for name in ("tokenizer", "siglip", "model"):
         (tmp_path / name).symlink_to(workdir / name)
     (tmp_path / "config.json").write_text(json.dumps(run_node))
-    few = {"reconstruction": {"pictures": 2, "batch": 4, "examples": 1}}
+    few = {"reconstruction": {"images": 2, "batch": 4, "examples": 1}}
     node = run_node | {"evaluation": dict.fromkeys(EVALUATORS) | few}
     found = run(build_chain(node), tmp_path)
-    assert found["of"]["name"].startswith("reconstruction.pictures=2,")
-    assert shelf.read(tmp_path) is None
+    assert found["of"]["name"].startswith("reconstruction.images=2,")
+    assert results.read(tmp_path) is None
 
 
 def test_what_earlier_versions_have_found_is_not_replaced_by_less(
@@ -138,7 +117,7 @@ def test_what_earlier_versions_have_found_is_not_replaced_by_less(
 ):
     (tmp_path / "tokenizer").symlink_to(workdir / "tokenizer")
     stages = {"tokenizer": run_node["stages"]["tokenizer"]}
-    few = {"reconstruction": {"pictures": 2, "batch": 4}, "perception": None}
+    few = {"reconstruction": {"images": 2, "batch": 4}, "perception": None}
     node = run_node | {"stages": stages, "order": ("tokenizer",), "evaluation": few}
     measure = {"measures": {"accuracy/all": {"value": 0.5, "count": 9}}, "samples": {}}
     earlier = {"seconds": 1, "understanding": measure}
@@ -153,7 +132,7 @@ def test_what_earlier_versions_have_found_is_not_replaced_by_less(
 
 def test_evaluators_without_their_model_are_left_out(run_node, workdir, tmp_path):
     stages = {"tokenizer": run_node["stages"]["tokenizer"]}
-    config = {"reconstruction": {"pictures": 2, "batch": 4, "examples": 1}}
+    config = {"reconstruction": {"images": 2, "batch": 4, "examples": 1}}
     config |= {"perception": {"alexnet": ""}}
     node = run_node | {"stages": stages, "order": ("tokenizer",), "evaluation": config}
     (tmp_path / "tokenizer").symlink_to(workdir / "tokenizer")
@@ -179,10 +158,10 @@ def test_a_part_that_fails_leaves_the_others_and_is_done_again(
         raise MemoryError("no room\nfor it")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Bench, "retrieval", fail)
+        patch.setattr(Retrieval, "run", fail)
         with pytest.raises(EvaluationError, match="retrieval: MemoryError: no room"):
             run(chain, tmp_path)
-    stored = shelf.read(tmp_path)
+    stored = results.read(tmp_path)
     assert stored["retrieval"] == {"error": "MemoryError: no room"}
     shown = stored["reconstruction"]["samples"]["pairs"][0]["original"]
     with monkeypatch.context() as patch:
@@ -197,7 +176,7 @@ def test_a_part_that_fails_leaves_the_others_and_is_done_again(
         # Measured anew, what fails keeps what was found of the same stages.
         with pytest.raises(EvaluationError, match="1 of 3 parts failed"):
             run(chain, tmp_path)
-    assert shelf.read(tmp_path)["reconstruction"] == stored["reconstruction"]
+    assert results.read(tmp_path)["reconstruction"] == stored["reconstruction"]
     assert (tmp_path / shown).is_file()
     # A copy says the same of the same stages.
     copy = tmp_path / "copy"
@@ -212,13 +191,13 @@ def test_numbers_are_kept_without_room_for_pictures(
 ):
     (tmp_path / "tokenizer").symlink_to(workdir / "tokenizer")
     stages = {"tokenizer": run_node["stages"]["tokenizer"]}
-    few = {"reconstruction": {"pictures": 2, "batch": 4}, "perception": None}
+    few = {"reconstruction": {"images": 2, "batch": 4}, "perception": None}
     node = run_node | {"stages": stages, "order": ("tokenizer",), "evaluation": few}
 
     def full(path, picture):
         raise OSError(28, "No space left on device", str(path))
 
-    monkeypatch.setattr("unitoken_jax.evaluate.__main__.save", full)
+    monkeypatch.setattr("unitoken_jax.evaluate.results.save", full)
     found = run(build_chain(node), tmp_path)
     assert found["reconstruction"]["measures"]["psnr"]["count"] == 2
     assert found["reconstruction"]["samples"] == {}
@@ -277,10 +256,10 @@ def test_held_out_records_that_do_not_fit_are_set_aside(
     node = run_node | {"data_dir": odd_data(change)}
     wanted = run_node["evaluation"] | {
         "understanding": {"questions": 12, "examples": 2},
-        "generation": {"pictures": 12, "captions": 2, "drawings": 3},
+        "generation": {"images": 12, "captions": 2, "drawings": 3},
     }
     found = run(build_chain(node | {"evaluation": wanted}), workdir, "odd")
-    assert shelf.failures(found) == {}
+    assert results.failures(found) == {}
     asked = found["understanding"]
     # Two questions a record; three records have one that does not fit, one no picture.
     assert asked["measures"]["accuracy/all"]["count"] == 24 - 3 - 2
@@ -303,12 +282,12 @@ def test_a_part_of_which_no_record_fits_says_why(run_node, workdir, odd_data):
         return record
 
     node = run_node | {"data_dir": odd_data(change)}
-    parts = {"reconstruction": {"pictures": 2, "batch": 4}}
+    parts = {"reconstruction": {"images": 2, "batch": 4}}
     parts |= {"understanding": {"questions": 3}}
     chain = build_chain(node | {"evaluation": dict.fromkeys(EVALUATORS) | parts})
     with pytest.raises(EvaluationError, match=r"no questions.*set aside.*placeholders"):
         run(chain, workdir, "none-fits")
-    assert "psnr" in shelf.read(workdir, "none-fits")["reconstruction"]["measures"]
+    assert "psnr" in results.read(workdir, "none-fits")["reconstruction"]["measures"]
 
 
 TEXTS = st.one_of(
@@ -338,7 +317,7 @@ def test_whatever_held_out_texts_are_the_others_are_measured(
     node = run_node | {"data_dir": odd_data(change)}
     parts = {"retrieval": {"pairs": 8, "batch": 4, "ranks": (1,)}}
     parts |= {"understanding": {"questions": 12}}
-    parts |= {"generation": {"pictures": 12, "captions": 2, "drawings": 2}}
+    parts |= {"generation": {"images": 12, "captions": 2, "drawings": 2}}
     chain = build_chain(node | {"evaluation": dict.fromkeys(EVALUATORS) | parts})
     try:
         found = run(chain, workdir)
@@ -353,7 +332,7 @@ def names(config, *fields):
     """Evaluators that run for a config."""
     chain = build_chain(evaluate(config, fields))
     found = build(EvaluationConfig, chain.evaluation, "config.evaluation")
-    return {name for name, _ in evaluators(chain, found)}
+    return set(evaluators(chain, found))
 
 
 def test_tokenizers_without_captions_are_not_asked_for_any():
@@ -375,8 +354,8 @@ def test_reconstructions_and_drawings_are_shown_to_another_network(
         "generation": run_node["evaluation"]["generation"],
         "perception": {
             "alexnet": str(alexnet),
-            "pictures": 8,
-            "distribution": {"batch": 4, "neighbours": 1, "resamples": 4},
+            "images": 8,
+            "distribution": {"batch": 4, "neighbors": 1, "resamples": 4},
         },
     }
     node = run_node | {"evaluation": dict.fromkeys(EVALUATORS) | parts}
@@ -389,97 +368,6 @@ def test_reconstructions_and_drawings_are_shown_to_another_network(
         # Recall counts the real pictures, of which there are more than drawings.
         | {f"drawings/{name}": 8 if "recall" in name else 3 for name in names}
     )
-
-
-def folder_flags(tmp_path, alexnet):
-    """Return the flags of a comparison of two folders."""
-    return SimpleNamespace(
-        real=str(tmp_path / "real"),
-        generated=str(tmp_path / "generated"),
-        alexnet=str(alexnet),
-        inception="",
-        lpips="",
-        preprocess="centre_crop",
-        orientation="released",
-        size=16,
-        batch=4,
-        keep=True,
-        output=str(tmp_path / "found.json"),
-    )
-
-
-def test_transparency_is_blended_as_everywhere_else(tmp_path, alexnet):
-    rng = np.random.default_rng(0)
-    for side in ("real", "generated"):
-        (tmp_path / side / "cat").mkdir(parents=True)
-    for i in range(5):
-        pixels = rng.integers(0, 256, (20, 20, 4), np.uint8)
-        picture = Image.fromarray(pixels, "RGBA")
-        picture.save(tmp_path / "real" / "cat" / f"{i}.webp", lossless=True, exact=True)
-        transforms.composite(picture).save(tmp_path / "generated" / "cat" / f"{i}.png")
-    found = compare_folders(folder_flags(tmp_path, alexnet))
-    assert found["frechet_alexnet"].value < 1e-6
-    assert found["precision_alexnet"].value == 1
-    assert found["stlpips_alexnet"].value < 1e-9
-    assert found["stlpips_alexnet"].count == 5
-
-
-def test_exif_is_read_for_both_folders_or_for_none(tmp_path, alexnet):
-    rng = np.random.default_rng(0)
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    for side in ("real", "generated"):
-        (tmp_path / side).mkdir()
-    for i in range(5):
-        picture = Image.fromarray(rng.integers(0, 256, (20, 24, 3), np.uint8))
-        picture.save(tmp_path / "real" / f"{i}.png", exif=exif)
-        upright = picture.transpose(Image.Transpose.ROTATE_270)
-        upright.save(tmp_path / "generated" / f"{i}.png")
-    given = folder_flags(tmp_path, alexnet)
-    assert compare_folders(given)["stlpips_alexnet"].value > 1e-4
-    given.orientation = "upright"
-    assert compare_folders(given)["stlpips_alexnet"].value < 1e-9
-
-
-def test_a_broken_picture_is_left_out_of_sets_and_pairs(tmp_path, alexnet, caplog):
-    rng = np.random.default_rng(0)
-    for side in ("real", "generated"):
-        (tmp_path / side).mkdir()
-        for i in range(6):
-            pixels = rng.integers(0, 256, (20, 20, 3), np.uint8)
-            Image.fromarray(pixels).save(tmp_path / side / f"{i}.png")
-    (tmp_path / "generated" / "3.png").write_bytes(b"no picture")
-    found = compare_folders(folder_flags(tmp_path, alexnet))
-    assert found["frechet_alexnet"].count == found["stlpips_alexnet"].count == 5
-    assert "generated: 1 of 6 pictures" in caplog.text
-
-
-def test_two_folders_are_compared(tmp_path, alexnet, capsys):
-    rng = np.random.default_rng(0)
-    for side in ("real", "generated"):
-        (tmp_path / side).mkdir()
-        for i in range(5):
-            pixels = rng.integers(0, 256, (20, 18 + i, 3), np.uint8)
-            Image.fromarray(pixels).save(tmp_path / side / f"{i}.png")
-    given = folder_flags(tmp_path, alexnet)
-    found = compare_folders(given)
-    assert list(found) == [
-        *("frechet_alexnet", "kernel_alexnet", "precision_alexnet", "recall_alexnet"),
-        "stlpips_alexnet",
-    ]
-    stored = json.loads((tmp_path / "found.json").read_text())
-    assert stored["frechet_alexnet"]["value"] == found["frechet_alexnet"].value
-    assert "frechet_alexnet" in capsys.readouterr().out
-    given.generated = given.real
-    same = compare_folders(given)
-    assert same["frechet_alexnet"].value < 1e-6
-    assert same["stlpips_alexnet"].value < 1e-6
-    given.preprocess = "none"
-    with pytest.raises(UserError, match="choose a preprocessing"):
-        compare_folders(given)
-    given.alexnet = ""
-    with pytest.raises(UserError, match="needs a network's weights"):
-        compare_folders(given)
 
 
 @pytest.mark.parametrize(

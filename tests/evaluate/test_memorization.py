@@ -5,11 +5,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from unitoken_jax.evaluate import reproduction
-from unitoken_jax.evaluate.reproduction import (
+from unitoken_jax.evaluate import memorization
+from unitoken_jax.evaluate.memorization import (
+    MemorizationConfig,
+    MemorizationError,
     Pair,
-    ReproductionConfig,
-    ReproductionError,
 )
 
 PICTURE = np.full((8, 8, 3), 200, np.uint8)
@@ -31,10 +31,10 @@ class Parrot:
 
 
 def judge(answer: str, drawing: np.ndarray, **options) -> str:
-    config = ReproductionConfig(**options)
+    config = MemorizationConfig(**options)
     pairs = [Pair(SimpleNamespace(whole=PICTURE), "What is it?", "a red heart")]
-    found = reproduction.evaluate(Parrot(answer, drawing), pairs, config)  # type: ignore
-    return reproduction.verdict(found, config)
+    found = memorization.evaluate(Parrot(answer, drawing), pairs, config)  # type: ignore
+    return memorization.verdict(found, config)
 
 
 def test_both_directions_come_back() -> None:
@@ -51,12 +51,12 @@ def test_both_directions_come_back() -> None:
     ],
 )
 def test_what_does_not_come_back_is_named(answer, drawing, sentence) -> None:
-    with pytest.raises(ReproductionError, match=sentence):
+    with pytest.raises(MemorizationError, match=sentence):
         judge(answer, drawing)
 
 
 def test_what_is_wanted_of_a_drawing() -> None:
     near = PICTURE + np.uint8(8)
     assert judge("a red heart", near).startswith("SUCCESS")
-    with pytest.raises(ReproductionError, match=r"30\.1 dB \(wanted: 40\)"):
+    with pytest.raises(MemorizationError, match=r"30\.1 dB \(wanted: 40\)"):
         judge("a red heart", near, psnr=40.0)

@@ -14,9 +14,14 @@ from typing import Annotated, NamedTuple
 import numpy as np
 
 from unitoken_jax.config import Bounds, Count, Natural, Seed
-from unitoken_jax.evaluate import frechet, inception_score, kernel, neighbours
-from unitoken_jax.evaluate.measure import Measure, estimate, share
-from unitoken_jax.evaluate.networks import FeatureNetwork, features
+from unitoken_jax.evaluate.feature_networks.extractors import FeatureNetwork, features
+from unitoken_jax.evaluate.statistics import (
+    frechet,
+    inception_score,
+    kid,
+    precision_recall,
+)
+from unitoken_jax.evaluate.statistics.intervals import Measure, estimate, proportion
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +37,7 @@ class DistributionConfig:
         batch: Pictures in the network at once.
         keep: Whether the features (never the pictures) are held in memory; if not,
             only the Fréchet distance is computed, without interval.
-        neighbours: k of precision and recall; 0 leaves them out.
+        neighbors: k of precision and recall; 0 leaves them out.
         splits: Parts of the inception score; 0 leaves it out.
         subsets: Pairs of subsets of the kernel distance; 0 leaves it out.
         subset: Pictures in each of them, fewer if there are fewer.
@@ -42,7 +47,7 @@ class DistributionConfig:
 
     batch: Count = 32
     keep: bool = True
-    neighbours: Count = 3
+    neighbors: Count = 3
     splits: Count = 10
     subsets: Count = 100
     subset: Annotated[int, Bounds(2)] = 1000
@@ -66,7 +71,7 @@ class Features(NamedTuple):
 
 def extract(
     network: FeatureNetwork,
-    pictures: Iterable[np.ndarray],
+    images: Iterable[np.ndarray],
     config: DistributionConfig,
     progress: Callable[[int], object] = lambda done: None,
 ) -> Features:
@@ -74,7 +79,7 @@ def extract(
 
     Args:
         network: What sees them.
-        pictures: uint8 [H, W, 3], all of one size, at least one.
+        images: uint8 [H, W, 3], all of one size, at least one.
         config: See `DistributionConfig`.
         progress: Called with the number of pictures done since the last call.
 
@@ -83,11 +88,11 @@ def extract(
     """
     moments: frechet.Moments | None = None
     rows, logits = [], []
-    for batch, count in _batches(pictures, config.batch):
+    for batch, count in _batches(images, config.batch):
         found = {
             name: np.asarray(value)[:count]
             for name, value in features(
-                network.look, network.module, network.params, batch
+                network.extract, network.module, network.params, batch
             ).items()
         }
         part = found["features"]
@@ -108,18 +113,18 @@ def extract(
 
 
 def _batches(
-    pictures: Iterable[np.ndarray], size: int
+    images: Iterable[np.ndarray], size: int
 ) -> Iterator[tuple[np.ndarray, int]]:
     """Stack pictures into batches of one size; the last one repeats its last."""
-    pictures = iter(pictures)
+    images = iter(images)
     first: tuple[int, ...] | None = None
-    while group := list(islice(pictures, size)):
-        for picture in group:
-            first = first or picture.shape
-            if picture.shape != first:
+    while group := list(islice(images, size)):
+        for image in group:
+            first = first or image.shape
+            if image.shape != first:
                 raise ValueError(
                     f"one picture has {_sides(first)} pixels and another "
-                    f"{_sides(picture.shape)}; choose a preprocessing that gives all "
+                    f"{_sides(image.shape)}; choose a preprocessing that gives all "
                     "of them one size"
                 )
         count = len(group)
@@ -163,7 +168,7 @@ def compare(
     if real.rows is None or generated.rows is None:
         return found
     if config.subsets:
-        distances = kernel.subset_distances(
+        distances = kid.subset_distances(
             generated.rows,
             real.rows,
             subsets=config.subsets,
@@ -180,7 +185,7 @@ def compare(
             found["inception_score"] = estimate(scores, count, unit="classes")
         else:
             log.info("inception_score: left out, %d pictures are too few", count)
-    if config.neighbours:
+    if config.neighbors:
         found |= _precision_and_recall(real.rows, generated.rows, name, config)
     return found
 
@@ -188,12 +193,12 @@ def compare(
 def _precision_and_recall(
     real: np.ndarray, generated: np.ndarray, name: str, config: DistributionConfig
 ) -> dict[str, Measure]:
-    if min(len(real), len(generated)) <= config.neighbours:
+    if min(len(real), len(generated)) <= config.neighbors:
         log.info("precision and recall: left out, too few pictures")
         return {}
     sides = {"precision": (generated, real), "recall": (real, generated)}
     found = {}
     for title, (samples, members) in sides.items():
-        inside = neighbours.covered(samples, members, config.neighbours)
-        found[f"{title}_{name}"] = share(int(inside.sum()), len(inside))
+        inside = precision_recall.covered(samples, members, config.neighbors)
+        found[f"{title}_{name}"] = proportion(int(inside.sum()), len(inside))
     return found

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unitoken_jax.evaluate.answers import RULES, exact, vqa, words
+from unitoken_jax.evaluate.statistics.answers import RULES, exact, vqa, words
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Evaluations of a run side by side: evaluation/NAME.json, pictures in NAME/ beside it.
+"""Evaluations of a run side by side: evaluation/NAME.json, images in NAME/ beside it.
 
 The run's own, by the config it was trained with, is called `default`; one with another
 config has a name that says what differs, and never takes the place of the first. Each
@@ -8,13 +8,26 @@ says what it is of: the stages, by digests of their content, and the complete co
 import dataclasses
 import hashlib
 import json
+import logging
 import re
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from data_pipelines.errors import DataError
+from data_pipelines.storage.directory import atomic_directory
 from unitoken_jax.config import ConfigError, UserError
+from unitoken_jax.evaluate.evaluator import Evaluation, reason
 from unitoken_jax.files import write_bytes
+from unitoken_jax.generate.pictures import save
+
+log = logging.getLogger(__name__)
+
+Part = dict[str, Any]
+"""What an evaluator has found, as JSON: measures and samples, or an error."""
 
 FOLDER = "evaluation"
 OWN = "default"
@@ -42,7 +55,9 @@ class Subject:
     config: Mapping[str, Any]
 
     @classmethod
-    def of(cls, workdir: Path, stages: Sequence[str], config: Any) -> "Subject":
+    def of(
+        cls, workdir: Path, stages: Sequence[str], config: Mapping[str, Any]
+    ) -> "Subject":
         """Look at the stages of a run.
 
         Args:
@@ -125,7 +140,7 @@ def is_of(content: Mapping[str, Any] | None, subject: Subject) -> bool:
     )
 
 
-def parts(content: Mapping[str, Any] | None) -> dict[str, Any]:
+def parts(content: Mapping[str, Any] | None) -> dict[str, Part]:
     """Return the parts of an evaluation that have found something."""
     return {
         name: part
@@ -153,23 +168,23 @@ def changes(own: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:
     return list(_changes(own, config, ""))
 
 
-def _changes(own: Any, other: Any, path: str) -> Iterator[str]:
+def _changes(own: object, other: object, path: str) -> Iterator[str]:
     if own == other:
         return
     if isinstance(own, Mapping) and isinstance(other, Mapping):
         for key in {**own, **other}:
-            at = f"{path}.{key}" if path else str(key)
+            field = f"{path}.{key}" if path else str(key)
             if key not in other:
-                yield f"{at} is not set"
+                yield f"{field} is not set"
             elif key not in own:
-                yield f"{at}={_value(other[key])}"
+                yield f"{field}={_value(other[key])}"
             else:
-                yield from _changes(own[key], other[key], at)
+                yield from _changes(own[key], other[key], field)
     else:
         yield f"{path}={_value(other)}"
 
 
-def _value(value: Any) -> str:
+def _value(value: object) -> str:
     text = value if isinstance(value, str) and value else repr(value)
     return text if len(text) <= 60 else f"{text[:59]}…"
 
@@ -223,6 +238,64 @@ def describe(
 ) -> dict[str, dict[str, Any]]:
     """Return what stands in an evaluation beside its parts."""
     return {OF: {"name": name, "changes": list(changed), **dataclasses.asdict(subject)}}
+
+
+def store(
+    folder: Path, found: Mapping[str, Evaluation], kept: Mapping[str, Part]
+) -> dict[str, Part]:
+    """Return parts for the file; the examples' images are written to a folder.
+
+    Args:
+        folder: What takes the images; that of an earlier evaluation is replaced.
+        found: What evaluators have found, by their names.
+        kept: Parts of the same evaluation that there are already.
+    """
+    content: dict[str, Part] = {
+        part: {
+            "measures": {
+                key: dataclasses.asdict(measure)
+                for key, measure in evaluation.measures.items()
+            },
+            "samples": {},
+        }
+        for part, evaluation in found.items()
+    }
+    place = f"{folder.parent.name}/{folder.name}"
+    try:
+        with atomic_directory(folder, overwrite=True) as partial:
+            for part in kept:
+                for path in folder.glob(f"{part}-*.png"):
+                    shutil.copyfile(path, partial / path.name)
+            stored = {
+                part: {
+                    key: [
+                        _store(sample, partial, place, f"{part}-{key}-{number:02d}")
+                        for number, sample in enumerate(samples)
+                    ]
+                    for key, samples in evaluation.samples.items()
+                }
+                for part, evaluation in found.items()
+            }
+    except (UserError, DataError, OSError) as error:
+        # The numbers are worth more than the images.
+        log.warning("examples are left out: %s", reason(error))
+        return content | dict(kept)
+    for part, samples in stored.items():
+        content[part]["samples"] = samples
+    return content | dict(kept)
+
+
+def _store(value: object, folder: Path, place: str, name: str) -> object:
+    """Return a sample with its images written as files and named by their paths."""
+    if isinstance(value, np.ndarray):
+        name = f"{name.replace('/', '-')}.png"
+        save(folder / name, value)
+        return f"{place}/{name}"
+    if isinstance(value, Mapping):
+        return {k: _store(v, folder, place, f"{name}-{k}") for k, v in value.items()}
+    if isinstance(value, list):
+        return [_store(v, folder, place, f"{name}-{i}") for i, v in enumerate(value)]
+    return value
 
 
 def write(workdir: Path, name: str, content: Mapping[str, Any]) -> Path:

@@ -1,29 +1,37 @@
-"""Whether a model has learnt single pictures by heart, in both directions.
+"""Whether a model has learnt single images by heart, in both directions.
 
 For new hardware and new code: a model that cannot overfit one pair cannot learn. It
-captions the picture, and draws it from the caption; both must come back.
+captions the image, and draws it from the caption; both must come back.
 """
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
+from PIL import Image
 
+from data_pipelines.storage.records import Record
 from unitoken_jax.config import Count, UserError
-from unitoken_jax.evaluate.answers import Reduce, words
-from unitoken_jax.evaluate.measure import Evaluation, Measure, share
+from unitoken_jax.evaluate.evaluator import (
+    EvaluatedRun,
+    Evaluation,
+    Evaluator,
+)
+from unitoken_jax.evaluate.statistics.answers import Reduce, words
+from unitoken_jax.evaluate.statistics.intervals import Measure, proportion
 from unitoken_jax.generate.assistant import Speaker, View
 from unitoken_jax.ops import fidelity, pixels
 
 
-class ReproductionError(UserError):
+class MemorizationError(UserError):
     """A model does not reproduce what it was trained on."""
 
 
 class Pair(NamedTuple):
-    """A picture, the question that asks for its caption, and the caption."""
+    """An image, the question that asks for its caption, and the caption."""
 
     view: View
     question: str
@@ -31,11 +39,11 @@ class Pair(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class ReproductionConfig:
+class MemorizationConfig:
     """What to measure, and what counts as a success.
 
     Attributes:
-        pairs: At most how many pictures with captions.
+        pairs: At most how many images with captions.
         psnr: What a drawing must reach beside its original, dB.
     """
 
@@ -43,19 +51,57 @@ class ReproductionConfig:
     psnr: float = 20.0
 
 
+class Memorization(Evaluator[MemorizationConfig]):
+    """Let a model caption and draw what it has learnt by heart."""
+
+    name: ClassVar[str] = "memorization"
+
+    def run(self) -> Evaluation:
+        """Ask for captions as training does, and draw them."""
+        source = self.source
+        assistant = source.sampler
+        stage = source.find_stage(
+            self.name,
+            source.chain.generation.get("model", ""),
+            "config.generation.model",
+        )
+        data: Any = source.stage_data(stage)
+        question = data.layout.caption_question
+        found = (
+            source.set_aside.take(
+                record["id"], lambda r=record, i=image: _pair(source, r, i, question)
+            )
+            for record, image in source.images()
+            if record["captions"]
+        )
+        pairs = (pair for pair in found if pair)
+        some = source.nonempty(pairs, "captioned pictures")
+        chosen = list(itertools.islice(some, self.config.pairs))
+        return evaluate(assistant, chosen, self.config, reduce=source.reduce)
+
+
+def _pair(
+    source: EvaluatedRun, record: Record, image: Image.Image, question: str
+) -> Pair:
+    view = source.captioned_view(record, image)
+    caption = record["captions"][0]
+    source.check_room(view, question, caption)
+    return Pair(view, question, caption)
+
+
 def evaluate(
     assistant: Speaker,
     pairs: Sequence[Pair],
-    config: ReproductionConfig,
+    config: MemorizationConfig,
     *,
     reduce: Reduce = words,
 ) -> Evaluation:
-    """Caption pictures and draw their captions.
+    """Caption images and draw their captions.
 
     Args:
         assistant: Who does it; its temperature should be 0.
-        pairs: Pictures it was trained on, at least one.
-        config: See `ReproductionConfig`.
+        pairs: Images it was trained on, at least one.
+        config: See `MemorizationConfig`.
         reduce: When two captions say the same, see `answers.RULES`.
 
     Returns:
@@ -68,8 +114,8 @@ def evaluate(
     )
     drawings = assistant.draw([pair.caption for pair in pairs], [0] * len(pairs))
     originals, drawn = (
-        pixels.normalize(jnp.asarray(pictures))
-        for pictures in ([pair.view.whole for pair in pairs], drawings)
+        pixels.normalize(jnp.asarray(images))
+        for images in ([pair.view.whole for pair in pairs], drawings)
     )
     psnr = np.asarray(fidelity.psnr(originals, drawn))
     said = [
@@ -78,8 +124,8 @@ def evaluate(
     ]
     return Evaluation(
         {
-            "captions": share(sum(said), len(pairs)),
-            "drawings": share(int(np.sum(psnr >= config.psnr)), len(pairs)),
+            "captions": proportion(sum(said), len(pairs)),
+            "drawings": proportion(int(np.sum(psnr >= config.psnr)), len(pairs)),
             "psnr": Measure(float(psnr.mean()), len(pairs), unit="dB"),
         },
         {
@@ -99,11 +145,11 @@ def evaluate(
     )
 
 
-def verdict(found: Evaluation, config: ReproductionConfig) -> str:
+def verdict(found: Evaluation, config: MemorizationConfig) -> str:
     """Say that everything was reproduced, or refuse.
 
     Raises:
-        ReproductionError: Saying what did not come back.
+        MemorizationError: Saying what did not come back.
     """
     captions, drawings = found.measures["captions"], found.measures["drawings"]
     sample = found.samples["drawings"][0]
@@ -113,7 +159,7 @@ def verdict(found: Evaluation, config: ReproductionConfig) -> str:
         f"(wanted: {config.psnr:g}), and {sample['answers']!r}"
     )
     if captions.value < 1 or drawings.value < 1:
-        raise ReproductionError(
+        raise MemorizationError(
             f"FAILURE: {told}. The model has not learnt what it was shown: look at the "
             "curves of its stages before training anything else."
         )

@@ -58,7 +58,7 @@ class Evaluation:
     samples: Mapping[str, Sequence[Mapping[str, Any]]]
 
 
-def share(
+def proportion(
     hits: int, count: int, baseline: float | None = None, against: str = ""
 ) -> Measure:
     """Measure a fraction with Wilson's 95 % interval (Wilson 1927).
@@ -70,15 +70,15 @@ def share(
         against: See `Measure`.
     """
     p, z = hits / count, _NORMAL_95
-    centre = (p + z * z / (2 * count)) / (1 + z * z / count)
+    center = (p + z * z / (2 * count)) / (1 + z * z / count)
     spread = z * math.sqrt(p * (1 - p) / count + z * z / (4 * count * count))
     spread /= 1 + z * z / count
     # At p = 0 or 1 the interval ends there exactly; rounding must not cross it.
-    low, high = min(p, centre - spread), max(p, centre + spread)
+    low, high = min(p, center - spread), max(p, center + spread)
     return Measure(p, count, max(0.0, low), min(1.0, high), baseline, against)
 
 
-def summarise(
+def summarize(
     values: np.ndarray,
     statistic: Callable[..., np.ndarray] = np.mean,
     *,

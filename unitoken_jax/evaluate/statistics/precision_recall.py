@@ -12,15 +12,13 @@ import numpy as np
 _CHUNK = 1024  # rows whose distances to all others are held at once
 
 
-def covered(
-    samples: np.ndarray, members: np.ndarray, neighbours: int = 3
-) -> np.ndarray:
+def covered(samples: np.ndarray, members: np.ndarray, neighbors: int = 3) -> np.ndarray:
     """Tell which samples lie in the union of balls of the members.
 
     Args:
         samples: Features [N, D].
         members: Features [M, D].
-        neighbours: k, the neighbour that a ball reaches.
+        neighbors: k, the neighbour that a ball reaches.
 
     Returns:
         bool [N].
@@ -28,15 +26,15 @@ def covered(
     Raises:
         ValueError: There are not more than k members.
     """
-    if len(members) <= neighbours:
+    if len(members) <= neighbors:
         raise ValueError(
-            f"{len(members)} pictures have no {neighbours}. nearest neighbour; take "
+            f"{len(members)} pictures have no {neighbors}. nearest neighbour; take "
             "more pictures or fewer neighbours"
         )
     members = np.asarray(members, np.float64)
     # A member is its own nearest neighbour, at distance 0.
     parts = [
-        np.partition(squares, neighbours, axis=1)[:, neighbours]
+        np.partition(squares, neighbors, axis=1)[:, neighbors]
         for squares in _squares(members, members)
     ]
     radii = np.concatenate(parts)  # [M], squared
@@ -48,8 +46,8 @@ def covered(
 
 def _squares(first: np.ndarray, second: np.ndarray) -> Iterator[np.ndarray]:
     """Squared distances [rows, M] of `first` to `second`, some rows at a time."""
-    centre = second.mean(0)  # short vectors cancel less
-    first, second = first - centre, second - centre
+    center = second.mean(0)  # short vectors cancel less
+    first, second = first - center, second - center
     lengths = np.square(second).sum(1)
     for start in range(0, len(first), _CHUNK):
         part = first[start : start + _CHUNK]

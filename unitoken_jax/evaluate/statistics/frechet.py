@@ -13,7 +13,7 @@ _LARGEST = 1024  # dimensions up to which distances are computed again and again
 class Moments:
     """Mean and covariance of features that arrive in batches and are not kept.
 
-    Chan, Golub & LeVeque 1983: batches are centred on their own mean before their
+    Chan, Golub & LeVeque 1983: batches are centered on their own mean before their
     squares are summed, so nothing cancels.
     """
 
@@ -30,8 +30,8 @@ class Moments:
         if not len(features):
             return
         mean = features.mean(0)
-        centred, step = features - mean, mean - self.mean
-        self._scatter += centred.T @ centred
+        centered, step = features - mean, mean - self.mean
+        self._scatter += centered.T @ centered
         self._scatter += np.outer(step, step) * (self.count * len(features) / count)
         self.mean = self.mean + step * (len(features) / count)
         self.count = count

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from unitoken_jax.evaluate import preprocessing
+from unitoken_jax.evaluate.feature_networks import preprocessing
 
 
 def ramp(width, height):
@@ -22,11 +22,11 @@ def test_every_variant_gives_its_size(variant, sides):
 
 
 def test_the_centre_is_cut_out_without_resampling():
-    found = preprocessing.apply(ramp(21, 17), "centre_crop", 8)
+    found = preprocessing.apply(ramp(21, 17), "center_crop", 8)
     # torchvision rounds half to even: (21 - 8) / 2 = 6.5 begins at 6, 4.5 at 4.
     assert found[0, 0].tolist() == [6, 4, 0]
     assert found[-1, -1].tolist() == [13, 11, 0]
-    small = preprocessing.apply(ramp(4, 20), "centre_crop", 8)
+    small = preprocessing.apply(ramp(4, 20), "center_crop", 8)
     assert small[0, :, 0].tolist() == [0, 0, 0, 1, 2, 3, 0, 0]
 
 
