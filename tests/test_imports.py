@@ -33,7 +33,7 @@ ALLOWED = {
     "checkpoint": {"parallel"} | _RUNTIME,
     "train": _BELOW_TRAIN,
     "generate": _BELOW_TRAIN,
-    "evaluate": _BELOW_TRAIN | {"generate"},
+    "evaluate": _BELOW_TRAIN | {"convert", "data_pipelines", "generate", "train"},
     "convert": _BELOW_TRAIN,
     "plan": _BELOW_TRAIN | {"train"},
     "report": {"config", "files"},
