@@ -95,7 +95,7 @@ class Perception(Evaluator[PerceptionConfig]):
     def _coded(self, trained: Trained, real: np.ndarray) -> np.ndarray:
         """Code and decode images, uint8 [N, H, W, 3]."""
         tokenizer = trained.system.image_tokenizer
-        assert tokenizer is not None  # who has no tokenizer does not have this evaluator
+        assert tokenizer is not None  # without one, none has this evaluator
         parts = []
         for batch, count in batches(real, self.config.distribution.batch):
             _, decoded, *_ = reconstruct(

@@ -79,7 +79,7 @@ class Reconstruction(Evaluator[ReconstructionConfig]):
         squares = self.source.squares(trained.data)
         some = self.source.nonempty(squares, "pictures")
         tokenizer = trained.system.image_tokenizer
-        assert tokenizer is not None  # who has no tokenizer does not have this evaluator
+        assert tokenizer is not None  # without one, none has this evaluator
         return evaluate(tokenizer, trained.params, some, self.config)
 
 

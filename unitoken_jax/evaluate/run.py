@@ -28,6 +28,7 @@ from unitoken_jax.evaluate.evaluator import (
 from unitoken_jax.evaluate.statistics.intervals import Measure, table
 from unitoken_jax.files import read_json
 from unitoken_jax.generate.assistant import GenerationConfig
+from unitoken_jax.renamed import translate
 from unitoken_jax.train.job import CONFIG, Chain, build_chain
 
 log = logging.getLogger("unitoken_jax.evaluate")
@@ -207,7 +208,8 @@ def _changed(
 def _own(workdir: Path) -> Mapping[str, Any] | None:
     """Return the complete config that a run was trained with, or first evaluated."""
     try:
-        chain = build_chain(configs.plain(read_json((workdir / CONFIG).read_bytes())))
+        node, _ = translate(configs.plain(read_json((workdir / CONFIG).read_bytes())))
+        chain = build_chain(node)
         config = configs.build(EvaluationConfig, chain.evaluation, "config.evaluation")
         own = _complete(chain, config)
         return results.Subject.of(workdir, (), own).config
