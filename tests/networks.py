@@ -61,7 +61,7 @@ _TORCH = "tests_torch/test_transformers.py::"
 _UNITOKEN = "tests/models/test_unitoken.py::"
 _UNITOK = "tests/models/test_unitok.py::test_reproduces"
 _FULL = "tests/models/test_unitok_full_size.py::"
-_DISCRIMINATOR = "tests/models/test_discriminator.py::"
+_DISCRIMINATOR = "tests/models/perceptual/test_discriminator.py::"
 _PERCEPTUAL = "tests_torch/test_perceptual.py::"
 _CODES = "tests/models/test_unitok.py::test_codes"
 
@@ -176,7 +176,7 @@ ROWS = (
         "lpips_with_vgg.pth of UniTok",
         ("lpips",),
         {"VGG16": 14_714_688, "maps": 1472},
-        ("tests/models/test_lpips.py::", f"{_PERCEPTUAL}test_lpips"),
+        ("tests/models/perceptual/test_lpips.py::", f"{_PERCEPTUAL}test_lpips"),
     ),
     Row(
         "Shift-tolerant LPIPS (AlexNet), full size",
@@ -185,7 +185,7 @@ ROWS = (
         "stlpips-pytorch",
         ("stlpips",),
         {"AlexNet": 2_469_696, "maps": 1152},
-        ("tests/models/test_stlpips.py::",),
+        ("tests/models/perceptual/test_stlpips.py::",),
     ),
     Row(
         "Inception-v3 of the FID, full size",
@@ -194,7 +194,7 @@ ROWS = (
         "pt_inception-2015-12-05",
         ("inception",),
         {"with stored statistics": 23_885_392},
-        ("tests/models/test_inception.py::",),
+        ("tests/models/perceptual/test_inception.py::",),
     ),
     Row(
         "UniTok's LLM with depth head",

@@ -17,7 +17,7 @@ from unitoken_jax.convert.networks import network_of
 from unitoken_jax.models.chameleon import ChameleonConfig
 from unitoken_jax.models.clip_text import ClipTextConfig
 from unitoken_jax.models.llamagen import LlamaGenConfig
-from unitoken_jax.models.lpips import LpipsConfig
+from unitoken_jax.models.perceptual.lpips import LpipsConfig
 from unitoken_jax.models.siglip import SiglipVisionConfig
 from unitoken_jax.models.unitok import UniTokConfig
 from unitoken_jax.models.unitoken import UniTokenConfig

@@ -21,9 +21,9 @@ from unitoken_jax.convert.formats import FORMATS
 from unitoken_jax.convert.networks import network_of
 from unitoken_jax.convert.table import Constant, expected_shapes, export_tensors
 from unitoken_jax.models import registry
-from unitoken_jax.models.frozen import FrozenModel
-from unitoken_jax.models.lpips import Lpips, LpipsConfig
-from unitoken_jax.models.vitamin_clip import ViTaminClipConfig
+from unitoken_jax.models.perceptual.lpips import Lpips, LpipsConfig
+from unitoken_jax.models.system import FrozenModel
+from unitoken_jax.models.vitamin import ViTaminClipConfig
 from unitoken_jax.runtime.pytree import flatten, nest
 from unitoken_jax.train import stage
 from unitoken_jax.train.adversarial import make_adversary

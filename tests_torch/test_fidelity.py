@@ -27,7 +27,7 @@ from unitoken_jax.evaluate.feature_networks.distribution import (
 )
 from unitoken_jax.evaluate.feature_networks.extractors import inception_features
 from unitoken_jax.evaluate.statistics.frechet import moments
-from unitoken_jax.models.inception import InceptionConfig, InceptionV3
+from unitoken_jax.models.perceptual.inception import InceptionConfig, InceptionV3
 
 
 def _torchvision():

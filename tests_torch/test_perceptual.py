@@ -16,14 +16,14 @@ from random_weights import random_weights
 
 from unitoken_jax.convert import dinov2, lpips
 from unitoken_jax.convert.table import export_tensors
-from unitoken_jax.models.dinov2 import Dinov2Config
-from unitoken_jax.models.discriminator import (
+from unitoken_jax.models.perceptual.dinov2 import Dinov2Config
+from unitoken_jax.models.perceptual.discriminator import (
     SCALE,
     SHIFT,
     Discriminator,
     DiscriminatorConfig,
 )
-from unitoken_jax.models.lpips import Lpips, LpipsConfig
+from unitoken_jax.models.perceptual.lpips import Lpips, LpipsConfig
 
 BACKBONE = Dinov2Config(hidden=64, mlp=128, layers=3, heads=2, grid=3)
 CONFIG = DiscriminatorConfig(backbone=BACKBONE, taps=(0, 1, 2))

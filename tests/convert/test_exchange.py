@@ -25,16 +25,16 @@ from unitoken_jax.convert.table import (
 )
 from unitoken_jax.models.chameleon import ChameleonConfig
 from unitoken_jax.models.clip_text import ClipTextConfig
-from unitoken_jax.models.dinov2 import Dinov2Config
-from unitoken_jax.models.inception import InceptionConfig
 from unitoken_jax.models.llamagen import LlamaGenConfig, published
-from unitoken_jax.models.lpips import LpipsConfig
+from unitoken_jax.models.perceptual.dinov2 import Dinov2Config
+from unitoken_jax.models.perceptual.inception import InceptionConfig
+from unitoken_jax.models.perceptual.lpips import LpipsConfig
+from unitoken_jax.models.perceptual.stlpips import StLpipsConfig
 from unitoken_jax.models.siglip import (
     SiglipConfig,
     SiglipTextConfig,
     SiglipVisionConfig,
 )
-from unitoken_jax.models.stlpips import StLpipsConfig
 from unitoken_jax.models.unitok import UniTokConfig
 from unitoken_jax.models.unitok_mllm import UniTokMllmConfig
 from unitoken_jax.models.unitoken import UniTokenConfig
@@ -43,9 +43,9 @@ from unitoken_jax.models.vitamin import (
     VITAMIN_LARGE,
     VITAMIN_SMALL,
     VITAMIN_XLARGE,
+    ViTaminClipConfig,
     ViTaminConfig,
 )
-from unitoken_jax.models.vitamin_clip import ViTaminClipConfig
 from unitoken_jax.models.vqgan import VQGANConfig
 
 GOLDEN = Path(__file__).parent.parent / "golden"

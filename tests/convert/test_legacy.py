@@ -16,7 +16,7 @@ from unitoken_jax.config import UserError
 from unitoken_jax.convert import perceptual, stlpips
 from unitoken_jax.convert.legacy import read_legacy
 from unitoken_jax.convert.table import WeightsError
-from unitoken_jax.models.stlpips import StLpipsConfig
+from unitoken_jax.models.perceptual.stlpips import StLpipsConfig
 
 MAGIC = 0x1950A86A20F9469CFC6C
 

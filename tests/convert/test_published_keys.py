@@ -24,7 +24,7 @@ from unitoken_jax.models.llamagen import published
 from unitoken_jax.models.unitok import UniTokConfig
 from unitoken_jax.models.unitok_mllm import UniTokMllmConfig
 from unitoken_jax.models.unitoken import UniTokenConfig
-from unitoken_jax.models.vitamin_clip import ViTaminClipConfig
+from unitoken_jax.models.vitamin import ViTaminClipConfig
 from unitoken_jax.models.vqgan import VQGANConfig
 
 

@@ -21,7 +21,7 @@ from assistants import (  # noqa: F401
 
 from unitoken_jax import convert
 from unitoken_jax.models import registry
-from unitoken_jax.models.stlpips import StLpips, StLpipsConfig
+from unitoken_jax.models.perceptual.stlpips import StLpips, StLpipsConfig
 
 
 @pytest.fixture(scope="session")

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from unitoken_jax.layers.chunks import apply_in_chunks
 from unitoken_jax.layers.convolution import Conv, DepthwiseConv
+from unitoken_jax.layers.stack import apply_in_chunks
 from unitoken_jax.models.system import unboxed
 from unitoken_jax.parallel import rules
 from unitoken_jax.parallel.mesh import MeshConfig, make_mesh

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from unitoken_jax.layers.linear import Embedding, Linear
+from unitoken_jax.layers.linear import Linear
+from unitoken_jax.layers.vocabulary import Embedding
 from unitoken_jax.models.depth_head import CodeEmbeddings
 from unitoken_jax.parallel import rules
 from unitoken_jax.parallel.mesh import MeshConfig, make_mesh

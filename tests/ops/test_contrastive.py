@@ -7,7 +7,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from unitoken_jax.ops.contrastive import contrastive_loss
-from unitoken_jax.ops.quantization import normalize
+from unitoken_jax.ops.normalization import l2_normalize
 
 BATCH, WIDTH = 48, 16
 
@@ -15,7 +15,7 @@ BATCH, WIDTH = 48, 16
 def features():
     rng = np.random.default_rng(0)
     both = rng.standard_normal((2, BATCH, WIDTH)).astype(np.float32)
-    return tuple(np.asarray(normalize(side)) for side in both)
+    return tuple(np.asarray(l2_normalize(side)) for side in both)
 
 
 def plain(images, texts, scale):

@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from unitoken_jax.ops.normalization import l2_normalize
 from unitoken_jax.ops.quantization import (
     Quantizer,
     count_codes,
     dead_codes,
     entropy,
     nearest,
-    normalize,
     perplexity,
     published_usage,
     revival_loss,
@@ -126,8 +126,8 @@ def test_the_two_terms_of_the_loss_pull_where_they_should(legacy):
 
 def test_a_zero_latent_has_no_direction_and_no_gradient():
     zero = jnp.zeros((1, 4))
-    np.testing.assert_array_equal(normalize(zero), 0)
-    gradient = jax.grad(lambda x: normalize(x).sum())(zero)
+    np.testing.assert_array_equal(l2_normalize(zero), 0)
+    gradient = jax.grad(lambda x: l2_normalize(x).sum())(zero)
     assert np.isfinite(gradient).all()
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from unitoken_jax.layers.head import vocab_sharding
+from unitoken_jax.layers.vocabulary import vocab_sharding
 from unitoken_jax.ops import losses
 from unitoken_jax.parallel import topology
 from unitoken_jax.parallel.mesh import MeshConfig, make_mesh

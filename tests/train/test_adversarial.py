@@ -19,9 +19,9 @@ from unitoken_jax.config import ConfigError
 from unitoken_jax.convert import dinov2
 from unitoken_jax.convert.table import import_tensors
 from unitoken_jax.models import registry, unitok_objective
-from unitoken_jax.models.dinov2 import Dinov2, Dinov2Config
-from unitoken_jax.models.discriminator import DiscriminatorConfig
-from unitoken_jax.models.frozen import FrozenModel
+from unitoken_jax.models.perceptual.dinov2 import Dinov2, Dinov2Config
+from unitoken_jax.models.perceptual.discriminator import DiscriminatorConfig
+from unitoken_jax.models.system import FrozenModel
 from unitoken_jax.ops import adversarial
 from unitoken_jax.parallel import rules
 from unitoken_jax.parallel.mesh import MeshConfig, make_mesh

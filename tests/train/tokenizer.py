@@ -9,8 +9,8 @@ import numpy as np
 from tests.models.random_weights import random_weights
 from unitoken_jax.config import build
 from unitoken_jax.models import registry
-from unitoken_jax.models.frozen import FrozenModel
-from unitoken_jax.models.lpips import Lpips, LpipsConfig
+from unitoken_jax.models.perceptual.lpips import Lpips, LpipsConfig
+from unitoken_jax.models.system import FrozenModel
 from unitoken_jax.train.job import Job
 
 SIDE, LENGTH = 16, 4

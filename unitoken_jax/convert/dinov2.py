@@ -14,8 +14,12 @@ from unitoken_jax.convert.layouts import (
     squeeze,
 )
 from unitoken_jax.convert.table import Constant, Counts, Rule, Table
-from unitoken_jax.models.dinov2 import Dinov2Config
-from unitoken_jax.models.discriminator import SCALE, SHIFT, DiscriminatorConfig
+from unitoken_jax.models.perceptual.dinov2 import Dinov2Config
+from unitoken_jax.models.perceptual.discriminator import (
+    SCALE,
+    SHIFT,
+    DiscriminatorConfig,
+)
 
 _PACKED = ("query", "key", "value")
 _POINT = chain(squeeze(2), LINEAR)  # a Conv1d of one position

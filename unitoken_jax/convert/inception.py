@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from unitoken_jax.convert.layouts import CONV, LINEAR
 from unitoken_jax.convert.table import Counts, Ignored, Rule, Table
-from unitoken_jax.models.inception import BLOCKS, InceptionConfig
+from unitoken_jax.models.perceptual.inception import BLOCKS, InceptionConfig
 
 _STEM = ("1a_3x3", "2a_3x3", "2b_3x3", "3b_1x1", "4a_3x3")
 _STATISTICS = {

@@ -2,7 +2,7 @@
 
 from unitoken_jax.convert.layouts import CONV, squeeze
 from unitoken_jax.convert.table import Counts, Ignored, Rule, Table
-from unitoken_jax.models.lpips import LpipsConfig
+from unitoken_jax.models.perceptual.lpips import LpipsConfig
 
 
 def counts(config: LpipsConfig) -> Counts:

@@ -29,21 +29,21 @@ from unitoken_jax.convert import (
 from unitoken_jax.convert.table import Counts, WeightsError, flatten
 from unitoken_jax.models.chameleon import Chameleon, ChameleonConfig
 from unitoken_jax.models.clip_text import ClipText, ClipTextConfig
-from unitoken_jax.models.dinov2 import Dinov2, Dinov2Config
-from unitoken_jax.models.inception import InceptionConfig, InceptionV3
 from unitoken_jax.models.llamagen import LlamaGen, LlamaGenConfig
-from unitoken_jax.models.lpips import Lpips, LpipsConfig
+from unitoken_jax.models.perceptual.dinov2 import Dinov2, Dinov2Config
+from unitoken_jax.models.perceptual.inception import InceptionConfig, InceptionV3
+from unitoken_jax.models.perceptual.lpips import Lpips, LpipsConfig
+from unitoken_jax.models.perceptual.stlpips import StLpips, StLpipsConfig
 from unitoken_jax.models.siglip import (
     Siglip,
     SiglipConfig,
     SiglipVision,
     SiglipVisionConfig,
 )
-from unitoken_jax.models.stlpips import StLpips, StLpipsConfig
 from unitoken_jax.models.unitok import UniTok, UniTokConfig
 from unitoken_jax.models.unitok_mllm import UniTokMllm, UniTokMllmConfig
 from unitoken_jax.models.unitoken import UniToken, UniTokenConfig
-from unitoken_jax.models.vitamin_clip import ViTaminClip, ViTaminClipConfig
+from unitoken_jax.models.vitamin import ViTaminClip, ViTaminClipConfig
 from unitoken_jax.models.vqgan import VQGAN, VQGANConfig
 
 

@@ -2,7 +2,7 @@
 
 from unitoken_jax.convert.layouts import CONV, squeeze
 from unitoken_jax.convert.table import Counts, Ignored, Rule, Table
-from unitoken_jax.models.stlpips import StLpipsConfig
+from unitoken_jax.models.perceptual.stlpips import StLpipsConfig
 
 # Slice and place in it of AlexNet's convolutions.
 _PLACES = ((1, 0), (2, 5), (3, 9), (4, 11), (5, 13))

@@ -7,7 +7,7 @@ pooled ViTamin lacks, begins anew.
 
 from unitoken_jax.convert import clip_text, vitamin
 from unitoken_jax.convert.table import Counts, Ignored, Initial, Table
-from unitoken_jax.models.vitamin_clip import ViTaminClipConfig
+from unitoken_jax.models.vitamin import ViTaminClipConfig
 
 _TRUNK = "visual.trunk"
 

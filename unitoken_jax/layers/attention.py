@@ -14,7 +14,7 @@ from unitoken_jax.layers.norms import HeadNorm
 from unitoken_jax.layers.parameter import Initializer
 from unitoken_jax.layers.quantization import Quantization
 from unitoken_jax.ops import attention as ops
-from unitoken_jax.ops.masks import SegmentIds
+from unitoken_jax.ops.attention import SegmentIds
 from unitoken_jax.ops.rotary import Rotation, rotate
 from unitoken_jax.parallel.rules import constrain, partition
 

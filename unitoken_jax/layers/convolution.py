@@ -7,22 +7,14 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.nn import initializers
 
-from unitoken_jax.layers.parameter import Initializer, parameter
+from unitoken_jax.layers.parameter import (
+    Initializer,
+    parameter,
+    uniform_bias,
+    uniform_fan_in,
+)
 from unitoken_jax.ops.convolution import Padding, convolve, depthwise
 from unitoken_jax.parallel.rules import constrain
-
-uniform_fan_in = initializers.variance_scaling(1 / 3, "fan_in", "uniform")
-"""PyTorch's default for convolutions and linear layers: U(±1/√fan_in)."""
-
-
-def uniform_bias(fan_in: int) -> Initializer:
-    """PyTorch's default for biases: U(±1/√fan_in)."""
-
-    def init(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype) -> jax.Array:
-        bound = fan_in**-0.5
-        return jax.random.uniform(key, shape, dtype, -bound, bound)
-
-    return init
 
 
 class Conv(nn.Module):

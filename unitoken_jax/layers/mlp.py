@@ -1,4 +1,4 @@
-"""The two feed-forward blocks: gated (Llama, Chameleon) and plain (SigLIP)."""
+"""Feed-forward blocks: gated (Llama, Chameleon; ViTamin) and plain (SigLIP)."""
 
 from functools import partial
 from typing import Literal
@@ -8,7 +8,8 @@ from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
 
 from unitoken_jax.layers.linear import Linear
-from unitoken_jax.layers.parameter import Initializer
+from unitoken_jax.layers.norms import LayerNorm
+from unitoken_jax.layers.parameter import Initializer, vit_init
 from unitoken_jax.layers.quantization import Quantization
 from unitoken_jax.parallel.rules import constrain
 
@@ -81,3 +82,32 @@ class MLP(nn.Module):
         inner = constrain(inner, self.rows, "length", "mlp")
         output = x.shape[-1] if self.output is None else self.output
         return linear((output,), ("mlp_contracted", "embed"), name="down")(inner)
+
+
+class GeGLU(nn.Module):
+    """ViTamin's MLP (arXiv 2404.02132): it normalizes its own input.
+
+    down(gelu(gate(h)) * up(h)) of h = norm(x), with the GELU's tanh approximation.
+
+    Attributes:
+        features: inner width F.
+        kernel_init: initialiser of the kernels.
+        dtype: type of the computation.
+    """
+
+    features: int
+    kernel_init: Initializer | None = vit_init
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Transforms [B, T, D]."""
+        linear = partial(
+            Linear, use_bias=True, kernel_init=self.kernel_init, dtype=self.dtype
+        )
+        into = partial(linear, (self.features,), ("embed", "mlp"))
+        h = LayerNorm(1e-6, name="norm")(x)
+        gate = checkpoint_name(into(name="gate")(h), "mlp_gate")
+        up = checkpoint_name(into(name="up")(h), "mlp_up")
+        inner = constrain(nn.gelu(gate) * up, "batch", "length", "mlp")
+        return linear((x.shape[-1],), ("mlp_contracted", "embed"), name="down")(inner)

@@ -74,3 +74,18 @@ class HeadNorm(nn.Module):
             jnp.repeat(rows, heads // self.rows, axis=0) for rows in (scale, bias)
         )  # [N, H]
         return normalization.layer_norm(x, scale, bias, self.eps)
+
+
+class GroupNorm(nn.Module):
+    """Group normalization; parameters `scale` and `bias` of the channel width."""
+
+    groups: int
+    epsilon: float = 1e-6
+
+    @nn.compact
+    def __call__(self, inputs: jax.Array) -> jax.Array:
+        """Normalize [B, ..., C] in float32; the result has the dtype of `inputs`."""
+        shape = (inputs.shape[-1],)
+        scale = parameter(self, "scale", initializers.ones, ("norm",), shape)
+        bias = parameter(self, "bias", initializers.zeros, ("norm",), shape)
+        return normalization.group_norm(inputs, scale, bias, self.groups, self.epsilon)

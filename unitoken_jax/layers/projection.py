@@ -10,12 +10,13 @@ import jax
 from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
 
-from unitoken_jax.layers.geglu import GeGLU, vit_init
 from unitoken_jax.layers.kv_cache import KeyValue
 from unitoken_jax.layers.linear import Linear
+from unitoken_jax.layers.mlp import GeGLU
 from unitoken_jax.layers.norms import LayerNorm
+from unitoken_jax.layers.parameter import vit_init
 from unitoken_jax.ops import attention as ops
-from unitoken_jax.ops.masks import SegmentIds
+from unitoken_jax.ops.attention import SegmentIds
 
 
 class ResizingAttention(nn.Module):

@@ -1,12 +1,13 @@
-"""Layers of one kind, scanned over stacked parameters and rematerialised by name."""
+"""Layers of one kind scanned over their parameters, and a module over its batch."""
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import jax
 from flax import linen as nn
 
 from unitoken_jax.ops.attention import CONTEXT
+from unitoken_jax.ops.chunks import join, split
 
 Remat = Literal["none", "full", "attention", "minimal", "dots", "offload"]
 """What a layer keeps for its gradient.
@@ -90,3 +91,37 @@ def scan_layers(
         length=length,
         metadata_params={nn.PARTITION_NAME: "layers"},
     )
+
+
+Module = TypeVar("Module", bound=nn.Module)
+
+
+def apply_in_chunks(
+    module: Module,
+    transform: Callable[[Module, jax.Array], jax.Array],
+    rows: jax.Array,
+    chunks: int,
+) -> jax.Array:
+    """Apply `transform(module, rows)`, which treats rows alike and draws nothing.
+
+    The parameters are the same with any number of chunks, and so are their names.
+
+    Args:
+        module: whose parameters it uses; call this in its compact method.
+        transform: [b, …] of any b → [b, …].
+        rows: [B, …].
+        chunks: how many; each but a single one is computed again for the gradient.
+    """
+    if chunks == 1 or module.is_initializing():
+        return transform(module, rows)
+
+    def one(module: Module, carry: None, part: jax.Array) -> tuple[None, jax.Array]:
+        return carry, transform(module, part)
+
+    scan = nn.scan(
+        nn.remat(one, prevent_cse=False),  # the loop is a barrier already
+        variable_broadcast="params",
+        split_rngs={"params": False},
+    )
+    _, made = scan(module, None, split(rows, chunks))
+    return join(made)

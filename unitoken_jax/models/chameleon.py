@@ -15,18 +15,17 @@ from jax.nn import initializers
 
 from unitoken_jax.config import Amount, Positive, below_one, positive
 from unitoken_jax.layers.attention import Attention
-from unitoken_jax.layers.dropout import Dropout
-from unitoken_jax.layers.head import vocab_sharding
 from unitoken_jax.layers.kv_cache import KeyValue, KVCache
-from unitoken_jax.layers.linear import Embedding, Linear
+from unitoken_jax.layers.linear import Linear
 from unitoken_jax.layers.mlp import GatedMLP
 from unitoken_jax.layers.norms import RMSNorm
 from unitoken_jax.layers.quantization import Dtype, Quantization
+from unitoken_jax.layers.residual import Dropout
 from unitoken_jax.layers.stack import Remat, scan_layers
+from unitoken_jax.layers.vocabulary import Embedding, vocab_sharding
 from unitoken_jax.models.system import Shapes, half_of_attention
 from unitoken_jax.ops import losses
-from unitoken_jax.ops.attention import Backend
-from unitoken_jax.ops.masks import SegmentIds
+from unitoken_jax.ops.attention import Backend, SegmentIds
 from unitoken_jax.ops.rotary import Rotation, rotary_angles
 from unitoken_jax.parallel.rules import constrain
 

@@ -5,7 +5,6 @@ of its vocabulary; padding (id 0) follows it and is never seen by it.
 """
 
 from dataclasses import dataclass
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -13,15 +12,15 @@ from flax import linen as nn
 from jax.nn import initializers
 
 from unitoken_jax.config import Count, Positive
-from unitoken_jax.layers.attention import Attention, check_heads
-from unitoken_jax.layers.linear import Embedding, Linear
-from unitoken_jax.layers.mlp import MLP
+from unitoken_jax.layers.attention import check_heads
+from unitoken_jax.layers.linear import Linear
 from unitoken_jax.layers.norms import LayerNorm
 from unitoken_jax.layers.parameter import Initializer, parameter
 from unitoken_jax.layers.quantization import Dtype
+from unitoken_jax.layers.residual import EncoderBlock
 from unitoken_jax.layers.stack import Remat, scan_layers
+from unitoken_jax.layers.vocabulary import Embedding
 from unitoken_jax.ops.attention import Backend
-from unitoken_jax.parallel.rules import constrain
 
 
 @dataclass(frozen=True)
@@ -69,42 +68,6 @@ def shrinking_normal(standard: float, shrunk: float, inner: int) -> Initializer:
     return init
 
 
-class TextBlock(nn.Module):
-    """Pre-norm causal attention and MLP."""
-
-    config: ClipTextConfig
-
-    @nn.compact
-    def __call__(self, x: jax.Array, _: None) -> tuple[jax.Array, None]:
-        """Transforms [B, T, D]."""
-        config = self.config
-        # The published initialiser: outputs shrink with the depth of the residual sum.
-        shrunk = config.hidden**-0.5 * (2 * config.layers) ** -0.5
-        norm = partial(LayerNorm, config.norm_eps)
-        attention = Attention(
-            heads=config.heads,
-            kv_heads=config.heads,
-            head_dim=config.hidden // config.heads,
-            use_bias=True,
-            backend=config.attention,
-            kernel_init=initializers.normal(config.hidden**-0.5),
-            out_init=initializers.normal(shrunk),
-            dtype=config.dtype,
-            name="attention",
-        )
-        x = x + attention(norm(name="attention_norm")(x), causal=True)[0]
-        into = (2 * config.hidden) ** -0.5
-        mlp = MLP(
-            config.mlp,
-            "gelu_erf",
-            kernel_init=shrinking_normal(into, shrunk, config.mlp),
-            dtype=config.dtype,
-            name="mlp",
-        )
-        x = x + mlp(norm(name="mlp_norm")(x))
-        return constrain(x, "batch", "length", "width"), None
-
-
 class ClipText(nn.Module):
     """The tower.
 
@@ -138,8 +101,23 @@ class ClipText(nn.Module):
         axes = ("position", "embed")
         table = parameter(self, "position_embedding", init, axes, shape)
         x = x + table[:length].astype(config.dtype)
-        blocks = scan_layers(TextBlock, config.layers, config.remat, shared=0)
-        x, _ = blocks(config, name="layers")(x, None)
+        # The published initialiser: outputs shrink with the depth of the residual sum.
+        shrunk = config.hidden**-0.5 * (2 * config.layers) ** -0.5
+        into = (2 * config.hidden) ** -0.5
+        blocks = scan_layers(EncoderBlock, config.layers, config.remat, shared=0)
+        x, _ = blocks(
+            config.heads,
+            config.mlp,
+            "gelu_erf",
+            config.norm_eps,
+            causal=True,
+            backend=config.attention,
+            kernel_init=initializers.normal(config.hidden**-0.5),
+            out_init=initializers.normal(shrunk),
+            mlp_init=shrinking_normal(into, shrunk, config.mlp),
+            dtype=config.dtype,
+            name="layers",
+        )(x, None)
         x = LayerNorm(config.norm_eps, name="norm")(x)
         last = jnp.argmax(text, axis=1)
         pooled = jnp.take_along_axis(x, last[:, None, None], axis=1)[:, 0]

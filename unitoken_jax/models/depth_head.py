@@ -14,10 +14,10 @@ from flax import linen as nn
 from jax.nn import initializers
 
 from unitoken_jax.layers.kv_cache import KVCache
-from unitoken_jax.layers.linear import look_up
 from unitoken_jax.layers.norms import RMSNorm
 from unitoken_jax.layers.parameter import parameter
 from unitoken_jax.layers.stack import scan_layers
+from unitoken_jax.layers.vocabulary import look_up
 from unitoken_jax.models.chameleon import Block, ChameleonConfig, Context
 from unitoken_jax.ops.code_scores import CodeScores, code_logits, score_codes
 from unitoken_jax.ops.rotary import rotary_angles

@@ -17,12 +17,12 @@ from flax import linen as nn
 from jax.nn import initializers
 
 from unitoken_jax.config import Amount, Count, Positive, Share, below_one, positive
-from unitoken_jax.layers.dropout import Dropout
 from unitoken_jax.layers.kv_cache import KVCache
-from unitoken_jax.layers.linear import Embedding
 from unitoken_jax.layers.norms import RMSNorm
 from unitoken_jax.layers.quantization import Dtype
+from unitoken_jax.layers.residual import Dropout
 from unitoken_jax.layers.stack import Remat, scan_layers
+from unitoken_jax.layers.vocabulary import Embedding
 from unitoken_jax.models.chameleon import Block, ChameleonConfig, Context
 from unitoken_jax.models.depth_head import (
     PARAMETERS_BEFORE_DEPTH_ATTENTION,

@@ -16,19 +16,22 @@ from jax.nn import initializers
 
 from unitoken_jax.config import Count, Natural, Positive, positive
 from unitoken_jax.layers.attention import Attention, check_heads
-from unitoken_jax.layers.linear import Embedding, Linear
+from unitoken_jax.layers.linear import Linear
 from unitoken_jax.layers.mlp import MLP
 from unitoken_jax.layers.norms import LayerNorm
 from unitoken_jax.layers.parameter import parameter
 from unitoken_jax.layers.quantization import Dtype
+from unitoken_jax.layers.residual import EncoderBlock
 from unitoken_jax.layers.stack import Remat, scan_layers
+from unitoken_jax.layers.vocabulary import Embedding
 from unitoken_jax.models.system import DataNeeds, Learns, Shapes, System
 from unitoken_jax.ops import losses, pixels
 from unitoken_jax.ops.attention import Backend
-from unitoken_jax.ops.masks import SegmentIds
+from unitoken_jax.ops.normalization import l2_normalize
 from unitoken_jax.ops.positions import resize_grid
 from unitoken_jax.parallel.rules import constrain
 
+_EPSILON = 1e-12  # added to the squared length of a feature
 _BLOCK = 1024  # of the splash backend: the 729 tokens of 384 pixels are one
 
 
@@ -150,29 +153,20 @@ class SiglipConfig:
             )
 
 
-class EncoderBlock(nn.Module):
-    """Pre-norm attention and MLP of either tower; `rows` names the axis B."""
-
-    config: SiglipVisionConfig | SiglipTextConfig
-    rows: str
-
-    @nn.compact
-    def __call__(
-        self, x: jax.Array, _: None, segment_ids: SegmentIds | None
-    ) -> tuple[jax.Array, None]:
-        """Transforms [B, S, D]."""
-        config = self.config
-        norm = partial(LayerNorm, config.norm_eps)
-        attention = _attention(config, self.rows, name="attention")
-        change, _kept = attention(
-            norm(name="attention_norm")(x), segment_ids=segment_ids
-        )
-        x = x + change
-        mlp = MLP(
-            config.mlp, "gelu_tanh", rows=self.rows, dtype=config.dtype, name="mlp"
-        )
-        x = x + mlp(norm(name="mlp_norm")(x))
-        return constrain(x, self.rows, "length", "width"), None
+def _layers(config: SiglipVisionConfig | SiglipTextConfig, rows: str) -> nn.Module:
+    """The blocks of either tower, parameters `layers`; `rows` names the axis B."""
+    blocks = scan_layers(EncoderBlock, config.layers, config.remat, shared=1)
+    return blocks(
+        config.heads,
+        config.mlp,
+        "gelu_tanh",
+        config.norm_eps,
+        backend=config.attention,
+        block=_BLOCK,
+        rows=rows,
+        dtype=config.dtype,
+        name="layers",
+    )
 
 
 class PoolingHead(nn.Module):
@@ -190,7 +184,18 @@ class PoolingHead(nn.Module):
         probe = jnp.broadcast_to(
             probe.astype(tokens.dtype), (tokens.shape[0], 1, config.hidden)
         )
-        x, _ = _attention(config, "views", name="attention")(probe, source=tokens)
+        attention = Attention(
+            heads=config.heads,
+            kv_heads=config.heads,
+            head_dim=config.hidden // config.heads,
+            use_bias=True,
+            backend=config.attention,
+            block=_BLOCK,
+            rows="views",
+            dtype=config.dtype,
+            name="attention",
+        )
+        x, _ = attention(probe, source=tokens)
         mlp = MLP(config.mlp, "gelu_tanh", rows="views", dtype=config.dtype, name="mlp")
         x = x + mlp(LayerNorm(config.norm_eps, name="norm")(x))
         return x[:, 0]
@@ -234,8 +239,7 @@ class SiglipVision(nn.Module):
         grid = tuple(side // config.patch for side in images.shape[1:3])
         table = resize_grid(table, (config.grid, config.grid), (grid[0], grid[1]))
         x = constrain(x + table.astype(config.dtype), "views", "length", "width")
-        blocks = scan_layers(EncoderBlock, config.layers, config.remat, shared=1)
-        x, _ = blocks(config, "views", name="layers")(x, None, None)
+        x, _ = _layers(config, "views")(x, None, None)
         x = LayerNorm(config.norm_eps, name="norm")(x)
         output = {"tokens": x}
         if config.head:
@@ -286,8 +290,7 @@ class SiglipText(nn.Module):
             real = (text != config.pad).astype(jnp.int32)  # [B, X]
             segments = (real, real)
             last = jnp.maximum(jnp.sum(real, axis=1) - 1, 0)
-        blocks = scan_layers(EncoderBlock, config.layers, config.remat, shared=1)
-        x, _ = blocks(config, "batch", name="layers")(x, None, segments)
+        x, _ = _layers(config, "batch")(x, None, segments)
         x = LayerNorm(config.norm_eps, name="norm")(x)
         pooled = jnp.take_along_axis(x, last[:, None, None], axis=1)[:, 0]
         head = Linear(
@@ -319,11 +322,12 @@ class Siglip(nn.Module):
 
     def encode_image(self, images: jax.Array) -> jax.Array:
         """Unit vectors float32 [B, E] of images [B, H, W, 3] in [-1, 1]."""
-        return _unit(self.vision(images)["pooled"])
+        pooled = self.vision(images)["pooled"].astype(jnp.float32)
+        return l2_normalize(pooled, added=_EPSILON)
 
     def encode_text(self, text: jax.Array) -> jax.Array:
         """Unit vectors float32 [B, E] of texts, int32 [B, X], padded on the right."""
-        return _unit(self.text(text))
+        return l2_normalize(self.text(text).astype(jnp.float32), added=_EPSILON)
 
     def __call__(
         self, images: jax.Array, text: jax.Array
@@ -369,27 +373,6 @@ def loss(
         "scale": jnp.exp(log_scale),
         "bias": bias,
     }
-
-
-def _attention(
-    config: SiglipVisionConfig | SiglipTextConfig, rows: str, name: str
-) -> Attention:
-    return Attention(
-        heads=config.heads,
-        kv_heads=config.heads,
-        head_dim=config.hidden // config.heads,
-        use_bias=True,
-        backend=config.attention,
-        block=_BLOCK,
-        rows=rows,
-        dtype=config.dtype,
-        name=name,
-    )
-
-
-def _unit(x: jax.Array) -> jax.Array:
-    x = x.astype(jnp.float32)
-    return x * jax.lax.rsqrt(jnp.sum(jnp.square(x), axis=-1, keepdims=True) + 1e-12)
 
 
 def system(config: SiglipConfig) -> System:

@@ -10,13 +10,13 @@ needed.
 import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from operator import attrgetter
 from typing import Any
 
 import jax
 from flax import linen as nn
 
-from unitoken_jax.models.frozen import FrozenModels
 from unitoken_jax.models.image_tokenizer import ImageTokenizer
 
 Params = dict[str, Any]
@@ -58,6 +58,29 @@ class DataNeeds:
     text_length: str | None = None
     tower: str | None = None
     undrawable: str | None = None
+
+
+@partial(
+    jax.tree_util.register_dataclass, data_fields=["params"], meta_fields=["module"]
+)
+@dataclass(frozen=True)
+class FrozenModel:
+    """A module with its parameters; a tree whose leaves are the parameters.
+
+    It is an argument of a compiled step, so that its weights are no constants in the
+    program, and no part of the training's state.
+    """
+
+    module: nn.Module
+    params: Mapping[str, Any]
+
+    def __call__(self, *inputs: Any) -> Any:
+        """Apply the module."""
+        return self.module.apply({"params": self.params}, *inputs)
+
+
+FrozenModels = Mapping[str, FrozenModel]
+"""Frozen networks by the name a loss asks for."""
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,9 @@ from jax.nn import initializers
 
 from unitoken_jax.config import Amount, Count, Natural
 from unitoken_jax.layers.codebooks import Codebooks
-from unitoken_jax.layers.geglu import vit_init
 from unitoken_jax.layers.linear import Linear
 from unitoken_jax.layers.norms import LayerNorm
-from unitoken_jax.layers.parameter import parameter
+from unitoken_jax.layers.parameter import parameter, vit_init
 from unitoken_jax.layers.projection import AttentionProjection
 from unitoken_jax.models import unitok_objective
 from unitoken_jax.models.clip_text import ClipText, ClipTextConfig
@@ -40,7 +39,8 @@ from unitoken_jax.models.vitamin import (
     ViTaminDecoder,
     ViTaminEncoder,
 )
-from unitoken_jax.ops.quantization import Quantizer, normalize
+from unitoken_jax.ops.normalization import l2_normalize
+from unitoken_jax.ops.quantization import Quantizer
 
 
 @dataclass(frozen=True)
@@ -205,11 +205,11 @@ class UniTok(ImageTokenizer):
 
     def encode_text(self, text: jax.Array) -> jax.Array:
         """Unit vectors float32 [B, E] of texts, int32 [B, X]."""
-        return normalize(self.text(text))
+        return l2_normalize(self.text(text))
 
     def _image_feature(self, tokens: jax.Array) -> jax.Array:
         mean = tokens.mean(1)
-        return normalize(self.image_projection(self.image_norm(mean)))
+        return l2_normalize(self.image_projection(self.image_norm(mean)))
 
     def __call__(
         self,

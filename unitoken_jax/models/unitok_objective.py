@@ -12,8 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from unitoken_jax.config import Amount, ConfigError, below_one, positive
-from unitoken_jax.models.frozen import FrozenModels
-from unitoken_jax.models.system import GeneratorOutput, Metrics, Params
+from unitoken_jax.models.system import FrozenModels, GeneratorOutput, Metrics, Params
 from unitoken_jax.ops import pixels, quantization
 from unitoken_jax.ops.chunks import chunked_map, split
 from unitoken_jax.ops.contrastive import contrastive_loss

@@ -6,7 +6,7 @@ the convolutions. The decoder mirrors the encoder (arXiv 2502.20321). Images are
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import jax
@@ -15,19 +15,17 @@ from flax import linen as nn
 from jax.nn import initializers
 
 from unitoken_jax.config import Count, ShareBelowOne, positive
-from unitoken_jax.layers.attention import Attention, check_heads
-from unitoken_jax.layers.chunks import apply_in_chunks
+from unitoken_jax.layers.attention import check_heads
 from unitoken_jax.layers.convolution import Conv, DepthwiseConv
-from unitoken_jax.layers.geglu import GeGLU, vit_init
 from unitoken_jax.layers.norms import LayerNorm
-from unitoken_jax.layers.parameter import Initializer
+from unitoken_jax.layers.parameter import Initializer, vit_init, xavier_half
 from unitoken_jax.layers.quantization import Dtype
-from unitoken_jax.layers.stack import Remat, scan_layers
+from unitoken_jax.layers.residual import EncoderBlock
+from unitoken_jax.layers.stack import Remat, apply_in_chunks, scan_layers
+from unitoken_jax.models.clip_text import ClipText, ClipTextConfig
 from unitoken_jax.ops.attention import Backend
 from unitoken_jax.ops.convolution import average_pool
-from unitoken_jax.ops.drop_path import drop_path
 from unitoken_jax.ops.resize import double_nearest
-from unitoken_jax.parallel.rules import constrain
 
 _CENTRED = ((1, 1), (1, 1))
 
@@ -99,10 +97,6 @@ def he_fan_out(groups: int = 1) -> Initializer:
     return init
 
 
-decoder_init = initializers.variance_scaling(0.25, "fan_avg", "normal")
-"""UniTok's initialiser of the decoder's convolutions: Xavier normal with gain 0.5."""
-
-
 def expanded(width: int) -> int:
     """Inner width of a block: four times its own, in multiples of 8 as timm rounds."""
     multiple = (4 * width + 4) // 8 * 8
@@ -166,43 +160,10 @@ class UpMBConv(nn.Module):
         if self.up:
             h = conv(inner, name="up")(double_nearest(h))
             x = conv(self.features, name="shortcut")(double_nearest(x))
-        h = DepthwiseConv(kernel_init=decoder_init, dtype=self.dtype, name="depthwise")(
+        h = DepthwiseConv(kernel_init=xavier_half, dtype=self.dtype, name="depthwise")(
             h
         )
         return x + conv(self.features, size=1, name="reduce")(_gelu(h))
-
-
-class Block(nn.Module):
-    """Pre-norm attention and gated MLP, each dropped for some samples in training."""
-
-    config: ViTaminConfig
-
-    @nn.compact
-    def __call__(
-        self, x: jax.Array, rate: jax.Array, deterministic: bool
-    ) -> tuple[jax.Array, None]:
-        """Transforms [B, T, D]; `rate` is the block's drop path rate."""
-        config = self.config
-        attention = Attention(
-            heads=config.heads,
-            kv_heads=config.heads,
-            head_dim=config.hidden // config.heads,
-            use_bias=True,
-            backend=config.attention,
-            kernel_init=vit_init,
-            dtype=config.dtype,
-            name="attention",
-        )
-
-        def add(x: jax.Array, change: jax.Array) -> jax.Array:
-            change = change.astype(x.dtype)
-            if config.drop_path and not deterministic:
-                change = drop_path(self.make_rng("dropout"), change, rate)
-            return constrain(x + change, "batch", "length", "width")
-
-        x = add(x, attention(LayerNorm(1e-6, name="attention_norm")(x))[0])
-        mlp = GeGLU(config.mlp, dtype=config.dtype, name="mlp")
-        return add(x, mlp(LayerNorm(1e-6, name="mlp_norm")(x))), None
 
 
 class Transformer(nn.Module):
@@ -215,9 +176,19 @@ class Transformer(nn.Module):
         """Transforms tokens [B, T, D], in float32."""
         config = self.config
         rates = jnp.linspace(0.0, config.drop_path, config.layers)
-        blocks = scan_layers(Block, config.layers, config.remat, shared=0, static=1)
-        x = x.astype(jnp.float32)
-        x, _ = blocks(config, name="layers")(x, rates, deterministic)
+        blocks = scan_layers(EncoderBlock, config.layers, config.remat, shared=0)
+        layers = blocks(
+            config.heads,
+            config.mlp,
+            "geglu",
+            1e-6,
+            stochastic_depth=config.drop_path > 0 and not deterministic,
+            backend=config.attention,
+            kernel_init=vit_init,
+            dtype=config.dtype,
+            name="layers",
+        )
+        x, _ = layers(x.astype(jnp.float32), rates)
         return LayerNorm(1e-6, name="norm")(x)
 
 
@@ -303,8 +274,52 @@ class ViTaminDecoder(nn.Module):
         return _gelu(LayerNorm(1e-6, name="head_norm")(x))
 
 
+@dataclass(frozen=True)
+class ViTaminClipConfig:
+    """Shape of a CLIP's towers; the defaults are ViTamin-L's at 256 pixels, UniTok's.
+
+    Attributes:
+        vision: image tower.
+        text: text tower.
+    """
+
+    vision: ViTaminConfig = field(default_factory=ViTaminConfig)
+    text: ClipTextConfig = field(default_factory=ClipTextConfig)
+
+
+class ViTaminClip(nn.Module):
+    """The towers of a ViTamin CLIP from which UniTok may start.
+
+    open_clip's own model adds positions to the image tokens, pools and projects them,
+    and has erf GELUs in the encoder's gated MLPs, where UniTok has none of the first
+    three and tanh GELUs (arXiv 2502.20321 and its code). These are its towers as UniTok
+    computes them; parameters `encoder` and `text`, named as UniTok's are.
+    """
+
+    config: ViTaminClipConfig
+
+    def setup(self) -> None:
+        """Names the parts."""
+        self.encoder = ViTaminEncoder(self.config.vision)
+        self.text = ClipText(self.config.text)
+
+    def __call__(
+        self, images: jax.Array, text: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """Encodes images and texts.
+
+        Args:
+            images: float [B, H, W, 3] in [-1, 1].
+            text: int32 [B, X].
+
+        Returns:
+            Image tokens float32 [B, h · w, D] and text vectors [B, E].
+        """
+        return self.encoder(images), self.text(text)
+
+
 _encoder_conv = partial(Conv, kernel_init=he_fan_out(), bias_init=initializers.zeros)
-_decoder_conv = partial(Conv, kernel_init=decoder_init, bias_init=initializers.zeros)
+_decoder_conv = partial(Conv, kernel_init=xavier_half, bias_init=initializers.zeros)
 
 
 def _gelu(x: jax.Array) -> jax.Array:

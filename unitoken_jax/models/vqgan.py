@@ -16,10 +16,10 @@ from jax.nn import initializers
 
 from unitoken_jax.config import Amount, Count, Natural, ShareBelowOne
 from unitoken_jax.layers.convolution import Conv
-from unitoken_jax.layers.dropout import Dropout
-from unitoken_jax.layers.group_norm import GroupNorm
+from unitoken_jax.layers.norms import GroupNorm
 from unitoken_jax.layers.parameter import parameter
 from unitoken_jax.layers.quantization import Dtype
+from unitoken_jax.layers.residual import Dropout
 from unitoken_jax.models.image_tokenizer import ImageTokenizer
 from unitoken_jax.models.system import DataNeeds, System
 from unitoken_jax.ops.attention import attention
@@ -138,7 +138,7 @@ class ResidualBlock(nn.Module):
         h = nn.swish(GroupNorm(config.num_groups, name="norm_1")(x))
         h = Conv(self.features, dtype=config.dtype, name="conv_1")(h)
         h = nn.swish(GroupNorm(config.num_groups, name="norm_2")(h))
-        h = Dropout(config.dropout)(h, deterministic)
+        h = Dropout(config.dropout)(h, deterministic=deterministic)
         h = Conv(self.features, dtype=config.dtype, name="conv_2")(h)
         if x.shape[-1] != self.features:
             x = Conv(self.features, 1, dtype=config.dtype, name="shortcut")(x)

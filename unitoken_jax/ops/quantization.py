@@ -13,8 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-EPSILON = 1e-12
-"""Smallest norm that a vector is divided by, as in `torch.nn.functional.normalize`."""
+from unitoken_jax.ops.normalization import l2_normalize
 
 
 class Quantized(NamedTuple):
@@ -63,7 +62,7 @@ class Quantizer:
             return self._residual(latents, codebooks)
         split = self._split(latents, codebooks)  # [B, T, C, E]
         if self.normalize:
-            split, codebooks = normalize(split), normalize(codebooks)
+            split, codebooks = l2_normalize(split), l2_normalize(codebooks)
         codes = nearest(split, codebooks, self.chunk)
         chosen = _take(codebooks, codes)  # [B, T, C, E]
         vectors = straight_through(split, chosen).reshape(latents.shape)
@@ -76,7 +75,7 @@ class Quantizer:
     def lookup(self, codes: jax.Array, codebooks: jax.Array) -> jax.Array:
         """Vectors [B, T, D] of codes [B, T, C]; NaN for a code beyond the codebook."""
         if self.normalize:
-            codebooks = normalize(codebooks)
+            codebooks = l2_normalize(codebooks)
         chosen = _take(codebooks, codes)  # [B, T, C, E]
         if self.structure == "residual":
             return chosen.sum(-2)
@@ -95,7 +94,7 @@ class Quantizer:
         latents = lax.stop_gradient(latents.astype(jnp.float32))
         if self.structure == "residual":
             if self.normalize:
-                latents, codebooks = normalize(latents), normalize(codebooks)
+                latents, codebooks = l2_normalize(latents), l2_normalize(codebooks)
             # What each codebook was given: all but what the earlier ones took.
             chosen = self._residual(latents, codebooks).codes
             taken = lax.stop_gradient(_take(codebooks, chosen))  # [B, T, C, E]
@@ -103,7 +102,7 @@ class Quantizer:
         else:
             seen = self._split(latents, codebooks)
             if self.normalize:
-                seen, codebooks = normalize(seen), normalize(codebooks)
+                seen, codebooks = l2_normalize(seen), l2_normalize(codebooks)
         seen = jnp.moveaxis(seen, 2, 0).reshape(codebooks.shape[0], -1, seen.shape[-1])
         return jnp.mean(jax.vmap(revival_loss)(seen, codebooks, counts))
 
@@ -121,7 +120,7 @@ class Quantizer:
                 f"{codebooks.shape[-1]} channels for latents of {latents.shape[-1]}"
             )
         if self.normalize:
-            latents, codebooks = normalize(latents), normalize(codebooks)
+            latents, codebooks = l2_normalize(latents), l2_normalize(codebooks)
         left, codes, losses = latents, [], []
         for codebook in codebooks:
             stage = nearest(left[:, :, None], codebook[None], self.chunk)  # [B, T, 1]
@@ -142,12 +141,6 @@ class Quantizer:
                 f"{count * width} channels, not {latents.shape[-1]}"
             )
         return latents.reshape(*latents.shape[:-1], count, width)
-
-
-def normalize(vectors: jax.Array) -> jax.Array:
-    """Scale vectors [..., E] to length one; a zero vector keeps a zero gradient."""
-    square = jnp.sum(jnp.square(vectors), -1, keepdims=True)
-    return vectors * lax.rsqrt(jnp.maximum(square, EPSILON**2))
 
 
 def straight_through(latents: jax.Array, chosen: jax.Array) -> jax.Array:

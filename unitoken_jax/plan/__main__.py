@@ -23,7 +23,7 @@ from unitoken_jax.config import ConfigError, UserError
 from unitoken_jax.convert import WeightsError
 from unitoken_jax.files import define_path_flag
 from unitoken_jax.models import registry
-from unitoken_jax.models.frozen import FrozenModel
+from unitoken_jax.models.system import FrozenModel
 from unitoken_jax.parallel import topology as topologies
 from unitoken_jax.plan import ahead, model_flops, report, search, selfcheck
 from unitoken_jax.train.console import log_to_console

@@ -45,8 +45,8 @@ from unitoken_jax.evaluate.run import run as evaluate
 from unitoken_jax.generate.__main__ import SPEAKERS, check_fields, find_stage
 from unitoken_jax.generate.assistant import GenerationConfig
 from unitoken_jax.models import registry
-from unitoken_jax.models.frozen import FrozenModel
 from unitoken_jax.models.image_tokenizer import ImageTokenizer, encode_images
+from unitoken_jax.models.system import FrozenModel
 from unitoken_jax.parallel.mesh import make_mesh
 from unitoken_jax.parallel.rows import local_rows
 from unitoken_jax.report import page

@@ -15,11 +15,13 @@ import jax.numpy as jnp
 
 from unitoken_jax.checkpoint.state import Params
 from unitoken_jax.config import Amount, ConfigError
-from unitoken_jax.models.discriminator import Discriminator, DiscriminatorConfig
-from unitoken_jax.models.frozen import FrozenModels
-from unitoken_jax.models.system import GeneratorLoss, unboxed
+from unitoken_jax.models.perceptual.discriminator import (
+    Discriminator,
+    DiscriminatorConfig,
+)
+from unitoken_jax.models.system import FrozenModels, GeneratorLoss, unboxed
 from unitoken_jax.ops import adversarial
-from unitoken_jax.ops.augmentation import augment, blur
+from unitoken_jax.ops.adversarial import augment, blur
 from unitoken_jax.runtime.pytree import flatten, nest
 from unitoken_jax.train.optimizer import (
     Flat,

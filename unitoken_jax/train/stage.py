@@ -25,8 +25,7 @@ from unitoken_jax.checkpoint.reader import Restored
 from unitoken_jax.checkpoint.state import Params, TrainState
 from unitoken_jax.config import ConfigError, UserError, nearest, plain, render
 from unitoken_jax.models import registry
-from unitoken_jax.models.frozen import FrozenModels
-from unitoken_jax.models.system import System
+from unitoken_jax.models.system import FrozenModels, System
 from unitoken_jax.parallel import rows, rules
 from unitoken_jax.parallel.mesh import make_mesh
 from unitoken_jax.runtime import processes

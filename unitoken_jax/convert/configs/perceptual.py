@@ -19,10 +19,10 @@ from unitoken_jax.convert.configs.fields import (
     written,
 )
 from unitoken_jax.convert.table import WeightsError
-from unitoken_jax.models.dinov2 import Dinov2Config
-from unitoken_jax.models.inception import InceptionConfig
-from unitoken_jax.models.lpips import LpipsConfig
-from unitoken_jax.models.stlpips import StLpipsConfig
+from unitoken_jax.models.perceptual.dinov2 import Dinov2Config
+from unitoken_jax.models.perceptual.inception import InceptionConfig
+from unitoken_jax.models.perceptual.lpips import LpipsConfig
+from unitoken_jax.models.perceptual.stlpips import StLpipsConfig
 
 
 def _mlp(config: Dinov2Config) -> int:

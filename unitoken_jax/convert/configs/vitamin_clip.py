@@ -24,9 +24,9 @@ from unitoken_jax.models.vitamin import (
     VITAMIN_LARGE,
     VITAMIN_SMALL,
     VITAMIN_XLARGE,
+    ViTaminClipConfig,
     ViTaminConfig,
 )
-from unitoken_jax.models.vitamin_clip import ViTaminClipConfig
 
 # timm's names go on with the size of the pictures, which no parameter we take has.
 _VISION = {

@@ -16,7 +16,7 @@ import numpy as np
 from flax import linen as nn
 
 from unitoken_jax import convert
-from unitoken_jax.models import stlpips
+from unitoken_jax.models.perceptual import stlpips
 from unitoken_jax.models.system import Params
 from unitoken_jax.ops import pixels
 
@@ -108,19 +108,19 @@ def _weights(kind: str, path: str) -> tuple[nn.Module, Params]:
 
 
 def inception_features(module: nn.Module, params: Params) -> FeatureNetwork:
-    """Return the FID's network (`models.inception.InceptionV3`)."""
+    """Return the FID's network (`inception.InceptionV3`)."""
     return FeatureNetwork("inception", module, params, _call)
 
 
 def alexnet_features(module: nn.Module, params: Params) -> FeatureNetwork:
-    """Return the last activations of `models.stlpips.StLpips`, averaged in space."""
+    """Return the last activations of `stlpips.StLpips`, averaged in space."""
     return FeatureNetwork(
         "alexnet", module, params, _last_activations, stlpips.SMALLEST
     )
 
 
 def alexnet_distance(module: nn.Module, params: Params) -> PairNetwork:
-    """Return the distance of `models.stlpips.StLpips`."""
+    """Return the distance of `stlpips.StLpips`."""
     return PairNetwork("stlpips_alexnet", module, params, stlpips.SMALLEST)
 
 

@@ -17,14 +17,14 @@ from unitoken_jax.convert.table import (
     export_tensors,
     import_tensors,
 )
-from unitoken_jax.models.dinov2 import Dinov2, Dinov2Config
-from unitoken_jax.models.discriminator import (
+from unitoken_jax.models.perceptual.dinov2 import Dinov2, Dinov2Config
+from unitoken_jax.models.perceptual.discriminator import (
     SCALE,
     SHIFT,
     Discriminator,
     DiscriminatorConfig,
 )
-from unitoken_jax.ops.augmentation import blur
+from unitoken_jax.ops.adversarial import blur
 
 PUBLISHED = DiscriminatorConfig()
 

@@ -12,8 +12,8 @@ from random_weights import random_weights
 
 from unitoken_jax.convert import lpips as layout
 from unitoken_jax.convert.table import expected_shapes, import_tensors
-from unitoken_jax.models.frozen import FrozenModel
-from unitoken_jax.models.lpips import Lpips, LpipsConfig
+from unitoken_jax.models.perceptual.lpips import Lpips, LpipsConfig
+from unitoken_jax.models.system import FrozenModel
 from unitoken_jax.models.unitok_objective import ObjectiveConfig, compare
 
 TINY = LpipsConfig(widths=(4, 6), depths=(1, 2))

@@ -6,12 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from jax import lax
 from jax.nn import initializers
 
 from unitoken_jax.layers.convolution import Conv
 from unitoken_jax.layers.parameter import parameter
 from unitoken_jax.layers.quantization import Dtype
+from unitoken_jax.ops.normalization import l2_norm
 
 SHIFT = np.array([-0.030, -0.088, -0.188], np.float32)
 SCALE = np.array([0.458, 0.448, 0.450], np.float32)
@@ -55,17 +55,22 @@ class Lpips(nn.Module):
                 x = nn.relu(Conv(width, dtype=config.dtype, name=name)(x))
             init = initializers.constant(1 / width)
             weight = parameter(self, f"weight_{i}", init, ("norm",), (width,))
-            units = _unit(x.astype(jnp.float32)).reshape(-1, 2, *x.shape[1:])
+            units = unit_channels(x.astype(jnp.float32)).reshape(-1, 2, *x.shape[1:])
             one, other = units[:, 0], units[:, 1]
             total += jnp.mean(jnp.square(one - other) @ weight, (1, 2))
         return total
 
 
-def _unit(x: jax.Array) -> jax.Array:
-    """Scale the channels of every pixel to length one, with the published epsilons."""
-    return x / (jnp.sqrt(jnp.sum(jnp.square(x), -1, keepdims=True) + 1e-9) + 1e-10)
+def unit_channels(x: jax.Array) -> jax.Array:
+    """Scale the channels of every pixel to length one, with the published epsilons.
+
+    1e-9 keeps the gradient finite where nothing is active; the published code of the
+    shift-tolerant LPIPS has not got it.
+    """
+    return x / (l2_norm(x, added=1e-9) + 1e-10)
 
 
 def _max_pool(x: jax.Array) -> jax.Array:
     lowest = np.array(-np.inf, x.dtype)
-    return lax.reduce_window(x, lowest, lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")
+    window = (1, 2, 2, 1)
+    return jax.lax.reduce_window(x, lowest, jax.lax.max, window, window, "VALID")

@@ -8,18 +8,16 @@ from flax import linen as nn
 from jax.nn import initializers
 
 from unitoken_jax.config import Count, Positive
-from unitoken_jax.layers.attention import Attention, check_heads
-from unitoken_jax.layers.geglu import vit_init
+from unitoken_jax.layers.attention import check_heads
 from unitoken_jax.layers.linear import Linear
-from unitoken_jax.layers.mlp import MLP
 from unitoken_jax.layers.norms import LayerNorm
-from unitoken_jax.layers.parameter import parameter
+from unitoken_jax.layers.parameter import parameter, vit_init
 from unitoken_jax.layers.quantization import Dtype
+from unitoken_jax.layers.residual import EncoderBlock
 from unitoken_jax.layers.stack import Remat, scan_layers
 from unitoken_jax.ops import pixels
 from unitoken_jax.ops.attention import Backend
 from unitoken_jax.ops.positions import resize_grid
-from unitoken_jax.parallel.rules import constrain
 
 
 @dataclass(frozen=True)
@@ -53,55 +51,6 @@ class Dinov2Config:
     def __post_init__(self) -> None:
         """Refuses heads that do not come out even."""
         check_heads(self)
-
-
-class Dinov2Block(nn.Module):
-    """Pre-norm attention and MLP, each scaled channel by channel."""
-
-    config: Dinov2Config
-
-    @nn.compact
-    def __call__(self, x: jax.Array, _: None) -> tuple[jax.Array, jax.Array]:
-        """Transforms [B, T, D]; the result is also what a tap sees."""
-        config = self.config
-        attention = Attention(
-            heads=config.heads,
-            kv_heads=config.heads,
-            head_dim=config.hidden // config.heads,
-            use_bias=True,
-            backend=config.attention,
-            kernel_init=vit_init,
-            dtype=config.dtype,
-            name="attention",
-        )
-        mlp = MLP(
-            config.mlp,
-            "gelu_erf",
-            kernel_init=vit_init,
-            dtype=config.dtype,
-            name="mlp",
-        )
-        x = x + self._scale("attention")(attention(self._norm("attention")(x))[0])
-        x = x + self._scale("mlp")(mlp(self._norm("mlp")(x)))
-        x = constrain(x, "batch", "length", "width")
-        return x, x
-
-    def _norm(self, branch: str) -> LayerNorm:
-        return LayerNorm(self.config.norm_eps, name=f"{branch}_norm")
-
-    def _scale(self, branch: str) -> "LayerScale":
-        return LayerScale(name=f"{branch}_scale")
-
-
-class LayerScale(nn.Module):
-    """One factor a channel; parameter `scale` [D]."""
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Scales [..., D]."""
-        shape = (x.shape[-1],)
-        scale = parameter(self, "scale", initializers.ones, ("norm",), shape)
-        return x * scale.astype(x.dtype)
 
 
 class Dinov2(nn.Module):
@@ -154,8 +103,19 @@ class Dinov2(nn.Module):
             first.astype(x.dtype) + table[0], (x.shape[0], 1, config.hidden)
         )
         x = jnp.concatenate([first, x + places], axis=1)
-        blocks = scan_layers(Dinov2Block, config.layers, config.remat, shared=0)
-        x, layers = blocks(config, name="layers")(x, None)
+        blocks = scan_layers(EncoderBlock, config.layers, config.remat, shared=0)
+        x, layers = blocks(
+            config.heads,
+            config.mlp,
+            "gelu_erf",
+            config.norm_eps,
+            layer_scale=True,
+            taps=True,
+            backend=config.attention,
+            kernel_init=vit_init,
+            dtype=config.dtype,
+            name="layers",
+        )(x, None)
         return {"layers": layers, "tokens": LayerNorm(config.norm_eps, name="norm")(x)}
 
     def _token(self, name: str, deviation: float, shape: tuple[int, ...]) -> jax.Array:

@@ -8,7 +8,7 @@ from hash_weights import hash_images, hash_weight
 
 from unitoken_jax.convert import stlpips as layout
 from unitoken_jax.convert.table import expected_shapes, import_tensors
-from unitoken_jax.models.stlpips import SMALLEST, StLpips, StLpipsConfig
+from unitoken_jax.models.perceptual.stlpips import SMALLEST, StLpips, StLpipsConfig
 
 CONFIG = StLpipsConfig()
 # Of stlpips-pytorch 0.0.2 with PyTorch 2.13 on the same pictures.

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from unitoken_jax.ops.augmentation import augment, blur
+from unitoken_jax.ops.adversarial import augment, blur
 
 OFF = {"shift": 0.0, "brightness": 0.0, "saturation": 0.0, "contrast": 0.0, "cut": 0.0}
 

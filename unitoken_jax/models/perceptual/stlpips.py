@@ -16,7 +16,7 @@ from jax.nn import initializers
 from unitoken_jax.layers.convolution import Conv
 from unitoken_jax.layers.parameter import parameter
 from unitoken_jax.layers.quantization import Dtype
-from unitoken_jax.models.lpips import SCALE, SHIFT
+from unitoken_jax.models.perceptual.lpips import SCALE, SHIFT, unit_channels
 from unitoken_jax.ops.convolution import depthwise
 
 _BLUR = np.outer([1, 2, 1], [1, 2, 1]).astype(np.float32) / 16
@@ -83,18 +83,9 @@ class StLpips(nn.Module):
         total = jnp.zeros(first.shape[0])
         layers = self.activations(jnp.concatenate([first, second]))
         for x, weight in zip(layers, self.weights, strict=True):
-            one, other = jnp.split(_unit(x), 2)
+            one, other = jnp.split(unit_channels(x), 2)
             total += jnp.mean(jnp.square(one - other) @ weight, (1, 2))
         return total
-
-
-def _unit(x: jax.Array) -> jax.Array:
-    """Scale the channels of every pixel to length one.
-
-    The 1e-9, which this package's own code has not, keeps the gradient finite where
-    nothing is active.
-    """
-    return x / (jnp.sqrt(jnp.sum(jnp.square(x), -1, keepdims=True) + 1e-9) + 1e-10)
 
 
 def _max_pool(x: jax.Array) -> jax.Array:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from unitoken_jax.layers.head import vocab_sharding
+from unitoken_jax.layers.vocabulary import vocab_sharding
 from unitoken_jax.ops import losses
 from unitoken_jax.parallel import rules
 from unitoken_jax.parallel.mesh import MeshConfig, make_mesh

@@ -13,11 +13,11 @@ from flax import linen as nn
 from jax.nn import initializers
 
 from unitoken_jax.config import Count, Natural
-from unitoken_jax.layers.group_norm import GroupNorm
 from unitoken_jax.layers.linear import Linear
-from unitoken_jax.layers.parameter import parameter
+from unitoken_jax.layers.norms import GroupNorm
+from unitoken_jax.layers.parameter import parameter, xavier_half
 from unitoken_jax.layers.quantization import Dtype
-from unitoken_jax.models.dinov2 import Dinov2, Dinov2Config
+from unitoken_jax.models.perceptual.dinov2 import Dinov2, Dinov2Config
 from unitoken_jax.ops.convolution import convolve_circular
 from unitoken_jax.ops.resize import fit_multiple
 from unitoken_jax.parallel.rules import constrain
@@ -28,9 +28,6 @@ SCALE = np.float32(0.5) / _DEVIATION
 """Factor from [-1, 1] to ImageNet's normalization, by channel."""
 SHIFT = (np.float32(0.5) - _MEAN) / _DEVIATION
 """Added after the factor."""
-
-head_init = initializers.variance_scaling(0.25, "fan_avg", "normal")
-"""Xavier normal with gain 0.5."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +74,7 @@ class CircularConv(nn.Module):
         width = x.shape[-1]
         axes = (None, "conv_in", "conv_out")
         shape = (self.size, width, width)
-        kernel = parameter(self, "kernel", head_init, axes, shape)
+        kernel = parameter(self, "kernel", xavier_half, axes, shape)
         zeros = initializers.zeros
         bias = parameter(self, "bias", zeros, ("conv_out",), (width,))
         kernel, bias = kernel.astype(self.dtype), bias.astype(self.dtype)
@@ -103,7 +100,7 @@ class Head(nn.Module):
                 (features,),
                 ("conv_in", "conv_out"),
                 use_bias=True,
-                kernel_init=head_init,
+                kernel_init=xavier_half,
                 dtype=config.dtype,
                 name=name,
             )

@@ -1,0 +1,1 @@
+"""Frozen networks that judge images: distances, features, a discriminator."""
