@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 
 from configs import common
 
-SHAPE = {  # `models.chameleon.CHAMELEON_34B`
+SHAPE = {  # `models.decoder.CHAMELEON_34B`
     "hidden": 8192,
     "intermediate": 22_016,
     "layers": 48,

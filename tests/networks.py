@@ -78,14 +78,14 @@ ROWS = (
     Row(
         "Chameleon decoder",
         ("chameleon",),
-        "chameleon",
+        "decoder",
         "Alpha-VLLM/Lumina-mGPT, facebook/chameleon; 34B with swin-norm and grouped"
         " heads",
         ("lumina", "chameleon-hf", "chameleon-meta"),
         {"7B": 7_013_158_912, "34B": 34_293_522_432},
         (
             _UNITOKEN,
-            "tests/models/test_chameleon.py::",
+            "tests/models/test_decoder.py::",
             f"{_TORCH}test_chameleon",
             f"{_TORCH}test_decoder",
             f"{_TORCH}test_what",
@@ -94,12 +94,12 @@ ROWS = (
     Row(
         "Llama-2-7B",
         ("chameleon",),
-        "llama",
+        "decoder",
         "meta-llama/Llama-2-7b-hf",
         ("llama-hf",),
         {"": 6_738_415_616},
         (
-            "tests/models/test_chameleon.py::test_forward_against_the_formulas[llama]",
+            "tests/models/test_decoder.py::test_forward_against_the_formulas[llama]",
             f"{_TORCH}test_llama",
         ),
     ),
@@ -154,7 +154,7 @@ ROWS = (
     Row(
         "DINOv2 ViT-S/14, small and full size",
         ("dinov2",),
-        "dinov2",
+        "perceptual/dinov2",
         "dinov2_vits14_pretrain.pth",
         ("dinov2",),
         {"": 22_056_576},
@@ -163,7 +163,7 @@ ROWS = (
     Row(
         "UniTok's discriminator, small and full size",
         (),
-        "discriminator",
+        "perceptual/discriminator",
         "FoundationVision/UniTok",
         (),
         {"beside its backbone": 7_386_245},
@@ -172,7 +172,7 @@ ROWS = (
     Row(
         "LPIPS-VGG16, small and full size",
         ("lpips",),
-        "lpips",
+        "perceptual/lpips",
         "lpips_with_vgg.pth of UniTok",
         ("lpips",),
         {"VGG16": 14_714_688, "maps": 1472},
@@ -181,7 +181,7 @@ ROWS = (
     Row(
         "Shift-tolerant LPIPS (AlexNet), full size",
         ("stlpips",),
-        "stlpips",
+        "perceptual/stlpips",
         "stlpips-pytorch",
         ("stlpips",),
         {"AlexNet": 2_469_696, "maps": 1152},
@@ -190,7 +190,7 @@ ROWS = (
     Row(
         "Inception-v3 of the FID, full size",
         ("inception",),
-        "inception",
+        "perceptual/inception",
         "pt_inception-2015-12-05",
         ("inception",),
         {"with stored statistics": 23_885_392},

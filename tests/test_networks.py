@@ -39,7 +39,7 @@ def test_rows_name_what_exists(row):
         assert f"def {name.split('[')[0]}" in text, test
         texts += text
     texts += (ROOT / "tests/convert/test_exchange.py").read_text("utf-8")
-    texts += (ROOT / "tests/models/test_llama.py").read_text("utf-8")
+    texts += (ROOT / "tests/models/test_decoder.py").read_text("utf-8")
     for number in row.parameters.values():
         assert str(number) in texts.replace("_", ""), f"{number:_}"
 

@@ -14,8 +14,8 @@ from vocabularies import chameleon
 from data_pipelines.tokenizers.clip import ClipVocabulary
 from unitoken_jax import convert
 from unitoken_jax.convert.networks import network_of
-from unitoken_jax.models.chameleon import ChameleonConfig
 from unitoken_jax.models.clip_text import ClipTextConfig
+from unitoken_jax.models.decoder import DecoderConfig
 from unitoken_jax.models.llamagen import LlamaGenConfig
 from unitoken_jax.models.perceptual.lpips import LpipsConfig
 from unitoken_jax.models.siglip import SiglipVisionConfig
@@ -56,7 +56,7 @@ NETWORKS = {
         n_embed=64,
     ),
     "unitoken": UniTokenConfig(
-        decoder=ChameleonConfig(
+        decoder=DecoderConfig(
             vocab_size=chameleon().size,
             hidden=8,
             intermediate=8,

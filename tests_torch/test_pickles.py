@@ -22,14 +22,14 @@ from unitoken_jax.convert.table import (
     expected_shapes,
     export_tensors,
 )
-from unitoken_jax.models.chameleon import ChameleonConfig
 from unitoken_jax.models.clip_text import ClipTextConfig
+from unitoken_jax.models.decoder import DecoderConfig
 from unitoken_jax.models.llamagen import LlamaGenConfig
 from unitoken_jax.models.unitok import UniTokConfig
 from unitoken_jax.models.vitamin import ViTaminConfig
 from unitoken_jax.models.vqgan import VQGANConfig
 
-DECODER = ChameleonConfig(
+DECODER = DecoderConfig(
     vocab_size=48,
     hidden=32,
     intermediate=64,
@@ -218,7 +218,7 @@ def test_checkpoints_of_unitok_and_llamagen(name, config, wrap, tmp_path):
 
 @pytest.mark.parametrize("shards", [1, 2])
 def test_meta_shards_there_and_back(shards, tmp_path):
-    config = ChameleonConfig(**(vars(DECODER) | {"model_parallel_size": shards}))
+    config = DecoderConfig(**(vars(DECODER) | {"model_parallel_size": shards}))
     params = random_params(config, ml_dtypes.bfloat16)
     model = network_of(config).module(config)
     convert.save("chameleon-meta", model, params, tmp_path / "meta")
@@ -391,7 +391,7 @@ def test_exports_describe_themselves_where_their_loader_looks(tmp_path):
     assert params["ddconfig"]["attn_resolutions"] == [16]
     assert params["n_embed"] == 16
     assert convert.load("vqgan", tmp_path / "vqgan.ckpt")[0].config == config
-    llama = ChameleonConfig(**(vars(DECODER) | {"qk_norm": False, "rope_theta": 5.0}))
+    llama = DecoderConfig(**(vars(DECODER) | {"qk_norm": False, "rope_theta": 5.0}))
     module, weights = network_of(llama).module(llama), random_params(llama)
     convert.save("llama-hf", module, weights, tmp_path / "llama.pth")
     assert convert.load("llama-hf", tmp_path / "llama.pth")[0].config == llama
@@ -425,7 +425,7 @@ def test_pickled_shards_must_agree_with_their_index(tmp_path):
 
 
 def test_meta_shards_that_do_not_belong_together(tmp_path):
-    config = ChameleonConfig(**(vars(DECODER) | {"model_parallel_size": 2}))
+    config = DecoderConfig(**(vars(DECODER) | {"model_parallel_size": 2}))
     model = network_of(config).module(config)
     convert.save("chameleon-meta", model, random_params(config), tmp_path / "meta")
     second = tmp_path / "meta" / "consolidated.01.pth"

@@ -20,7 +20,7 @@ from unitoken_jax import convert
 from unitoken_jax.convert.formats import FORMATS
 from unitoken_jax.convert.networks import network_of
 from unitoken_jax.convert.table import export_tensors
-from unitoken_jax.models.chameleon import ChameleonConfig
+from unitoken_jax.models.decoder import DecoderConfig
 from unitoken_jax.models.siglip import (
     SiglipConfig,
     SiglipTextConfig,
@@ -55,7 +55,7 @@ def chameleon(**changes):
         "kv_heads": 4,
         "head_dim": 8,
     }
-    return ChameleonConfig(**(shape | changes))
+    return DecoderConfig(**(shape | changes))
 
 
 def random_params(config, scale=0.3):
@@ -115,7 +115,7 @@ def same_gradients(model, theirs, params, ours, config):
         if parameter.grad is not None
     }
     found = jax.jit(jax.grad(lambda params: (ours(params) * weights).sum()))(params)
-    is_chameleon = isinstance(config, ChameleonConfig)
+    is_chameleon = isinstance(config, DecoderConfig)
     # Lumina's layout has one row of QK-norm a shard; theirs has a copy for each head.
     table = FORMATS["lumina" if is_chameleon else "siglip-hf"].table(config)
     counts = network_of(config).counts(config)

@@ -23,8 +23,8 @@ from unitoken_jax.convert.table import (
     expected_shapes,
     export_tensors,
 )
-from unitoken_jax.models.chameleon import ChameleonConfig
 from unitoken_jax.models.clip_text import ClipTextConfig
+from unitoken_jax.models.decoder import DecoderConfig
 from unitoken_jax.models.llamagen import LlamaGenConfig, published
 from unitoken_jax.models.perceptual.dinov2 import Dinov2Config
 from unitoken_jax.models.perceptual.inception import InceptionConfig
@@ -51,7 +51,7 @@ from unitoken_jax.models.vqgan import VQGANConfig
 GOLDEN = Path(__file__).parent.parent / "golden"
 
 VISION = SiglipVisionConfig(hidden=36, mlp=72, layers=2, heads=3, image=56)
-DECODER = ChameleonConfig(
+DECODER = DecoderConfig(
     vocab_size=8832,
     hidden=32,
     intermediate=64,
@@ -61,7 +61,7 @@ DECODER = ChameleonConfig(
     head_dim=8,
 )
 # Two rows of QK-norm, grouped-query heads and norms after: all that 34B has.
-WIDE = ChameleonConfig(
+WIDE = DecoderConfig(
     vocab_size=48,
     hidden=32,
     intermediate=96,
@@ -83,7 +83,7 @@ VQ = VQGANConfig(
     embed_dim=16,
     n_embed=64,
 )
-LLAMA = ChameleonConfig(
+LLAMA = DecoderConfig(
     vocab_size=40,
     hidden=32,
     intermediate=48,
@@ -182,14 +182,14 @@ def assert_equal(left, right):
     ("name", "config", "tensors", "parameters"),
     [
         ("unitoken", UniTokenConfig(), 871, 7_462_888_512),
-        ("lumina", ChameleonConfig(), 419, 7_013_158_912),
-        ("chameleon-meta", ChameleonConfig(), 420, 7_013_158_912 + 64),
+        ("lumina", DecoderConfig(), 419, 7_013_158_912),
+        ("chameleon-meta", DecoderConfig(), 420, 7_013_158_912 + 64),
         ("siglip-hf", SiglipVisionConfig(), 448, 428_225_600),
         ("siglip-hf", SiglipConfig(), 888, 877_960_498),
         ("vqgan", VQGANConfig(), 293, 68_718_467),
         (
             "llama-hf",
-            ChameleonConfig(vocab_size=32_000, qk_norm=False),
+            DecoderConfig(vocab_size=32_000, qk_norm=False),
             291,
             6_738_415_616,
         ),
@@ -545,7 +545,7 @@ def test_what_our_networks_cannot_do_is_refused():
     refused("scales its rotary positions", kind.read_config, scaled)
     refused("tie_word_embeddings", kind.read_config, {"tie_word_embeddings": True})
     refused("hidden_act", FORMATS["siglip-hf"].read_config, {"hidden_act": "gelu"})
-    odd = ChameleonConfig(
+    odd = DecoderConfig(
         hidden=32, intermediate=10**6 + 1, heads=4, kv_heads=4, head_dim=8
     )
     refused("never gives", FORMATS["chameleon-meta"].write_config, odd, {})
@@ -553,8 +553,8 @@ def test_what_our_networks_cannot_do_is_refused():
 
 def test_published_defaults_without_any_description():
     assert FORMATS["unitoken"].read_config({}) == UniTokenConfig()
-    assert FORMATS["lumina"].read_config({}) == ChameleonConfig()
-    assert FORMATS["chameleon-meta"].read_config({}) == ChameleonConfig()
+    assert FORMATS["lumina"].read_config({}) == DecoderConfig()
+    assert FORMATS["chameleon-meta"].read_config({}) == DecoderConfig()
     assert FORMATS["siglip-hf"].read_config({}) == SiglipVisionConfig()
     assert FORMATS["vqgan"].read_config({}) == VQGANConfig()
     assert FORMATS["llamagen"].read_config({}) == LlamaGenConfig()

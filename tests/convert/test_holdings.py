@@ -21,7 +21,7 @@ from unitoken_jax.convert.configs import fields
 from unitoken_jax.convert.configs.vqgan import write_vq_config
 from unitoken_jax.convert.formats import FORMATS
 from unitoken_jax.convert.table import WeightsError
-from unitoken_jax.models.chameleon import ChameleonConfig
+from unitoken_jax.models.decoder import DecoderConfig
 from unitoken_jax.models.siglip import SiglipConfig
 from unitoken_jax.models.unitok import UniTokConfig
 from unitoken_jax.models.unitok_mllm import UniTokMllmConfig
@@ -351,4 +351,4 @@ def test_meta_s_masked_image_logits_stay(tmp_path):
     convert.save("lumina", module_of(config), params, tmp_path / "x")
     described = json.loads((tmp_path / "x/config.json").read_text())
     assert described["mask_image_logits"] is True
-    assert isinstance(FORMATS["lumina"].read_config(described), ChameleonConfig)
+    assert isinstance(FORMATS["lumina"].read_config(described), DecoderConfig)

@@ -19,7 +19,7 @@ from unitoken_jax.convert.table import (
     plan,
     specs_of,
 )
-from unitoken_jax.models.chameleon import ChameleonConfig
+from unitoken_jax.models.decoder import DecoderConfig
 from unitoken_jax.models.llamagen import published
 from unitoken_jax.models.unitok import UniTokConfig
 from unitoken_jax.models.unitok_mllm import UniTokMllmConfig
@@ -282,11 +282,11 @@ LLAMAGEN = [
     ("name", "config", "rows"),
     [
         ("unitoken", UniTokenConfig(), UNITOKEN),
-        ("lumina", ChameleonConfig(), CHAMELEON),
+        ("lumina", DecoderConfig(), CHAMELEON),
         ("vqgan", VQGANConfig(), vqgan()),
         (
             "llama-hf",
-            ChameleonConfig(vocab_size=32000, qk_norm=False),
+            DecoderConfig(vocab_size=32000, qk_norm=False),
             llama(32, 32000),
         ),
         ("unitok", UniTokConfig(), UNITOK),

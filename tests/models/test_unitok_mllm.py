@@ -14,7 +14,7 @@ from tests.models import golden
 from unitoken_jax.convert import unitok_mllm as tables
 from unitoken_jax.convert.table import expected_shapes, export_tensors, import_tensors
 from unitoken_jax.models import unitok_mllm
-from unitoken_jax.models.chameleon import ChameleonConfig
+from unitoken_jax.models.decoder import DecoderConfig
 from unitoken_jax.models.unitok_mllm import UniTokMllm, UniTokMllmConfig
 
 CASE = "unitok_mllm_tiny"
@@ -26,7 +26,7 @@ def published_config():
     values = golden.settings(CASE)
     codebooks = values["num_codebooks"]
     return UniTokMllmConfig(
-        decoder=ChameleonConfig(
+        decoder=DecoderConfig(
             vocab_size=values["vocab_size"],
             hidden=values["hidden_size"],
             intermediate=values["intermediate_size"],

@@ -20,7 +20,7 @@ from tests.models.random_weights import random_weights
 from unitoken_jax.convert import unitoken as tables
 from unitoken_jax.convert.table import export_tensors, import_tensors
 from unitoken_jax.models import registry, unitoken
-from unitoken_jax.models.chameleon import ChameleonConfig
+from unitoken_jax.models.decoder import DecoderConfig
 from unitoken_jax.models.siglip import SiglipVisionConfig
 from unitoken_jax.models.unitoken import UniTokenConfig
 from unitoken_jax.parallel import rules
@@ -33,7 +33,7 @@ IDS = SimpleNamespace(eoi=8196, sep=8198, newline=8803)
 def published_config():
     values = golden.settings(CASE)
     return UniTokenConfig(
-        decoder=ChameleonConfig(
+        decoder=DecoderConfig(
             vocab_size=values["vocab_size"],
             hidden=values["hidden_size"],
             intermediate=values["intermediate_size"],
@@ -187,7 +187,7 @@ def test_gradients_are_the_published_ones(published):
 
 
 SMALL = UniTokenConfig(
-    decoder=ChameleonConfig(
+    decoder=DecoderConfig(
         vocab_size=30,
         hidden=16,
         intermediate=24,

@@ -19,7 +19,7 @@ from unitoken_jax.convert.layouts import (
     rotary_halves,
 )
 from unitoken_jax.convert.table import Constant, Counts, Ignored, Rule, Table
-from unitoken_jax.models.chameleon import ChameleonConfig
+from unitoken_jax.models.decoder import DecoderConfig
 
 # How the shards of Meta's model-parallel checkpoints become one tensor.
 META_JOINS: dict[str, int | str] = {
@@ -43,12 +43,12 @@ META_JOINS: dict[str, int | str] = {
 }
 
 
-def counts(config: ChameleonConfig) -> Counts:
+def counts(config: DecoderConfig) -> Counts:
     """The number of layers."""
     return {"layer": config.layers}
 
 
-def table(config: ChameleonConfig, prefix: str = "") -> Table:
+def table(config: DecoderConfig, prefix: str = "") -> Table:
     """Rules of the published UniToken, Lumina-mGPT and (without QK-norm) Llama.
 
     Args:
@@ -58,7 +58,7 @@ def table(config: ChameleonConfig, prefix: str = "") -> Table:
     return [*_hugging_face(config, prefix, SAME, SAME), *_IGNORED]
 
 
-def table_hf(config: ChameleonConfig, prefix: str = "") -> Table:
+def table_hf(config: DecoderConfig, prefix: str = "") -> Table:
     """Rules of `ChameleonForConditionalGeneration` in `transformers`.
 
     Args:
@@ -69,7 +69,7 @@ def table_hf(config: ChameleonConfig, prefix: str = "") -> Table:
     return [*_hugging_face(config, prefix, query, key), *_IGNORED]
 
 
-def table_meta(config: ChameleonConfig, prefix: str = "") -> Table:
+def table_meta(config: DecoderConfig, prefix: str = "") -> Table:
     """Rules of Meta's checkpoints, their shards joined by `META_JOINS`.
 
     Args:
@@ -112,7 +112,7 @@ def table_meta(config: ChameleonConfig, prefix: str = "") -> Table:
     return rules
 
 
-def _frequencies(config: ChameleonConfig) -> Iterator[float]:
+def _frequencies(config: DecoderConfig) -> Iterator[float]:
     """Radians a position, one for each rotary pair."""
     for pair in range(config.head_dim // 2):
         yield config.rope_theta ** (-2 * pair / config.head_dim)
@@ -125,7 +125,7 @@ _IGNORED = (
 
 
 def _hugging_face(
-    config: ChameleonConfig, prefix: str, query_rows: Layout, key_rows: Layout
+    config: DecoderConfig, prefix: str, query_rows: Layout, key_rows: Layout
 ) -> Iterator[Rule]:
     """The rules that all files with Hugging Face names share."""
     layer, ours = "model.layers.{layer}", f"{prefix}layers"

@@ -61,7 +61,7 @@ from unitoken_jax.convert.vocabulary import (
     known_vocabulary,
     read_vocabulary,
 )
-from unitoken_jax.models.chameleon import ChameleonConfig
+from unitoken_jax.models.decoder import DecoderConfig
 from unitoken_jax.models.unitok_mllm import UniTokMllmConfig
 from unitoken_jax.models.unitoken import UniTokenConfig
 from unitoken_jax.models.vqgan import VQGANConfig
@@ -70,7 +70,7 @@ log = logging.getLogger(__name__)
 
 Where = str | os.PathLike[str]
 _WITH_TOKENIZER = "chameleon-hf"
-_DECODERS = (ChameleonConfig, UniTokenConfig, UniTokMllmConfig)
+_DECODERS = (DecoderConfig, UniTokenConfig, UniTokMllmConfig)
 _Exported = dict[str, tuple[Spec, Callable[[], np.ndarray]]]
 
 

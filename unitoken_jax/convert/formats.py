@@ -36,8 +36,8 @@ from unitoken_jax.convert.configs.fields import Holdings, Values
 from unitoken_jax.convert.sinks import Read, write_weights
 from unitoken_jax.convert.sources import Source, open_source
 from unitoken_jax.convert.table import Spec, Table, WeightsError
-from unitoken_jax.models.chameleon import ChameleonConfig
 from unitoken_jax.models.clip_text import ClipTextConfig
+from unitoken_jax.models.decoder import DecoderConfig
 from unitoken_jax.models.llamagen import LlamaGenConfig
 from unitoken_jax.models.perceptual.dinov2 import Dinov2Config
 from unitoken_jax.models.perceptual.inception import InceptionConfig
@@ -116,7 +116,7 @@ FORMATS: dict[str, Format] = {
         unitoken.table,
         {
             UniTokenConfig: unitokens.UNITOKEN,
-            ChameleonConfig: decoders.LUMINA,
+            DecoderConfig: decoders.LUMINA,
             SiglipVisionConfig: unitokens.VISION,
         },
         unitokens.read_unitoken,
@@ -126,9 +126,9 @@ FORMATS: dict[str, Format] = {
     "lumina": Format(
         "Lumina-mGPT (Alpha-VLLM), Hugging Face folder",
         _QK_NORM,
-        (ChameleonConfig(),),
+        (DecoderConfig(),),
         chameleon.table,
-        {ChameleonConfig: decoders.LUMINA},
+        {DecoderConfig: decoders.LUMINA},
         decoders.read_chameleon,
         decoders.write_lumina,
         names_ids=True,
@@ -136,9 +136,9 @@ FORMATS: dict[str, Format] = {
     "chameleon-hf": Format(
         "Chameleon in transformers (facebook/chameleon-7b)",
         _QK_NORM,
-        (ChameleonConfig(),),
+        (DecoderConfig(),),
         chameleon.table_hf,
-        {ChameleonConfig: decoders.CHAMELEON, VQGANConfig: vqgans.VQ_CONFIG},
+        {DecoderConfig: decoders.CHAMELEON, VQGANConfig: vqgans.VQ_CONFIG},
         decoders.read_chameleon,
         decoders.write_chameleon,
         names_ids=True,
@@ -146,9 +146,9 @@ FORMATS: dict[str, Format] = {
     "chameleon-meta": Format(
         "Chameleon as Meta ships it: consolidated*.pth beside params.json",
         ("tok_embeddings.weight", "layers.0.attention.wq.weight"),
-        (ChameleonConfig(),),
+        (DecoderConfig(),),
         chameleon.table_meta,
-        {ChameleonConfig: decoders.META},
+        {DecoderConfig: decoders.META},
         decoders.read_meta,
         decoders.write_meta,
         open=meta.open_shards,
@@ -181,9 +181,9 @@ FORMATS: dict[str, Format] = {
     "llama-hf": Format(
         "Llama in transformers (meta-llama/Llama-2-7b-hf)",
         ("model.layers.0.self_attn.q_proj.weight",),
-        (ChameleonConfig(vocab_size=32_000, qk_norm=False),),
+        (DecoderConfig(vocab_size=32_000, qk_norm=False),),
         chameleon.table,
-        {ChameleonConfig: decoders.LLAMA},
+        {DecoderConfig: decoders.LLAMA},
         decoders.read_llama,
         decoders.write_llama,
     ),
@@ -207,7 +207,7 @@ FORMATS: dict[str, Format] = {
         ("ar_head.linear_head.weight", "lm_head.weight"),
         (UniTokMllmConfig(),),
         unitok_mllm.table,
-        {UniTokMllmConfig: mllms.MLLM, ChameleonConfig: mllms.LLAMA},
+        {UniTokMllmConfig: mllms.MLLM, DecoderConfig: mllms.LLAMA},
         mllms.read_unitok_mllm,
         mllms.write_unitok_mllm,
     ),

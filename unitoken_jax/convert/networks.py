@@ -27,8 +27,8 @@ from unitoken_jax.convert import (
     vqgan,
 )
 from unitoken_jax.convert.table import Counts, WeightsError, flatten
-from unitoken_jax.models.chameleon import Chameleon, ChameleonConfig
 from unitoken_jax.models.clip_text import ClipText, ClipTextConfig
+from unitoken_jax.models.decoder import Decoder, DecoderConfig
 from unitoken_jax.models.llamagen import LlamaGen, LlamaGenConfig
 from unitoken_jax.models.perceptual.dinov2 import Dinov2, Dinov2Config
 from unitoken_jax.models.perceptual.inception import InceptionConfig, InceptionV3
@@ -144,9 +144,7 @@ def _unitok_parts(config: UniTokConfig | ViTaminClipConfig) -> Mapping[str, Any]
 
 
 NETWORKS = (
-    Network(
-        "chameleon", ChameleonConfig, Chameleon, Chameleon.initialise, chameleon.counts
-    ),
+    Network("chameleon", DecoderConfig, Decoder, Decoder.initialise, chameleon.counts),
     Network(
         "siglip_vision", SiglipVisionConfig, SiglipVision, _run_vision, siglip.counts
     ),

@@ -18,7 +18,7 @@ from unitoken_jax.layers.norms import RMSNorm
 from unitoken_jax.layers.parameter import parameter
 from unitoken_jax.layers.stack import scan_layers
 from unitoken_jax.layers.vocabulary import look_up
-from unitoken_jax.models.chameleon import Block, ChameleonConfig, Context
+from unitoken_jax.models.decoder import Block, Context, DecoderConfig
 from unitoken_jax.ops.code_scores import CodeScores, code_logits, score_codes
 from unitoken_jax.ops.rotary import rotary_angles
 from unitoken_jax.parallel.rules import constrain
@@ -107,7 +107,7 @@ class DepthHead(nn.Module):
         chunk: positions of every row whose logits are held at once in training.
     """
 
-    config: ChameleonConfig
+    config: DecoderConfig
     codebooks: int = 8
     codes: int = 4096
     positions: bool = True

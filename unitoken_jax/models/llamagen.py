@@ -23,7 +23,7 @@ from unitoken_jax.layers.quantization import Dtype
 from unitoken_jax.layers.residual import Dropout
 from unitoken_jax.layers.stack import Remat, scan_layers
 from unitoken_jax.layers.vocabulary import Embedding
-from unitoken_jax.models.chameleon import Block, ChameleonConfig, Context
+from unitoken_jax.models.decoder import Block, Context, DecoderConfig
 from unitoken_jax.models.depth_head import (
     PARAMETERS_BEFORE_DEPTH_ATTENTION,
     CodeEmbeddings,
@@ -132,11 +132,11 @@ class LlamaGenConfig:
         """Rows of the class table."""
         return self.classes + int(self.null_class)
 
-    def blocks(self, layers: int) -> ChameleonConfig:
+    def blocks(self, layers: int) -> DecoderConfig:
         """Shape of `layers` blocks: Llama's."""
         inner = int(8 * self.hidden / 3)
         rounded = math.ceil(inner / self.multiple_of) * self.multiple_of
-        return ChameleonConfig(
+        return DecoderConfig(
             hidden=self.hidden,
             intermediate=self.intermediate or rounded,
             layers=layers,

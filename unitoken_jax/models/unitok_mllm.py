@@ -22,16 +22,16 @@ from unitoken_jax.layers.kv_cache import KVCache
 from unitoken_jax.layers.mlp import MLP
 from unitoken_jax.layers.norms import LayerNorm
 from unitoken_jax.layers.projection import AttentionProjection
-from unitoken_jax.models.chameleon import (
-    Chameleon,
-    ChameleonConfig,
+from unitoken_jax.models.decoder import (
+    LLAMA_2_7B,
+    Decoder,
+    DecoderConfig,
     uncounted_flops,
 )
 from unitoken_jax.models.depth_head import (
     PARAMETERS_BEFORE_DEPTH_ATTENTION,
     DepthHead,
 )
-from unitoken_jax.models.llama import LLAMA_2_7B
 from unitoken_jax.models.system import (
     DataNeeds,
     Learns,
@@ -64,7 +64,7 @@ class UniTokMllmConfig:
         code_chunk: image tokens of every row whose code logits are held at once.
     """
 
-    decoder: ChameleonConfig = LLAMA_2_7B
+    decoder: DecoderConfig = LLAMA_2_7B
     codebooks: int = 8
     codes: int = 4096
     code_width: int = 8
@@ -147,7 +147,7 @@ class UniTokMllm(nn.Module):
     def setup(self) -> None:
         """Names the parts."""
         config = self.config
-        self.decoder = Chameleon(config.decoder)
+        self.decoder = Decoder(config.decoder)
         self.embedder = CodeEmbedder(config)
         self.depth = self._depth_head()
 

@@ -18,9 +18,9 @@ from jax.nn import initializers
 
 from unitoken_jax.config import Amount, positive
 from unitoken_jax.layers.mlp import MLP
-from unitoken_jax.models.chameleon import (
-    Chameleon,
-    ChameleonConfig,
+from unitoken_jax.models.decoder import (
+    Decoder,
+    DecoderConfig,
     uncounted_flops,
 )
 from unitoken_jax.models.siglip import SiglipVision, SiglipVisionConfig
@@ -46,7 +46,7 @@ class UniTokenConfig:
         loss_chunk: ids whose logits are held at once, for every position.
     """
 
-    decoder: ChameleonConfig = field(default_factory=ChameleonConfig)
+    decoder: DecoderConfig = field(default_factory=DecoderConfig)
     vision: SiglipVisionConfig | None = field(default_factory=SiglipVisionConfig)
     z_loss: Amount = 1e-5
     first_image_code: int = 4
@@ -84,7 +84,7 @@ class UniToken(nn.Module):
     def setup(self) -> None:
         """Names the parts."""
         config = self.config
-        self.decoder = Chameleon(config.decoder)
+        self.decoder = Decoder(config.decoder)
         if config.vision is not None:
             self.vision = SiglipVision(config.vision)
             self.adapter = MLP(

@@ -19,12 +19,12 @@ from unitoken_jax.convert.configs.fields import (
     written,
 )
 from unitoken_jax.convert.table import WeightsError
-from unitoken_jax.models.chameleon import ChameleonConfig
+from unitoken_jax.models.decoder import DecoderConfig
 
 _IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
-def _even_width(config: ChameleonConfig) -> int | float:
+def _even_width(config: DecoderConfig) -> int | float:
     width = config.hidden / config.heads
     return int(width) if width.is_integer() else width
 
@@ -78,14 +78,14 @@ META: Fields = {
 }
 
 
-def read_chameleon(values: Values) -> ChameleonConfig:
+def read_chameleon(values: Values) -> DecoderConfig:
     """Of `config.json` of UniToken, Lumina-mGPT and `transformers`."""
     refuse(values, "attention_bias", False, "mlp_bias", False, "hidden_act", "silu")
     refuse(values, "tie_word_embeddings", False)
-    default = ChameleonConfig()
+    default = DecoderConfig()
     hidden = whole(values, "hidden_size", default.hidden)
     heads = count(values, "num_attention_heads", default.heads)
-    return ChameleonConfig(
+    return DecoderConfig(
         vocab_size=whole(values, "vocab_size", default.vocab_size),
         hidden=hidden,
         intermediate=whole(values, "intermediate_size", default.intermediate),
@@ -101,7 +101,7 @@ def read_chameleon(values: Values) -> ChameleonConfig:
     )
 
 
-def write_chameleon(config: ChameleonConfig, source: Values) -> dict[str, Any]:
+def write_chameleon(config: DecoderConfig, source: Values) -> dict[str, Any]:
     """For `transformers`; the vocabulary is that which the source has."""
     ids = {name: source[name] for name in _IDS if name in source}
     return _decoder(config, source) | {
@@ -114,7 +114,7 @@ def write_chameleon(config: ChameleonConfig, source: Values) -> dict[str, Any]:
     }
 
 
-def write_lumina(config: ChameleonConfig, source: Values) -> dict[str, Any]:
+def write_lumina(config: DecoderConfig, source: Values) -> dict[str, Any]:
     """For the published classes of Lumina-mGPT and UniToken."""
     return write_chameleon(config, source) | {
         "architectures": ["ChameleonXLLMXForConditionalGeneration"],
@@ -125,13 +125,13 @@ def write_lumina(config: ChameleonConfig, source: Values) -> dict[str, Any]:
     }
 
 
-def read_llama(values: Values) -> ChameleonConfig:
+def read_llama(values: Values) -> DecoderConfig:
     """Of `config.json` of a Llama: Chameleon's decoder without QK-norm."""
     missing = {"vocab_size": 32_000, "rms_norm_eps": 1e-6}  # the defaults of its class
     return dataclasses.replace(read_chameleon(missing | dict(values)), qk_norm=False)
 
 
-def write_llama(config: ChameleonConfig, source: Values) -> dict[str, Any]:
+def write_llama(config: DecoderConfig, source: Values) -> dict[str, Any]:
     """For `LlamaForCausalLM`."""
     ids = {name: source[name] for name in _IDS if name in source}
     return _decoder(config, source) | {
@@ -142,17 +142,17 @@ def write_llama(config: ChameleonConfig, source: Values) -> dict[str, Any]:
     }
 
 
-def read_meta(values: Values) -> ChameleonConfig:
+def read_meta(values: Values) -> DecoderConfig:
     """Of Meta's `params.json` and `consolidate_params.json`, merged."""
     values = dict(values) | dict(group(values, "model"))
-    default = ChameleonConfig()
+    default = DecoderConfig()
     hidden = whole(values, "dim", default.hidden, most=2**20)
     heads = count(values, "n_heads", default.heads)
     multiple = whole(values, "multiple_of", 256)
     factor = number(values, "ffn_dim_multiplier", 1, most=1e6, nullable=True)
     inner = max(1, int(factor * int(8 * hidden / 3)))
     vocabulary = whole(values, "vocab_size", 0, least=-1, nullable=True)
-    return ChameleonConfig(
+    return DecoderConfig(
         vocab_size=vocabulary if vocabulary > 0 else default.vocab_size,
         hidden=hidden,
         intermediate=-(-inner // multiple) * multiple,
@@ -168,7 +168,7 @@ def read_meta(values: Values) -> ChameleonConfig:
     )
 
 
-def write_meta(config: ChameleonConfig, source: Values) -> dict[str, Any]:
+def write_meta(config: DecoderConfig, source: Values) -> dict[str, Any]:
     """For Meta's loader; its MLP width follows from a rule of theirs.
 
     Raises:
@@ -210,7 +210,7 @@ def write_meta(config: ChameleonConfig, source: Values) -> dict[str, Any]:
     )
 
 
-def _decoder(config: ChameleonConfig, source: Values) -> dict[str, Any]:
+def _decoder(config: DecoderConfig, source: Values) -> dict[str, Any]:
     """The fields that Chameleon and Llama share in `transformers`."""
     return {
         "vocab_size": config.vocab_size,

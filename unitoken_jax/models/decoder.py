@@ -1,7 +1,9 @@
-"""Chameleon's decoder (arXiv 2405.09818), as UniToken and Lumina-mGPT train it.
+"""The decoder of Chameleon (arXiv 2405.09818) and Llama (arXiv 2307.09288).
 
-Llama with layer normalization of every query and key head before the rotation; with
-`qk_norm=False` it is Llama itself. Mirrors the published `modeling_chameleon.py`.
+Chameleon, which UniToken and Lumina-mGPT train, is Llama with layer normalization of
+every query and key head before the rotation; with `qk_norm=False` it is Llama itself,
+whose blocks UniTok's LLM and LlamaGen have. Mirrors the published
+`modeling_chameleon.py`.
 """
 
 from dataclasses import dataclass
@@ -31,7 +33,7 @@ from unitoken_jax.parallel.rules import constrain
 
 
 @dataclass(frozen=True)
-class ChameleonConfig:
+class DecoderConfig:
     """Shape of the decoder; the defaults are Chameleon-7B as in UniToken.
 
     Attributes:
@@ -102,7 +104,7 @@ class ChameleonConfig:
         below_one(self, "dropout")
 
 
-CHAMELEON_34B = ChameleonConfig(
+CHAMELEON_34B = DecoderConfig(
     hidden=8192,
     intermediate=22_016,
     layers=48,
@@ -112,6 +114,9 @@ CHAMELEON_34B = ChameleonConfig(
     swin_norm=True,
 )
 """Chameleon-34B: 34,293,522,432 parameters, in published configurations also "30b"."""
+
+LLAMA_2_7B = DecoderConfig(vocab_size=32_000, qk_norm=False)
+"""Llama-2-7B (arXiv 2307.09288), from which UniTok's LLM starts: 6,738,415,616."""
 
 
 class Context(NamedTuple):
@@ -131,7 +136,7 @@ class Context(NamedTuple):
 class Block(nn.Module):
     """Attention and MLP with residuals; in the order that `swin_norm` says."""
 
-    config: ChameleonConfig
+    config: DecoderConfig
 
     @nn.compact
     def __call__(
@@ -183,10 +188,10 @@ class Block(nn.Module):
         return x, new_kv if return_kv else None
 
 
-class Chameleon(nn.Module):
+class Decoder(nn.Module):
     """The decoder; parameters `embedding`, `layers` (stacked), `norm` and `head`."""
 
-    config: ChameleonConfig
+    config: DecoderConfig
 
     def setup(self) -> None:
         """Names the parts."""
@@ -345,7 +350,7 @@ class Chameleon(nn.Module):
         return rotary_angles(positions, self.config.head_dim, self.config.rope_theta)
 
 
-def uncounted_flops(config: ChameleonConfig, batch: Shapes, *, upward: bool) -> float:
+def uncounted_flops(config: DecoderConfig, batch: Shapes, *, upward: bool) -> float:
     """Return FLOPs of a decoder's trace that are no work of the model.
 
     They are half of its attention, and the logits of text, which the chunked loss

@@ -11,13 +11,14 @@ import pytest
 
 from tests.models import golden
 from tests.models.random_weights import random_weights
-from unitoken_jax.models.chameleon import (
+from unitoken_jax.models.decoder import (
     CHAMELEON_34B,
-    Chameleon,
-    ChameleonConfig,
+    LLAMA_2_7B,
+    Decoder,
+    DecoderConfig,
 )
 
-SMALL = ChameleonConfig(
+SMALL = DecoderConfig(
     vocab_size=40,
     hidden=16,
     intermediate=24,
@@ -32,7 +33,7 @@ POSITIONS = np.broadcast_to(np.arange(10, dtype=np.int32), (2, 10))
 
 
 def abstract(config):
-    init = partial(Chameleon(config).init, method="initialise")
+    init = partial(Decoder(config).init, method="initialise")
     return jax.eval_shape(init, jax.random.key(0))["params"]
 
 
@@ -52,7 +53,7 @@ def decode(module, tokens, positions, valid, cache):
 
 
 def apply(config, method, **static):
-    run = partial(Chameleon(config).apply, method=method, **static)
+    run = partial(Decoder(config).apply, method=method, **static)
     return jax.jit(lambda params, *arguments: run({"params": params}, *arguments))
 
 
@@ -65,7 +66,7 @@ def test_decoding_with_a_cache_equals_the_uncached_forward():
     positions = np.maximum(np.cumsum(valid, axis=1, dtype=np.int32) - 1, 0)
     step = apply(SMALL, decode)
     prompts = (TOKENS[:, :5], positions, valid)
-    empty = Chameleon(SMALL).init_cache(2, 9)
+    empty = Decoder(SMALL).init_cache(2, 9)
     appended, _ = step(params, *prompts, empty)
     logits, cache = apply(SMALL, prefill, room=4)(params, *prompts)
     for found in (appended, logits):
@@ -99,7 +100,7 @@ def gradients(remat, **fields):
     config = dataclasses.replace(SMALL, dropout=0.3, remat=remat, **fields)
 
     def loss(params):
-        logits = Chameleon(config).apply(
+        logits = Decoder(config).apply(
             {"params": params},
             TOKENS,
             POSITIONS,
@@ -234,7 +235,7 @@ def test_dropout_is_residual_and_drawn_per_layer():
 
     @jax.jit
     def run(key):
-        return Chameleon(config).apply(
+        return Decoder(config).apply(
             {"params": params},
             TOKENS,
             POSITIONS,
@@ -255,8 +256,12 @@ def test_llama_has_no_qk_norm():
 
 @pytest.mark.parametrize(
     ("config", "parameters"),
-    [(ChameleonConfig(), 7_013_158_912), (CHAMELEON_34B, 34_293_522_432)],
-    ids=["7b", "34b"],
+    [
+        (DecoderConfig(), 7_013_158_912),
+        (CHAMELEON_34B, 34_293_522_432),
+        (LLAMA_2_7B, 6_738_415_616),
+    ],
+    ids=["7b", "34b", "llama"],
 )
 def test_published_sizes(config, parameters):
     sizes = [math.prod(leaf.shape) for leaf in jax.tree.leaves(abstract(config))]
