@@ -61,6 +61,7 @@ def label_record(record: Record, names: Sequence[str]) -> Labelled:
             "no training record has"
         )
     codes = records.codes_of(record)
+    # [h, w, K] → [1, h · w, K]
     flat = codes.reshape(1, codes.shape[0] * codes.shape[1], -1)
     return Labelled(flat, names.index(record["category"]))
 

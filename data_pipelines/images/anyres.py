@@ -96,7 +96,9 @@ def cut_views(image: Image.Image, views: ViewsConfig) -> np.ndarray:
         return squashed[None]
     columns, rows = choose_grid(image.width, image.height, views)
     canvas = np.asarray(_pad(image, columns * size, rows * size))
+    # [H, W, 3] → [rows, s, columns, s, 3] → [rows, columns, s, s, 3]
     tiles = canvas.reshape(rows, size, columns, size, 3).swapaxes(1, 2)
+    # [rows, columns, s, s, 3] → [rows · columns, s, s, 3]
     tiles = tiles.reshape(rows * columns, size, size, 3)
     return np.concatenate([squashed[None], tiles])  # [M, size, size, 3]
 

@@ -41,6 +41,7 @@ def read_codes(record: Record) -> Coded:
     if not records.has_picture(record):
         return Coded(np.zeros((0, 0), np.int32))
     codes = records.codes_of(record)
+    # [h, w, K] → [h · w, K]
     return Coded(codes.reshape(codes.shape[0] * codes.shape[1], -1))
 
 

@@ -145,4 +145,5 @@ def _pool(x: jax.Array, features: int) -> jax.Array:
             f"heads of {x.shape[-1]} channels cannot be pooled to {features}; choose a "
             "number of heads whose width is a multiple of the output's"
         )
+    # [B, T, H] → [B, T, O, H / O] → [B, T, O]
     return x.reshape(*x.shape[:-1], features, -1).mean(-1)

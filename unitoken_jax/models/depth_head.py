@@ -149,11 +149,13 @@ class DepthHead(nn.Module):
         batch, length, width = hidden.shape
         known = self.embeddings(codes[..., :-1])  # [B, M, K - 1, D]
         x = jnp.concatenate([hidden[:, :, None].astype(known.dtype), known], axis=2)
+        # [B, M, K, D] → [B · M, K, D]
         x = x.reshape(batch * length, self.codebooks, width)
         context = Context(self._angles(jnp.arange(self.codebooks)))
         x, _ = self.layers(
             constrain(x, "batch", None, "width"), None, context, deterministic, False
         )
+        # [B · M, K, D] → [B, M, K, D]
         return self.norm(x).reshape(batch, length, self.codebooks, width)
 
     def logits(self, features: jax.Array) -> jax.Array:

@@ -172,7 +172,9 @@ class UniTokMllm(nn.Module):
             [B, I * S, D], which `slots` index.
         """
         rows, images, *shape = codes.shape
+        # [B, I, S, K] → [B · I, S, K] → [B · I, S, D]
         features = self.embedder(codes.reshape(rows * images, *shape))
+        # [B · I, S, D] → [B, I · S, D]
         return features.reshape(rows, -1, features.shape[-1])
 
     def embed(

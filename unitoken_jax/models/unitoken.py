@@ -124,8 +124,10 @@ class UniToken(nn.Module):
         shards //= math.gcd(rows // num_shards("batch", rows), shards)
         extra = [(0, 0), (0, -images % shards), *((0, 0) for _ in size)]
         padded = jnp.pad(views, extra)
+        # [B, I, H, W, 3] → [B · I, H, W, 3] → [B · I, S, D]
         features = self.encode_image(padded.reshape(-1, *size))
         _, tokens, width = features.shape
+        # [B · I, S, D] → [B, I · S, D]
         features = features.reshape(rows, -1, width)[:, : images * tokens]
         return constrain(features, "batch", None, "width")
 

@@ -208,6 +208,7 @@ class ViTaminEncoder(nn.Module):
                 f"{height}×{width}; resize or crop them to a multiple"
             )
         x = apply_in_chunks(self, ViTaminEncoder._convolve, images, config.chunks)
+        # [B, h, w, D] → [B, h · w, D]
         tokens = x.reshape(x.shape[0], -1, config.hidden)
         return Transformer(config, name="transformer")(tokens, deterministic)
 
@@ -254,6 +255,7 @@ class ViTaminDecoder(nn.Module):
         """
         config = self.config
         x = Transformer(config, name="transformer")(tokens, deterministic)
+        # [B, h · w, D] → [B, h, w, D]
         x = x.reshape(x.shape[0], *grid, config.hidden)
         x = apply_in_chunks(self, ViTaminDecoder._convolve, x, config.chunks)
         self.sow("intermediates", "before_head", x)

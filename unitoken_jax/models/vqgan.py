@@ -157,11 +157,13 @@ class PixelAttention(nn.Module):
         conv = functools.partial(Conv, channels, 1, dtype=self.config.dtype)
         h = GroupNorm(self.config.num_groups, name="norm")(x)
         query, key, value = (
+            # [B, h, w, C] → [B, h · w, 1, C]
             conv(name=name)(h).reshape(batch, height * width, 1, channels)
             for name in ("query", "key", "value")
         )
         # One head of C channels over few positions: no kernel pays here.
         h = attention(query, key, value, causal=False, backend="xla")
+        # [B, h · w, 1, C] → [B, h, w, C]
         return x + conv(name="out")(h.reshape(x.shape))
 
 
@@ -277,15 +279,19 @@ class VQGAN(ImageTokenizer):
     def encode(self, images: jax.Array) -> jax.Array:
         """Codes int32 [B, h, w] of images [B, H, W, 3] in [-1, 1]."""
         latents = self.latent(images)
+        # [B, h, w, E] → [B, h · w, E]
         flat = latents.reshape(latents.shape[0], -1, latents.shape[-1])
+        # [B, h · w, 1] → [B, h, w]
         return self.quantizer.codes(flat, self.codebook[None]).reshape(
             latents.shape[:-1]
         )
 
     def decode(self, codes: jax.Array) -> jax.Array:
         """Images [B, H, W, 3] of codes [B, h, w]; clip to [-1, 1] to show them."""
+        # [B, h, w] → [B, h · w, 1]
         flat = codes.reshape(codes.shape[0], -1, 1)
         vectors = self.quantizer.lookup(flat, self.codebook[None])
+        # [B, h · w, E] → [B, h, w, E]
         return self.decode_vectors(vectors.reshape(*codes.shape, -1))
 
     @property
@@ -324,11 +330,14 @@ class VQGAN(ImageTokenizer):
         """
         latents = self.latent(images, deterministic)
         grid = latents.shape[:-1]
+        # [B, h, w, E] → [B, h · w, E]
         flat = latents.reshape(grid[0], -1, latents.shape[-1])
         quantized = self.quantizer(flat, self.codebook[None])
+        # [B, h · w, E] → [B, h, w, E]
         vectors = quantized.vectors.reshape(latents.shape)
         return {
             "reconstruction": self.decode_vectors(vectors, deterministic),
+            # [B, h · w, 1] → [B, h, w]
             "codes": quantized.codes.reshape(grid),
             "commit_loss": quantized.loss,
             "latent": latents,
@@ -361,6 +370,7 @@ def loss(
     total = config.l1_weight * l1 + config.l2_weight * l2 + output["commit_loss"]
     counts = count_codes(output["codes"][..., None], config.n_embed)
     if config.revival_weight:
+        # [B, h, w, E] → [B · h · w, E]
         latents = output["latent"].reshape(-1, config.embed_dim)
         revival = revival_loss(latents, params["codebook"], counts[0])
         total += config.revival_weight * revival

@@ -65,6 +65,7 @@ def blur(images: jax.Array, fade: jax.Array | float) -> jax.Array:
     inside = np.abs(distance) <= jnp.floor(3 * sigma)
     weights = jnp.where(inside, jnp.exp2(-exponent), 0)  # [2 reach + 1]
     weights = (weights / weights.sum()).astype(images.dtype)
+    # [h, H] · [w, W] · [B, H, W, C] → [B, h, w, C], of the same size
     return jnp.einsum(
         "ph,qw,bhwc->bpqc",
         _reflected(weights, height),

@@ -179,6 +179,7 @@ def cached_attention(
     kv_heads = key.shape[2]
     if scale is None:
         scale = 1.0 / math.sqrt(head_dim)
+    # [B, T, N, H] → [B, T, K, G, H] for groups of G = N / K
     grouped = query.reshape(batch, length, kv_heads, heads // kv_heads, head_dim)
     causal = jnp.tril(jnp.ones((length, length), bool))
     old = _scores(grouped, cached_key, scale)  # [B, K, G, T, S]
@@ -189,6 +190,7 @@ def cached_attention(
     weights = weights.astype(value.dtype)
     old, new = jnp.split(weights, [cached_key.shape[1]], axis=-1)
     output = _weighted(old, cached_value) + _weighted(new, value)
+    # [B, T, K, G, H] → [B, T, N, H]
     return output.reshape(query.shape).astype(query.dtype)
 
 
@@ -311,6 +313,7 @@ def _platform() -> str:
 
 
 def _scores(grouped: jax.Array, key: jax.Array, scale: float) -> jax.Array:
+    # [B, T, K, G, H] · [B, S, K, H] → [B, K, G, T, S]
     scores = jnp.einsum(
         "btkgh,bskh->bkgts", grouped, key, preferred_element_type=jnp.float32
     )
@@ -318,6 +321,7 @@ def _scores(grouped: jax.Array, key: jax.Array, scale: float) -> jax.Array:
 
 
 def _weighted(weights: jax.Array, value: jax.Array) -> jax.Array:
+    # [B, K, G, T, S] · [B, S, K, H] → [B, T, K, G, H]
     return jnp.einsum(
         "bkgts,bskh->btkgh", weights, value, preferred_element_type=jnp.float32
     )
@@ -332,12 +336,14 @@ def _xla(
 ) -> jax.Array:
     batch, length, heads, head_dim = query.shape
     kv_heads = key.shape[2]
+    # [B, T, N, H] → [B, T, K, G, H] for groups of G = N / K
     grouped = query.reshape(batch, length, kv_heads, heads // kv_heads, head_dim)
     scores = _scores(grouped, key, scale)  # [B, K, G, T, S]
     if mask is not None:
         scores = jnp.where(mask[:, None, None], scores, _MASKED)
     weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
     output = _weighted(weights, value)
+    # [B, T, K, G, H] → [B, T, N, H]
     return output.reshape(query.shape).astype(query.dtype)
 
 

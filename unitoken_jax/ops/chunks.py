@@ -17,6 +17,7 @@ def split(rows: jax.Array, chunks: int) -> jax.Array:
     batch, *shape = rows.shape
     chunks = math.gcd(chunks, batch)
     # In full: nothing could be inferred from an array without elements.
+    # [B, …] → [B / chunks, chunks, …]
     dealt = rows.reshape(batch // chunks, chunks, *shape)
     return dealt.swapaxes(0, 1)
 
@@ -24,6 +25,7 @@ def split(rows: jax.Array, chunks: int) -> jax.Array:
 def join(chunks: jax.Array) -> jax.Array:
     """Return the rows [B, …] of chunks [chunks, B / chunks, …] in their order."""
     count, size, *shape = chunks.shape
+    # [chunks, B / chunks, …] → [B / chunks, chunks, …] → [B, …]
     return chunks.swapaxes(0, 1).reshape(count * size, *shape)
 
 

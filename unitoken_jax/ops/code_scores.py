@@ -43,6 +43,7 @@ class CodeSums(NamedTuple):
 
 def code_logits(hidden: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
     """Logits float32 [..., V] of hidden states [..., D], multiplied in their type."""
+    # [..., D] · [D, V] → [..., V]
     logits = jnp.einsum(
         "...d,dv->...v",
         hidden,
@@ -111,9 +112,11 @@ def sum_codes(scores: CodeScores, targets: jax.Array) -> CodeSums:
 def _split(array: jax.Array, chunks: int) -> jax.Array:
     """[B, M, ...] to [chunks, B, M / chunks, ...]."""
     batch, length, *rest = array.shape
+    # [B, M, …] → [B, chunks, m, …] → [chunks, B, m, …]
     return jnp.moveaxis(array.reshape(batch, chunks, length // chunks, *rest), 1, 0)
 
 
 def _join(array: jax.Array) -> jax.Array:
     chunks, batch, length, *rest = array.shape
+    # [chunks, B, m, …] → [B, chunks, m, …] → [B, M, …]
     return jnp.moveaxis(array, 0, 1).reshape(batch, chunks * length, *rest)

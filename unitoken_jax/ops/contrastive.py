@@ -56,6 +56,7 @@ def contrastive_loss(
         jnp.zeros(batch, jnp.float32),
         jnp.full(batch, -1, owners.dtype),
     )
+    # [chunks · c, D] → [chunks, c, D], [chunks · c] → [chunks, c]
     parts = (padded.reshape(chunks, -1, width), owners.reshape(chunks, -1))
     (highest, total, nearest), by_text = jax.lax.scan(step, start, parts)
     by_image = highest + jnp.log(total)

@@ -206,6 +206,7 @@ def _shifted_backward(
     # Sample by sample: one fits the cache, the nine sums over a batch do not.
     start = jnp.zeros((size * size, kernel.shape[-1]), kernel.dtype)
     total, _ = lax.scan(add, start, (_pad(images, margin), gradient))
+    # [k · k, C] → [k, k, 1, C]
     return by_images, total.reshape(kernel.shape)
 
 

@@ -61,15 +61,18 @@ def _smooth(x: jax.Array) -> jax.Array:
     window = np.exp(-(offset**2) / (2 * _SIGMA**2))
     window = jnp.asarray(window / window.sum(), x.dtype)
     batch, height, width, channels = x.shape
+    # [B, H, W, C] → [B, C, H, W] → [B · C, H, W, 1]
     planes = jnp.moveaxis(x, -1, 1).reshape(batch * channels, height, width, 1)
     for shape in ((_WINDOW, 1), (1, _WINDOW)):
         planes = jax.lax.conv_general_dilated(
             planes,
+            # [k, 1] → [k, 1, 1, 1], or [1, k] → [1, k, 1, 1]
             window.reshape(*shape, 1, 1),
             window_strides=(1, 1),
             padding="VALID",
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
             precision=jax.lax.Precision.HIGHEST,
         )
+    # [B · C, h, w, 1] → [B, C, h, w]
     planes = planes.reshape(batch, channels, *planes.shape[1:3])
     return jnp.moveaxis(planes, 1, -1)

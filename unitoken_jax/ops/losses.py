@@ -167,6 +167,7 @@ def sigmoid_loss(
         jnp.full(batch, -jnp.inf, jnp.float32),
         jnp.full(batch, -1, rows.dtype),
     )
+    # [chunks · c, D] → [chunks, c, D], [chunks · c] → [chunks, c]
     parts = (texts.reshape(chunks, -1, width), owners.reshape(chunks, -1))
     (total, _, nearest), _ = jax.lax.scan(step, start, parts)
     return -total / batch, jnp.mean((nearest == rows).astype(jnp.float32))
@@ -196,12 +197,15 @@ class _Running(NamedTuple):
 def _cut(array: jax.Array, parts: int, chunks: int) -> jax.Array:
     """[..., V] to [chunks, ..., parts, v]; each part is a run of ids, cut in chunks."""
     *rest, size = array.shape
+    # [..., V] → [..., parts, chunks, v]
     array = array.reshape(*rest, parts, chunks, size // (parts * chunks))
+    # [..., parts, chunks, v] → [chunks, ..., parts, v]
     return jnp.moveaxis(array, -2, 0)
 
 
 def _logits(hidden: jax.Array, kernel: jax.Array, columns: _Columns) -> jax.Array:
     """Logits float32 [B, T, parts, v] of one chunk."""
+    # [B, T, D] · [D, parts, v] → [B, T, parts, v]
     logits = jnp.einsum(
         "btd,dpv->btpv", hidden, kernel, preferred_element_type=jnp.float32
     )

@@ -57,6 +57,9 @@ def patches(images: jax.Array, size: int) -> jax.Array:
     batch, height, width, channels = images.shape
     rows, columns = height // size, width // size
     images = images[:, : rows * size, : columns * size]
+    # [B, H, W, C] → [B, h, p, w, p, C]
     grid = images.reshape(batch, rows, size, columns, size, channels)
+    # [B, h, p, w, p, C] → [B, h, w, p, p, C]
     grid = grid.transpose(0, 1, 3, 2, 4, 5)
+    # [B, h, w, p, p, C] → [B, h · w, p, p, C]
     return grid.reshape(batch, rows * columns, size, size, channels)

@@ -59,6 +59,9 @@ def resize_grid(
         for given, wanted in zip(source, target, strict=True)
     )
     rows, columns = rows.astype(table.dtype), columns.astype(table.dtype)
+    # [H · W, D] → [H, W, D]
     grid = table.reshape(*source, table.shape[-1])
+    # [h, H] · [w, W] · [H, W, D] → [h, w, D]
     grid = jnp.einsum("ph,qw,hwd->pqd", rows, columns, grid)
+    # [h, w, D] → [h · w, D]
     return grid.reshape(target[0] * target[1], table.shape[-1])

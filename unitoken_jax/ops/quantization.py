@@ -65,6 +65,7 @@ class Quantizer:
             split, codebooks = l2_normalize(split), l2_normalize(codebooks)
         codes = nearest(split, codebooks, self.chunk)
         chosen = _take(codebooks, codes)  # [B, T, C, E]
+        # [B, T, C, E] → [B, T, D]
         vectors = straight_through(split, chosen).reshape(latents.shape)
         return Quantized(vectors, codes, self._loss(split, chosen))
 
@@ -79,6 +80,7 @@ class Quantizer:
         chosen = _take(codebooks, codes)  # [B, T, C, E]
         if self.structure == "residual":
             return chosen.sum(-2)
+        # [B, T, C, E] → [B, T, D]
         return chosen.reshape(*codes.shape[:-1], -1)
 
     def revival(
@@ -103,6 +105,7 @@ class Quantizer:
             seen = self._split(latents, codebooks)
             if self.normalize:
                 seen, codebooks = l2_normalize(seen), l2_normalize(codebooks)
+        # [B, T, C, E] → [C, B, T, E] → [C, B · T, E]
         seen = jnp.moveaxis(seen, 2, 0).reshape(codebooks.shape[0], -1, seen.shape[-1])
         return jnp.mean(jax.vmap(revival_loss)(seen, codebooks, counts))
 
@@ -140,6 +143,7 @@ class Quantizer:
                 f"{count} codebooks of {width} channels need latents of "
                 f"{count * width} channels, not {latents.shape[-1]}"
             )
+        # [B, T, D] → [B, T, C, E]
         return latents.reshape(*latents.shape[:-1], count, width)
 
 
@@ -169,6 +173,7 @@ def nearest(latents: jax.Array, codebooks: jax.Array, chunk: int = 0) -> jax.Arr
 
     def search(part: jax.Array) -> jax.Array:
         # The expanded form, term by term as published, decides near-ties alike.
+        # [B, t, C, E] · [C, V, E] → [B, t, C, V]
         product = jnp.einsum(
             "btce,cve->btcv", part, codebooks, precision=lax.Precision.HIGHEST
         )
@@ -180,8 +185,10 @@ def nearest(latents: jax.Array, codebooks: jax.Array, chunk: int = 0) -> jax.Arr
         return search(latents)
     steps = -(-positions // chunk)
     padded = jnp.pad(latents, ((0, 0), (0, steps * chunk - positions), (0, 0), (0, 0)))
+    # [B, steps · t, C, E] → [B, steps, t, C, E] → [steps, B, t, C, E]
     parts = padded.reshape(batch, steps, chunk, count, width).swapaxes(0, 1)
     codes = lax.map(search, parts)  # [steps, B, chunk, C]
+    # [steps, B, t, C] → [B, steps, t, C] → [B, T, C]
     return codes.swapaxes(0, 1).reshape(batch, -1, count)[:, :positions]
 
 
@@ -201,6 +208,7 @@ def count_codes(codes: jax.Array, size: int) -> jax.Array:
     Returns:
         float32 [C, V].
     """
+    # [..., C] → [N, C]
     flat = codes.reshape(-1, codes.shape[-1])
     count = jax.vmap(lambda c: jnp.bincount(c, length=size), in_axes=1)
     return count(flat).astype(jnp.float32)

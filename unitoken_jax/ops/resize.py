@@ -23,6 +23,7 @@ def double_nearest(images: jax.Array) -> jax.Array:
     repeated = jnp.broadcast_to(
         images[:, :, None, :, None], (batch, height, 2, width, 2, channels)
     )
+    # [B, H, 2, W, 2, C] → [B, 2 H, 2 W, C]
     return repeated.reshape(batch, 2 * height, 2 * width, channels)
 
 
@@ -108,6 +109,7 @@ def fit_multiple(images: jax.Array, multiple: int, key: jax.Array | None) -> jax
 
 def _resample(images: jax.Array, rows: np.ndarray, columns: np.ndarray) -> jax.Array:
     """Weighted sums [h, H] of rows and [w, W] of columns."""
+    # [h, H] · [w, W] · [B, H, W, C] → [B, h, w, C]
     return jnp.einsum(
         "ph,qw,bhwc->bpqc",
         jnp.asarray(rows, images.dtype),

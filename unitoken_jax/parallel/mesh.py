@@ -98,6 +98,7 @@ def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
             "size to -1"
         )
     if devices[0].platform != "tpu":
+        # [devices] → [slice, data, fsdp, tensor, sequence]
         grid = np.asarray(devices).reshape(sizes)
     elif sizes[0] > 1:
         grid = mesh_utils.create_hybrid_device_mesh(

@@ -231,13 +231,16 @@ def groups(instruction: Instruction, devices: int) -> list[list[int]]:
         names = [part.split("=")[0].strip().strip("'") for part in match[1].split(",")]
         inner = [part.strip().strip("'") for part in match[3].split(",")]
         order = _iota(match[2]) if match[2] else np.arange(math.prod(sizes))
+        # [devices] → [*sizes]
         grid = order.reshape(sizes)
         moved = [names.index(name) for name in inner]
         kept = [axis for axis in range(len(sizes)) if axis not in moved]
         count = math.prod(sizes[axis] for axis in moved)
+        # [*sizes] → [*kept, *moved] → [groups, count]
         return grid.transpose(*kept, *moved).reshape(-1, count).tolist()
     if match := _TILES.search(attributes):
         shape = [int(size) for size in match[1].split(",")]
+        # [devices] → [groups, count]
         return _iota(match[2]).reshape(shape).tolist()
     if (match := _PAIRS.search(attributes)) or (match := _LISTS.search(attributes)):
         found = [
@@ -256,6 +259,7 @@ def _iota(text: str) -> np.ndarray:
         raise HloError(f"the order of devices {text!r} cannot be read")
     base = [int(size) for size in match[1].split(",")]
     axes = [int(axis) for axis in match[2].split(",")] if match[2] else range(len(base))
+    # [devices] → [*base], its axes in the order of `axes`
     return np.arange(math.prod(base)).reshape(base).transpose(*axes)
 
 

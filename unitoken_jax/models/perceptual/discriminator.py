@@ -146,5 +146,7 @@ class Discriminator(nn.Module):
             metadata_params={nn.PARTITION_NAME: "layers"},
         )
         scores = heads(config, name="heads")(features)  # [heads, B, S]
+        # [heads, B, S] → [B, heads, S]
         scores = scores.swapaxes(0, 1).astype(jnp.float32)
+        # [B, heads, S] → [B, heads · S]
         return scores.reshape(scores.shape[0], -1)

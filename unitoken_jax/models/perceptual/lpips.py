@@ -44,6 +44,7 @@ class Lpips(nn.Module):
         config = self.config
         # Side by side, so that each pair stays on its device.
         both = jnp.stack([first, second], 1).astype(jnp.float32)  # [B, 2, H, W, 3]
+        # [B, 2, H, W, 3] → [2 B, H, W, 3]
         x = ((both - SHIFT) / SCALE).reshape(-1, *first.shape[1:])
         total = jnp.zeros(first.shape[0])
         stages = zip(config.widths, config.depths, strict=True)
@@ -55,6 +56,7 @@ class Lpips(nn.Module):
                 x = nn.relu(Conv(width, dtype=config.dtype, name=name)(x))
             init = initializers.constant(1 / width)
             weight = parameter(self, f"weight_{i}", init, ("norm",), (width,))
+            # [2 B, h, w, C] → [B, 2, h, w, C]
             units = unit_channels(x.astype(jnp.float32)).reshape(-1, 2, *x.shape[1:])
             one, other = units[:, 0], units[:, 1]
             total += jnp.mean(jnp.square(one - other) @ weight, (1, 2))
