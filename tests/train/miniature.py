@@ -12,7 +12,7 @@ from jax.nn import initializers
 from unitoken_jax.checkpoint import state
 from unitoken_jax.config import build
 from unitoken_jax.layers.parameter import parameter
-from unitoken_jax.models.system import System
+from unitoken_jax.models.system import DataNeeds, System
 from unitoken_jax.train.job import Job
 from unitoken_jax.train.optimizer import Group, Optimizer, OptimizerConfig
 from unitoken_jax.train.optimizer import make_optimizer as _make
@@ -131,7 +131,8 @@ class NetworkConfig:
 def system(width: int = WIDTH) -> System:
     """Return the network as the trainer sees one."""
     module = Network(width)
-    return System("miniature", NetworkConfig(width), module, loss, module.init)
+    needs = DataNeeds(("noise",))
+    return System(NetworkConfig(width), module, loss, dict, needs, kind="miniature")
 
 
 def job(name: str = "run", **fields) -> Job:
