@@ -130,7 +130,7 @@ def base() -> dict:
         "seed": 3,
         "model": UNITOKEN | {"vision": None},
         "codes": {"stage": "tokenizer"},
-        "data": ROWS | {"layout": layout},
+        "data": {k: v for k, v in ROWS.items() if k != "views"} | {"layout": layout},
         "optimizer": {
             "learning_rate": 1.5e-3,
             "warmup": 50,

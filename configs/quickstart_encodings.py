@@ -28,6 +28,7 @@ def get_config(encoding: str = "dual") -> ConfigDict:
         last["model"] = base["model"]
         last["init"] = {"decoder": "base:decoder"}
         last["data"]["layout"] = base["data"]["layout"]
+        del last["data"]["views"]
         del last["optimizer"]["groups"]
     elif encoding == "decoupled":
         for name in ("stage1", "stage2"):

@@ -71,7 +71,6 @@ def tokenizer(
             "objective": {
                 "supervision": supervision,
                 "perceptual": perceptual,
-                "perceptual_every": 4,
                 "contrastive": 0.05,
                 "revival": 1.0,
             },
@@ -98,6 +97,7 @@ def tokenizer(
         "checkpoint": {"every": 500},
     }
     if perceptual:
+        job["model"]["objective"]["perceptual_every"] = 4
         path = "data/perceptual/stlpips_alex.safetensors"
         job["companions"] = {"perceptual": {"format": "stlpips", "path": path}}
     return job

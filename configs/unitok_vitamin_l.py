@@ -28,7 +28,8 @@ MOUNT is a folder that every host shares, such as a bucket mounted with gcsfuse
 The start from a CLIP (reported: 78.6 %) is `--config.init.encoder=CLIP:encoder
 --config.init.text=CLIP:text`. CLIP is a ViTamin-L-256 of open_clip that was converted
 with `--from vitamin-clip --to jax` (docs/convert.md), or the workdir's stage of a run
-of this config with `--config.model.objective.supervision=contrastive`.
+of this config with `--config.model.objective.supervision=contrastive
+--config.adversary=None --config.companions=None`.
 """
 
 from ml_collections import ConfigDict

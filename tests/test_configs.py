@@ -18,7 +18,7 @@ from unitoken_jax.evaluate.config import EvaluationConfig
 from unitoken_jax.generate.assistant import GenerationConfig
 from unitoken_jax.models import registry
 from unitoken_jax.train import chain as chains
-from unitoken_jax.train.__main__ import check
+from unitoken_jax.train.__main__ import check, check_all_is_read
 from unitoken_jax.train.job import Chain, Job, build_chain
 
 ROOT = Path(__file__).parent.parent
@@ -81,6 +81,7 @@ def test_stages_fit_together(name: str) -> None:
     """Groups cover every parameter; stages find what they start from, data suits."""
     chain = _chain(name)
     check(chain)
+    check_all_is_read(chain, begins=True)
     chains.check(chain, Models())
 
 

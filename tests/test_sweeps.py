@@ -11,7 +11,7 @@ from launch.sweep.experiment import evaluate
 from unitoken_jax.config import build, render
 from unitoken_jax.models import registry
 from unitoken_jax.train import chain as chains
-from unitoken_jax.train.__main__ import check
+from unitoken_jax.train.__main__ import check, check_all_is_read
 from unitoken_jax.train.job import Chain, Job, build_chain
 
 FOLDER = Path(__file__).parents[1] / "configs" / "sweeps"
@@ -67,6 +67,7 @@ def test_points_can_be_trained(name: str) -> None:
             chains.check(chain, Models())
             checked.add(key)
         check(chain)
+        check_all_is_read(chain, begins=True)
 
 
 @pytest.mark.parametrize("name", NAMES)

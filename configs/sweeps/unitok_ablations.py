@@ -33,7 +33,11 @@ VARIANTS = (
     variant("single 1x2048", "num_codebooks=1"),
     variant("residual 8x256", "structure=residual"),
     variant("linear projection", "projection=linear"),
-    variant("reconstruction", "objective.supervision=reconstruction"),
+    variant(
+        "reconstruction",
+        "objective.supervision=reconstruction",
+        "objective.contrastive=0",
+    ),
     variant("contrastive", "objective.supervision=contrastive"),
     variant("CLIP start", word="clip"),
 )

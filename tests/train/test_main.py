@@ -19,7 +19,7 @@ from unitoken_jax.config import ConfigError, UserError, plain
 from unitoken_jax.generate.__main__ import check_fields
 from unitoken_jax.generate.assistant import GenerationConfig
 from unitoken_jax.train import lock
-from unitoken_jax.train.__main__ import _number, check, train
+from unitoken_jax.train.__main__ import _number, check, check_all_is_read, train
 from unitoken_jax.train.job import build_chain
 
 
@@ -89,6 +89,7 @@ def node(data):
         ("stages.stage2.data.views.patch", 6, "set the data's to 4"),
         ("stages.stage2.data.row_views", 0, "whose rows show pictures; set"),
         ("stages.base.data.layout.encoding", "dual", "set the encoding to 'discrete'"),
+        ("stages.base.data.views.size", 16, "whose rows show no views; leave it out"),
         ("stages.stage2.model.mask_image_logits", True, "mixture.draw is 2, so that"),
         (
             "data_dir",
@@ -125,9 +126,46 @@ def test_data_that_suits_a_model_passes(node) -> None:
 def test_a_tower_that_sees_nothing_is_said(node, caplog) -> None:
     changed = plain(node)
     changed["stages"]["stage2"]["data"]["layout"]["encoding"] = "discrete"
+    del changed["stages"]["stage2"]["data"]["views"]
     check(build_chain(changed))
     (record,) = caplog.records
     assert "stage2.model.vision is a tower that sees nothing" in record.message
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"supervision": "contrastive", "l1": 0.5}, "objective.l1 is 0.5, but supe"),
+        ({"supervision": "contrastive", "decode_every": 2}, "decodes no images, so"),
+        ({"supervision": "reconstruction", "contrastive": 2.0}, "reads no texts, so"),
+        ({"perceptual": 0, "perceptual_every": 2}, "the weight perceptual is 0, so"),
+        ({"projection": "linear", "causal": True}, "which attends to nothing, so"),
+        ({"projection": "linear", "projection_heads": 2}, "which attends to nothing"),
+        ({"supervision": "contrastive", "l1": 0.2, "perceptual": 0.0}, ""),
+        ({"supervision": "reconstruction", "contrastive": 0.0}, ""),
+    ],
+)
+def test_fields_that_another_leaves_without_effect_are_refused(
+    node, fields, said, caplog
+) -> None:
+    model = {k: v for k, v in fields.items() if k in ("projection", "causal")}
+    if heads := fields.get("projection_heads"):
+        model["projection_heads"] = heads
+    objective = {k: v for k, v in fields.items() if k not in model}
+    changed = plain(node)
+    stage = changed["stages"]["siglip"]
+    stage["model"] = {"kind": "unitok", "objective": objective, **model}
+    stage["data"]["image_size"] = 16
+    expected = (
+        pytest.raises(ConfigError, match=said) if said else contextlib.nullcontext()
+    )
+    chain = build_chain(changed)
+    check(chain)
+    with expected:
+        check_all_is_read(chain, begins=True)
+    check_all_is_read(chain, begins=False)
+    assert said in caplog.text
+    assert bool(caplog.text) == bool(said)
 
 
 @pytest.mark.parametrize(

@@ -71,6 +71,18 @@ def test_refuses_numbers_that_train_uphill_or_not_at_all(
         build(OptimizerConfig, {"learning_rate": 1e-3} | {field: value}, "optimizer")
 
 
+def test_a_constant_rate_has_no_end_of_its_own() -> None:
+    with pytest.raises(ValueError, match=r"end_scale is 0.1, but the schedule is 'con"):
+        _config(schedule="constant", end_scale=0.1)
+    assert _config(schedule="constant", end_scale=0.0)
+
+
+@pytest.mark.parametrize("field", ["lr_scale", "weight_decay"])
+def test_a_frozen_group_has_nothing_else(field) -> None:
+    with pytest.raises(ValueError, match="is frozen, so that its lr_scale and weight"):
+        Group(".*", frozen=True, **{field: 0.5})
+
+
 @pytest.mark.parametrize("field", ["lr_scale", "weight_decay"])
 def test_refuses_negative_numbers_of_a_group(field) -> None:
     with pytest.raises(ValueError, match=f"^{field} must be finite and at least 0"):

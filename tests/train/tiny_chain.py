@@ -107,7 +107,8 @@ def get_config(
         },
         "base": {
             "model": unitoken | {"vision": None},
-            "data": rows | {"layout": discrete},
+            "data": {k: v for k, v in rows.items() if k != "views"}
+            | {"layout": discrete},
             "codes": {"stage": "tokenizer"},
         },
         "stage1": {

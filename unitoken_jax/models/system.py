@@ -151,6 +151,8 @@ class System:
         evaluators: what can be measured of it, see `evaluate.evaluator`.
         formats: the published formats that it can be read from and written to, see
             `convert.formats`.
+        unread: fields of the config that are set and that its other fields leave
+            without effect → why, a clause.
     """
 
     config: Any
@@ -168,6 +170,7 @@ class System:
     sampler: EntryPoint | None = None
     evaluators: tuple[EntryPoint, ...] = ()
     formats: tuple[EntryPoint, ...] = ()
+    unread: Mapping[str, str] = field(default_factory=dict)
 
     def init(self, rng: jax.Array) -> Mapping[str, Any]:
         """Return variables whose leaves are boxed with their axis names."""

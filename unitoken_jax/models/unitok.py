@@ -327,4 +327,14 @@ def system(config: UniTokConfig) -> System:
             "unitoken_jax.evaluate.perception:Perception",
             *(_ALIGNED if objective.contrasts else ()),
         ),
+        unread=_unread(config),
     )
+
+
+def _unread(config: UniTokConfig) -> dict[str, str]:
+    found = {f"objective.{k}": why for k, why in config.objective.unread.items()}
+    if config.projection == "linear":
+        for name in ("causal", "projection_heads"):
+            if getattr(config, name):
+                found[name] = "projection is 'linear', which attends to nothing"
+    return found

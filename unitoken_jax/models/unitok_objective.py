@@ -5,7 +5,7 @@ term comes from the trainer. The loss stands in two halves, as that term needs t
 what the tokenizer makes of a batch, and how far a picture is from the original.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 import jax
@@ -67,6 +67,25 @@ class ObjectiveConfig:
         counts = ("decode_every", "perceptual_every", "perceptual_chunks")
         positive(self, *counts, "contrastive_chunk")
         below_one(self, "usage_decay")
+
+    @property
+    def unread(self) -> dict[str, str]:
+        """Fields that are set, to no default and not to 0, without effect → why."""
+        alone = f"supervision is {self.supervision!r}, which"
+        idle: dict[str, str] = {}
+        if not self.reconstructs:
+            names = ("l1", "l2", "perceptual", "decode_every", "perceptual_every")
+            idle |= dict.fromkeys(names, f"{alone} decodes no images")
+        elif not self.perceptual:
+            idle["perceptual_every"] = "the weight perceptual is 0"
+        if not self.contrasts:
+            idle["contrastive"] = f"{alone} reads no texts"
+        defaults = {entry.name: entry.default for entry in fields(self)}
+        return {
+            name: why
+            for name, why in idle.items()
+            if getattr(self, name) not in (0, defaults[name])
+        }
 
     @property
     def reconstructs(self) -> bool:

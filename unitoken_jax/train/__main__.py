@@ -11,7 +11,7 @@ import contextlib
 import hashlib
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from data_pipelines.config import (
     build_data,
 )
 from data_pipelines.errors import DataError
+from data_pipelines.images.anyres import ViewsConfig
 from data_pipelines.loader import CodeFacts, make_loader
 from data_pipelines.pretokenize import pretokenize
 from data_pipelines.storage.manifest import read_manifest
@@ -60,7 +61,14 @@ from unitoken_jax.train.environment import (
     let_cpu_devices_meet,
     use_compile_cache,
 )
-from unitoken_jax.train.job import Chain, Job, WeightsConfig, chain_of, write_config
+from unitoken_jax.train.job import (
+    CONFIG,
+    Chain,
+    Job,
+    WeightsConfig,
+    chain_of,
+    write_config,
+)
 from unitoken_jax.train.replay import Finding
 
 _PROCESSES = Bounds(0, most=2**20)  # numbers of processes, and how many
@@ -332,6 +340,40 @@ def _check_sequences(system: registry.System, data: SequencesConfig, at: str) ->
         )
 
 
+def _unread(system: registry.System, data: DataConfig, at: str) -> Iterator[str]:
+    """Yield what is wrong with fields that are set and that others leave unread."""
+    for field, why in system.unread.items():
+        yield (
+            f"{at}.model.{field} is {system.value(field)!r}, but {why}, so that it "
+            "changes nothing; leave it out."
+        )
+    is_blind = isinstance(data, SequencesConfig) and not data.shows_views
+    if is_blind and data.views != ViewsConfig():
+        yield (
+            f"{at}.data.views: {at}.data.layout.encoding is "
+            f"{data.layout.encoding!r}, whose rows show no views; leave it out."
+        )
+
+
+def check_all_is_read(chain: Chain, *, begins: bool) -> None:
+    """Refuse fields that are set and change nothing; warn of them in a run that is on.
+
+    Args:
+        chain: the experiment, checked by `check`.
+        begins: whether it is a new run.
+
+    Raises:
+        ConfigError: naming the first such field.
+    """
+    for name, job in chain.stages.items():
+        at = f"config.stages.{name}"
+        system = registry.build(job.model, f"{at}.model")
+        for fault in _unread(system, build_data(job.data, f"{at}.data"), at):
+            if begins:
+                raise ConfigError(fault)
+            log.warning("%s", fault)
+
+
 def check(chain: Chain) -> None:
     """Refuse unknown names in nodes that are converted only later, and unfit data.
 
@@ -402,6 +444,7 @@ def train(
     first = processes.is_first()
     with held_for_file() as release, contextlib.ExitStack() as run:
         check(chain)
+        check_all_is_read(chain, begins=not (workdir / CONFIG).exists())
         if verify:
             _verify(chain)
 

@@ -50,6 +50,11 @@ class Group:
         for field in ("pattern", "exclude"):
             _check_expression(field, getattr(self, field))
         _check(lr_scale=self.lr_scale, weight_decay=self.weight_decay or 0.0)
+        if self.frozen and (self.lr_scale != 1.0 or self.weight_decay):
+            raise ValueError(
+                "the group is frozen, so that its lr_scale and weight_decay would "
+                "change nothing; leave them out."
+            )
 
     def matches(self, path: str) -> bool:
         """Say whether the parameter at `path` belongs to this group."""
