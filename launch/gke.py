@@ -494,7 +494,10 @@ def _check_together(given: argparse.Namespace) -> None:
             f"--scratch={given.scratch}: expected a path from the root of the nodes, "
             "such as /dev/shm/unitoken."
         )
-    paths = ["/dev/shm", *(place.path for place in (*given.claim, *given.bucket))]
+    kept = [place.path for place in (*given.claim, *given.bucket)]
+    if not given.cluster:  # of xpk's workloads the cluster says what is mounted
+        script.warn_of_loss(given.arguments, kept)
+    paths = ["/dev/shm", *kept]
     paths += [LOCAL] if given.scratch else []
     if twice := {path for path in paths if paths.count(path) > 1}:
         raise UserError(f"two volumes are mounted at {twice.pop()}; name other paths.")

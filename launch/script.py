@@ -7,6 +7,7 @@ exactly what would run, and can be kept, read and run by hand.
 import argparse
 import itertools
 import os
+import posixpath
 import re
 import shlex
 import sys
@@ -223,6 +224,32 @@ def _refuse_addresses(arguments: Sequence[str]) -> None:
         name, equals, value = word.partition("=")
         if word.startswith("-"):
             refuse_address(value if equals else following or "", name)
+
+
+def warn_of_loss(arguments: Sequence[str], targets: Sequence[str]) -> None:
+    """Warn of a run's folder that lies within a container and is lost with it.
+
+    Args:
+        arguments: of the training; the last --workdir counts, as for it.
+        targets: where the container has directories that outlast it.
+    """
+    workdir = None
+    for word, following in itertools.zip_longest(arguments, arguments[1:]):
+        name, equals, value = word.partition("=")
+        if name in ("--workdir", "-workdir"):
+            workdir = value if equals else following
+    if not workdir:
+        return
+    # A path that does not begin at the root is within the container as well.
+    place = posixpath.normpath(workdir)
+    kept = [posixpath.normpath(target) for target in targets]
+    if not any(place == target or place.startswith(f"{target}/") for target in kept):
+        print(
+            f"warning: --workdir={workdir} lies on nothing that is mounted "
+            f"({', '.join(kept) or 'there is nothing'}): every checkpoint is lost with "
+            "the container; name a folder on a mount.",
+            file=sys.stderr,
+        )
 
 
 def document(text: str, *, background: bool = False) -> str:

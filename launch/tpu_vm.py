@@ -395,6 +395,7 @@ def _check_mounts(given: argparse.Namespace) -> None:
             "such as /dev/shm/unitoken."
         )
     targets = [place.path for place in (*given.mount, *given.bucket)]
+    script.warn_of_loss(given.arguments, targets)
     targets += [LOCAL] if given.scratch else []
     if twice := {path for path in targets if targets.count(path) > 1}:
         raise UserError(f"two directories are mounted at {twice.pop()}; name others.")

@@ -160,6 +160,28 @@ def test_wrong_words_are_one_sentence(render, options, sentence) -> None:
         render([*shlex.split(options), *ARGUMENTS])
 
 
+@pytest.mark.parametrize(
+    ("workdir", "targets", "is_lost"),
+    [
+        (["--workdir=/data/a"], ["/data"], False),
+        (["--workdir", "/data"], ["/data/"], False),
+        (["--workdir=/data//x/../b"], ["/mnt", "/data"], False),
+        (["--config=c", "--stage=base"], ["/data"], False),
+        (["--workdir=/data/../b"], ["/data"], True),
+        (["--workdir", "/database/a"], ["/data"], True),
+        (["--workdir=runs/a"], ["/data"], True),
+        (["--workdir=/data/a", "--workdir=/b"], ["/data"], True),
+        (["--workdir=/data/a"], [], True),
+    ],
+)
+def test_a_folder_that_is_lost_with_its_container_is_said(
+    workdir, targets, is_lost, capsys
+) -> None:
+    script.warn_of_loss(workdir, targets)
+    said = capsys.readouterr().err
+    assert ("every checkpoint is lost with the container" in said) == is_lost
+
+
 def test_a_signal_reaches_what_runs(tmp_path) -> None:
     """A script without a trap ends with what it runs, and at once."""
     cloud = FakeCloud(tmp_path)
