@@ -301,6 +301,10 @@ def read_json(data: bytes) -> Any:
         is_cut = "\\u" in text and _has_surrogate(value)
     except json.JSONDecodeError as error:
         raise ValueError(f"not JSON ({error})") from error
+    except ValueError as error:
+        if "integer string conversion" not in str(error):
+            raise
+        raise ValueError("a number has too many digits") from error
     except RecursionError as error:
         raise ValueError("brackets are nested too deeply") from error
     if is_cut:

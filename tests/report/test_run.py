@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from unitoken_jax.report import run
+from unitoken_jax.report import page, run
 
 
 def write_lines(folder, *lines):
@@ -32,6 +32,30 @@ def test_other_broken_lines_are_counted(tmp_path):
     )
     np.testing.assert_array_equal(stage.curves["loss"].values, [3, 2])
     assert "2 of 4 lines are not metrics (the first is line 2)" in stage.faults[0]
+
+
+def test_numbers_that_no_page_can_draw_are_left_out(tmp_path):
+    huge = 10**400
+    stage = write_lines(
+        tmp_path,
+        '{"step": 1, "loss": 3.0, "time": 5.0, "steps_per_second": 1.0}',
+        f'{{"step": {huge}, "loss": 2.0}}',
+        '{"step": -1, "loss": 2.0}',
+        '{"step": true, "loss": 2.0}',
+        f'{{"step": 2, "loss": {huge}, "time": {huge}, "steps_per_second": 1e-320}}',
+        '{"step": 3, "loss": 1e308}',
+        '{"step": 4, "loss": -1e308}',
+    )
+    np.testing.assert_array_equal(stage.curves["loss"].steps, [1])
+    assert (stage.steps, stage.seconds) == (4, 1.0)
+    assert "3 of 7 lines are not metrics (the first is line 2)" in stage.faults[0]
+    values = {"value": huge, "low": 0, "high": 1, "count": 3, "unit": "%"}
+    content = {"generation": {"measures": {"accuracy/all": values}}}
+    (tmp_path / "evaluation").mkdir()
+    for name in ("default", "other"):
+        path = tmp_path / "evaluation" / f"{name}.json"
+        path.write_text(json.dumps(content))
+    assert page.build(tmp_path).is_file()
 
 
 def test_after_a_resumption_the_later_line_counts(tmp_path):

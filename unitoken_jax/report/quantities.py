@@ -84,9 +84,15 @@ _LESS_IS_BETTER = re.compile(
 )
 
 
+LARGEST = 1e300
+"""Beyond it numbers are none that a page can draw: their differences overflow."""
+
+
 def is_number(value: Any) -> TypeGuard[float]:
-    """Tell numbers from all else; True and False are none."""
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    """Tell numbers from all else; True, False and whole ones beyond floats are none."""
+    if isinstance(value, bool):
+        return False
+    return isinstance(value, float) or (isinstance(value, int) and abs(value) < LARGEST)
 
 
 def number(value: float) -> str:

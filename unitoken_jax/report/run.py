@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 
 from unitoken_jax.config import UserError
-from unitoken_jax.report.quantities import is_number
+from unitoken_jax.report.quantities import LARGEST, is_number
 
 EVALUATIONS = "evaluation"
+_SLOWEST = 1e-9  # steps a second; a rate below it is none
 _BOOKKEEPING = frozenset({"step", "time", "weight", "lost_lines"})
 
 
@@ -85,7 +86,7 @@ class Stage:
         return sum(
             float(count / rate)
             for count, rate in zip(steps, rates, strict=True)
-            if is_number(rate) and rate > 0
+            if is_number(rate) and rate > _SLOWEST
         )
 
 
@@ -188,8 +189,9 @@ def _read_metrics(path: Path, faults: list[str]) -> tuple[Mapping[str, Any], ...
             continue
         try:
             record = json.loads(line)
-            if not isinstance(record["step"], int):
-                raise TypeError(record["step"])
+            step = record["step"]
+            if not (isinstance(step, int) and is_number(step) and step >= 0):
+                raise TypeError(step)
             records.append(record)
         except (ValueError, TypeError, KeyError, RecursionError):
             broken.append(place)
@@ -234,5 +236,5 @@ def _read_json(path: Path, faults: list[str]) -> dict[str, Any]:
 def _curve(key: str, records: list[Mapping[str, Any]]) -> Curve:
     points = [(r["step"], r[key]) for r in records if is_number(r.get(key))]
     steps, values = np.asarray(points, np.float64).T
-    finite = np.isfinite(values)
+    finite = np.isfinite(values) & (np.abs(values) < LARGEST)
     return Curve(key, steps[finite], values[finite], int((~finite).sum()))
