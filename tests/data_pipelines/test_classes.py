@@ -8,7 +8,7 @@ import pytest
 
 from data_pipelines.classes import class_names
 from data_pipelines.config import ClassesConfig
-from data_pipelines.loader import CodeFacts, make_loader
+from data_pipelines.loader import CodeFacts, LoaderError, make_loader
 from data_pipelines.storage import records
 from data_pipelines.storage.code_files import CodeFileError, CodeFiles
 from data_pipelines.storage.shards import Split
@@ -88,6 +88,11 @@ def test_damaged_files_are_set_aside(published):
     assert "must be [1, crops, codebooks, tokens]" in messages
     assert "codes of [256, 4] tokens and codebooks" in messages
     assert "values that are no codes" in messages
+
+
+def test_published_files_have_no_splits_to_choose_from(published):
+    with pytest.raises(LoaderError, match=r"data.split is 'heldout', but .* no splits"):
+        make(published, replace(CONFIG, split="heldout"))
 
 
 def test_folders_must_be_a_pair(published):

@@ -1,8 +1,19 @@
 """What all evaluators share: batches, the choice of examples."""
 
 import numpy as np
+import pytest
 
-from unitoken_jax.evaluate.evaluator import batches, evenly_spaced
+from data_pipelines.config import PicturesConfig
+from unitoken_jax.config import ConfigError
+from unitoken_jax.evaluate.evaluator import EvaluatedRun, batches, evenly_spaced
+
+
+@pytest.mark.parametrize("evaluator", ["retrieval", "zero_shot"])
+def test_a_stage_that_has_seen_no_caption_is_refused(evaluator):
+    """As a UniTok that learned from images alone, where its evaluator is named."""
+    said = f"config.evaluation.{evaluator}: .* kind 'pictures', which has no captions"
+    with pytest.raises(ConfigError, match=said):
+        EvaluatedRun.caption_encoder(None, evaluator, PicturesConfig())
 
 
 def test_batches_have_one_size_and_say_what_counts():

@@ -1,6 +1,7 @@
 """Evaluations side by side: what they are of, and how they are called."""
 
 import json
+import os
 import shutil
 
 import pytest
@@ -26,6 +27,19 @@ def stage(tmp_path):
         (folder / "checkpoints" / str(step) / "meta").write_text(f"of {step}")
     (folder / "finished.json").write_text(json.dumps({"steps": 10, "seconds": 1.5}))
     return folder
+
+
+def test_a_folder_that_cannot_be_written_is_refused_at_once(
+    tmp_path, monkeypatch
+) -> None:
+    results.check_place(tmp_path)
+    monkeypatch.setattr(os, "access", lambda *_: False)  # root may write anywhere
+    with pytest.raises(UserError, match="is not yours to change"):
+        results.check_place(tmp_path)
+    monkeypatch.undo()
+    (tmp_path / "evaluation").write_text("")
+    with pytest.raises(UserError, match="is no folder; remove it or rename it"):
+        results.check_place(tmp_path)
 
 
 def test_a_copy_has_come_to_the_same(stage, tmp_path):

@@ -9,6 +9,7 @@ import dataclasses
 import hashlib
 import json
 import logging
+import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -296,6 +297,20 @@ def _store(value: object, folder: Path, place: str, name: str) -> object:
     if isinstance(value, list):
         return [_store(v, folder, place, f"{name}-{i}") for i, v in enumerate(value)]
     return value
+
+
+def check_place(workdir: Path) -> None:
+    """Refuse a run in whose folder no evaluation can be written.
+
+    Raises:
+        UserError: Before anything is measured.
+    """
+    folder = workdir / FOLDER
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is no folder; remove it or rename it.")
+    place = folder if folder.is_dir() else workdir
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise UserError(f"{folder} cannot be written: {place} is not yours to change.")
 
 
 def write(workdir: Path, name: str, content: Mapping[str, Any]) -> Path:

@@ -95,6 +95,7 @@ def run(
         log.info("evaluated already: %s", workdir / results.FOLDER / f"{name}.json")
         content = before
     else:
+        results.check_place(workdir)
         known = results.parts(before)
         if resume:
             known = _kept(wanted, known, before)
