@@ -120,6 +120,29 @@ def _break(path: Path, kind: str, monkeypatch) -> None:
         monkeypatch.setattr(metrics.files, "write_bytes", write)
 
 
+def test_images_of_undone_steps_are_set_aside(tmp_path) -> None:
+    samples, aside = tmp_path / "samples", tmp_path / "samples-abandoned"
+    samples.mkdir()
+    names = ["codes-0000002.png", "codes-0000004.png", "a-b-0000006.png", "mine.png"]
+    for name in [*names, "codes-latest.png"]:
+        (samples / name).write_bytes(b"x")
+    with Recorder(tmp_path, "stage", 2, CONFIG):
+        pass
+    assert sorted(path.name for path in aside.iterdir()) == sorted(names[1:3])
+    assert {"codes-0000002.png", "mine.png", "codes-latest.png"} == {
+        path.name for path in samples.iterdir()
+    }
+
+
+def test_images_that_cannot_be_set_aside_stop_nothing(tmp_path, caplog) -> None:
+    (tmp_path / "samples").mkdir()
+    (tmp_path / "samples" / "codes-0000004.png").write_bytes(b"x")
+    (tmp_path / "samples-abandoned").write_text("no folder")
+    with Recorder(tmp_path, "stage", 2, CONFIG) as recorder:
+        recorder.add(3, {"loss": 1.0}, {}, 0.0)
+    assert "keeps images of steps after 2, which were undone" in caplog.text
+
+
 def test_what_a_full_disk_did_not_take_is_written_later(tmp_path, monkeypatch) -> None:
     """What is too much to wait for is a gap, and the next line says so."""
     monkeypatch.setattr(outlet, "_AGAIN", 0.05)

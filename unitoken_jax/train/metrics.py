@@ -242,6 +242,7 @@ class _Outputs:
         self.board = Board(directory / "tensorboard", start)
         self.lines = Outlet(str(self._lines.path), end=self._close_lines)
         self.events = Outlet(str(directory / "tensorboard"), end=self.board.close)
+        _set_later_aside(directory / "samples", start)
         self.pictures = Outlet(str(directory / "samples"), waiting=_PICTURES)
 
     def write_line(self, record: bytes) -> None:
@@ -257,6 +258,25 @@ class _Outputs:
         """Write what waits, as far as that can be."""
         for each in (self.lines, self.events, self.pictures):
             each.close()
+
+
+def _set_later_aside(samples: Path, start: int) -> None:
+    """Move images of steps after `start`, which the run takes anew, beside the others.
+
+    What another training has drawn would stand among its own.
+    """
+    abandoned = samples.with_name(f"{samples.name}-abandoned")
+    try:
+        for path in sorted(samples.glob("*-*.png")):
+            step = path.stem.rpartition("-")[2]
+            if step.isascii() and step.isdecimal() and int(step) > start:
+                abandoned.mkdir(exist_ok=True)
+                path.replace(abandoned / path.name)
+    except OSError as error:
+        log.warning(
+            "%s keeps images of steps after %d, which were undone: %s.",
+            *(samples, start, error.strerror or error),
+        )
 
 
 def _save(picture: np.ndarray, path: Path) -> None:
