@@ -92,11 +92,11 @@ def measure(shards: int, reads: int) -> dict[str, Any]:
         directory = Path(folder)
         write(directory, shards)
         began = time.perf_counter()
-        split = Split(directory, "train", pictures=False)
+        split = Split(directory, "train", images=False)
         opened = time.perf_counter() - began
         integrity._SMALL = 0  # pyright: ignore[reportPrivateUsage]
         began = time.perf_counter()
-        split = Split(directory, "train", pictures=False)
+        split = Split(directory, "train", images=False)
         in_parts = time.perf_counter() - began
         rng = np.random.default_rng(0)
         near = rng.integers(0, FEW * OF_EACH, reads).tolist()

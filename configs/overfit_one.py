@@ -26,7 +26,7 @@ def tokenizer() -> dict:
     """The quickstart's tokenizer, narrower."""
     job = quickstart.tokenizer()
     job["model"] = job["model"] | {"ch_mult": (1, 2, 2, 4)}
-    job["data"] = {"kind": "pictures", "image_size": quickstart.IMAGE}
+    job["data"] = {"kind": "images", "image_size": quickstart.IMAGE}
     job["optimizer"] = job["optimizer"] | {"warmup": 10, "learning_rate": 3e-3}
     job["train"] = {"steps": 150, "batch": 1, "log_every": 10}
     job["checkpoint"] = {"every": 150}

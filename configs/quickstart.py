@@ -79,7 +79,7 @@ def tokenizer() -> dict:
     return {
         "seed": 1,
         "model": TOKENIZER,
-        "data": {"kind": "pictures", "image_size": IMAGE, "augment": {"flip": 0.5}},
+        "data": {"kind": "images", "image_size": IMAGE, "augment": {"flip": 0.5}},
         "optimizer": {
             "learning_rate": 2e-3,
             "warmup": 50,

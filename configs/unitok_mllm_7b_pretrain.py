@@ -65,11 +65,11 @@ def job(
     """
     steps = samples // (ROWS * PER_ROW)
     data: dict[str, Any] = {
-        "kind": "liquid",
+        "kind": "unitok_mllm",
         "image_size": 256,
         "row_length": 2048,
         "row_views": PER_ROW,
-        "liquid": {"mixture": mixture},
+        "prompts": {"mixture": mixture},
         "prompt_drop": 0.1,
         "threads": 8,
         "prefetch": 8,

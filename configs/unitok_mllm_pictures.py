@@ -47,7 +47,7 @@ def tokenizer() -> dict[str, Any]:
             "search_chunk": 0,
             "objective": {"supervision": "reconstruction", "perceptual": 0.0},
         },
-        "data": {"kind": "pictures", "image_size": IMAGE, "augment": {"flip": 0.5}},
+        "data": {"kind": "images", "image_size": IMAGE, "augment": {"flip": 0.5}},
         "optimizer": {
             "learning_rate": 2e-3,
             "warmup": 30,
@@ -98,12 +98,12 @@ def mllm() -> dict[str, Any]:
             "embedder/projection": "tokenizer:widen",
         },
         "data": {
-            "kind": "liquid",
+            "kind": "unitok_mllm",
             "image_size": IMAGE,
             "row_length": 256,
             "row_views": 3,
             "layout": {"code_stride": STRIDE},
-            "liquid": {
+            "prompts": {
                 "request": "draw {caption}",
                 "question": "<|image|>{question}",
                 "markers_in_question": True,

@@ -1,30 +1,104 @@
-"""Elements of the kind 'classes': the codes of a picture with its class.
+"""The kind 'classes': the codes of an image with its class, for LlamaGen.
 
 Classes of a prepared data set are the categories of its training records, in
 alphabetical order; published code files bring numbers.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 
+from data_pipelines.config import DataConfig, GridConfig, Source
+from data_pipelines.elements import BatchSpec, BuildRecord, CodeSpec, Element, Elements
+from data_pipelines.errors import LoaderError
 from data_pipelines.storage import records
-from data_pipelines.storage.code_files import CodeFile
+from data_pipelines.storage.code_files import CodeFile, CodeFiles, find_code_files
 from data_pipelines.storage.manifest import read_manifest
-from data_pipelines.storage.record_cache import Gallery
+from data_pipelines.storage.record_cache import RecordCache
 from data_pipelines.storage.records import Record, RecordError
 from data_pipelines.storage.shards import Split
-
-Element = dict[str, np.ndarray]
-Build = Callable[[int, np.random.Generator], Element]
+from data_pipelines.tokenizers.vocabulary import ImageTextVocabulary
 
 TRAIN = "train"
 
 
 @dataclass(frozen=True)
-class Labelled:
+class ClassesConfig(DataConfig):
+    """Codes with a class.
+
+    Attributes:
+        layout: how images become grids of codes.
+    """
+
+    kind: Literal["classes"] = "classes"
+    layout: GridConfig = field(default_factory=GridConfig)
+
+    @property
+    def reads_images(self) -> bool:
+        """Whether batches depend on the bytes of images."""
+        return False
+
+    def open(self, directory: Path, *, verify: bool = False) -> Source:
+        """Open a prepared data set, or published code files."""
+        if find_code_files(directory) is None:
+            return super().open(directory, verify=verify)
+        if self.split != DataConfig.split:
+            raise LoaderError(
+                f"data.split is {self.split!r}, but {directory} holds published code "
+                "files, which have no splits; leave it out"
+            )
+        return CodeFiles(directory)
+
+    def elements(
+        self, source: Source, vocabulary: ImageTextVocabulary | None, seed: int
+    ) -> Elements:
+        """Return an element for each image: its codes and its class."""
+        del vocabulary, seed
+        classes = size = None
+        label: Callable[[Any], Labeled] = label_file
+        if isinstance(source, Split):
+            self.check_codes(source)
+            names = class_names(source.directory)
+            label = partial(label_record, names=names)
+            classes, size = len(names), source.codebook_size
+        shape = label(source[0]).codes.shape[1:]
+
+        def prepare(item: Any) -> Labeled:
+            labeled = label(item)
+            if labeled.codes.shape[1:] != shape:
+                raise LoaderError(
+                    f"{item['id']!r} has codes of {list(labeled.codes.shape[1:])} "
+                    f"tokens and codebooks, the first has {list(shape)}; encode all "
+                    "alike"
+                )
+            return labeled
+
+        cache = self.record_cache(source, prepare)
+        of = f" of {classes} classes" if classes else ""
+        return Elements(
+            cache,
+            class_elements(cache),
+            codes=CodeSpec(shape[0], shape[1], size, classes),
+            summary=f"{self.kind}: {len(source):,} pictures{of}",
+        )
+
+    def batch_spec(
+        self, batch: int, *, tokens: int | None = None, codebooks: int = 1
+    ) -> BatchSpec:
+        """Return shape and type of every array that a batch brings to the devices."""
+        size = self.layout.tokens(self.image_size) if tokens is None else tokens
+        return {
+            "codes": ((batch, size, codebooks), np.int32),
+            "label": ((batch,), np.int32),
+        }
+
+
+@dataclass(frozen=True)
+class Labeled:
     """Equally good views of a picture as codes, int32 [N, L, K], and its class."""
 
     codes: np.ndarray
@@ -43,13 +117,13 @@ def class_names(directory: str | Path) -> tuple[str, ...]:
     """
     if listed := read_manifest(Path(directory)).categories:
         return listed
-    split = Split(directory, TRAIN, pictures=False)
+    split = Split(directory, TRAIN, images=False)
     names = {record["category"] for record in split}
     split.close()
     return tuple(sorted(names))
 
 
-def label_record(record: Record, names: Sequence[str]) -> Labelled:
+def label_record(record: Record, names: Sequence[str]) -> Labeled:
     """The codes of a record with its class.
 
     Raises:
@@ -63,25 +137,25 @@ def label_record(record: Record, names: Sequence[str]) -> Labelled:
     codes = records.codes_of(record)
     # [h, w, K] → [1, h · w, K]
     flat = codes.reshape(1, codes.shape[0] * codes.shape[1], -1)
-    return Labelled(flat, names.index(record["category"]))
+    return Labeled(flat, names.index(record["category"]))
 
 
-def label_file(file: CodeFile) -> Labelled:
+def label_file(file: CodeFile) -> Labeled:
     """A published file."""
-    return Labelled(file["codes"], file["label"])
+    return Labeled(file["codes"], file["label"])
 
 
-def class_elements(gallery: Gallery[Labelled]) -> Build:
+def class_elements(cache: RecordCache[Labeled]) -> BuildRecord:
     """Returns what builds {codes int32 [L, K], label, record int32 []}.
 
     One of a picture's views is drawn by chance; a bad record gives way to the next.
     """
 
     def build(index: int, rng: np.random.Generator) -> Element:
-        number, labelled = gallery.good_from(index)
+        number, labeled = cache.good_from(index)
         return {
-            "codes": labelled.codes[int(rng.integers(len(labelled.codes)))],
-            "label": np.array(labelled.label, np.int32),
+            "codes": labeled.codes[int(rng.integers(len(labeled.codes)))],
+            "label": np.array(labeled.label, np.int32),
             "record": np.array(number, np.int32),
         }
 

@@ -1,20 +1,29 @@
 """What a job's `data` group may hold: one dataclass for each kind of batches.
 
 A kind has the fields that its batches depend on and no others, so that a field which
-would change nothing is refused; `build_data` chooses by `kind`.
+would change nothing is refused; `build_data` chooses by `kind`. The dataclass of a kind
+stands in the module that makes its batches, and says how they are made and of what
+shapes: another kind is such a module, and a line in `KINDS`.
 """
 
 import dataclasses
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal, get_type_hints
+import pkgutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar, get_type_hints
 
-from data_pipelines.images.anyres import ViewsConfig
+import numpy as np
+
+from data_pipelines.elements import BatchSpec, Elements
+from data_pipelines.errors import LoaderError
 from data_pipelines.images.transforms import WHITE
-from data_pipelines.unitok_mllm.sequence import LiquidConfig
-from data_pipelines.unitoken.samples import TASKS, Task
-from data_pipelines.unitoken.sequence import LayoutConfig
+from data_pipelines.storage.code_files import CodeFiles
+from data_pipelines.storage.record_cache import RecordCache, Sized
+from data_pipelines.storage.shards import Split
+from data_pipelines.tokenizers.chameleon import ChameleonVocabulary
+from data_pipelines.tokenizers.vocabulary import ImageTextVocabulary
 from unitoken_jax.config import (
     ConfigError,
     Name,
@@ -25,79 +34,75 @@ from unitoken_jax.config import (
 )
 from unitoken_jax.files import UserPath
 
+KINDS: Mapping[str, str] = {
+    "images": "data_pipelines.images.pairs:ImagesConfig",
+    "pairs": "data_pipelines.images.pairs:PairsConfig",
+    "sequences": "data_pipelines.unitoken.rows:SequencesConfig",
+    "unitok_mllm": "data_pipelines.unitok_mllm.rows:MLLMRowsConfig",
+    "classes": "data_pipelines.classes:ClassesConfig",
+}
+"""Kind of data → its dataclass, whose module is imported when it is needed."""
 
-def _check_probability(name: str, value: float) -> None:
+T = TypeVar("T", bound=Sized)
+Source = Split | CodeFiles
+
+
+def check_probability(name: str, value: float) -> None:
+    """Refuse what is no probability.
+
+    Raises:
+        ValueError: naming the field.
+    """
     if not 0 <= value <= 1:
         raise ValueError(f"{name} must be a probability, not {value}")
 
 
-def _check_positive(config: Any, *names: str) -> None:
+def check_positive(config: object, *names: str) -> None:
+    """Refuse fields below 1.
+
+    Raises:
+        ValueError: naming the field.
+    """
     for name in names:
         if getattr(config, name) < 1:
             raise ValueError(f"{name} must be positive, not {getattr(config, name)}")
 
 
-def _check_not_negative(config: Any, *names: str) -> None:
+def check_not_negative(config: object, *names: str) -> None:
+    """Refuse fields below 0.
+
+    Raises:
+        ValueError: naming the field.
+    """
     for name in names:
         if getattr(config, name) < 0:
             raise ValueError(f"{name} must not be negative: {getattr(config, name)}")
 
 
 @dataclass(frozen=True)
-class AugmentConfig:
-    """Light changes of pictures, drawn anew each time; none by default.
-
-    Attributes:
-        flip: probability of mirroring; never done when the text names a side.
-        background: probability of a random plain background behind transparency.
-        crop: share of a picture's area, the least that a random crop keeps; it is
-            resized to the square, with sides of 3 : 4 to 4 : 3. 1 fits whole pictures.
-    """
-
-    flip: float = 0.0
-    background: float = 0.0
-    crop: float = 1.0
+class TaskMixture:
+    """Relative numbers of samples, one field a task; 0 leaves a task out."""
 
     def __post_init__(self) -> None:
-        if not 0 < self.crop <= 1:
-            raise ValueError(f"crop must be in (0, 1], not {self.crop}")
-        _check_probability("flip", self.flip)
-        _check_probability("background", self.background)
-
-
-@dataclass(frozen=True)
-class MixtureConfig:
-    """Relative numbers of samples of each task; 0 leaves a task out.
-
-    Attributes:
-        caption: understanding, the answer is a caption.
-        question: understanding, the answer is that of one of the record's questions.
-        draw: generation from a caption.
-    """
-
-    caption: float = 1.0
-    question: float = 1.0
-    draw: float = 2.0
-
-    def __post_init__(self) -> None:
-        ratios = (self.caption, self.question, self.draw)
-        if not all(map(math.isfinite, ratios)) or min(ratios) < 0 or not any(ratios):
+        ratios = {each.name: getattr(self, each.name) for each in _fields(self)}
+        values = ratios.values()
+        if not all(map(math.isfinite, values)) or min(values) < 0 or not any(values):
+            shown = ", ".join(f"{task} {ratio}" for task, ratio in ratios.items())
             raise ValueError(
                 "ratios of a mixture must be finite and not negative, and one must be "
-                f"positive; they are caption {self.caption}, question {self.question}, "
-                f"draw {self.draw}"
+                f"positive; they are {shown}"
             )
 
     @property
-    def ratios(self) -> dict[Task, float]:
+    def ratios(self) -> dict[str, float]:
         """The tasks that take part, with their relative numbers of samples."""
-        ratios: dict[Task, float] = {task: getattr(self, task) for task in TASKS}
+        ratios = {each.name: float(getattr(self, each.name)) for each in _fields(self)}
         return {task: ratio for task, ratio in ratios.items() if ratio}
 
 
 @dataclass(frozen=True)
 class GridConfig:
-    """How pictures become grids of codes.
+    """How images become grids of codes.
 
     Attributes:
         code_stride: pixels along one side of a code.
@@ -106,7 +111,11 @@ class GridConfig:
     code_stride: int = 16
 
     def __post_init__(self) -> None:
-        _check_positive(self, "code_stride")
+        check_positive(self, "code_stride")
+
+    def tokens(self, image_size: int) -> int:
+        """Return the places of the grid of a square image."""
+        return (image_size // self.code_stride) ** 2
 
 
 @dataclass(frozen=True)
@@ -145,9 +154,9 @@ class DataConfig:
     bad_share: float = 0.1
 
     def __post_init__(self) -> None:
-        _check_positive(self, "image_size")
-        _check_not_negative(self, "threads", "prefetch", "cache_mib", "bad_limit")
-        _check_not_negative(self, "watch_mib")
+        check_positive(self, "image_size")
+        check_not_negative(self, "threads", "prefetch", "cache_mib", "bad_limit")
+        check_not_negative(self, "watch_mib")
         if self.threads > self.prefetch:
             raise ValueError(
                 f"threads is {self.threads}, but each builds one batch ahead and "
@@ -155,66 +164,138 @@ class DataConfig:
                 f"work; set prefetch to {self.threads} or more, or threads to "
                 f"{self.prefetch}"
             )
-        _check_probability("bad_share", self.bad_share)
+        check_probability("bad_share", self.bad_share)
         if not all(0 <= channel <= 255 for channel in self.background):
             raise ValueError(f"background {self.background} is not a colour (0 … 255)")
 
     @property
-    def reads_pictures(self) -> bool:
-        """Whether batches depend on the bytes of pictures, and not on codes alone."""
+    def reads_images(self) -> bool:
+        """Whether batches depend on the bytes of images, and not on codes alone."""
         return True
 
+    def open(self, directory: Path, *, verify: bool = False) -> Source:
+        """Open the data set.
 
-@dataclass(frozen=True)
-class PicturesConfig(DataConfig):
-    """Pictures.
+        Args:
+            directory: where it is.
+            verify: compare every byte with its manifest.
 
-    Attributes:
-        augment: changes of pictures.
-    """
+        Raises:
+            DataError: it is missing, damaged or empty.
+        """
+        split = Split(directory, self.split, images=self.reads_images, verify=verify)
+        if not len(split):
+            raise LoaderError(f"split {self.split!r} of {split.directory} is empty")
+        return split
 
-    kind: Literal["pictures"] = "pictures"
-    augment: AugmentConfig = AugmentConfig()
+    def elements(
+        self, source: Source, vocabulary: ImageTextVocabulary | None, seed: int
+    ) -> Elements:
+        """Return what batches are made of.
 
+        Args:
+            source: what `open` gave.
+            vocabulary: of the texts and codes, if there is one.
+            seed: of what is planned beforehand.
 
-@dataclass(frozen=True)
-class PairsConfig(DataConfig):
-    """Pictures, each with one of its captions.
+        Raises:
+            DataError: the data set does not have what the kind needs.
+        """
+        raise NotImplementedError(f"{self.kind} has no elements")
 
-    Attributes:
-        augment: changes of pictures.
-        text_length: X, ids of a caption; longer ones are cut.
-        text_end: whether a caption ends with one more id, the size of the vocabulary:
-            a CLIP text tower reads at the largest id. CLIP's own tokenizer has it.
-        clip_tokenizer: file of CLIP's tokenizer, for captions in its ids instead of
-            the data set's; None is the data set's.
-    """
+    def batch_spec(
+        self, batch: int, *, tokens: int | None = None, codebooks: int = 1
+    ) -> BatchSpec:
+        """Return shape and type of every array that a batch brings to the devices.
 
-    kind: Literal["pairs"] = "pairs"
-    augment: AugmentConfig = AugmentConfig()
-    text_length: int = 16
-    text_end: bool = False
-    clip_tokenizer: UserPath | None = None
+        Args:
+            batch: elements of it.
+            tokens: tokens of an image, where the data holds codes; None is one for
+                every `layout.code_stride` pixels along both sides.
+            codebooks: codes of such a token.
+        """
+        raise NotImplementedError(f"{self.kind} has no shapes")
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _check_positive(self, "text_length")
-        if self.text_end and self.clip_tokenizer is not None:
-            raise ValueError(
-                "text_end is of captions in the data set's ids; with clip_tokenizer "
-                "every caption ends as CLIP's do, so leave text_end out"
+    def record_cache(
+        self, source: Source, prepare: Callable[[Any], T]
+    ) -> RecordCache[T]:
+        """Return the records of a data set, prepared for batches."""
+        return RecordCache(
+            source,
+            prepare,
+            outlines=source.without_images() if isinstance(source, Split) else None,
+            cache_bytes=self.cache_mib * 2**20,
+            bad_limit=self.bad_limit,
+            bad_share=self.bad_share,
+        )
+
+    def require_vocabulary(
+        self, vocabulary: ImageTextVocabulary | None
+    ) -> ImageTextVocabulary:
+        """Return the vocabulary that the kind needs.
+
+        Raises:
+            LoaderError: there is none.
+        """
+        if vocabulary is None:
+            raise LoaderError(f"data of kind {self.kind!r} needs a vocabulary")
+        return vocabulary
+
+    def require_chameleon(
+        self, vocabulary: ImageTextVocabulary | None
+    ) -> ChameleonVocabulary:
+        """Return the vocabulary that the kind needs, with names for codes and padding.
+
+        Raises:
+            LoaderError: there is none, or another's.
+        """
+        needed = self.require_vocabulary(vocabulary)
+        if not isinstance(needed, ChameleonVocabulary):
+            raise LoaderError(
+                f"data of kind {self.kind!r} needs a tokenizer.json of Chameleon's "
+                "layout"
             )
+        return needed
+
+    def check_codes(self, split: Split, stride: int | None = None) -> None:
+        """Refuse codes of images that were shown otherwise than the config shows them.
+
+        Args:
+            split: the data set.
+            stride: pixels along a code, where rows are laid out by it.
+
+        Raises:
+            LoaderError: naming the field.
+        """
+        made = split.manifest.provenance
+        if "tokenizer_id" not in made:
+            return
+        side = made["image_size"]
+        compared = [
+            ("image_size", self.image_size, side),
+            ("background", list(self.background), made["background"]),
+        ]
+        grid = split[0]["grid"]
+        if stride is not None and grid is not None:
+            compared.append(("layout.code_stride", stride, side // grid[0]))
+        for name, ours, theirs in compared:
+            if ours != theirs:
+                raise LoaderError(
+                    f"data.{name} is {ours}, but the codes in {split.directory} were "
+                    f"made with {theirs}; set data.{name} to that, or train with codes "
+                    "of a tokenizer that sees the same pictures"
+                )
 
 
 @dataclass(frozen=True)
 class PackedConfig(DataConfig):
-    """Packed rows: what the kinds 'sequences' and 'liquid' share.
+    """Packed rows: what the kinds 'sequences' and 'unitok_mllm' share.
 
     Attributes:
         row_length: T, positions of a packed row.
         row_views: I, the most views a row holds for the continuous encoder: pictures
             for the base variant, the squashed view and the tiles for AnyRes. For
-            'liquid' the most pictures.
+            'unitok_mllm' the most images.
         prompt_drop: probability that a drawn picture's prompt is left out, for
             classifier-free guidance. UniToken's published data never does, UniTok's
             does for a tenth.
@@ -226,86 +307,22 @@ class PackedConfig(DataConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_probability("prompt_drop", self.prompt_drop)
-        _check_positive(self, "row_length")
-        _check_not_negative(self, "row_views")
+        check_probability("prompt_drop", self.prompt_drop)
+        check_positive(self, "row_length")
+        check_not_negative(self, "row_views")
+
+    def row_spec(self, batch: int) -> BatchSpec:
+        """Return shape and type of the arrays that stand for the positions of rows."""
+        names = ("tokens", "segment_ids", "positions", "targets", "feature_index")
+        return dict.fromkeys(names, ((batch, self.row_length), np.int32))
 
 
-@dataclass(frozen=True)
-class SequencesConfig(PackedConfig):
-    """Packed rows of UniToken.
-
-    Attributes:
-        canvas: what views are cut from: the fitted 'square', which is what the small
-            tokenizer sees too, or the 'original' picture, as published.
-        views: how a picture becomes views.
-        layout: how sequences are laid out and where the loss is.
-        mixture: how many samples of each task.
-    """
-
-    kind: Literal["sequences"] = "sequences"
-    canvas: Literal["square", "original"] = "square"
-    views: ViewsConfig = field(default_factory=ViewsConfig)
-    layout: LayoutConfig = field(default_factory=LayoutConfig)
-    mixture: MixtureConfig = MixtureConfig()
-
-    @property
-    def reads_pictures(self) -> bool:
-        """Whether batches depend on the bytes of pictures."""
-        return self.shows_views
-
-    @property
-    def shows_views(self) -> bool:
-        """Whether batches hold pixels for the continuous encoder."""
-        return self.layout.encoding != "discrete"
+def kind_class(kind: str) -> type[DataConfig]:
+    """Return the dataclass of a kind of data."""
+    return pkgutil.resolve_name(KINDS[kind])
 
 
-@dataclass(frozen=True)
-class LiquidRowsConfig(PackedConfig):
-    """Packed rows of UniTok's LLM.
-
-    Attributes:
-        layout: how pictures become grids of codes.
-        liquid: how rows are laid out, and of which tasks.
-    """
-
-    kind: Literal["liquid"] = "liquid"
-    layout: GridConfig = GridConfig()
-    liquid: LiquidConfig = field(default_factory=LiquidConfig)
-
-    @property
-    def reads_pictures(self) -> bool:
-        """Whether batches depend on the bytes of pictures."""
-        return False
-
-
-@dataclass(frozen=True)
-class ClassesConfig(DataConfig):
-    """Codes with a class.
-
-    Attributes:
-        layout: how pictures become grids of codes.
-    """
-
-    kind: Literal["classes"] = "classes"
-    layout: GridConfig = GridConfig()
-
-    @property
-    def reads_pictures(self) -> bool:
-        """Whether batches depend on the bytes of pictures."""
-        return False
-
-
-KINDS: Mapping[str, type[DataConfig]] = {
-    "pictures": PicturesConfig,
-    "pairs": PairsConfig,
-    "sequences": SequencesConfig,
-    "liquid": LiquidRowsConfig,
-    "classes": ClassesConfig,
-}
-
-
-def build_data(node: Any, path: str = "config.data") -> DataConfig:
+def build_data(node: object, path: str = "config.data") -> DataConfig:
     """Convert a config's `data` node into the dataclass of its kind, strictly.
 
     Args:
@@ -326,17 +343,17 @@ def build_data(node: Any, path: str = "config.data") -> DataConfig:
         raise ConfigError(
             f"{path}.kind: {kind!r} is not among the choices{nearest(str(kind), KINDS)}"
         )
-    for name in fields.keys() - _names(KINDS[kind]):
+    for name in fields.keys() - _names(kind_class(kind)):
         _refuse_field(kind, str(name), path)
-    return build(KINDS[kind], fields, path)
+    return build(kind_class(kind), fields, path)
 
 
 def _refuse_field(kind: str, name: str, path: str) -> None:
     """Refuse a field that other kinds have; one that none has is left to `build`."""
-    others = [repr(other) for other, cls in KINDS.items() if name in _names(cls)]
+    others = [repr(kind) for kind in KINDS if name in _names(kind_class(kind))]
     if not others:
         return
-    hints = get_type_hints(KINDS[kind])
+    hints = get_type_hints(kind_class(kind))
     inner = [
         f"{group}.{name}"
         for group, hint in hints.items()
@@ -344,9 +361,13 @@ def _refuse_field(kind: str, name: str, path: str) -> None:
     ]
     raise ConfigError(
         f"{path}.{name}: data of kind {kind!r} does not have it, only that of kind "
-        f"{' or '.join(others)}{nearest(name, {*_names(KINDS[kind]), *inner})}"
+        f"{' or '.join(others)}{nearest(name, {*_names(kind_class(kind)), *inner})}"
     )
 
 
-def _names(cls: Any) -> set[str]:
-    return {entry.name for entry in dataclasses.fields(cls)}
+def _names(cls: type) -> set[str]:
+    return {entry.name for entry in _fields(cls)}
+
+
+def _fields(of: Any) -> tuple[dataclasses.Field[Any], ...]:
+    return dataclasses.fields(of)

@@ -8,3 +8,7 @@ from unitoken_jax.config import UserError
 
 class DataError(UserError, ValueError):
     """Input that cannot be used, or output that could not be written."""
+
+
+class LoaderError(DataError):
+    """A stream of batches cannot be made as asked; the message says why."""

@@ -1,23 +1,25 @@
 """Batches as a function of (seed, position), on any number of hosts and threads.
 
-Kinds and their arrays (B is the host's share of the global batch; `record` holds
+Kinds and their arrays (B is the host's part of the global batch; `record` holds
 indices into the split, −1 for none, and stays on the host):
 
-  pictures   image uint8 [B, H, W, 3], record int32 [B]
-  pairs      image uint8 [B, H, W, 3], text int32 [B, X] padded behind, record int32 [B]
-  sequences  int32 [B, T]: tokens (0 at continuous positions and padding), segment_ids
-             (1 … in a row, 0 is padding), positions (from 0 in each segment), targets
-             (the label of the next position, −1 without loss), slots (index into the
-             row's continuous features [I·S], −1 for none);
-             pixels uint8 [B, I, side, side, 3] (I = 0 if no encoder sees them),
-             record int32 [B, M]
-  liquid     the same without pixels, where slots index the row's image tokens [I·S];
-             codes int32 [B, I, S, K] of its pictures, and draws int32 [B, I·S], the
-             places whose next one is an image token with loss, −1 behind them
-  classes    codes int32 [B, L, K], label int32 [B], record int32 [B]
+  images       image uint8 [B, H, W, 3], record int32 [B]
+  pairs        image uint8 [B, H, W, 3], text int32 [B, X] padded behind,
+               record int32 [B]
+  sequences    int32 [B, T]: tokens (0 at continuous positions and padding),
+               segment_ids (1 … in a row, 0 is padding), positions (from 0 in each
+               segment), targets (the label of the next position, −1 without loss),
+               feature_index (into the row's continuous features [I·S], −1 for none);
+               pixels uint8 [B, I, side, side, 3] (I = 0 if no encoder sees them),
+               record int32 [B, M]
+  unitok_mllm  the same without pixels, where feature_index is into the row's image
+               tokens [I·S]; codes int32 [B, I, S, K] of its images, and
+               image_target_positions int32 [B, I·S], the places whose next one is an
+               image token with loss, −1 behind them
+  classes      codes int32 [B, L, K], label int32 [B], record int32 [B]
 
 The pipeline is one Grain MapDataset: shuffled per epoch, mixed, built with a random
-generator of the element's number, cut to the host's share, batched. It has no filter
+generator of the element's number, cut to the host's part, batched. It has no filter
 and no iterator state, so its position is a number of elements, whatever batches they
 were given in.
 """
@@ -25,51 +27,22 @@ were given in.
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
 
 import grain
 import numpy as np
 
-from data_pipelines.classes import (
-    Labelled,
-    class_elements,
-    class_names,
-    label_file,
-    label_record,
-)
-from data_pipelines.config import (
-    ClassesConfig,
-    DataConfig,
-    LiquidRowsConfig,
-    PairsConfig,
-    PicturesConfig,
-    SequencesConfig,
-)
-from data_pipelines.errors import DataError
-from data_pipelines.images import pairs
+from data_pipelines.config import DataConfig, Source
+from data_pipelines.elements import BatchSpec, CodeSpec, Element, Elements, TaskRows
+from data_pipelines.errors import LoaderError
 from data_pipelines.mixture import ENDLESS, Mixture, row_weights
-from data_pipelines.packing import Plan
-from data_pipelines.storage.code_files import CodeFiles, find_code_files
 from data_pipelines.storage.integrity import Watch
-from data_pipelines.storage.manifest import file_digest
-from data_pipelines.storage.record_cache import Gallery
-from data_pipelines.storage.records import Record
-from data_pipelines.storage.shards import Split
-from data_pipelines.tokenizers.chameleon import ChameleonVocabulary
 from data_pipelines.tokenizers.vocabulary import ImageTextVocabulary
-from data_pipelines.unitok_mllm.rows import LiquidRows, read_codes
-from data_pipelines.unitoken import rows
 
 Batch = dict[str, np.ndarray]
 
 
-class LoaderError(DataError):
-    """A stream of batches cannot be made as asked; the message says why."""
-
-
-class HostShare(grain.transforms.DatasetSelectionMap):
+class HostShard(grain.transforms.DatasetSelectionMap):
     """Maps a host's elements to those of the stream: its part of every global batch.
 
     Attributes:
@@ -112,38 +85,17 @@ class Stream:
     """Elements without end, before they are shared among hosts and batched.
 
     Attributes:
-        elements: element i is a function of i and the seed.
-        gallery: what they are built from.
+        dataset: element i is a function of i and the seed.
         epoch: elements after which every sample was seen, where components differ in
             that of the slowest.
         summary: what the stream is made of, in lines for a log.
         digest: see `Loader.digest`.
-        codes: see `Loader.codes`.
     """
 
-    elements: grain.MapDataset
-    gallery: Gallery
+    dataset: grain.MapDataset[Element]
     epoch: float
     summary: str
     digest: str
-    codes: "CodeFacts | None" = None
-
-
-@dataclass(frozen=True)
-class CodeFacts:
-    """What a model must agree with in the codes of a stream.
-
-    Attributes:
-        tokens: tokens of a picture.
-        codebooks: codes of a token.
-        size: codes in a codebook; None if the data set does not say.
-        classes: number of classes; None if there are none, or it does not say.
-    """
-
-    tokens: int
-    codebooks: int
-    size: int | None
-    classes: int | None = None
 
 
 class Loader(Iterator[Batch]):
@@ -155,39 +107,44 @@ class Loader(Iterator[Batch]):
         summary: what the stream is made of, in lines for a log.
         digest: of the data set, which samples of it the stream has and in what order:
             the same on all hosts and at every start, unless they read other data.
-        codes: of the kinds 'liquid' and 'classes', what a model must agree with.
+        codes: of the kinds 'unitok_mllm' and 'classes', what a model must agree with.
+        batch_spec: shape and type of the arrays of the host's batches, by name, but for
+            `record`.
     """
 
     def __init__(
         self,
         stream: Stream,
-        split: Split | CodeFiles,
-        share: HostShare,
-        *,
-        threads: int,
-        prefetch: int,
-        watch_rate: float = 0.0,
+        elements: Elements,
+        source: Source,
+        shard: HostShard,
+        config: DataConfig,
     ) -> None:
-        """Batches a stream; use `make_loader`."""
+        """Batch a stream; use `make_loader`."""
         self._options = grain.ReadOptions(
-            num_threads=threads, prefetch_buffer_size=prefetch
+            num_threads=config.threads, prefetch_buffer_size=config.prefetch
         )
-        self._elements, self._share = stream.elements, share
+        self._dataset, self._shard = stream.dataset, shard
         self._begin(0)
-        self._gallery = stream.gallery
-        self._split = split
+        self._cache = elements.cache
+        self._source = source
         self._watch: Watch | None = None
-        self._watch_rate = watch_rate
-        self.steps_per_epoch = stream.epoch / share.batch
+        self._watch_rate = config.watch_mib * 2**20 if source.partly_verified else 0.0
+        self.steps_per_epoch = stream.epoch / shard.batch
         self.summary = stream.summary
         self.digest = stream.digest
-        self.codes = stream.codes
+        self.codes: CodeSpec | None = elements.codes
+        self.batch_spec: BatchSpec = config.batch_spec(
+            shard.size,
+            tokens=elements.codes.tokens if elements.codes else None,
+            codebooks=elements.codes.codebooks if elements.codes else 1,
+        )
 
     def _begin(self, first: int) -> None:
         """Divide the stream into batches of which one begins at element `first`."""
-        share = HostShare(self._share.batch, self._share.part, first)
-        mine = grain.MapDataset.select_from_datasets([self._elements], share)
-        self._batches: grain.MapDataset[Any] = mine.batch(share.size)
+        shard = HostShard(self._shard.batch, self._shard.part, first)
+        mine = grain.MapDataset.select_from_datasets([self._dataset], shard)
+        self._batches: grain.MapDataset[Batch] = mine.batch(shard.size)
         self._iterator = iter(self._batches.to_iter_dataset(self._options))
         self._first = self._position = first
 
@@ -197,19 +154,19 @@ class Loader(Iterator[Batch]):
     def __next__(self) -> Batch:
         self._watch_files()
         batch = next(self._iterator)
-        self._position += self._share.batch
+        self._position += self._shard.batch
         return batch
 
     def _watch_files(self) -> None:
-        """Compares, while batches are taken, what was not compared at the start."""
+        """Compare, while batches are taken, what was not compared at the start."""
         if self._watch is None:
             if self._watch_rate:
-                self._watch = Watch(self._split.unverified(), self._watch_rate)
+                self._watch = Watch(self._source.unverified(), self._watch_rate)
         elif self._watch.fault is not None:
             raise self._watch.fault
 
     def batch_at(self, step: int) -> Batch:
-        """Returns the batch of any step, without moving the position."""
+        """Return the batch of any step, without moving the position."""
         return self._batches[step]  # pyright: ignore[reportReturnType]
 
     @property
@@ -224,7 +181,7 @@ class Loader(Iterator[Batch]):
     def position(self, element: int) -> None:
         if element < 0:
             raise LoaderError(f"a position is an element from 0 on, not {element}")
-        step, first = divmod(element, self._share.batch)
+        step, first = divmod(element, self._shard.batch)
         if first != self._first:
             self._iterator.close()
             self._begin(first)
@@ -234,20 +191,20 @@ class Loader(Iterator[Batch]):
     @property
     def bad_records(self) -> Mapping[str, str]:
         """The id of every record that was set aside so far → why."""
-        return dict(self._gallery.bad_records)
+        return dict(self._cache.bad_records)
 
     def identify(self, record: np.ndarray) -> list[str]:
-        """Returns the ids of the records of a batch's `record`, each once, in order."""
+        """Return the ids of the records of a batch's `record`, each once, in order."""
         indices = dict.fromkeys(int(i) for i in np.ravel(record) if i >= 0)
-        return [self._gallery.identify(index) for index in indices]
+        return [self._cache.identify(index) for index in indices]
 
     def close(self) -> None:
-        """Ends the threads and closes the files."""
+        """End the threads and close the files."""
         self._iterator.close()
         if self._watch is not None:
             self._watch.close()
-        self._gallery.close()
-        self._split.close()
+        self._cache.close()
+        self._source.close()
 
     def __enter__(self) -> "Loader":
         return self
@@ -268,14 +225,14 @@ def make_loader(
     part: Sequence[int] | None = None,
     verify: bool = False,
 ) -> Loader:
-    """Returns the stream of batches that `config` describes.
+    """Return the stream of batches that `config` describes.
 
     Args:
         config: of the data.
         data_dir: a prepared data set, unless `config.directory` names another; for
             classes also a directory of published code files.
-        vocabulary: of the texts and codes; pictures and classes need none.
-        batch: elements of a global batch (pictures, pairs or rows).
+        vocabulary: of the texts and codes; images and classes need none.
+        batch: elements of a global batch (images, pairs or rows).
         seed: of shuffling, packing, mixing and augmentation.
         host: which host this is.
         hosts: how many hosts share each batch.
@@ -287,297 +244,72 @@ def make_loader(
         DataError: the data set is missing or damaged, does not have what the kind
             needs, or the batch cannot be shared equally.
     """
-    share = HostShare(batch, equal_part(batch, host, hosts) if part is None else part)
-    directory = Path(config.directory or data_dir)
-    if isinstance(config, ClassesConfig) and find_code_files(directory) is not None:
-        _check_unsplit(config, directory)
-        split = CodeFiles(directory)
-        stream = _labelled(split, label_file, config, seed)
-        stream = replace(stream, digest=_digest(split.digest, stream.digest))
+    shard = HostShard(batch, equal_part(batch, host, hosts) if part is None else part)
+    source = config.open(Path(config.directory or data_dir), verify=verify)
+    elements = config.elements(source, vocabulary, _seed(seed, _PACKING))
+    stream = _stream(elements, source, seed)
+    return Loader(stream, elements, source, shard, config)
+
+
+def _stream(elements: Elements, source: Source, seed: int) -> Stream:
+    """Return the stream of a data set, which its digest names as well."""
+    if elements.rows:
+        made = _packed(elements, elements.rows, seed)
     else:
-        split = Split(
-            directory, config.split, pictures=config.reads_pictures, verify=verify
-        )
-        if not len(split):
-            raise LoaderError(f"split {config.split!r} of {split.directory} is empty")
-        stream = _stream(split, vocabulary, config, seed)
-    return Loader(
-        stream,
-        split,
-        share,
-        threads=config.threads,
-        prefetch=config.prefetch,
-        watch_rate=config.watch_mib * 2**20 if split.partly_verified else 0.0,
-    )
+        made = _one_by_one(elements, seed)
+    digest = made.digest
+    for what in elements.made_with:
+        digest = _digest(digest, what)
+    return replace(made, digest=_digest(source.digest, digest))
 
 
-def _check_unsplit(config: ClassesConfig, directory: Path) -> None:
-    """Refuse to choose a split where there is none."""
-    if config.split != ClassesConfig.split:
-        raise LoaderError(
-            f"data.split is {config.split!r}, but {directory} holds published code "
-            "files, which have no splits; leave it out"
-        )
-
-
-def _stream(
-    split: Split, vocabulary: ImageTextVocabulary | None, config: DataConfig, seed: int
-) -> Stream:
-    """Returns the stream of a prepared data set, which its digest names as well."""
-    stream = _of_kind(split, vocabulary, config, seed)
-    return replace(stream, digest=_digest(split.digest, stream.digest))
-
-
-def _of_kind(
-    split: Split, vocabulary: ImageTextVocabulary | None, config: DataConfig, seed: int
-) -> Stream:
-    makes = _STREAMS[type(config)]
-    return makes(split, vocabulary, config, seed)
-
-
-def _need(
-    vocabulary: ImageTextVocabulary | None, config: DataConfig
-) -> ImageTextVocabulary:
-    """Returns the vocabulary that a kind needs."""
-    if vocabulary is None:
-        raise LoaderError(f"data of kind {config.kind!r} needs a vocabulary")
-    return vocabulary
-
-
-def _need_chameleon(
-    vocabulary: ImageTextVocabulary | None, config: DataConfig
-) -> ChameleonVocabulary:
-    """Returns the vocabulary that a kind needs, with names for codes and padding."""
-    needed = _need(vocabulary, config)
-    if not isinstance(needed, ChameleonVocabulary):
-        raise LoaderError(
-            f"data of kind {config.kind!r} needs a tokenizer.json of Chameleon's layout"
-        )
-    return needed
-
-
-def _pictures(
-    split: Split, _: ImageTextVocabulary | None, config: PicturesConfig, seed: int
-) -> Stream:
-    def prepare(record: Record) -> pairs.Fitted:
-        return pairs.fit_record(record, config.image_size, config.augment.crop)
-
-    gallery = _gallery(split, prepare, config)
-    build = pairs.picture_elements(gallery, config)
-    return _one_by_one(gallery, build, config, seed)
-
-
-def _pairs(
-    split: Split, vocabulary: ImageTextVocabulary | None, config: PairsConfig, seed: int
-) -> Stream:
-    words = _need_chameleon(vocabulary, config)
-
-    def prepare(record: Record) -> pairs.Fitted:
-        checked = pairs.require_caption(record)
-        return pairs.fit_record(checked, config.image_size, config.augment.crop)
-
-    gallery = _gallery(split, prepare, config)
-    build = pairs.pair_elements(gallery, words, config)
-    stream = _one_by_one(gallery, build, config, seed)
-    if config.clip_tokenizer is None:
-        return stream
-    tokenizer = file_digest(Path(config.clip_tokenizer))
-    return replace(stream, digest=_digest(stream.digest, tokenizer))
-
-
-def _one_by_one(
-    gallery: Gallery[Any], build: pairs.Build, config: DataConfig, seed: int
-) -> Stream:
-    """Returns the stream of which each record is an element."""
-    count = len(gallery)
+def _one_by_one(elements: Elements, seed: int) -> Stream:
+    """Return the stream of which each record is an element."""
+    count = len(elements.cache)
     order = _shuffled(count, _seed(seed, _ORDER))
-    elements = order.random_map(build, seed=_seed(seed, _CHANCE))
-    summary = f"{config.kind}: {count:,} records\n"
-    return Stream(elements, gallery, count, summary, _digest(seed, count))
+    dataset = order.random_map(elements.build, seed=_seed(seed, _CHANCE))
+    return Stream(dataset, count, f"{elements.summary}\n", _digest(seed, count))
 
 
-def _sequences(
-    split: Split,
-    vocabulary: ImageTextVocabulary | None,
-    config: SequencesConfig,
-    seed: int,
-) -> Stream:
-    words = _need_chameleon(vocabulary, config)
-    if config.canvas == "square":  # codes of pictures in their own shapes have none
-        _check_codes(split, config, config.layout.code_stride)
-    gallery = _gallery(split, lambda r: rows.show_record(r, config), config)
-    tasks = list(config.mixture.ratios)
-    packed = rows.PackedRows(gallery, words, config, tasks, _seed(seed, _PACKING))
-    return _packed(packed, config.mixture.ratios, gallery, seed)
-
-
-def _liquid(
-    split: Split,
-    vocabulary: ImageTextVocabulary | None,
-    config: LiquidRowsConfig,
-    seed: int,
-) -> Stream:
-    words = _need(vocabulary, config)
-    _check_codes(split, config)
-    gallery = _gallery(split, read_codes, config)
-    packed = LiquidRows(gallery, words, config, _seed(seed, _PACKING))
-    stream = _packed(packed, config.liquid.mixture.ratios, gallery, seed)
-    facts = CodeFacts(packed.size, packed.grid[2], _codebook_size(split))
-    return replace(stream, codes=facts)
-
-
-class _Rows(Protocol):
-    """Packed rows of several tasks at random access."""
-
-    @property
-    def plans(self) -> Mapping[Any, Plan]:
-        """The rows of each task."""
-        ...
-
-    @property
-    def records(self) -> np.ndarray:
-        """The record of every sample."""
-        ...
-
-    def build(self, place: Any, rng: np.random.Generator, /) -> dict[str, np.ndarray]:
-        """Returns one row of (task, number)."""
-        ...
-
-
-def _packed(
-    packed: _Rows, ratios: Mapping[Any, float], gallery: Gallery[Any], seed: int
-) -> Stream:
-    """Returns the stream of packed rows whose samples are mixed by task."""
-    gallery.check_share()
-    tasks = list(ratios)
-    plans = [packed.plans[task] for task in tasks]
+def _packed(elements: Elements, rows: Mapping[str, TaskRows], seed: int) -> Stream:
+    """Return the stream of packed rows whose samples are mixed by task."""
+    elements.cache.check_share()
+    plans = [task.plan for task in rows.values()]
     weights = row_weights(
-        list(ratios.values()),
+        [task.ratio for task in rows.values()],
         samples=[len(plan.samples) for plan in plans],
         rows=[len(plan) for plan in plans],
     )
     components = [
         _shuffled(len(plan), _seed(seed, _ORDER, number)).map(_of_task(task))
-        for number, (task, plan) in enumerate(zip(tasks, plans, strict=True))
+        for number, (task, plan) in enumerate(zip(rows, plans, strict=True))
     ]
     mixed = grain.MapDataset.select_from_datasets(components, Mixture(weights))
-    elements = mixed.random_map(packed.build, seed=_seed(seed, _CHANCE))
+    dataset = mixed.random_map(elements.build, seed=_seed(seed, _CHANCE))
     shares = [weight / sum(weights) for weight in weights]
     epoch = max(len(p) / share for p, share in zip(plans, shares, strict=True))
     summary = "".join(
         f"{task}: {len(plan.samples):,} samples in {len(plan):,} rows, "
         f"{plan.filled:.1%} filled; {share:.1%} of the rows\n"
-        for task, plan, share in zip(tasks, plans, shares, strict=True)
+        for task, plan, share in zip(rows, plans, shares, strict=True)
     )
     # A record that could not be read has no samples, which changes all rows.
-    order = [(packed.records[plan.samples], plan.starts) for plan in plans]
+    order = [(task.records, task.plan.starts) for task in rows.values()]
     digest = _digest(seed, weights, *(array for pair in order for array in pair))
-    return Stream(elements, gallery, epoch, summary, digest)
-
-
-def _classes(
-    split: Split, _: ImageTextVocabulary | None, config: ClassesConfig, seed: int
-) -> Stream:
-    _check_codes(split, config)
-    names = class_names(split.directory)
-    label = partial(label_record, names=names)
-    return _labelled(split, label, config, seed, classes=len(names))
-
-
-def _labelled(
-    split: Split | CodeFiles,
-    label: Callable[[Any], Labelled],
-    config: ClassesConfig,
-    seed: int,
-    classes: int | None = None,
-) -> Stream:
-    shape = label(split[0]).codes.shape[1:]
-
-    def prepare(item: Any) -> Labelled:
-        labelled = label(item)
-        if labelled.codes.shape[1:] != shape:
-            raise LoaderError(
-                f"{item['id']!r} has codes of {list(labelled.codes.shape[1:])} tokens "
-                f"and codebooks, the first has {list(shape)}; encode all alike"
-            )
-        return labelled
-
-    gallery = _gallery(split, prepare, config)
-    order = _shuffled(len(split), _seed(seed, _ORDER))
-    elements = order.random_map(class_elements(gallery), seed=_seed(seed, _CHANCE))
-    size = _codebook_size(split) if isinstance(split, Split) else None
-    facts = CodeFacts(shape[0], shape[1], size, classes)
-    named = f" of {classes} classes" if classes else ""
-    summary = f"classes: {len(split):,} pictures{named}\n"
-    digest = _digest(seed, len(split))
-    return Stream(elements, gallery, len(split), summary, digest, facts)
-
-
-def _codebook_size(split: Split) -> int | None:
-    """Codes in a codebook, if the data set was made by `pretokenize`."""
-    codebook = split.manifest.provenance.get("codebook")
-    return None if codebook is None else codebook[1]
-
-
-def _check_codes(split: Split, config: DataConfig, stride: int | None = None) -> None:
-    """Refuse codes of pictures that were shown otherwise than the config shows them.
-
-    `stride` is that of the codes, where rows are laid out by it.
-    """
-    made = split.manifest.provenance
-    if "tokenizer_id" not in made:
-        return
-    side = made["image_size"]
-    compared = [
-        ("image_size", config.image_size, side),
-        ("background", list(config.background), made["background"]),
-    ]
-    grid = split[0]["grid"]
-    if stride is not None and grid is not None:
-        compared.append(("layout.code_stride", stride, side // grid[0]))
-    for name, ours, theirs in compared:
-        if ours != theirs:
-            raise LoaderError(
-                f"data.{name} is {ours}, but the codes in {split.directory} were made "
-                f"with {theirs}; set data.{name} to that, or train with codes of a "
-                "tokenizer that sees the same pictures"
-            )
-
-
-# What makes the stream of each kind.
-_STREAMS: dict[type[DataConfig], Callable[..., Stream]] = {
-    PicturesConfig: _pictures,
-    PairsConfig: _pairs,
-    SequencesConfig: _sequences,
-    LiquidRowsConfig: _liquid,
-    ClassesConfig: _classes,
-}
+    return Stream(dataset, epoch, summary, digest)
 
 
 def _of_task(task: str) -> Callable[[int], tuple[str, int]]:
     return lambda row: (task, row)
 
 
-def _gallery(
-    split: Any, prepare: Callable[[Any], Any], config: DataConfig
-) -> Gallery[Any]:
-    return Gallery(
-        split,
-        prepare,
-        outlines=split.without_pictures() if isinstance(split, Split) else None,
-        cache_bytes=config.cache_mib * 2**20,
-        bad_limit=config.bad_limit,
-        bad_share=config.bad_share,
-    )
-
-
 def _shuffled(length: int, seed: int) -> grain.MapDataset[int]:
-    """Returns 0 … length − 1, endlessly, in a new order every epoch."""
+    """Return 0 … length − 1, endlessly, in a new order every epoch."""
     return grain.MapDataset.range(length).shuffle(seed=seed).repeat()
 
 
-def _digest(*plan: Any) -> str:
-    """Returns 16 hexadecimal digits for what a stream was planned to be."""
+def _digest(*plan: object) -> str:
+    """Return 16 hexadecimal digits for what a stream was planned to be."""
     content = hashlib.sha256()
     for part in plan:
         is_array = isinstance(part, np.ndarray)
@@ -590,7 +322,7 @@ _ORDER, _CHANCE, _PACKING = range(3)
 
 
 def _seed(seed: int, *use: int) -> int:
-    """Returns an independent 32-bit seed for each use.
+    """Return an independent 32-bit seed for each use.
 
     Grain adds the epoch to a shuffle's seed, so that neighbouring seeds would repeat
     each other's orders.

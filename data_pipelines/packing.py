@@ -1,19 +1,32 @@
-"""Which samples share a row: planned once, over lengths alone.
+"""Samples in rows of one length: which share a row, and the arrays of a row.
 
-Best-fit decreasing within windows of a seeded shuffle. The plan is a fixed grouping in
+Rows are planned once, over lengths alone: best-fit decreasing within windows of a
+seeded shuffle. The plan is a fixed grouping in
 which every sample stands exactly once, so that packed rows can be read at random and a
 position in the stream stays one integer. Numpy only.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
+
+IGNORE = -1  # label of a position without loss
+NO_FEATURE = -1  # feature index of a position that is a token
+_FILL = {  # behind the samples of a row
+    "tokens": 0,
+    "segment_ids": 0,
+    "positions": 0,
+    "targets": IGNORE,
+    "feature_index": NO_FEATURE,
+}
 
 WINDOW = 8192  # samples packed together; larger windows pack little better
 
 
 @dataclass(frozen=True)
-class Plan:
+class PackingPlan:
     """Samples grouped into rows.
 
     Attributes:
@@ -46,7 +59,7 @@ def plan_rows(
     *,
     seed: int,
     window: int = WINDOW,
-) -> Plan:
+) -> PackingPlan:
     """Groups samples into rows; nothing is lost and nothing stands twice.
 
     Args:
@@ -84,7 +97,7 @@ def plan_rows(
     starts = np.cumsum([0, *map(len, rows)], dtype=np.int64)
     samples = np.fromiter((s for row in rows for s in row), np.int32, len(lengths))
     total = int(lengths.sum(dtype=np.int64))
-    return Plan(samples, starts, total / max(1, len(rows) * row_length))
+    return PackingPlan(samples, starts, total / max(1, len(rows) * row_length))
 
 
 def _best_fit(
@@ -124,3 +137,54 @@ def _best_fit(
                 present[at] |= 1 << room
             open_rows[at][room].append(number)
     return rows
+
+
+class Sample(NamedTuple):
+    """A sequence; three int32 arrays of one length, maybe one of places.
+
+    tokens: ids, 0 at continuous positions and image tokens. labels: the id that is to
+    be predicted *at* (not after) a position, or `IGNORE`. feature_index: index into the
+    flattened features, or image tokens, of the sample's images, or `NO_FEATURE`.
+    image_target_positions: the places whose next one is an image token with loss.
+    """
+
+    tokens: np.ndarray
+    labels: np.ndarray
+    feature_index: np.ndarray
+    image_target_positions: np.ndarray = np.zeros(0, np.int32)
+
+
+def shift_labels(labels: np.ndarray) -> np.ndarray:
+    """Returns targets: at every position the label of the next, `IGNORE` at the end."""
+    return np.append(labels[1:], np.int32(IGNORE))
+
+
+def fill_row(
+    samples: Sequence[Sample], row_length: int, features: Sequence[int] = ()
+) -> dict[str, np.ndarray]:
+    """Lays samples one after the other into a row of T positions, padded behind.
+
+    Args:
+        samples: in their order.
+        row_length: T.
+        features: how many features the images of each sample have; those of samples
+            before it come first. None need be given where no feature is indexed.
+
+    Returns:
+        tokens, segment_ids, positions, targets and feature_index, int32 [T].
+    """
+    row = {name: np.full(row_length, fill, np.int32) for name, fill in _FILL.items()}
+    start, before = 0, 0
+    for number, sample in enumerate(samples):
+        place = slice(start, start + len(sample.tokens))
+        index = sample.feature_index
+        row["tokens"][place] = sample.tokens
+        row["segment_ids"][place] = number + 1
+        row["positions"][place] = np.arange(len(sample.tokens))
+        row["targets"][place] = shift_labels(sample.labels)
+        row["feature_index"][place] = np.where(
+            index == NO_FEATURE, NO_FEATURE, index + before
+        )
+        start = place.stop
+        before += features[number] if features else 0
+    return row

@@ -148,11 +148,11 @@ def _batches(
     while waiting := list(islice(iterator, batch)):
         pixels = np.full((batch, image_size, image_size, 3), 255, np.uint8)
         for index, record in enumerate(waiting):
-            if not records.has_picture(record):
+            if not records.has_image(record):
                 continue  # text alone
             try:
                 picture = decoding.decode(record["image"], f"record {record['id']!r}")
-            except decoding.PictureError as error:
+            except decoding.ImageError as error:
                 _log.warning("no codes of %s: %s", record["id"], error)
                 bad[record["id"]] = str(error)
                 continue
@@ -171,7 +171,7 @@ def _with_codes(
     for record, grid in zip(waiting, codes[: len(waiting)], strict=True):
         if record["id"] in bad:
             yield {**record, "codes": None, "grid": None}
-        elif records.has_picture(record):
+        elif records.has_image(record):
             yield records.with_codes(record, grid)
         else:
             yield record

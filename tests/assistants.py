@@ -8,12 +8,12 @@ import numpy as np
 import prepared
 import pytest
 
-from data_pipelines.config import SequencesConfig
 from data_pipelines.images.anyres import ViewsConfig
 from data_pipelines.storage import records
 from data_pipelines.storage.manifest import Manifest, file_digest
 from data_pipelines.storage.shards import write_split
 from data_pipelines.tokenizers.chameleon import ChameleonVocabulary, train_vocabulary
+from data_pipelines.unitoken.rows import SequencesConfig
 from data_pipelines.unitoken.sequence import LayoutConfig
 from unitoken_jax.checkpoint import state
 from unitoken_jax.checkpoint.manager import CheckpointConfig, Checkpointer
@@ -133,7 +133,7 @@ def next_logits(unitoken):
     def run(tokens, slots, tiles, last):
         batch = {
             "tokens": tokens[None],
-            "slots": slots[None],
+            "feature_index": slots[None],
             "positions": jnp.arange(LONGEST)[None],
             "segment_ids": jnp.ones((1, LONGEST), jnp.int32),
             "pixels": tiles[None],
@@ -197,7 +197,7 @@ def run_node(data_dir, vocabulary):
     layout = {"size_tokens": False, "code_stride": 4, "prompt_template": "{caption}"}
     sequences = {"kind": "sequences", "image_size": 16, "row_length": 96}
     data = {
-        "tokenizer": {"kind": "pictures", "image_size": 16},
+        "tokenizer": {"kind": "images", "image_size": 16},
         "siglip": {"kind": "pairs", "image_size": 16, "text_length": 12},
         "model": sequences | {"views": views, "layout": layout},
     }

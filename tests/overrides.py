@@ -179,5 +179,5 @@ _WORDS = [
         ":",
         "siglip:",
     ),
-    *("pictures", "pairs", "sequences", "classes", "unitok", "llamagen", "unitok_mllm"),
+    *("images", "pairs", "sequences", "classes", "unitok", "llamagen", "unitok_mllm"),
 ]

@@ -64,9 +64,9 @@ def rows(seed: int) -> dict[str, np.ndarray]:
         "segment_ids": np.tile(segment, (2, 1)),
         "positions": np.tile(np.where(segment == 1, place, place - 10), (2, 1)),
         "targets": np.where(place >= 10, tokens, -1),
-        "slots": np.tile(slots, (2, 1)),
+        "feature_index": np.tile(slots, (2, 1)),
         "codes": rng.integers(0, CODES, (2, 1, SIZE, BOOKS)),
-        "draws": np.tile(2 + np.arange(SIZE), (2, 1)),
+        "image_target_positions": np.tile(2 + np.arange(SIZE), (2, 1)),
     }
     return {name: array.astype(np.int32) for name, array in batch.items()}
 
@@ -117,7 +117,7 @@ def test_numbers_of_the_papers_and_the_readme() -> None:
     )
     for job in (pretrain, finetune):
         assert job.data["prompt_drop"] == 0.1
-        assert "request" not in job.data["liquid"]  # the released one
+        assert "request" not in job.data["prompts"]  # the released one
     for size in llamagen.SHAPES:
         job = job_of(llamagen.get_config(size))
         model: LlamaGenConfig = registry.build(job.model).config

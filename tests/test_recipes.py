@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from data_pipelines.config import SequencesConfig, build_data
+from data_pipelines.config import build_data
+from data_pipelines.unitoken.rows import SequencesConfig
 from tests.models.random_weights import random_weights
 from unitoken_jax.checkpoint import state as states
 from unitoken_jax.config import render
@@ -73,7 +74,7 @@ def rows(seed: int, views: int) -> dict[str, np.ndarray]:
         "segment_ids": np.broadcast_to(segment + 1, shape),
         "positions": np.broadcast_to(place, shape),
         "targets": np.where(place < LENGTH // 2 - 1, np.roll(tokens, -1, 1), -1),
-        "slots": slots,
+        "feature_index": slots,
     }
     pixels = rng.integers(0, 256, (ROWS, views, IMAGE, IMAGE, 3), np.uint8)
     return {k: x.astype(np.int32) for k, x in batch.items()} | {"pixels": pixels}

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 
 FIELDS: Mapping[str, str] = {
     "colour": "color",
+    "liquid": "prompts",
     "neighbours": "neighbors",
     "normalise": "normalize",
     "perceptual_portions": "perceptual_chunks",
@@ -20,7 +21,10 @@ FIELDS: Mapping[str, str] = {
 }
 """Of a config's field, wherever a dataclass has the new one and not the old one."""
 
-KINDS: Mapping[str, str] = {}
+KINDS: Mapping[str, str] = {
+    "liquid": "unitok_mllm",
+    "pictures": "images",
+}
 """Of a value of `kind`, wherever only the new one is among the choices."""
 
 PARAMETERS: Mapping[str, str] = {

@@ -12,7 +12,7 @@ from functools import lru_cache
 import numpy as np
 from PIL import Image
 
-NEWLINE = -1  # in `continuous_slots`: the newline token's embedding, no feature
+NEWLINE = -1  # in `feature_indices`: the newline token's embedding, no feature
 
 # UniToken's pinpoints in tiles, (columns, rows), in the published order, which decides
 # between equals.
@@ -49,7 +49,7 @@ class ViewsConfig:
         return self.size // self.patch
 
     @property
-    def slots(self) -> int:
+    def features(self) -> int:
         """Features of one view, S."""
         return self.side**2
 
@@ -133,19 +133,21 @@ def kept_features(
 
 
 @lru_cache(maxsize=4096)
-def continuous_slots(width: int, height: int, views: ViewsConfig) -> np.ndarray:
+def feature_indices(width: int, height: int, views: ViewsConfig) -> np.ndarray:
     """Returns what stands in a picture's continuous block, int32 [N], read-only.
 
     An entry is an index into the features of the picture's views, flattened from
     [M, S], or `NEWLINE`. The squashed view comes first and has no newlines.
     """
-    base = np.arange(views.slots, dtype=np.int32)
+    base = np.arange(views.features, dtype=np.int32)
     if not views.grids:
         block = base
     else:
         columns, rows = grid = choose_grid(width, height, views)
         side = views.side
-        tiles = np.arange(columns * rows * views.slots, dtype=np.int32) + views.slots
+        tiles = (
+            np.arange(columns * rows * views.features, dtype=np.int32) + views.features
+        )
         # [tile rows, tile columns, side, side] → [feature rows, feature columns]
         mosaic = tiles.reshape(rows, columns, side, side).swapaxes(1, 2)
         mosaic = mosaic.reshape(rows * side, columns * side)
@@ -156,7 +158,7 @@ def continuous_slots(width: int, height: int, views: ViewsConfig) -> np.ndarray:
     return block
 
 
-def move_slots(block: np.ndarray, features: int) -> np.ndarray:
+def shift_features(block: np.ndarray, features: int) -> np.ndarray:
     """Returns the block of a picture that comes after `features` other features."""
     return np.where(block == NEWLINE, block, block + np.int32(features))
 
@@ -164,8 +166,8 @@ def move_slots(block: np.ndarray, features: int) -> np.ndarray:
 def continuous_length(width: int, height: int, views: ViewsConfig) -> int:
     """Returns the length N of a picture's continuous block, without building it."""
     if not views.grids:
-        return views.slots
+        return views.features
     grid = choose_grid(width, height, views)
     rows, columns = kept_features(width, height, grid, views)
     across = columns.stop - columns.start
-    return views.slots + (rows.stop - rows.start) * (across + 1)
+    return views.features + (rows.stop - rows.start) * (across + 1)

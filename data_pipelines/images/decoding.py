@@ -31,7 +31,7 @@ _TURNS = {
 _QUIET = threading.Lock()
 
 
-class PictureError(DataError):
+class ImageError(DataError):
     """Bytes that are not a usable picture; the message names where they came from."""
 
 
@@ -56,7 +56,7 @@ def decode(
         An RGBA picture if any of it is transparent, else RGB.
 
     Raises:
-        PictureError: The bytes are no picture, a damaged one, one too large, or one of
+        ImageError: The bytes are no picture, a damaged one, one too large, or one of
             32 bits a channel that does not say what white is.
     """
     try:
@@ -84,20 +84,20 @@ def _decode(data: bytes, where: str, max_pixels: int, policy: Policy) -> Image.I
     try:
         picture = Image.open(io.BytesIO(data), formats=_FORMATS)
     except Image.DecompressionBombError as error:
-        raise PictureError(
+        raise ImageError(
             f"{where}: the picture has far more pixels than the {max_pixels:,} that "
             "are allowed; make it smaller"
         ) from error
     except Warning:
         raise
     except Exception as error:
-        raise PictureError(
+        raise ImageError(
             f"{where} is not an image ({len(data):,} bytes that are no "
             f"{', '.join(_FORMATS)} file); give a picture in one of these formats"
         ) from error
     width, height = picture.size
     if width * height > max_pixels:
-        raise PictureError(
+        raise ImageError(
             f"{where}: the picture is {width} × {height} = {width * height:,} pixels; "
             f"at most {max_pixels:,} are allowed. Make it smaller"
         )
@@ -106,11 +106,11 @@ def _decode(data: bytes, where: str, max_pixels: int, policy: Policy) -> Image.I
         plain = _eight_bits(picture, data, where)
         turn = _TURNS.get(orientation(picture)) if policy == "upright" else None
         return plain if turn is None else plain.transpose(turn)
-    except (Warning, PictureError):
+    except (Warning, ImageError):
         raise
     except Exception as error:
         reason = str(error) or f"its decoder fails with {type(error).__name__}"
-        raise PictureError(
+        raise ImageError(
             f"{where}: the picture is damaged ({reason}); replace the file"
         ) from error
 
@@ -171,7 +171,7 @@ def _from_integers(values: np.ndarray, where: str) -> np.ndarray:
     """Integers of 32 bits that can only have been 16."""
     least, most = int(values.min()), int(values.max())
     if least < 0 or most >= 2**16 or 0 < most < 2**8:
-        raise PictureError(
+        raise ImageError(
             f"{where}: the picture has 32 bits a channel with values from {least} to "
             f"{most}, which does not say how bright white is; convert it to 8 or 16 "
             "bits"
@@ -182,7 +182,7 @@ def _from_integers(values: np.ndarray, where: str) -> np.ndarray:
 def _from_floats(values: np.ndarray, where: str) -> np.ndarray:
     """Floating point of which 1 is white."""
     if not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= 1):
-        raise PictureError(
+        raise ImageError(
             f"{where}: the picture is of floating point that is not all from 0, black, "
             "to 1, white; convert it to 8 or 16 bits"
         )

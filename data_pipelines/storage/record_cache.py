@@ -1,4 +1,4 @@
-"""The records of a split with their pictures prepared, some kept in memory.
+"""The records of a split prepared for batches, some kept in memory.
 
 A record that cannot be read or decoded is set aside: counted, named with its reason,
 and never asked for again. Only more of them than the limits end a run.
@@ -25,7 +25,7 @@ class BadRecordsError(DataError):
 
 
 class Sized(Protocol):
-    """What a gallery prepares of a record: anything that knows its size."""
+    """What a cache prepares of a record: anything that knows its size."""
 
     @property
     def nbytes(self) -> int:
@@ -36,7 +36,7 @@ class Sized(Protocol):
 T = TypeVar("T", bound=Sized)
 
 
-class Gallery(Generic[T]):
+class RecordCache(Generic[T]):
     """Prepared records by index; None for those set aside. Threads may share it.
 
     Attributes:

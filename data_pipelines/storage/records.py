@@ -156,7 +156,7 @@ def _place(where: Where) -> str:
     return f"{said}: " if said else ""
 
 
-def has_picture(record: Record) -> bool:
+def has_image(record: Record) -> bool:
     """Whether a record is of a picture, and not of text alone."""
     return record["width"] > 0
 
@@ -208,7 +208,7 @@ def decode_outline(data: bytes, where: Where = "") -> tuple[Record, int]:
             "another file; prepare the data again"
         )
     record = validate({**value, "image": b""}, where, outline=True)
-    if (length > 0) != has_picture(record):
+    if (length > 0) != has_image(record):
         raise RecordError(
             f"{_place(where)}record {record['id']!r} is of {record['width']} pixels "
             f"and its picture of {length} bytes; prepare the data again"
@@ -221,7 +221,7 @@ def outline(record: Record) -> Record:
     return {**record, "image": b""}
 
 
-def with_picture(
+def with_image(
     record: Record, picture: bytes, length: int, where: Where = ""
 ) -> Record:
     """A copy of a record with its picture's bytes.

@@ -161,7 +161,7 @@ class Split(Sequence[records.Record]):
         directory: str | Path,
         name: str,
         *,
-        pictures: bool = True,
+        images: bool = True,
         verify: bool = False,
     ) -> None:
         """Opens a split after comparing its files with the manifest.
@@ -172,7 +172,7 @@ class Split(Sequence[records.Record]):
         Args:
             directory: A prepared data set.
             name: The split.
-            pictures: Whether records are to hold their pictures' bytes. Without them
+            images: Whether records are to hold their pictures' bytes. Without them
                 the files of pictures are not read, and need not be there.
             verify: Compare every byte, whatever its size.
 
@@ -190,7 +190,7 @@ class Split(Sequence[records.Record]):
                 f"{', '.join(sorted(self.manifest.splits)) or 'none'}"
             )
         self._folder = str(self.directory)
-        self._pictures = pictures
+        self._images = images
         self._shards = [s for s in self.manifest.splits[name] if s.records]
         self._ends = list(itertools.accumulate(s.records for s in self._shards))
         self._length = self._ends[-1] if self._ends else 0
@@ -202,9 +202,15 @@ class Split(Sequence[records.Record]):
     def _files(self) -> list[Shard]:
         """The files that records are read from."""
         files = list(self.manifest.splits[self.name])
-        if self._pictures:
+        if self._images:
             files += [shard.pictures for shard in files if shard.pictures is not None]
         return files
+
+    @property
+    def codebook_size(self) -> int | None:
+        """Codes in a codebook, if the data set was made by `pretokenize`."""
+        codebook = self.manifest.provenance.get("codebook")
+        return None if codebook is None else codebook[1]
 
     def unverified(self) -> Iterator[tuple[Path, str]]:
         """Its files with their digests, each process and start beginning elsewhere."""
@@ -213,10 +219,10 @@ class Split(Sequence[records.Record]):
         for file in [*files[first:], *files[:first]]:
             yield self.directory / file.name, file.sha256
 
-    def without_pictures(self) -> "Split":
+    def without_images(self) -> "Split":
         """The same records without the bytes of their pictures, which are not read."""
         other = copy.copy(self)
-        other._pictures = False
+        other._images = False
         return other
 
     def __len__(self) -> int:
@@ -248,13 +254,13 @@ class Split(Sequence[records.Record]):
 
         if shard.pictures is None:
             record = records.decode(data, where)
-            return record if self._pictures else records.outline(record)
+            return record if self._images else records.outline(record)
         record, length = records.decode_outline(data, where)
-        if not self._pictures or not length:
+        if not self._images or not length:
             return record
         beside = f"{self._folder}/{shard.pictures.name}"
         picture = READERS.read(beside, shard.pictures, entry)
-        return records.with_picture(record, picture, length, where)
+        return records.with_image(record, picture, length, where)
 
     def __iter__(self) -> Iterator[records.Record]:
         return (self[index] for index in range(len(self)))

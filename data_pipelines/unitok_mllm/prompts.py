@@ -1,40 +1,36 @@
-"""Prompts for UniTok's LLM and classes for LlamaGen, as in their training data."""
-
-from collections.abc import Sequence
+"""Prompts for UniTok's LLM, as in its training data."""
 
 import numpy as np
 from PIL import Image
 
-from data_pipelines.config import ClassesConfig, DataConfig, LiquidRowsConfig
-from data_pipelines.images import transforms
+from data_pipelines.prompts import (
+    ImageInputs,
+    PromptBuilder,
+    PromptError,
+    short,
+    square_grid,
+    square_inputs,
+)
 from data_pipelines.tokenizers.vocabulary import ImageTextVocabulary
-from data_pipelines.unitok_mllm import sequence as liquid
+from data_pipelines.unitok_mllm import sequence
+from data_pipelines.unitok_mllm.rows import MLLMRowsConfig
 from data_pipelines.unitok_mllm.sequence import Turns
-from data_pipelines.unitoken.prompts import PromptError, View, short
 
 
-def see(picture: Image.Image | np.ndarray, config: DataConfig) -> View:
-    """Prepares a picture for a tokenizer; no continuous encoder looks at it."""
-    if isinstance(picture, np.ndarray):
-        picture = Image.fromarray(picture)
-    square = transforms.to_square(picture, config.image_size, config.background)
-    return View(square, np.zeros((0, 1, 1, 3), np.uint8), picture.size)
-
-
-class LiquidComposer:
+class MLLMPrompts(PromptBuilder):
     """Makes prompts and looks at pictures as the training data did.
 
     Attributes:
         vocabulary: Encodes the texts.
-        grid: Rows and columns of a picture's tokens.
+        grid: Rows and columns of an image's tokens.
         unconditional: Ids that stand in a prompt's place for guidance, BOS to BOI.
         row_length: Tokens of the rows of the training data.
     """
 
     def __init__(
-        self, vocabulary: ImageTextVocabulary, config: LiquidRowsConfig, stride: int
+        self, vocabulary: ImageTextVocabulary, config: MLLMRowsConfig, stride: int
     ) -> None:
-        """Takes the rules from a stage's `data` group, of kind 'liquid'.
+        """Takes the rules from a stage's `data` group, of kind 'unitok_mllm'.
 
         Args:
             vocabulary: Of the data set.
@@ -44,19 +40,20 @@ class LiquidComposer:
         Raises:
             PromptError: The kind is another, or pictures are no whole number of tokens.
         """
-        if config.kind != "liquid":
+        if config.kind != "unitok_mllm":
             raise PromptError(
-                f"prompts need a stage whose data.kind is 'liquid', not {config.kind!r}"
+                "prompts need a stage whose data.kind is 'unitok_mllm', not "
+                f"{config.kind!r}"
             )
-        self.grid = _grid(config, stride)
+        self.grid = square_grid(config, stride)
         self.vocabulary = vocabulary
         self.row_length = config.row_length
         self._config = config
         self.unconditional = self._before(None)
 
-    def view(self, picture: Image.Image | np.ndarray) -> View:
-        """Prepares a picture for the tokenizer."""
-        return see(picture, self._config)
+    def view(self, image: Image.Image | np.ndarray) -> ImageInputs:
+        """Prepare an image for the tokenizer."""
+        return square_inputs(image, self._config)
 
     def request(self, text: str) -> np.ndarray:
         """Returns the ids that ask for a picture, BOS to BOI, int32 [p].
@@ -69,7 +66,7 @@ class LiquidComposer:
         return ids
 
     def _before(self, text: str | None) -> np.ndarray:
-        turns = liquid.draw_turns(text, self.vocabulary, self._config.liquid)
+        turns = sequence.draw_turns(text, self.vocabulary, self._config.prompts)
         ends = [self.vocabulary.bos, *turns.given, self.vocabulary.boi]
         return np.array(ends, np.int32)
 
@@ -78,7 +75,7 @@ class LiquidComposer:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Returns what stands before the answer to a question about a picture.
 
-        The words of `liquid.caption_question` ask for a caption, which training puts
+        The words of `prompts.caption_question` ask for a caption, which training puts
         right behind the picture.
 
         Args:
@@ -87,21 +84,21 @@ class LiquidComposer:
             text: The question.
 
         Returns:
-            Tokens and slots, int32 [p] each, see `liquid.LiquidSample`.
+            Tokens and feature index, int32 [p] each, see `packing.Sample`.
 
         Raises:
             PromptError: They do not fit a row.
         """
         del codes, size
-        config = self._config.liquid
+        config = self._config.prompts
         if text.strip().lower() == config.caption_question.lower():
-            given = liquid.caption_turns("", self.vocabulary).given
+            given = sequence.caption_turns("", self.vocabulary).given
         else:
-            given = liquid.question_turns(text, "", self.vocabulary, config).given
+            given = sequence.question_turns(text, "", self.vocabulary, config).given
         turns = Turns(given, given[:0])
-        sample = liquid.lay_out(turns, self._size, self.vocabulary)  # … to end
+        sample = sequence.lay_out(turns, self._size, self.vocabulary)  # … to end
         self._check_room(text, len(sample.tokens) + 1)
-        return sample.tokens[:-1], sample.slots[:-1]
+        return sample.tokens[:-1], sample.feature_index[:-1]
 
     def reply(self, text: str) -> np.ndarray:
         """Returns the ids of an answer and of the token that ends it, int32 [a]."""
@@ -122,90 +119,3 @@ class LiquidComposer:
                 f"and answer, but the model was trained on rows of "
                 f"{self._config.row_length}; shorten it"
             )
-
-
-class ClassComposer:
-    """Finds classes by name or number.
-
-    Attributes:
-        grid: Rows and columns of a picture's tokens.
-    """
-
-    def __init__(
-        self,
-        names: Sequence[str] | None,
-        count: int,
-        config: ClassesConfig,
-        stride: int,
-    ) -> None:
-        """Takes the classes of a data set.
-
-        Args:
-            names: Of the classes by number; None if they have none.
-            count: How many classes there are.
-            config: A stage's `data` group, of kind 'classes'.
-            stride: Pixels along one side of an image token.
-
-        Raises:
-            PromptError: Pictures are no whole number of tokens.
-        """
-        self.grid = _grid(config, stride)
-        self.names = None if names is None else tuple(names)
-        self._count = count
-        self._config = config
-
-    def view(self, picture: Image.Image | np.ndarray) -> View:
-        """Prepares a picture for the tokenizer."""
-        return see(picture, self._config)
-
-    def request(self, text: str) -> np.ndarray:
-        """Returns the class that a text names or numbers, int32 [1].
-
-        Raises:
-            PromptError: There is none; the message names those there are.
-        """
-        wanted = text.strip()
-        if self.names is not None and wanted in self.names:
-            return np.array([self.names.index(wanted)], np.int32)
-        few = len(wanted) <= len(str(self._count))  # of digits, or of anything
-        if few and wanted.isdecimal() and int(wanted) < self._count:
-            return np.array([int(wanted)], np.int32)
-        known = f"0 … {self._count - 1}"
-        if self.names is not None:
-            known += f", or one of: {', '.join(self.names)}"
-        raise PromptError(f"there is no class {short(text)}; give a number {known}")
-
-    def question(
-        self, codes: np.ndarray, size: tuple[int, int], text: str
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Refuses: the model knows no words.
-
-        Raises:
-            PromptError: Always.
-        """
-        raise PromptError(
-            "a class-conditional generator answers no questions; give the class to "
-            "draw and no picture"
-        )
-
-    def reply(self, text: str) -> np.ndarray:
-        """Refuses: the model knows no words.
-
-        Raises:
-            PromptError: Always.
-        """
-        raise PromptError("a class-conditional generator writes no answers")
-
-    def text(self, ids: np.ndarray) -> str:
-        """Returns the names of classes."""
-        return ", ".join(str(i) if self.names is None else self.names[i] for i in ids)
-
-
-def _grid(config: DataConfig, stride: int) -> tuple[int, int]:
-    if config.image_size % stride:
-        raise PromptError(
-            f"pictures of {config.image_size} px are no whole number of tokens of "
-            f"{stride} px; correct data.image_size"
-        )
-    side = config.image_size // stride
-    return side, side

@@ -10,18 +10,19 @@ holds all codes of that place. Nothing here reads files.
     text      [BOS] text [end]                           loss on all of it
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 
+from data_pipelines.config import TaskMixture
+from data_pipelines.packing import IGNORE, NO_FEATURE, Sample
 from data_pipelines.tokenizers.vocabulary import ImageTextVocabulary
-from data_pipelines.unitoken.sequence import IGNORE, NO_SLOT, PICTURE, PLACEHOLDER
+from data_pipelines.unitoken.sequence import IMAGE_MARK, PLACEHOLDER
 
-LiquidTask = Literal["draw", "caption", "question", "text"]
-LIQUID_TASKS: tuple[LiquidTask, ...] = get_args(LiquidTask)
+Task = Literal["draw", "caption", "question", "text"]
+TASKS: tuple[Task, ...] = get_args(Task)
 
 _VICUNA = (
     "A chat between a curious user and an artificial intelligence assistant. The "
@@ -31,7 +32,7 @@ _VICUNA = (
 
 
 @dataclass(frozen=True)
-class LiquidMixture:
+class MLLMMixture(TaskMixture):
     """Relative numbers of samples of each task; 0 leaves a task out.
 
     Attributes:
@@ -46,25 +47,9 @@ class LiquidMixture:
     question: float = 1.0
     text: float = 0.0
 
-    def __post_init__(self) -> None:
-        ratios = [getattr(self, task) for task in LIQUID_TASKS]
-        if not all(map(math.isfinite, ratios)) or min(ratios) < 0 or not any(ratios):
-            raise ValueError(
-                "ratios of a mixture must be finite and not negative, and one must be "
-                f"positive; they are {dict(zip(LIQUID_TASKS, ratios, strict=True))}"
-            )
-
-    @property
-    def ratios(self) -> dict[LiquidTask, float]:
-        """The tasks that take part, with their relative numbers of samples."""
-        ratios: dict[LiquidTask, float] = {
-            task: float(getattr(self, task)) for task in LIQUID_TASKS
-        }
-        return {task: ratio for task, ratio in ratios.items() if ratio}
-
 
 @dataclass(frozen=True)
-class LiquidConfig:
+class PromptsConfig:
     """How pictures and texts become one sequence; the defaults are the published code.
 
     Attributes:
@@ -87,7 +72,7 @@ class LiquidConfig:
     question: str = _VICUNA
     caption_question: str = "Describe the image."
     markers_in_question: bool = False
-    mixture: LiquidMixture = field(default_factory=LiquidMixture)
+    mixture: MLLMMixture = field(default_factory=MLLMMixture)
 
     def __post_init__(self) -> None:
         for name, template, hole, pictures in (
@@ -104,51 +89,37 @@ class LiquidConfig:
 
 
 class Turns(NamedTuple):
-    """What is given and what is learnt, int32 ids with `PICTURE` for the picture."""
+    """What is given and what is learnt, int32 ids with `IMAGE_MARK` for the picture."""
 
     given: np.ndarray
     learnt: np.ndarray
 
 
-class LiquidSample(NamedTuple):
-    """A sequence; three int32 arrays of one length, and one of the places that draw.
-
-    tokens: ids, 0 at image tokens. labels: the text id that is to be predicted *at* a
-    position, or `IGNORE`. slots: which image token of the picture stands here, or
-    `NO_SLOT`. draws: the places whose next one is an image token with loss.
-    """
-
-    tokens: np.ndarray
-    labels: np.ndarray
-    slots: np.ndarray
-    draws: np.ndarray
-
-
 def draw_turns(
-    caption: str | None, vocabulary: ImageTextVocabulary, config: LiquidConfig
+    caption: str | None, vocabulary: ImageTextVocabulary, config: PromptsConfig
 ) -> Turns:
     """A picture of a caption; None for the unconditional request."""
     text = config.unconditional
     if caption is not None:
         text = config.request.replace("{caption}", caption)
     ids = vocabulary.encode(text)[: config.request_limit - 1]
-    return Turns(_ids(ids), _picture(vocabulary, markers=True))
+    return Turns(_ids(ids), _image(vocabulary, markers=True))
 
 
 def caption_turns(caption: str, vocabulary: ImageTextVocabulary) -> Turns:
     """The caption of a picture."""
-    return Turns(_picture(vocabulary, markers=True), _ids(vocabulary.encode(caption)))
+    return Turns(_image(vocabulary, markers=True), _ids(vocabulary.encode(caption)))
 
 
 def question_turns(
-    question: str, answer: str, vocabulary: ImageTextVocabulary, config: LiquidConfig
+    question: str, answer: str, vocabulary: ImageTextVocabulary, config: PromptsConfig
 ) -> Turns:
     """The answer to a question about a picture."""
     before, after = config.question.split(PLACEHOLDER)
     filled = [part.replace("{question}", question) for part in (before, after)]
     given = [
         _ids(vocabulary.encode(filled[0])),
-        _picture(vocabulary, markers=config.markers_in_question),
+        _image(vocabulary, markers=config.markers_in_question),
         _ids(vocabulary.encode(filled[1])),
     ]
     return Turns(np.concatenate(given), _ids(vocabulary.encode(answer)))
@@ -161,11 +132,11 @@ def text_turns(text: str, vocabulary: ImageTextVocabulary) -> Turns:
 
 def length(turns: Turns, size: int) -> int:
     """Positions that a sample takes whose picture has `size` image tokens."""
-    pictures = sum(int(np.count_nonzero(ids == PICTURE)) for ids in turns)
+    pictures = sum(int(np.count_nonzero(ids == IMAGE_MARK)) for ids in turns)
     return 2 + len(turns.given) + len(turns.learnt) + pictures * (size - 1)
 
 
-def lay_out(turns: Turns, size: int, vocabulary: ImageTextVocabulary) -> LiquidSample:
+def lay_out(turns: Turns, size: int, vocabulary: ImageTextVocabulary) -> Sample:
     """Returns a sample as one sequence.
 
     Args:
@@ -178,24 +149,26 @@ def lay_out(turns: Turns, size: int, vocabulary: ImageTextVocabulary) -> LiquidS
     )
     is_learnt = np.arange(len(tokens)) > len(turns.given)
     labels = np.where(is_learnt, tokens, np.int32(IGNORE))
-    at = np.flatnonzero(tokens == PICTURE)
+    at = np.flatnonzero(tokens == IMAGE_MARK)
     count = np.ones(len(tokens), np.int64)
     count[at] = size
     tokens, labels = (np.repeat(array, count) for array in (tokens, labels))
-    slots = np.full(len(tokens), NO_SLOT, np.int32)
-    draws = np.zeros(0, np.int32)
+    feature_index = np.full(len(tokens), NO_FEATURE, np.int32)
+    positions = np.zeros(0, np.int32)
     for start in at[:1]:
         place = slice(start, start + size)
         tokens[place], labels[place] = 0, IGNORE
-        slots[place] = np.arange(size)
+        feature_index[place] = np.arange(size)
         if is_learnt[start]:
-            draws = np.arange(start - 1, start + size - 1, dtype=np.int32)
-    return LiquidSample(tokens, labels, slots, draws)
+            positions = np.arange(start - 1, start + size - 1, dtype=np.int32)
+    return Sample(tokens, labels, feature_index, positions)
 
 
 def _ids(ids: Sequence[int]) -> np.ndarray:
     return np.array(ids, np.int32)
 
 
-def _picture(vocabulary: ImageTextVocabulary, *, markers: bool) -> np.ndarray:
-    return _ids([vocabulary.boi, PICTURE, vocabulary.eoi] if markers else [PICTURE])
+def _image(vocabulary: ImageTextVocabulary, *, markers: bool) -> np.ndarray:
+    return _ids(
+        [vocabulary.boi, IMAGE_MARK, vocabulary.eoi] if markers else [IMAGE_MARK]
+    )

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from data_pipelines.tokenizers.chameleon import ChameleonVocabulary
-from data_pipelines.unitoken.sequence import IGNORE, NO_SLOT
+from data_pipelines.unitoken.sequence import IGNORE, NO_FEATURE
 
 
 def describe_row(
@@ -18,7 +18,7 @@ def describe_row(
     continuous features. A row of codes is followed by ↵, its newline.
     """
     tokens, segments = batch["tokens"][row], batch["segment_ids"][row]
-    slots, targets = batch["slots"][row], batch["targets"][row]
+    feature_index, targets = batch["feature_index"][row], batch["targets"][row]
     # A target is the label of the next position, so supervision shows one later.
     learnt = np.append(False, targets[:-1] != IGNORE)
     count = int(segments.max(initial=0))
@@ -31,14 +31,14 @@ def describe_row(
     for segment in range(1, count + 1):
         at = np.flatnonzero(segments == segment)
         lines.append(f"sample {segment}: {len(at)} positions")
-        for start, stop, star in _runs(tokens, slots, learnt, at, vocabulary):
-            shown = _show(tokens[start:stop], slots[start:stop], vocabulary)
+        for start, stop, star in _runs(tokens, feature_index, learnt, at, vocabulary):
+            shown = _show(tokens[start:stop], feature_index[start:stop], vocabulary)
             lines.append(f"{start:6} {'*' if star else ' '} {shown}")
     return "\n".join(lines) + "\n"
 
 
 def _kind(token: int, slot: int, vocabulary: ChameleonVocabulary) -> str:
-    if slot != NO_SLOT:
+    if slot != NO_FEATURE:
         return "feature"
     if vocabulary.codes_of([token])[0] >= 0:
         return "code"
@@ -47,7 +47,7 @@ def _kind(token: int, slot: int, vocabulary: ChameleonVocabulary) -> str:
 
 def _runs(
     tokens: np.ndarray,
-    slots: np.ndarray,
+    feature_index: np.ndarray,
     learnt: np.ndarray,
     at: np.ndarray,
     vocabulary: ChameleonVocabulary,
@@ -55,7 +55,7 @@ def _runs(
     """Cuts the positions `at` into (start, stop, supervised) of one kind each."""
     start, previous = int(at[0]), None
     for position in map(int, at):
-        kind = _kind(tokens[position], slots[position], vocabulary)
+        kind = _kind(tokens[position], feature_index[position], vocabulary)
         star = bool(learnt[position])
         # A newline is shown at the end of the run that it ends.
         if tokens[position] == vocabulary.newline and previous in (
@@ -73,14 +73,14 @@ def _runs(
 
 
 def _show(
-    tokens: np.ndarray, slots: np.ndarray, vocabulary: ChameleonVocabulary
+    tokens: np.ndarray, feature_index: np.ndarray, vocabulary: ChameleonVocabulary
 ) -> str:
     """Returns a run as text."""
-    kind = _kind(tokens[0], slots[0], vocabulary)
+    kind = _kind(tokens[0], feature_index[0], vocabulary)
     line_end = " ↵" if len(tokens) > 1 and tokens[-1] == vocabulary.newline else ""
     inner = slice(None, -1) if line_end else slice(None)
     if kind == "feature":
-        first, last = slots[inner][0], slots[inner][-1]
+        first, last = feature_index[inner][0], feature_index[inner][-1]
         return f"features {first} … {last}{line_end}"
     if kind == "code":
         codes = " ".join(map(str, vocabulary.codes_of(tokens[inner])))

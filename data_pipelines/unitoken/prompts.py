@@ -1,46 +1,21 @@
-"""Prompts for a trained model, by the rules its training data was laid out with.
-
-What a model is asked at inference must look like what it was trained on: the same
-template, the same picture preparation, the same order of tokens. Nothing here knows a
-model; `unitoken_jax.generate` takes a `Composer` as it is.
-"""
-
-from typing import NamedTuple
+"""Prompts for UniToken, as in its training data."""
 
 import numpy as np
 from PIL import Image
 
-from data_pipelines.config import SequencesConfig
-from data_pipelines.errors import DataError
 from data_pipelines.images import anyres, transforms
+from data_pipelines.prompts import ImageInputs, PromptBuilder, PromptError, short
 from data_pipelines.tokenizers.chameleon import ChameleonVocabulary
 from data_pipelines.unitoken import rows, samples, sequence
+from data_pipelines.unitoken.rows import SequencesConfig
 
 
-class PromptError(DataError):
-    """A prompt the model cannot take; the message says why and what would fit."""
-
-
-class View(NamedTuple):
-    """A picture as the networks see it.
-
-    Attributes:
-        whole: For the tokenizer, uint8 [H, W, 3].
-        tiles: For the continuous encoder, uint8 [M, side, side, 3].
-        size: (width, height) of the picture the tiles were cut from.
-    """
-
-    whole: np.ndarray
-    tiles: np.ndarray
-    size: tuple[int, int]
-
-
-class Composer:
+class UniTokenPrompts(PromptBuilder):
     """Makes prompts and looks at pictures as the training data did.
 
     Attributes:
         vocabulary: Encodes the texts.
-        grid: Rows and columns of a drawn picture's codes.
+        grid: Rows and columns of a drawn image's codes.
         sizes: Its height and width in grids of 32 pixels, None without size tokens.
         row_length: Tokens of the rows of the training data.
     """
@@ -72,20 +47,20 @@ class Composer:
         self.row_length = config.row_length
         self._config = config
 
-    def view(self, picture: Image.Image | np.ndarray) -> View:
-        """Prepares a picture for the tokenizer and the continuous encoder."""
-        if isinstance(picture, np.ndarray):
-            picture = Image.fromarray(picture)
+    def view(self, image: Image.Image | np.ndarray) -> ImageInputs:
+        """Prepare an image for the tokenizer and the continuous encoder."""
+        if isinstance(image, np.ndarray):
+            image = Image.fromarray(image)
         config = self._config
         side = config.views.size
         tiles = np.zeros((0, side, side, 3), np.uint8)
         if config.shows_views:
-            tiles = rows.show_picture(picture, config)
-        square = transforms.to_square(picture, config.image_size, config.background)
-        size = picture.size
+            tiles = rows.show_image(image, config)
+        square = transforms.to_square(image, config.image_size, config.background)
+        size = image.size
         if config.canvas == "square":
             size = (config.image_size, config.image_size)
-        return View(square, tiles, size)
+        return ImageInputs(square, tiles, size)
 
     def request(self, text: str) -> np.ndarray:
         """Returns the ids of the message that asks for a picture, int32 [p].
@@ -96,7 +71,7 @@ class Composer:
         config = self._config
         message = samples.request(text, config.layout)
         ids = sequence.encode_text(message, self.vocabulary)
-        if (ids == sequence.PICTURE).any():
+        if (ids == sequence.IMAGE_MARK).any():
             raise PromptError(
                 f"the prompt {short(text)} holds {sequence.PLACEHOLDER}, which stands "
                 "for a picture; remove it"
@@ -113,11 +88,11 @@ class Composer:
 
         Args:
             codes: The picture's codes, int [rows, columns].
-            size: `View.size`.
+            size: `ImageInputs.size`.
             text: The question.
 
         Returns:
-            Tokens and slots, int32 [p] each, see `sequence.Sample`.
+            Tokens and feature index, int32 [p] each, see `packing.Sample`.
 
         Raises:
             PromptError: They do not fit a row.
@@ -128,11 +103,11 @@ class Composer:
             turns = sequence.encode_conversation([message], 1, self.vocabulary)
         except sequence.SequenceError as error:
             raise PromptError(f"the question {short(text)}: {error}") from error
-        slots = anyres.continuous_slots(*size, config.views)
-        picture = sequence.Picture(codes, slots)
+        feature_index = anyres.feature_indices(*size, config.views)
+        picture = sequence.ImageContent(codes, feature_index)
         sample = sequence.lay_out(turns, [picture], self.vocabulary, config.layout)
         self._check_room(text, len(sample.tokens), 2, "an answer")
-        return sample.tokens, sample.slots
+        return sample.tokens, sample.feature_index
 
     def reply(self, text: str) -> np.ndarray:
         """Returns the ids of an answer and of the token that ends it, int32 [a]."""
@@ -150,8 +125,3 @@ class Composer:
                 f"there is room for {room} in the rows of {self._config.row_length} "
                 "the model was trained on; shorten it"
             )
-
-
-def short(text: str) -> str:
-    """Quotes a text for a message, its beginning if it is long."""
-    return repr(text if len(text) <= 40 else text[:39] + "…")

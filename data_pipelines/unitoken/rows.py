@@ -1,23 +1,80 @@
-"""Elements of the kind 'sequences': packed rows of text, codes and continuous slots."""
+"""The kind 'sequences': packed rows of text, image codes and continuous features."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 from PIL import Image
 
-from data_pipelines.config import PackedConfig, SequencesConfig
+from data_pipelines.config import PackedConfig, Source
+from data_pipelines.elements import BatchSpec, Elements
 from data_pipelines.images import anyres, decoding, transforms
-from data_pipelines.packing import Plan, plan_rows
+from data_pipelines.images.anyres import ViewsConfig
+from data_pipelines.packed_rows import LaidOut, PackedRows, RowFormat
 from data_pipelines.storage import records
-from data_pipelines.storage.record_cache import Gallery
+from data_pipelines.storage.record_cache import RecordCache
 from data_pipelines.storage.records import Record
+from data_pipelines.storage.shards import Split
 from data_pipelines.tokenizers.chameleon import ChameleonVocabulary
+from data_pipelines.tokenizers.vocabulary import ImageTextVocabulary
 from data_pipelines.unitoken import samples, sequence
-from data_pipelines.unitoken.samples import Row, Samples, Task
-from data_pipelines.unitoken.sequence import IGNORE, NO_SLOT, Picture
+from data_pipelines.unitoken.samples import TASKS, MixtureConfig, Row, Samples, Task
+from data_pipelines.unitoken.sequence import ImageContent, LayoutConfig
 
-Element = dict[str, np.ndarray]
+
+@dataclass(frozen=True)
+class SequencesConfig(PackedConfig):
+    """Packed rows of UniToken.
+
+    Attributes:
+        canvas: what views are cut from: the fitted 'square', which is what the small
+            tokenizer sees too, or the 'original' picture, as published.
+        views: how a picture becomes views.
+        layout: how sequences are laid out and where the loss is.
+        mixture: how many samples of each task.
+    """
+
+    kind: Literal["sequences"] = "sequences"
+    canvas: Literal["square", "original"] = "square"
+    views: ViewsConfig = field(default_factory=ViewsConfig)
+    layout: LayoutConfig = field(default_factory=LayoutConfig)
+    mixture: MixtureConfig = field(default_factory=MixtureConfig)
+
+    @property
+    def reads_images(self) -> bool:
+        """Whether batches depend on the bytes of images."""
+        return self.shows_views
+
+    @property
+    def shows_views(self) -> bool:
+        """Whether batches hold pixels for the continuous encoder."""
+        return self.layout.encoding != "discrete"
+
+    def elements(
+        self, source: Source, vocabulary: ImageTextVocabulary | None, seed: int
+    ) -> Elements:
+        """Return packed rows of the tasks of the mixture."""
+        assert isinstance(source, Split)
+        words = self.require_chameleon(vocabulary)
+        if self.canvas == "square":  # codes of images in their own shapes have none
+            self.check_codes(source, self.layout.code_stride)
+        cache = self.record_cache(source, lambda record: show_record(record, self))
+        rows = packed_rows(cache, words, self, seed)
+        return Elements(cache, rows.build, rows.tasks)
+
+    def batch_spec(
+        self, batch: int, *, tokens: int | None = None, codebooks: int = 1
+    ) -> BatchSpec:
+        """Return shape and type of every array that a batch brings to the devices."""
+        side, shown = self.views.size, self.shown_views
+        pixels = (batch, shown, side, side, 3)
+        return self.row_spec(batch) | {"pixels": (pixels, np.uint8)}
+
+    @property
+    def shown_views(self) -> int:
+        """Views of a row that batches hold, I."""
+        return self.row_views if self.shows_views else 0
 
 
 @dataclass(frozen=True)
@@ -51,7 +108,7 @@ def show_record(record: Record, config: SequencesConfig) -> Shown:
     """Returns what sequences need of a record's picture.
 
     Raises:
-        PictureError: its bytes are no usable picture, or not of the record's size, by
+        ImageError: its bytes are no usable picture, or not of the record's size, by
             which its row was planned.
     """
     codes = records.codes_of(record) if record["codes"] is not None else None
@@ -61,16 +118,16 @@ def show_record(record: Record, config: SequencesConfig) -> Shown:
     if config.shows_views:
         picture = decoding.decode(record["image"], f"record {record['id']!r}")
         if picture.size != (record["width"], record["height"]):
-            raise decoding.PictureError(
+            raise decoding.ImageError(
                 f"record {record['id']!r}: its picture is {picture.width} × "
                 f"{picture.height} pixels, but the record says {record['width']} × "
                 f"{record['height']}; prepare the data again"
             )
-        views = show_picture(picture, config)
+        views = show_image(picture, config)
     return Shown(codes, views, size)
 
 
-def show_picture(picture: Image.Image, config: SequencesConfig) -> np.ndarray:
+def show_image(picture: Image.Image, config: SequencesConfig) -> np.ndarray:
     """Returns a picture's views for the continuous encoder, uint8 [M, side, side, 3].
 
     Transparency is blended over the background. The published code drops it instead,
@@ -84,128 +141,80 @@ def show_picture(picture: Image.Image, config: SequencesConfig) -> np.ndarray:
     )
 
 
-class PackedRows:
-    """Packed rows of every task at random access.
+class UniTokenFormat(RowFormat[Shown]):
+    """Rows of UniToken."""
 
-    Attributes:
-        table: the samples of all tasks.
-        plans: the rows of each task, as numbers into `table`.
-    """
+    tasks = TASKS
+    mixture = "mixture"
+    images = "pixels"
 
     def __init__(
         self,
-        gallery: Gallery[Shown],
         vocabulary: ChameleonVocabulary,
         config: SequencesConfig,
         tasks: Sequence[Task],
-        seed: int,
     ) -> None:
-        """Reads every record of the gallery once and plans the rows.
+        """Take what rows are laid out by.
 
         Args:
-            gallery: gives the pictures.
             vocabulary: encodes the texts.
             config: of the data.
             tasks: which samples are wanted.
-            seed: of the grouping into rows.
         """
-        self._gallery = gallery
         self._vocabulary = vocabulary
         self._config = config
-        self.table: Samples = samples.tabulate(
-            gallery.scan(),
-            tasks,
-            vocabulary,
+        self._wanted = tasks
+        self._table: Samples | None = None
+
+    def tabulate(self, cache: RecordCache[Shown]) -> Samples:
+        """List the samples of all records, in the order of records and tasks."""
+        config = self._config
+        self._table = samples.tabulate(
+            cache.scan(),
+            self._wanted,
+            self._vocabulary,
             config.layout,
             views=config.views,
             canvas_size=lambda record: canvas_size(record, config),
             row=Row(config.row_length, config.row_views),
-            refuse=gallery.report,
+            refuse=cache.report,
         )
-        self.plans: Mapping[Task, Plan] = {
-            task: self._plan(task, seed) for task in tasks
-        }
-        # Rows of all tasks stand in one batch, so their record lists are of one width.
-        self._widest = max(plan.widest for plan in self.plans.values())
+        return self._table
+
+    def lay_out(self, number: int, prepared: Shown, *, drop_prompt: bool) -> LaidOut:
+        """Lay out a sample of the table, whose image was prepared."""
+        assert self._table is not None, "samples are tabulated first"
+        views = self._config.views
+        index, shown = None, prepared.views[:0]
+        if self._table.views[number]:
+            index = anyres.feature_indices(*prepared.size, views)
+            shown = prepared.views
+        turns = self._table.turns(number, drop_prompt=drop_prompt)
+        content = ImageContent(prepared.codes, index)
+        sample = sequence.lay_out(
+            turns, [content], self._vocabulary, self._config.layout
+        )
+        return LaidOut(sample, shown)
+
+    def blank_images(self) -> np.ndarray:
+        """Return the views of an empty row, uint8 [I, side, side, 3]."""
+        side = self._config.views.size
+        return np.zeros((self._config.shown_views, side, side, 3), np.uint8)
 
     @property
-    def records(self) -> np.ndarray:
-        """The record of every sample that rows are planned of."""
-        return self.table.record
-
-    def _plan(self, task: Task, seed: int) -> Plan:
-        chosen = self.table.of_task(task)
-        if not len(chosen):
-            reasons = self._gallery.bad_records.values()
-            hint = f"; {next(iter(reasons))}" if reasons else ""
-            raise records.RecordError(
-                f"split {self._config.split!r} gives no samples for the task {task!r}; "
-                f"set data.mixture.{task} to 0{hint}"
-            )
-        length, views = self.table.length[chosen], self.table.views[chosen]
-        config = self._config
-        plan = plan_rows(length, views, config.row_length, config.row_views, seed=seed)
-        return Plan(chosen[plan.samples], plan.starts, plan.filled)
-
-    def build(self, place: tuple[Task, int], rng: np.random.Generator) -> Element:
-        """Returns one row: see `loader` for the arrays.
-
-        A sample whose picture turned out to be bad is left out of its row.
-        """
-        task, row = place
-        config = self._config
-        numbers = self.plans[task][row]
-        # Drawn for every sample, so that a bad one does not change the others.
-        drops = rng.random(len(numbers)) < config.prompt_drop
-        laid: list[sequence.Sample] = []
-        views: list[np.ndarray] = []
-        kept = np.full(self._widest, -1, np.int32)
-        for position, (number, drop) in enumerate(zip(numbers, drops, strict=True)):
-            record = int(self.table.record[number])
-            shown = self._gallery[record]
-            if shown is None:
-                continue
-            kept[position] = record
-            slots = None
-            if self.table.views[number]:
-                block = anyres.continuous_slots(*shown.size, config.views)
-                before = sum(map(len, views)) * config.views.slots
-                slots = anyres.move_slots(block, before)
-                views.append(shown.views)
-            turns = self.table.turns(number, drop_prompt=drop and task == "draw")
-            picture = Picture(shown.codes, slots)
-            laid.append(
-                sequence.lay_out(turns, [picture], self._vocabulary, config.layout)
-            )
-        return {**fill_row(laid, config), **self._pixels(views), "record": kept}
-
-    def _pixels(self, views: list[np.ndarray]) -> Element:
-        config = self._config
-        side = config.views.size
-        shown = config.row_views if config.shows_views else 0
-        pixels = np.zeros((shown, side, side, 3), np.uint8)
-        if views:
-            stacked = np.concatenate(views)
-            pixels[: len(stacked)] = stacked
-        return {"pixels": pixels}
+    def features(self) -> int:
+        """Features of a view, S."""
+        return self._config.views.features
 
 
-def fill_row(laid: list[sequence.Sample], config: PackedConfig) -> Element:
-    """Lays samples one after the other into a row of T positions, padded behind.
-
-    Returns:
-        tokens, segment_ids, positions, targets and slots, int32 [T].
-    """
-    fill = {"tokens": 0, "segment_ids": 0, "positions": 0}
-    fill |= {"targets": IGNORE, "slots": NO_SLOT}
-    row = {k: np.full(config.row_length, v, np.int32) for k, v in fill.items()}
-    start = 0
-    for segment, sample in enumerate(laid, 1):
-        at = slice(start, start + len(sample.tokens))
-        row["tokens"][at] = sample.tokens
-        row["segment_ids"][at] = segment
-        row["positions"][at] = np.arange(len(sample.tokens))
-        row["targets"][at] = sequence.shift_labels(sample.labels)
-        row["slots"][at] = sample.slots
-        start = at.stop
-    return row
+def packed_rows(
+    cache: RecordCache[Shown],
+    vocabulary: ChameleonVocabulary,
+    config: SequencesConfig,
+    seed: int,
+) -> PackedRows[Shown]:
+    """Read every record of the cache once and plan the rows of UniToken."""
+    ratios = config.mixture.ratios
+    wanted = [task for task in TASKS if task in ratios]
+    row_format = UniTokenFormat(vocabulary, config, wanted)
+    return PackedRows(cache, row_format, config, ratios, seed)

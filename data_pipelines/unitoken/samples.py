@@ -10,17 +10,19 @@ from typing import Literal, get_args
 
 import numpy as np
 
+from data_pipelines.config import TaskMixture
 from data_pipelines.images import anyres
+from data_pipelines.packed_rows import SampleTable
 from data_pipelines.storage.records import Record
 from data_pipelines.tokenizers.chameleon import ChameleonVocabulary
 from data_pipelines.unitoken.sequence import (
-    PICTURE,
+    IMAGE_MARK,
     PLACEHOLDER,
     LayoutConfig,
     SequenceError,
     Turn,
     encode_text,
-    picture_length,
+    image_length,
 )
 
 Task = Literal["caption", "question", "draw"]
@@ -28,31 +30,35 @@ TASKS: tuple[Task, ...] = get_args(Task)
 
 
 @dataclass(frozen=True)
-class Samples:
+class MixtureConfig(TaskMixture):
+    """Relative numbers of samples of each task; 0 leaves a task out.
+
+    Attributes:
+        caption: understanding, the answer is a caption.
+        question: understanding, the answer is that of one of the record's questions.
+        draw: generation from a caption.
+    """
+
+    caption: float = 1.0
+    question: float = 1.0
+    draw: float = 2.0
+
+
+@dataclass(frozen=True)
+class Samples(SampleTable):
     """A table of samples; arrays are int32 [n] unless said otherwise.
 
     Attributes:
-        record: index of the sample's record.
-        task: index in `TASKS`.
         text: which of the record's captions or questions.
-        length: positions it takes in a row.
-        views: views it shows to the continuous encoder.
         prompt: the user's turn, a number in `texts`.
         answer: the assistant's turn, likewise.
         texts: distinct messages as `sequence.encode_text` gives them.
     """
 
-    record: np.ndarray
-    task: np.ndarray
     text: np.ndarray
-    length: np.ndarray
-    views: np.ndarray
     prompt: np.ndarray
     answer: np.ndarray
     texts: Sequence[np.ndarray]
-
-    def __len__(self) -> int:
-        return len(self.record)
 
     def of_task(self, task: Task) -> np.ndarray:
         """Returns the numbers of the samples of one task."""
@@ -131,7 +137,7 @@ def tabulate(
         if message not in numbers:
             numbers[message] = len(texts)
             texts.append(encode_text(message, vocabulary))
-            marks.append(int(np.count_nonzero(texts[-1] == PICTURE)))
+            marks.append(int(np.count_nonzero(texts[-1] == IMAGE_MARK)))
         return numbers[message]
 
     table: list[tuple[int, ...]] = []
@@ -149,8 +155,8 @@ def tabulate(
                 except SequenceError as error:
                     refuse(index, error)
                     continue
-                table.append((index, TASKS.index(task), text, length, shown, *turns))
-    columns = np.array(table, np.int32).reshape(-1, 7).T.copy()
+                table.append((index, TASKS.index(task), length, shown, text, *turns))
+    columns = np.array(table, np.int32).reshape(-1, 7).T.copy()  # [n, 7] → [7, n]
     return Samples(*columns, texts=tuple(texts))
 
 
@@ -163,7 +169,7 @@ def _measure(
 ) -> tuple[int, int]:
     """Returns the positions a record's picture takes, and the views it shows."""
     drawn = task == "draw"
-    has_codes, has_slots = layout.parts(drawn)
+    has_codes, has_features = layout.parts(drawn=drawn)
     grid = record["grid"] or (0, 0)
     if has_codes and record["grid"] is None:
         raise SequenceError(
@@ -174,9 +180,9 @@ def _measure(
             f"record {record['id']!r} holds codes of {grid[2]} codebooks, which no ids "
             "stand for; pre-tokenise the data set with a vqgan"
         )
-    slots = anyres.continuous_length(*size, views) if has_slots else 0
-    shown = anyres.count_views(*size, views) if has_slots else 0
-    return picture_length(grid[0], grid[1], slots, layout, drawn=drawn), shown
+    features = anyres.continuous_length(*size, views) if has_features else 0
+    shown = anyres.count_views(*size, views) if has_features else 0
+    return image_length(grid[0], grid[1], features, layout, drawn=drawn), shown
 
 
 def _check_marks(name: str, marks: int) -> None:

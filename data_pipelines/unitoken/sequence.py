@@ -1,4 +1,4 @@
-"""One sample as token ids, labels and continuous slots.
+"""One sample as token ids, labels and places of continuous features.
 
 UniToken's template and label rules (arXiv 2504.04423 and its published code): turns end
 in an end token, a picture is `[BOI][size][size]{codes, newline}×rows[EOI]`, and its
@@ -13,11 +13,10 @@ import numpy as np
 
 from data_pipelines.errors import DataError
 from data_pipelines.images.anyres import NEWLINE
+from data_pipelines.packing import IGNORE, NO_FEATURE, Sample
 from data_pipelines.tokenizers.chameleon import ChameleonVocabulary
 
-IGNORE = -1  # label of a position without loss
-NO_SLOT = -1  # slot of a position that is a token
-PICTURE = -1  # in an encoded turn: here stands the next picture
+IMAGE_MARK = -1  # in an encoded turn: here stands the next picture
 PLACEHOLDER = "<|image|>"
 SIZE_STEP = 32  # pixels that a size token counts in
 
@@ -64,7 +63,7 @@ class LayoutConfig:
         if self.code_stride < 1:
             raise ValueError(f"code_stride must be positive, not {self.code_stride}")
 
-    def parts(self, drawn: bool) -> tuple[bool, bool]:
+    def parts(self, *, drawn: bool) -> tuple[bool, bool]:
         """Whether a picture has (codes, continuous features), drawn or being read."""
         if self.encoding == "discrete":
             return True, False
@@ -90,7 +89,7 @@ def _check_template(name: str, template: str, field: str, pictures: int) -> None
 
 
 class Turn(NamedTuple):
-    """One message: encoded ids, int32 with `PICTURE` marks, and whether it is learnt.
+    """One message: encoded ids, int32 with `IMAGE_MARK`s, and whether it is learnt.
 
     The assistant's turns are learnt: they carry loss, and their pictures are drawn.
     """
@@ -99,33 +98,20 @@ class Turn(NamedTuple):
     learnt: bool
 
 
-class Picture(NamedTuple):
+class ImageContent(NamedTuple):
     """What a sequence needs of one picture; unused parts may be None.
 
     codes: codebook indices, int [rows, columns].
-    slots: its continuous block, int32 [N], as `anyres.continuous_slots` gives it, moved
-    by `anyres.move_slots` if other views come first.
+    feature_index: its continuous block, int32 [N], as `anyres.feature_indices` gives
+    it, moved by `anyres.shift_features` if other views of the sample come first.
     """
 
     codes: np.ndarray | None
-    slots: np.ndarray | None
-
-
-class Sample(NamedTuple):
-    """A sequence; three int32 arrays of one length.
-
-    tokens: ids, 0 at continuous positions. labels: the id that is to be predicted *at*
-    (not after) a position, or `IGNORE`. slots: index into the sample's flattened
-    continuous features, or `NO_SLOT`.
-    """
-
-    tokens: np.ndarray
-    labels: np.ndarray
-    slots: np.ndarray
+    feature_index: np.ndarray | None
 
 
 def encode_text(text: str, vocabulary: ChameleonVocabulary) -> np.ndarray:
-    """Returns the ids of one message, int32, with `PICTURE` for every `<|image|>`.
+    """Returns the ids of one message, int32, with `IMAGE_MARK` for every `<|image|>`.
 
     The pieces between placeholders are tokenised one by one, so that no token spans a
     picture.
@@ -133,7 +119,7 @@ def encode_text(text: str, vocabulary: ChameleonVocabulary) -> np.ndarray:
     pieces = text.split(PLACEHOLDER)
     ids = vocabulary.encode(pieces[0])
     for piece in pieces[1:]:
-        ids = [*ids, PICTURE, *vocabulary.encode(piece)]
+        ids = [*ids, IMAGE_MARK, *vocabulary.encode(piece)]
     return np.array(ids, np.int32)
 
 
@@ -173,7 +159,7 @@ def encode_conversation(
 
 def lay_out(
     turns: Sequence[Turn],
-    pictures: Sequence[Picture],
+    pictures: Sequence[ImageContent],
     vocabulary: ChameleonVocabulary,
     layout: LayoutConfig,
     name: str = "",
@@ -181,7 +167,7 @@ def lay_out(
     """Returns a conversation as one sequence.
 
     Args:
-        turns: the messages, with as many `PICTURE` marks in all as there are pictures.
+        turns: the messages, with as many `IMAGE_MARK`s in all as there are pictures.
         pictures: in the order of the marks.
         vocabulary: names the ids.
         layout: the options.
@@ -190,7 +176,7 @@ def lay_out(
     Raises:
         SequenceError: marks and pictures differ in number, or a picture lacks a part.
     """
-    marks = sum(int(np.count_nonzero(turn.ids == PICTURE)) for turn in turns)
+    marks = sum(int(np.count_nonzero(turn.ids == IMAGE_MARK)) for turn in turns)
     if marks != len(pictures):
         raise SequenceError(
             f"{_prefix(name)}{marks} marks for {len(pictures)} pictures"
@@ -202,22 +188,22 @@ def lay_out(
     blocks: list[np.ndarray | None] = []
     for turn in turns:
         for piece in np.split(turn.ids, _borders(turn.ids)):
-            if len(piece) and piece[0] == PICTURE:
+            if len(piece) and piece[0] == IMAGE_MARK:
                 picture = next(remaining)
-                has_codes, has_slots = layout.parts(turn.learnt)
+                has_codes, has_features = layout.parts(drawn=turn.learnt)
                 if has_codes and picture.codes is None:
                     raise SequenceError(
                         f"{_prefix(name)}its picture has no codes; pre-tokenise the "
                         "data set first"
                     )
-                if has_slots and picture.slots is None:
+                if has_features and picture.feature_index is None:
                     raise SequenceError(
                         f"{_prefix(name)}its picture has no continuous features, but "
                         f"encoding {layout.encoding!r} needs them"
                     )
                 codes = picture.codes if has_codes else None
-                ids.append(picture_ids(codes, vocabulary, layout))
-                blocks.append(picture.slots if has_slots else None)
+                ids.append(image_ids(codes, vocabulary, layout))
+                blocks.append(picture.feature_index if has_features else None)
             else:
                 ids.append(piece)
             learnt.append(turn.learnt)
@@ -230,12 +216,12 @@ def lay_out(
 
 
 def _borders(ids: np.ndarray) -> np.ndarray:
-    """Where to split encoded text so that every `PICTURE` stands alone."""
-    marks = np.flatnonzero(ids == PICTURE)
+    """Where to split encoded text so that every `IMAGE_MARK` stands alone."""
+    marks = np.flatnonzero(ids == IMAGE_MARK)
     return np.stack([marks, marks + 1], 1).ravel()
 
 
-def picture_ids(
+def image_ids(
     codes: np.ndarray | None, vocabulary: ChameleonVocabulary, layout: LayoutConfig
 ) -> np.ndarray:
     """Returns BOI, size tokens, codes with a newline after every row, EOI; int32.
@@ -302,18 +288,18 @@ def splice(
     ends = np.flatnonzero(tokens == vocabulary.eoi)
     if len(ends) != len(blocks):
         raise SequenceError(f"{len(ends)} EOI tokens for {len(blocks)} pictures")
-    no_slots = np.full(len(tokens), NO_SLOT, np.int32)
+    no_feature = np.full(len(tokens), NO_FEATURE, np.int32)
     parts: list[Sample] = []
     start = 0
     for end, block in zip(ends, blocks, strict=True):
         if block is None:
             continue
         before = slice(start, end)
-        parts.append(Sample(tokens[before], labels[before], no_slots[before]))
+        parts.append(Sample(tokens[before], labels[before], no_feature[before]))
         parts.append(_continuous(block, vocabulary, rule))
         start = end
     rest = slice(start, None)
-    parts.append(Sample(tokens[rest], labels[rest], no_slots[rest]))
+    parts.append(Sample(tokens[rest], labels[rest], no_feature[rest]))
     return Sample(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 
@@ -323,35 +309,32 @@ def _continuous(
     rule: Literal["paper", "released"],
 ) -> Sample:
     """SEP and a continuous block; newlines in it are tokens, but never labels."""
-    slots = np.concatenate([[NO_SLOT], block], dtype=np.int32)  # [1 + N]
-    tokens = np.where(slots == NEWLINE, np.int32(vocabulary.newline), np.int32(0))
+    feature_index = np.concatenate([[NO_FEATURE], block], dtype=np.int32)  # [1 + N]
+    tokens = np.where(
+        feature_index == NEWLINE, np.int32(vocabulary.newline), np.int32(0)
+    )
     tokens[0] = vocabulary.sep
-    labels = np.full(len(slots), IGNORE, np.int32)
+    labels = np.full(len(feature_index), IGNORE, np.int32)
     if rule == "released":
         labels[0] = vocabulary.sep
-    return Sample(tokens, labels, slots)
+    return Sample(tokens, labels, feature_index)
 
 
-def picture_length(
-    rows: int, columns: int, slots: int, layout: LayoutConfig, *, drawn: bool
+def image_length(
+    rows: int, columns: int, features: int, layout: LayoutConfig, *, drawn: bool
 ) -> int:
     """Returns how many positions a picture takes, BOI to EOI.
 
     Args:
         rows: of its codes.
         columns: of its codes.
-        slots: length of its continuous block, N.
+        features: length of its continuous block, N.
         layout: the options.
         drawn: whether it is drawn or read.
     """
-    has_codes, has_slots = layout.parts(drawn)
+    has_codes, has_features = layout.parts(drawn=drawn)
     codes = rows * (columns + 1) + 2 * layout.size_tokens if has_codes else 0
-    return 2 + codes + (1 + slots if has_slots else 0)
-
-
-def shift_labels(labels: np.ndarray) -> np.ndarray:
-    """Returns targets: at every position the label of the next, `IGNORE` at the end."""
-    return np.append(labels[1:], np.int32(IGNORE))
+    return 2 + codes + (1 + features if has_features else 0)
 
 
 def _prefix(name: str) -> str:

@@ -6,12 +6,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from data_pipelines.config import PairsConfig, PicturesConfig, SequencesConfig
 from data_pipelines.images.anyres import ViewsConfig
+from data_pipelines.images.pairs import ImagesConfig, PairsConfig
 from data_pipelines.storage import records
 from data_pipelines.storage.manifest import Manifest, file_digest
 from data_pipelines.storage.shards import write_split
 from data_pipelines.tokenizers.chameleon import ChameleonVocabulary, train_vocabulary
+from data_pipelines.unitoken.rows import SequencesConfig
 from data_pipelines.unitoken.sequence import LayoutConfig
 
 # Pictures of 32 px in 4 × 4 codes of 8 px, seen by an encoder of 4 × 4 patches.
@@ -24,7 +25,7 @@ SEQUENCES = SequencesConfig(
     prompt_drop=0.25,
     threads=0,
 )
-PICTURES = PicturesConfig(image_size=32, threads=0)
+IMAGES = ImagesConfig(image_size=32, threads=0)
 PAIRS = PairsConfig(image_size=32, text_length=8, threads=0)
 
 TEXTS = ["a red heart", "what is this?", "two apples on a blue background", "yes"]

@@ -6,9 +6,10 @@ import coded
 import numpy as np
 import pytest
 
-from data_pipelines.classes import class_names
-from data_pipelines.config import ClassesConfig
-from data_pipelines.loader import CodeFacts, LoaderError, make_loader
+from data_pipelines.classes import ClassesConfig, class_names
+from data_pipelines.elements import CodeSpec
+from data_pipelines.errors import LoaderError
+from data_pipelines.loader import make_loader
 from data_pipelines.storage import records
 from data_pipelines.storage.code_files import CodeFileError, CodeFiles
 from data_pipelines.storage.shards import Split
@@ -26,7 +27,7 @@ def test_codes_and_categories_of_records(tmp_path):
     split = Split(directory, "train")
     with make(directory, batch=6) as loader:
         batches = [next(loader) for _ in range(5)]
-        facts = CodeFacts(coded.SIZE, coded.CODEBOOKS, coded.CODES, 3)
+        facts = CodeSpec(coded.SIZE, coded.CODEBOOKS, coded.CODES, 3)
         assert loader.codes == facts
         assert list(loader.bad_records) == ["text/00000"]
     for batch in batches:
@@ -60,7 +61,7 @@ def test_published_files_give_one_of_ten_crops(published):
     np.testing.assert_array_equal(files[7]["codes"][3], stored[0, 3].T)
     crops = set()
     with make(published, batch=6) as loader:
-        assert loader.codes == CodeFacts(256, 8, None)
+        assert loader.codes == CodeSpec(256, 8, None)
         for _ in range(12):
             batch = next(loader)
             assert batch["codes"].shape == (6, 256, 8)

@@ -2,9 +2,8 @@
 
 import pytest
 
-from data_pipelines.batch_spec import batch_shapes
-from data_pipelines.config import KINDS, DataConfig, SequencesConfig, build_data
-from data_pipelines.loader import _STREAMS
+from data_pipelines.config import KINDS, DataConfig, build_data, kind_class
+from data_pipelines.unitoken.rows import SequencesConfig
 from unitoken_jax.config import ConfigError, plain
 
 
@@ -66,7 +65,7 @@ def test_what_is_no_group_is_refused(node):
 
 
 def test_a_missing_kind_is_refused():
-    with pytest.raises(ConfigError, match=r"data\.kind: missing; known are pictures, "):
+    with pytest.raises(ConfigError, match=r"data\.kind: missing; known are images, "):
         build_data({"image_size": 64}, "data")
 
 
@@ -74,16 +73,16 @@ def test_a_missing_kind_is_refused():
     ("kind", "name", "message"),
     [
         (
-            "liquid",
+            "unitok_mllm",
             "mixture",
-            r"of kind 'sequences'; did you mean 'liquid\.mixture'\?",
+            r"of kind 'sequences'; did you mean 'prompts\.mixture'\?",
         ),
-        ("sequences", "liquid", "only that of kind 'liquid'"),
-        ("sequences", "augment", "only that of kind 'pictures' or 'pairs'"),
+        ("sequences", "prompts", "only that of kind 'unitok_mllm'"),
+        ("sequences", "augment", "only that of kind 'images' or 'pairs'"),
         ("sequences", "text_length", r"'pairs'; did you mean 'row_length'\?"),
-        ("liquid", "canvas", "only that of kind 'sequences'"),
-        ("classes", "prompt_drop", "only that of kind 'sequences' or 'liquid'"),
-        ("pictures", "text_length", "only that of kind 'pairs'"),
+        ("unitok_mllm", "canvas", "only that of kind 'sequences'"),
+        ("classes", "prompt_drop", "only that of kind 'sequences' or 'unitok_mllm'"),
+        ("images", "text_length", "only that of kind 'pairs'"),
     ],
 )
 def test_a_field_of_another_kind_is_refused_with_its_name(kind, name, message):
@@ -95,8 +94,8 @@ def test_a_field_of_another_kind_is_refused_with_its_name(kind, name, message):
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_kind_has_no_field_but_its_own(kind):
     """Every field of every kind, at its default, is taken or refused, never ignored."""
-    own = plain(KINDS[kind]())  # pyright: ignore[reportCallIssue]
-    for cls in KINDS.values():
+    own = plain(kind_class(kind)())  # pyright: ignore[reportCallIssue]
+    for cls in map(kind_class, KINDS):
         for name, value in plain(cls()).items():  # pyright: ignore[reportCallIssue]
             node = {name: own.get(name, value), "kind": kind}
             if name in own:
@@ -107,8 +106,24 @@ def test_a_kind_has_no_field_but_its_own(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_kind_has_a_stream_and_shapes(kind):
+def test_every_kind_has_elements_and_shapes(kind):
     config = build_data({"kind": kind})
     assert config.kind == kind
-    assert type(config) in _STREAMS
-    assert batch_shapes(config, 2)
+    assert type(config) is kind_class(kind)
+    assert type(config).elements is not DataConfig.elements
+    assert config.batch_spec(2)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [("pictures", "images"), ("liquid", "unitok_mllm")]
+)
+def test_an_old_kind_is_refused_with_its_new_name(old, new):
+    with pytest.raises(
+        ConfigError, match=f"data.kind={old} is called data.kind={new} n"
+    ):
+        build_data({"kind": old}, "data")
+
+
+def test_an_old_field_is_refused_with_its_new_name():
+    with pytest.raises(ConfigError, match=r"data\.liquid is called data\.prompts now"):
+        build_data({"kind": "unitok_mllm", "liquid": {}}, "data")

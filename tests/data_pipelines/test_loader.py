@@ -11,20 +11,21 @@ import numpy as np
 import prepared
 import pytest
 
-from data_pipelines.config import AugmentConfig, MixtureConfig
-from data_pipelines.loader import LoaderError, make_loader
+from data_pipelines.errors import LoaderError
+from data_pipelines.images.pairs import AugmentConfig
+from data_pipelines.loader import make_loader
+from data_pipelines.packing import IGNORE, NO_FEATURE
 from data_pipelines.pretokenize import pretokenize
 from data_pipelines.storage import readers
 from data_pipelines.storage.readers import StorageError
 from data_pipelines.storage.record_cache import BadRecordsError
 from data_pipelines.storage.records import RecordError
 from data_pipelines.storage.shards import ShardError, Split
-from data_pipelines.unitoken.sequence import IGNORE, NO_SLOT, LayoutConfig
+from data_pipelines.unitoken.samples import MixtureConfig
+from data_pipelines.unitoken.sequence import LayoutConfig
 
 CONFIGS = {
-    "pictures": replace(
-        prepared.PICTURES, augment=AugmentConfig(flip=0.5, background=0.5)
-    ),
+    "images": replace(prepared.IMAGES, augment=AugmentConfig(flip=0.5, background=0.5)),
     "pairs": prepared.PAIRS,
     "sequences": prepared.SEQUENCES,
 }
@@ -60,7 +61,7 @@ def test_shapes_and_types(kind, directory, vocabulary):
     shapes = {key: (value.shape, str(value.dtype)) for key, value in batch.items()}
     widest = batch["record"].shape[-1]
     expected = {
-        "pictures": {"image": ((4, 32, 32, 3), "uint8"), "record": ((4,), "int32")},
+        "images": {"image": ((4, 32, 32, 3), "uint8"), "record": ((4,), "int32")},
         "pairs": {
             "image": ((4, 32, 32, 3), "uint8"),
             "text": ((4, 8), "int32"),
@@ -68,7 +69,7 @@ def test_shapes_and_types(kind, directory, vocabulary):
         },
         "sequences": {
             **dict.fromkeys(
-                ("tokens", "segment_ids", "positions", "targets", "slots"),
+                ("tokens", "segment_ids", "positions", "targets", "feature_index"),
                 ((4, 160), "int32"),
             ),
             "pixels": ((4, 3, 32, 32, 3), "uint8"),
@@ -206,7 +207,7 @@ def test_seed_changes_the_stream(kind, directory, vocabulary):
 
 
 def test_an_epoch_shows_every_picture_once_and_the_next_in_another_order(directory):
-    loader = make_loader(prepared.PICTURES, directory, batch=4, seed=0)
+    loader = make_loader(prepared.IMAGES, directory, batch=4, seed=0)
     assert loader.steps_per_epoch == 6
     batches = take(loader, 12)
     first, second = (
@@ -267,8 +268,8 @@ def test_rows_hold_what_was_laid_out(directory, vocabulary):
             assert (np.diff(segments[:used]) >= 0).all()
             assert (segments[used:] == 0).all()
             assert (batch["targets"][row][used:] == IGNORE).all()
-            slots = batch["slots"][row]
-            shown = slots[slots != NO_SLOT]
+            slots = batch["feature_index"][row]
+            shown = slots[slots != NO_FEATURE]
             # Every feature of every view in order, views packed from the front.
             assert shown.tolist() == list(range(len(shown)))
             views = len(shown) // 16
@@ -314,7 +315,7 @@ def test_discrete_rows_hold_no_pixels_and_decode_none(tmp_path):
     )
     (batch,) = take(make_loader(config, directory, vocabulary, batch=2, seed=0), 1)
     assert batch["pixels"].shape == (2, 0, 32, 32, 3)
-    assert (batch["slots"] == NO_SLOT).all()
+    assert (batch["feature_index"] == NO_FEATURE).all()
 
 
 @KINDS
@@ -345,7 +346,7 @@ def test_a_bad_picture_is_set_aside_and_the_run_goes_on(kind, tmp_path):
 def test_more_bad_records_than_allowed_end_the_run(threads, tmp_path):
     changes = {f"r{i}": {"image": b"no picture"} for i in range(3)}
     directory = prepared.make(tmp_path / "set", **changes)
-    config = replace(prepared.PICTURES, bad_limit=2, threads=threads)
+    config = replace(prepared.IMAGES, bad_limit=2, threads=threads)
     # Eight steps are three epochs: whichever comes first meets all bad records.
     loader = make_loader(config, directory, batch=8, seed=0)
     message = r"3 records had to be set aside and bad_limit is 2; the first is picture/"
@@ -373,7 +374,7 @@ def test_a_file_that_goes_away_ends_the_run_in_a_sentence(
     monkeypatch.setattr(readers, "_PAUSES", (0.0,))
     monkeypatch.setattr(readers, "_MOST_OPEN", 1)  # so that files are opened again
     directory = prepared.make(tmp_path / "set")
-    config = replace(prepared.PICTURES, cache_mib=0, threads=threads)
+    config = replace(prepared.IMAGES, cache_mib=0, threads=threads)
     loader = make_loader(config, directory, batch=4, seed=0)
     path = directory / "train.pictures-00001-of-00002.array_record"
     with loader:
@@ -408,7 +409,7 @@ def test_records_without_codes_are_refused_with_what_to_do(tmp_path):
     layout = replace(prepared.SEQUENCES.layout, encoding="continuous")
     read_only = replace(prepared.SEQUENCES, mixture=mixture, layout=layout)
     (batch,) = take(make_loader(read_only, directory, vocabulary, batch=2, seed=0), 1)
-    assert (batch["slots"] != NO_SLOT).any()
+    assert (batch["feature_index"] != NO_FEATURE).any()
 
 
 @pytest.mark.parametrize(
@@ -434,7 +435,7 @@ def test_codes_of_pictures_shown_otherwise_are_refused(
 
 
 def test_identify_names_records_once(directory):
-    with make_loader(prepared.PICTURES, directory, batch=4, seed=0) as loader:
+    with make_loader(prepared.IMAGES, directory, batch=4, seed=0) as loader:
         names = loader.identify(np.array([[3, -1], [0, 3]]))
     assert names == ["picture/00003", "picture/00000"]
 
@@ -459,19 +460,17 @@ def test_closing_leaves_no_threads(directory, vocabulary):
 
 def test_refusals(directory, tmp_path):
     with pytest.raises(LoaderError, match="host 0 of 3 cannot take an equal part of a"):
-        make_loader(prepared.PICTURES, directory, batch=4, seed=0, hosts=3)
+        make_loader(prepared.IMAGES, directory, batch=4, seed=0, hosts=3)
     with pytest.raises(LoaderError, match="kind 'pairs' needs a vocabulary"):
         make_loader(prepared.PAIRS, directory, batch=4, seed=0)
     with pytest.raises(ShardError, match="no split 'test'"):
-        make_loader(
-            replace(prepared.PICTURES, split="test"), directory, batch=4, seed=0
-        )
+        make_loader(replace(prepared.IMAGES, split="test"), directory, batch=4, seed=0)
     with (
-        make_loader(prepared.PICTURES, directory, batch=4, seed=0) as loader,
+        make_loader(prepared.IMAGES, directory, batch=4, seed=0) as loader,
         pytest.raises(LoaderError, match="a position is an element from 0 on, not -1"),
     ):
         loader.position = -1
-    elsewhere = replace(prepared.PICTURES, directory=str(directory))
+    elsewhere = replace(prepared.IMAGES, directory=str(directory))
     make_loader(elsewhere, tmp_path / "absent", batch=4, seed=0).close()
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from data_pipelines.config import PicturesConfig
+from data_pipelines.images.pairs import ImagesConfig
 from unitoken_jax.config import ConfigError
 from unitoken_jax.evaluate.evaluator import EvaluatedRun, batches, evenly_spaced
 
@@ -13,7 +13,7 @@ def test_a_stage_that_has_seen_no_caption_is_refused(evaluator):
     """As a UniTok that learned from images alone, where its evaluator is named."""
     said = f"config.evaluation.{evaluator}: .* kind 'pictures', which has no captions"
     with pytest.raises(ConfigError, match=said):
-        EvaluatedRun.caption_encoder(None, evaluator, PicturesConfig())
+        EvaluatedRun.caption_encoder(None, evaluator, ImagesConfig())
 
 
 def test_batches_have_one_size_and_say_what_counts():

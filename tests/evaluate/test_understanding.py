@@ -115,7 +115,7 @@ def test_scored_answers_are_as_training_lays_them_out(assistant, vocabulary, vie
     reply = assistant.composer.reply("a bird")
     messages = [samples.ask("what?", layout), "a bird"]
     turns = sequence.encode_conversation(messages, 1, vocabulary)
-    picture = sequence.Picture(codes, slots[slots >= 0])
+    picture = sequence.ImageContent(codes, slots[slots >= 0])
     sample = sequence.lay_out(turns, [picture], vocabulary, layout)
     np.testing.assert_array_equal(np.append(tokens, reply), sample.tokens)
     assert sample.labels[sample.labels >= 0].tolist() == reply.tolist()

@@ -116,8 +116,8 @@ def test_guidance_of_one_is_no_guidance(run, layout, rows):
 def test_contexts_are_what_training_saw(vocabulary, data_config):
     v = vocabulary
     codes = np.zeros((2, 2), np.int32)
-    picture = sequence.Picture(codes, np.zeros(0, np.int32))
-    answer = sequence.Turn(np.array([sequence.PICTURE]), learnt=True)
+    picture = sequence.ImageContent(codes, np.zeros(0, np.int32))
+    answer = sequence.Turn(np.array([sequence.IMAGE_MARK]), learnt=True)
 
     def trained(prompt):
         turns = [sequence.Turn(prompt, learnt=False), answer]

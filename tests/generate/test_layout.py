@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_pipelines.tokenizers.chameleon import ChameleonVocabulary, train_vocabulary
-from data_pipelines.unitoken.sequence import LayoutConfig, picture_ids
+from data_pipelines.unitoken.sequence import LayoutConfig, image_ids
 from unitoken_jax.generate.layout import image_layout
 
 
@@ -33,7 +33,7 @@ def test_schedule_of_a_small_picture(vocabulary):
 def test_layout_is_that_of_the_training_data(vocabulary, high, wide, sized, seed):
     rows, columns = 2 * high, 2 * wide
     codes = np.random.default_rng(seed).integers(0, 16, (rows, columns))
-    trained = picture_ids(codes, vocabulary, LayoutConfig(size_tokens=sized))
+    trained = image_ids(codes, vocabulary, LayoutConfig(size_tokens=sized))
     layout = image_layout(
         vocabulary, rows, columns, sizes=(high, wide) if sized else None
     )

@@ -58,7 +58,7 @@ def logits(system):
         slots = jnp.where(place < length, -1, place - length)
         batch = {
             "tokens": jnp.where(slots < 0, tokens, 0)[None],
-            "slots": jnp.minimum(slots, SIZE - 1)[None],
+            "feature_index": jnp.minimum(slots, SIZE - 1)[None],
             "positions": place[None],
             "segment_ids": jnp.ones((1, LONGEST), jnp.int32),
             "codes": codes[None, None],
@@ -181,7 +181,7 @@ def test_greedy_answers_equal_uncached_ones(system):
             index[0, : len(place)] = place
             batch = {
                 "tokens": filled,
-                "slots": index,
+                "feature_index": index,
                 "positions": np.arange(14)[None],
                 "segment_ids": np.ones((1, 14), np.int32),
                 "codes": picture[None],
@@ -214,7 +214,7 @@ def test_likelihood_of_answers_is_that_of_uncached_next_tokens(system):
         tokens = np.append(row, reply)[None]
         whole = {
             "tokens": tokens,
-            "slots": np.append(place, np.full(len(reply), -1))[None],
+            "feature_index": np.append(place, np.full(len(reply), -1))[None],
             "positions": np.arange(tokens.size)[None],
             "segment_ids": np.ones_like(tokens),
             "codes": picture[None],
@@ -240,12 +240,12 @@ def test_the_loss_of_a_batch_is_of_the_same_numbers(system, logits):
     slots[0, length : length + SIZE] = np.arange(SIZE)
     batch = {
         "tokens": tokens,
-        "slots": slots,
+        "feature_index": slots,
         "positions": np.arange(LONGEST, dtype=np.int32)[None],
         "segment_ids": np.ones((1, LONGEST), np.int32),
         "targets": np.full((1, LONGEST), -1, np.int32),
         "codes": codes[None, None],
-        "draws": (length - 1 + np.arange(SIZE, dtype=np.int32))[None],
+        "image_target_positions": (length - 1 + np.arange(SIZE, dtype=np.int32))[None],
     }
     _, metrics = jax.jit(lambda p, b, k: unitok_mllm.loss(model, p, b, k))(
         params, batch, jax.random.key(0)

@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from data_pipelines.unitoken.prompts import Composer
+from data_pipelines.unitoken.prompts import UniTokenPrompts
 from unitoken_jax.config import UserError
 from unitoken_jax.files import json_lines
 from unitoken_jax.generate import __main__ as command
@@ -46,7 +46,7 @@ def voice(vocabulary, data_config):
 
     return SimpleNamespace(
         config=SimpleNamespace(batch=2),
-        composer=Composer(vocabulary, data_config),
+        composer=UniTokenPrompts(vocabulary, data_config),
         draw=draw,
         answer=answer,
     )

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from data_pipelines.unitoken.sequence import shift_labels
+from data_pipelines.packing import shift_labels
 from tests.models import golden
 from unitoken_jax.convert import unitok_mllm as tables
 from unitoken_jax.convert.table import expected_shapes, export_tensors, import_tensors
@@ -99,9 +99,9 @@ def packed(rows, length, images):
         "segment_ids": blank.copy(),
         "positions": blank.copy(),
         "targets": blank - 1,
-        "slots": blank - 1,
+        "feature_index": blank - 1,
         "codes": np.zeros((len(rows), images, SIZE, codebooks), np.int32),
-        "draws": np.full((len(rows), images * SIZE), -1, np.int32),
+        "image_target_positions": np.full((len(rows), images * SIZE), -1, np.int32),
     }
     all_samples, places = list(samples()), {}
     for row, numbers in enumerate(rows):
@@ -114,10 +114,11 @@ def packed(rows, length, images):
             batch["segment_ids"][row, place] = segment
             batch["positions"][row, place] = np.arange(len(tokens))
             batch["targets"][row, place] = targets
-            batch["slots"][row, place] = np.where(slots < 0, -1, slots + SIZE * seen)
+            index = np.where(slots < 0, -1, slots + SIZE * seen)
+            batch["feature_index"][row, place] = index
             batch["codes"][row, seen : seen + len(codes)] = codes
             places_of_draws = SIZE * seen + np.arange(len(draws))
-            batch["draws"][row, places_of_draws] = draws + start
+            batch["image_target_positions"][row, places_of_draws] = draws + start
             start, seen = place.stop, seen + len(codes)
     return batch, places
 
@@ -129,7 +130,7 @@ def test_forward_is_the_published_one(published):
 
     def run(module):
         features = module.embed_images(batch["codes"])
-        embeddings = module.embed(batch["tokens"], batch["slots"], features)
+        embeddings = module.embed(batch["tokens"], batch["feature_index"], features)
         return embeddings, module.logits(module(batch))
 
     embeddings, logits = jax.jit(partial(model.apply, method=run))({"params": params})
@@ -168,12 +169,13 @@ def test_drawing_token_by_token_equals_training(published):
     model, params = published
     batch, _ = packed([[0], [3]], 26, 1)
     codebooks = model.config.codebooks
-    boi = batch["draws"][:, 0]
+    boi = batch["image_target_positions"][:, 0]
 
     def whole(module):
         features = module.embed_images(batch["codes"])
         hidden = module(batch)
-        state = jnp.take_along_axis(hidden, batch["draws"][..., None], axis=1)
+        places = batch["image_target_positions"][..., None]
+        state = jnp.take_along_axis(hidden, places, axis=1)
         states = module.depth(state, batch["codes"][:, 0])
         return features, module.depth.logits(states)
 

@@ -11,10 +11,11 @@ import pytest
 from data_pipelines.images.anyres import (
     UNITOKEN_GRIDS,
     ViewsConfig,
-    continuous_slots,
-    move_slots,
+    feature_indices,
+    shift_features,
 )
-from data_pipelines.unitoken.sequence import shift_labels, splice
+from data_pipelines.packing import shift_labels
+from data_pipelines.unitoken.sequence import splice
 from tests.models import golden
 from tests.models.random_weights import random_weights
 from unitoken_jax.convert import unitoken as tables
@@ -76,7 +77,7 @@ def samples():
     for i in range(4):
         height, width, _ = stored[f"raw.{i}"].shape
         tokens, labels = (stored[f"{name}.{i}"] for name in ("tokens", "labels"))
-        block = continuous_slots(width, height, views)
+        block = feature_indices(width, height, views)
         labels = np.maximum(labels, -1).astype(np.int32)
         sample = splice(tokens.astype(np.int32), labels, [block], IDS, "released")
         yield sample, golden.channels_last(stored[f"pixels.{i}"])
@@ -93,7 +94,7 @@ def packed(rows, length):
             ("segment_ids", 0),
             ("positions", 0),
             ("targets", -1),
-            ("slots", -1),
+            ("feature_index", -1),
         )
     }
     batch["pixels"] = np.zeros((len(rows), views, 56, 56, 3), np.float32)
@@ -108,7 +109,8 @@ def packed(rows, length):
             batch["segment_ids"][row, place] = segment
             batch["positions"][row, place] = np.arange(len(sample.tokens))
             batch["targets"][row, place] = shift_labels(sample.labels)
-            batch["slots"][row, place] = move_slots(sample.slots, 16 * seen)
+            index = shift_features(sample.feature_index, 16 * seen)
+            batch["feature_index"][row, place] = index
             batch["pixels"][row, seen : seen + len(pictures)] = pictures
             start, seen = place.stop, seen + len(pictures)
     return batch, places
@@ -132,7 +134,7 @@ def test_forward_and_loss_are_the_published_ones(published, rows, length):
 
     def run(module, batch):
         features = module.embed_images(batch["pixels"])
-        embeddings = module.embed(batch["tokens"], batch["slots"], features)
+        embeddings = module.embed(batch["tokens"], batch["feature_index"], features)
         return embeddings, module.logits(module(batch))
 
     embeddings, logits = jax.jit(partial(model.apply, method=run))(
@@ -213,7 +215,7 @@ def small_batch():
         "segment_ids": np.ones((1, 14), np.int32),
         "positions": np.arange(14, dtype=np.int32)[None],
         "targets": shift_labels(labels)[None],
-        "slots": np.array([slots], np.int32),
+        "feature_index": np.array([slots], np.int32),
         "pixels": rng.integers(0, 256, (1, 2, 8, 8, 3), np.uint8),
     }
 
@@ -245,7 +247,7 @@ def test_features_stand_where_their_slots_say():
 
     def run(module):
         features = module.embed_images(batch["pixels"])
-        return features, module.embed(batch["tokens"], batch["slots"], features)
+        return features, module.embed(batch["tokens"], batch["feature_index"], features)
 
     features, embeddings = jax.jit(
         lambda params: model.apply({"params": params}, method=run)
@@ -261,7 +263,7 @@ def test_without_an_image_tower_codes_are_all_there_is():
     batch = small_batch()
     step = jax.jit(partial(unitoken.loss, model))
     total, _ = step(params, batch, jax.random.key(0))
-    del batch["pixels"], batch["slots"]
+    del batch["pixels"], batch["feature_index"]
     assert float(step(params, batch, jax.random.key(0))[0]) == float(total)
 
 

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, Mesh
 
-from data_pipelines.loader import HostShare, LoaderError, equal_part
+from data_pipelines.errors import LoaderError
+from data_pipelines.loader import HostShard, equal_part
 from unitoken_jax.parallel.mesh import AXES, MeshConfig, make_mesh
 from unitoken_jax.parallel.rows import local_rows, place
 
@@ -38,7 +39,7 @@ def test_rows_follow_the_devices_not_their_order():
 
 
 def test_a_host_builds_any_part_of_every_batch():
-    share = HostShare(8, [1, 2, 6])
+    share = HostShard(8, [1, 2, 6])
     assert [share[i][1] for i in range(6)] == [1, 2, 6, 9, 10, 14]
     assert list(equal_part(8, 1, 4)) == [2, 3]
     with pytest.raises(LoaderError, match="host 0 of 3 cannot take an equal part"):

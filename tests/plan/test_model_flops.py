@@ -5,7 +5,6 @@ import jax.numpy as jnp
 import pytest
 
 from configs import llama_2_7b, llamagen, unitok_mllm_7b_pretrain, unitok_pictures
-from data_pipelines.batch_spec import batch_shapes
 from data_pipelines.config import build_data
 from unitoken_jax.models import registry
 from unitoken_jax.plan import model_flops
@@ -41,10 +40,8 @@ def counted_of(config) -> float:
     """FLOPs of a step of the only stage of a config."""
     (job,) = build_chain(config).stages.values()
     system = registry.build(job.model, "config.model")
-    shapes = batch_shapes(
-        build_data(job.data),
-        job.train.batch,
-        getattr(system.config, "codebooks", 1),
+    shapes = build_data(job.data).batch_spec(
+        job.train.batch, codebooks=getattr(system.config, "codebooks", 1)
     )
     layout = stage.lay_out(job, system, "config", jax.devices())
     batch = {

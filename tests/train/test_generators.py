@@ -61,11 +61,11 @@ def chain(data_dir, vocabulary):
     still = {"pattern": "embedder/quantizer/.*", "frozen": True}
     rest = {"pattern": ".*", "exclude": "embedder/quantizer/.*"}
     usage = {"pattern": ".*/usage", "frozen": True}
-    liquid = {"request": "{caption}", "question": "<|image|>{question}"}
+    prompts = {"request": "{caption}", "question": "<|image|>{question}"}
     stages = {
         "tokenizer": {
             "model": tokenizer,
-            "data": {"kind": "pictures", "image_size": IMAGE},
+            "data": {"kind": "images", "image_size": IMAGE},
             "groups": {
                 "all": {"pattern": ".*", "exclude": ".*/usage"},
                 "usage": usage,
@@ -76,11 +76,11 @@ def chain(data_dir, vocabulary):
             "codes": {"stage": "tokenizer"},
             "init": {"embedder/quantizer": "tokenizer:quantizer"},
             "data": {
-                "kind": "liquid",
+                "kind": "unitok_mllm",
                 "image_size": IMAGE,
                 "row_length": 96,
                 "row_views": 3,
-                "liquid": liquid,
+                "prompts": prompts,
             },
             "groups": {"still": still, "rest": rest},
         },

@@ -11,7 +11,7 @@ from unitoken_jax.train.job import CONFIG, build_chain, chain_of, write_config
 JOB = {
     "seed": 0,
     "model": {"kind": "vqgan"},
-    "data": {"kind": "pictures"},
+    "data": {"kind": "images"},
     "optimizer": {"learning_rate": 1e-3},
     "train": {"steps": 10, "batch": 8},
 }

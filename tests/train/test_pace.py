@@ -13,7 +13,7 @@ def _chain():
         return {
             "seed": 0,
             "model": {"kind": kind},
-            "data": {"kind": "pictures", **data},
+            "data": {"kind": "images", **data},
             "optimizer": {"learning_rate": 1.0},
             "train": {"steps": steps, "batch": batch},
         }

@@ -76,7 +76,7 @@ def test_accumulation_takes_rows_that_show_no_pixels(kind) -> None:
     shapes = {path: leaf.shape for path, leaf in flatten(params).items()}
     optimizer = make_optimizer(OptimizerConfig(learning_rate=1e-3), shapes, 3)
     batch = tiny_unitoken.batch(0)
-    batch["slots"] = np.full_like(batch["slots"], -1)
+    batch["feature_index"] = np.full_like(batch["feature_index"], -1)
     batch["pixels"] = batch["pixels"][:, :0]
     key, step = jax.random.key(1), jnp.int32(0)
     whole, parts = (

@@ -99,7 +99,7 @@ def get_config(
     stages = {
         "tokenizer": {
             "model": tokenizer | {"n_embed": CODES},
-            "data": {"kind": "pictures", "image_size": IMAGE},
+            "data": {"kind": "images", "image_size": IMAGE},
         },
         "siglip": {
             "model": {"kind": "siglip", "vision": vision, "text": text, "embed": 16},

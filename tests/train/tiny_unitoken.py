@@ -39,6 +39,6 @@ def batch(step: int) -> dict[str, np.ndarray]:
         "segment_ids": segments,
         "positions": positions,
         "targets": np.where((segments > 0) & (slots < 0), targets, -1).astype(np.int32),
-        "slots": slots,
+        "feature_index": slots,
         "pixels": rng.integers(0, 256, (ROWS, 1, 8, 8, 3), np.uint8),
     }

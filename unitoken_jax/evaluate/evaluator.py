@@ -18,15 +18,15 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from data_pipelines.config import DataConfig, PairsConfig, build_data
+from data_pipelines.config import DataConfig, build_data
 from data_pipelines.errors import DataError
 from data_pipelines.images import decoding, transforms
-from data_pipelines.images.pairs import caption_encoder
+from data_pipelines.images.pairs import PairsConfig, caption_encoder
 from data_pipelines.prepare.scenes import NEW_COMPOSITION
+from data_pipelines.prompts import PromptError, short
 from data_pipelines.storage.records import Question, Record
 from data_pipelines.storage.shards import Split
 from data_pipelines.tokenizers.chameleon import ChameleonVocabulary
-from data_pipelines.unitoken.prompts import PromptError, short
 from unitoken_jax import config as configs
 from unitoken_jax.config import ConfigError, Name, Seed, UserError
 from unitoken_jax.evaluate.statistics import accuracy

@@ -31,12 +31,13 @@ from data_pipelines.classes import class_names
 from data_pipelines.config import build_data
 from data_pipelines.errors import DataError
 from data_pipelines.images import decoding
+from data_pipelines.prompts import ClassPrompts
 from data_pipelines.storage.code_files import find_code_files
 from data_pipelines.storage.integrity import check_tokenizer
 from data_pipelines.tokenizers.chameleon import ChameleonVocabulary
 from data_pipelines.tokenizers.tokenizer import read_vocabulary
-from data_pipelines.unitok_mllm.prompts import ClassComposer, LiquidComposer
-from data_pipelines.unitoken.prompts import Composer
+from data_pipelines.unitok_mllm.prompts import MLLMPrompts
+from data_pipelines.unitoken.prompts import UniTokenPrompts
 from unitoken_jax import config as configs
 from unitoken_jax.checkpoint import reader as checkpoints
 from unitoken_jax.config import ConfigError, UserError, nearest
@@ -210,16 +211,16 @@ def load(chain: Chain, workdir: Path, **changes: Any) -> Voice:
         check_tokenizer(directory, "tokenizer.json")
         if model.system.kind == "unitoken":
             vocabulary = ChameleonVocabulary.from_file(directory / "tokenizer.json")
-            return Assistant(composer=Composer(vocabulary, model.data), **parts)
+            return Assistant(composer=UniTokenPrompts(vocabulary, model.data), **parts)
         stride = tokenizer.system.config.vision.factor
         if model.system.kind == "unitok_mllm":
             words = read_vocabulary(directory / "tokenizer.json")
-            composer = LiquidComposer(words, model.data, stride)
+            composer = MLLMPrompts(words, model.data, stride)
             return LiquidAssistant(composer=composer, **parts)
         numbered = find_code_files(directory) is not None
         names = None if numbered else class_names(directory)
         classes = model.system.config.classes
-        composer = ClassComposer(names, classes, model.data, stride)
+        composer = ClassPrompts(names, classes, model.data, stride)
         return Artist(composer=composer, **parts)
     except DataError as error:
         raise UserError(f"config.stages.{name}.data: {error}.") from error

@@ -129,12 +129,12 @@ def log_likelihood(
     valid = jnp.concatenate([context.valid, jnp.ones_like(place, bool)], axis=1)
     batch = {
         "tokens": jnp.concatenate([context.tokens, jnp.zeros_like(place)], axis=1),
-        "slots": jnp.concatenate([context.slots, place], axis=1),
+        "feature_index": jnp.concatenate([context.slots, place], axis=1),
         "segment_ids": valid.astype(jnp.int32),
         "positions": positions(valid),
         "codes": codes[:, None],
         # A token is predicted one place before its own.
-        "draws": context.tokens.shape[1] - 1 + place,
+        "image_target_positions": context.tokens.shape[1] - 1 + place,
     }
     hidden = call(model, params, "__call__", batch)
     scores, _ = call(model, params, "score_drawn", hidden, batch)

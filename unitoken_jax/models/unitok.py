@@ -312,7 +312,7 @@ def system(config: UniTokConfig) -> System:
         partial(unitok_objective.loss, module),
         inputs,
         DataNeeds(
-            ("pairs",) if objective.contrasts else ("pairs", "pictures"),
+            ("pairs",) if objective.contrasts else ("pairs", "images"),
             pixels_per_code=config.vision.factor,
             text_length="text.length" if objective.contrasts else None,
         ),

@@ -169,7 +169,7 @@ class UniTokMllm(nn.Module):
             codes: int32 [B, I, S, K].
 
         Returns:
-            [B, I * S, D], which `slots` index.
+            [B, I * S, D], which `feature_index` points into.
         """
         rows, images, *shape = codes.shape
         # [B, I, S, K] → [B · I, S, K] → [B · I, S, D]
@@ -180,34 +180,36 @@ class UniTokMllm(nn.Module):
     def embed(
         self,
         tokens: jax.Array,
-        slots: jax.Array | None = None,
+        feature_index: jax.Array | None = None,
         features: jax.Array | None = None,
     ) -> jax.Array:
         """Embeddings of a row, image tokens in their places.
 
         Args:
             tokens: int32 [B, T]; whatever it holds at image tokens is not used.
-            slots: int32 [B, T], index into the row's image tokens or -1.
+            feature_index: int32 [B, T], index into the row's image tokens or -1.
             features: [B, I * S, D]; None for text only.
 
         Returns:
             [B, T, D].
         """
         embeddings = self.decoder.embed(tokens)
-        if slots is None or features is None:
+        if feature_index is None or features is None:
             return embeddings
-        index = jnp.maximum(slots, 0)[..., None]
+        index = jnp.maximum(feature_index, 0)[..., None]
         gathered = jnp.take_along_axis(features, index, axis=1)
         return jnp.where(
-            (slots >= 0)[..., None], gathered.astype(embeddings.dtype), embeddings
+            (feature_index >= 0)[..., None],
+            gathered.astype(embeddings.dtype),
+            embeddings,
         )
 
     def __call__(self, batch: Batch, deterministic: bool = True) -> jax.Array:
         """Runs packed rows.
 
         Args:
-            batch: `tokens`, `positions`, `segment_ids`, `slots` int32 [B, T] and
-                `codes` int32 [B, I, S, K]; I may be 0.
+            batch: `tokens`, `positions`, `segment_ids`, `feature_index` int32 [B, T]
+                and `codes` int32 [B, I, S, K]; I may be 0.
             deterministic: False for dropout, which needs the rng `dropout`.
 
         Returns:
@@ -215,7 +217,7 @@ class UniTokMllm(nn.Module):
         """
         codes = batch["codes"]
         features = self.embed_images(codes) if codes.shape[1] else None
-        embeddings = self.embed(batch["tokens"], batch["slots"], features)
+        embeddings = self.embed(batch["tokens"], batch["feature_index"], features)
         return self.decoder(
             embeddings, batch["positions"], batch["segment_ids"], deterministic
         )
@@ -235,21 +237,22 @@ class UniTokMllm(nn.Module):
 
         Args:
             hidden: [B, T, D], of `__call__`.
-            batch: as there, and `draws` int32 [B, M]: places of a row whose next one is
-                an image token with loss, or -1. M bounds the work of the depth head.
+            batch: as there, and `image_target_positions` int32 [B, M]: places of a row
+                whose next one is an image token with loss, or -1. M bounds the work of
+                the depth head.
             deterministic: False for dropout.
 
         Returns:
             Their scores, and the codes int32 [B, M, K], -1 where there is no loss.
         """
-        draws, codes = batch["draws"], batch["codes"]
-        place = jnp.maximum(draws, 0)
+        positions, codes = batch["image_target_positions"], batch["codes"]
+        place = jnp.maximum(positions, 0)
         state = jnp.take_along_axis(hidden, place[..., None], axis=1)  # [B, M, D]
-        slot = jnp.take_along_axis(batch["slots"], place + 1, axis=1)
+        index = jnp.take_along_axis(batch["feature_index"], place + 1, axis=1)
         flat = codes.reshape(codes.shape[0], -1, codes.shape[-1])  # [B, I * S, K]
-        chosen = jnp.take_along_axis(flat, jnp.maximum(slot, 0)[..., None], axis=1)
+        chosen = jnp.take_along_axis(flat, jnp.maximum(index, 0)[..., None], axis=1)
         features = self.depth(state, chosen, deterministic)
-        targets = jnp.where((draws >= 0)[..., None], chosen, -1)
+        targets = jnp.where((positions >= 0)[..., None], chosen, -1)
         return self.depth.score(features, targets), targets
 
     def initialise(self) -> None:
@@ -305,7 +308,7 @@ def loss(
 
     def run(model: UniTokMllm) -> tuple[jax.Array, CodeSums | None]:
         hidden = model(batch, deterministic=False)
-        if not batch["codes"].shape[1] or not batch["draws"].shape[1]:
+        if not batch["codes"].shape[1] or not batch["image_target_positions"].shape[1]:
             return hidden, None
         scores, codes = model.score_drawn(hidden, batch, deterministic=False)
         return hidden, sum_codes(scores, codes)
@@ -337,7 +340,7 @@ def system(config: UniTokMllmConfig) -> System:
 
     def uncounted(batch: Shapes, learns: Learns) -> float:
         rows, pictures, length, depths = batch["codes"].shape
-        places = batch["draws"].size
+        places = batch["image_target_positions"].size
         decoder = config.decoder
         seen = learns("embedder/quantizer", "embedder/projection")
         upward = learns("decoder", "embedder")
@@ -358,7 +361,7 @@ def system(config: UniTokMllmConfig) -> System:
         partial(loss, module),
         lambda: {"method": "initialise"},
         DataNeeds(
-            ("liquid",),
+            ("unitok_mllm",),
             vocabulary={"decoder.vocab_size": "size"},
             codes={"codebooks": "codebooks", "codes": "size"},
         ),

@@ -116,7 +116,7 @@ class UniToken(nn.Module):
             views: [B, I, H, W, 3], uint8 or float in [-1, 1].
 
         Returns:
-            [B, I * S, D], which `slots` index.
+            [B, I * S, D], which `feature_index` points into.
         """
         rows, images, *size = views.shape
         # As many as the devices that share a row can share equally, blank ones added.
@@ -134,25 +134,25 @@ class UniToken(nn.Module):
     def embed(
         self,
         tokens: jax.Array,
-        slots: jax.Array | None = None,
+        feature_index: jax.Array | None = None,
         features: jax.Array | None = None,
     ) -> jax.Array:
         """Embeddings of a row, continuous features in their places.
 
         Args:
             tokens: int32 [B, T]; whatever it holds at continuous places is not used.
-            slots: int32 [B, T], index into the row's features or -1.
+            feature_index: int32 [B, T], index into the row's features or -1.
             features: [B, I * S, D]; None for tokens only.
 
         Returns:
             [B, T, D].
         """
         embeddings = self.decoder.embed(tokens)
-        if slots is None or features is None:
+        if feature_index is None or features is None:
             return embeddings
-        index = jnp.maximum(slots, 0)[..., None]
+        index = jnp.maximum(feature_index, 0)[..., None]
         gathered = jnp.take_along_axis(features, index, axis=1)
-        continuous = (slots >= 0)[..., None]
+        continuous = (feature_index >= 0)[..., None]
         return jnp.where(continuous, gathered.astype(embeddings.dtype), embeddings)
 
     def __call__(self, batch: Batch, deterministic: bool = True) -> jax.Array:
@@ -160,7 +160,7 @@ class UniToken(nn.Module):
 
         Args:
             batch: `tokens`, `positions`, `segment_ids` [B, T] and, for continuous
-                features, `slots` [B, T] and `pixels` [B, I, H, W, 3].
+                features, `feature_index` [B, T] and `pixels` [B, I, H, W, 3].
             deterministic: False for dropout, which needs the rng `dropout`.
 
         Returns:
@@ -170,7 +170,7 @@ class UniToken(nn.Module):
         features = None
         if self.config.vision is not None and pictures is not None:
             features = self.embed_images(pictures) if pictures.shape[1] else None
-        embeddings = self.embed(batch["tokens"], batch.get("slots"), features)
+        embeddings = self.embed(batch["tokens"], batch.get("feature_index"), features)
         return self.decoder(
             embeddings, batch["positions"], batch["segment_ids"], deterministic
         )

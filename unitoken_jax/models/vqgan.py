@@ -398,7 +398,7 @@ def system(config: VQGANConfig) -> System:
         module,
         functools.partial(loss, module),
         inputs,
-        DataNeeds(("pictures", "pairs"), pixels_per_code=config.factor),
+        DataNeeds(("images", "pairs"), pixels_per_code=config.factor),
         whole_batch=config.whole_batch,
         image_tokenizer=module,
         evaluators=(

@@ -15,7 +15,6 @@ from typing import Any
 import jax
 from absl import flags
 
-from data_pipelines.batch_spec import batch_shapes
 from data_pipelines.config import PackedConfig, build_data
 from unitoken_jax import config as configs
 from unitoken_jax import convert
@@ -51,7 +50,7 @@ def plan(job: Job, topology: topologies.Topology, text: Path | None = None) -> A
     system = registry.build(job.model, f"{at}.model")
     data = build_data(job.data, f"{at}.data")
     codebooks = getattr(system.config, "codebooks", 1)
-    shapes = batch_shapes(data, job.train.batch, codebooks)
+    shapes = data.batch_spec(job.train.batch, codebooks=codebooks)
     frozen_models = {
         name: _frozen(weights.format, f"{at}.companions.{name}")
         for name, weights in job.companions.items()

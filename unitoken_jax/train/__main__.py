@@ -18,22 +18,18 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from data_pipelines.config import (
-    KINDS,
-    ClassesConfig,
-    DataConfig,
-    PairsConfig,
-    PicturesConfig,
-    SequencesConfig,
-    build_data,
-)
+from data_pipelines.classes import ClassesConfig
+from data_pipelines.config import KINDS, DataConfig, build_data
+from data_pipelines.elements import CodeSpec
 from data_pipelines.errors import DataError
 from data_pipelines.images.anyres import ViewsConfig
-from data_pipelines.loader import CodeFacts, make_loader
+from data_pipelines.images.pairs import ImagesConfig, PairsConfig
+from data_pipelines.loader import make_loader
 from data_pipelines.pretokenize import pretokenize
 from data_pipelines.storage.manifest import read_manifest
 from data_pipelines.tokenizers.tokenizer import read_vocabulary
 from data_pipelines.tokenizers.vocabulary import ImageTextVocabulary
+from data_pipelines.unitoken.rows import SequencesConfig
 from data_pipelines.verify import verify as verify_data
 from unitoken_jax import config as configs
 from unitoken_jax import convert, files
@@ -210,7 +206,7 @@ def _check_vocabulary(
     _check_equal(system, system.data.vocabulary, vocabulary, at, "tokenizer.json")
 
 
-def _check_codes(system: registry.System, codes: CodeFacts | None, at: str) -> None:
+def _check_codes(system: registry.System, codes: CodeSpec | None, at: str) -> None:
     """Refuse a model of images of other codes than the data set's."""
     if codes is not None:
         _check_equal(system, system.data.codes, codes, f"{at}.model")
@@ -291,7 +287,7 @@ def _check_source(job: Job, data: DataConfig, at: str) -> None:
     """Refuse codes that no batch would hold."""
     if job.codes is None:
         return
-    if isinstance(data, PicturesConfig | PairsConfig):
+    if isinstance(data, ImagesConfig | PairsConfig):
         raise ConfigError(
             f"{at}.codes: data of kind {data.kind!r} holds no codes; leave it out."
         )

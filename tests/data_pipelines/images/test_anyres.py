@@ -55,7 +55,7 @@ def test_published_vectors(size, expected):
     rows, columns = anyres.kept_features(*size, grid, UNITOKEN)
     assert (rows.stop - rows.start, columns.stop - columns.start) == kept
     assert anyres.continuous_length(*size, UNITOKEN) == length
-    slots = anyres.continuous_slots(*size, UNITOKEN)
+    slots = anyres.feature_indices(*size, UNITOKEN)
     assert len(slots) == length
     assert np.count_nonzero(slots == anyres.NEWLINE) == kept[0]
     # The white picture lies on black: its box is what was resized and where it went.
@@ -91,9 +91,9 @@ def test_base_variant_is_one_squashed_view():
     )
     assert anyres.count_views(300, 200, views) == 1
     np.testing.assert_array_equal(
-        anyres.continuous_slots(300, 200, views), np.arange(16)
+        anyres.feature_indices(300, 200, views), np.arange(16)
     )
-    assert BASE.slots == anyres.continuous_length(1, 9, BASE) == 729
+    assert BASE.features == anyres.continuous_length(1, 9, BASE) == 729
 
 
 sides = st.integers(1, 4000)
@@ -103,17 +103,17 @@ sides = st.integers(1, 4000)
 @given(sides, sides)
 def test_blocks_index_every_kept_feature_once(width, height):
     views = ViewsConfig(56, 14, UNITOKEN_GRIDS)
-    slots = anyres.continuous_slots(width, height, views)
+    slots = anyres.feature_indices(width, height, views)
     assert len(slots) == anyres.continuous_length(width, height, views)
     features = slots[slots != anyres.NEWLINE]
     assert len(np.unique(features)) == len(features)
-    assert features.max() < anyres.count_views(width, height, views) * views.slots
-    np.testing.assert_array_equal(slots[: views.slots], np.arange(views.slots))
+    assert features.max() < anyres.count_views(width, height, views) * views.features
+    np.testing.assert_array_equal(slots[: views.features], np.arange(views.features))
 
 
 def test_mosaic_rows_run_through_neighbouring_tiles():
     views = ViewsConfig(2, 1, ((2, 1),))  # two features a side, tiles 1 and 2 abreast
-    block = anyres.continuous_slots(4, 2, views)
+    block = anyres.feature_indices(4, 2, views)
     assert block[:4].tolist() == [0, 1, 2, 3]
     assert block[4:].reshape(2, 5).tolist() == [[4, 5, 8, 9, -1], [6, 7, 10, 11, -1]]
 

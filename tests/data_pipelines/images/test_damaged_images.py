@@ -62,7 +62,7 @@ FILES = _files()
 def _try(kind, place, damages, mended_sums, policy):
     file = FILES[kind][place % len(FILES[kind])]
     data = damaged(file, damages, mended_sums=mended_sums)
-    with contextlib.suppress(decoding.PictureError):
+    with contextlib.suppress(decoding.ImageError):
         picture = decoding.decode(data, "a.bin", MAX_PIXELS, policy)
         assert picture.mode in ("RGB", "RGBA")
         assert 0 < picture.width * picture.height <= MAX_PIXELS
@@ -107,5 +107,5 @@ def test_a_picture_or_a_sentence_often(kind, filters):
     st.binary(max_size=200),
 )
 def test_beginnings_of_files_with_anything_behind(beginning, rest):
-    with contextlib.suppress(decoding.PictureError):
+    with contextlib.suppress(decoding.ImageError):
         decoding.decode(beginning + rest, "a.bin", MAX_PIXELS)

@@ -8,9 +8,9 @@ import prepared
 import pytest
 from PIL import Image
 
-from data_pipelines.config import AugmentConfig
 from data_pipelines.images import decoding, pairs, transforms
-from data_pipelines.storage.record_cache import Gallery
+from data_pipelines.images.pairs import AugmentConfig
+from data_pipelines.storage.record_cache import RecordCache
 from data_pipelines.storage.records import RecordError
 
 
@@ -24,7 +24,7 @@ def rng(seed=0):
 
 
 def test_without_augmentation_a_picture_is_what_the_tokenizer_is_given(record):
-    config = prepared.PICTURES
+    config = prepared.IMAGES
     fitted = pairs.fit_record(record, config.image_size)
     expected = transforms.to_square(decoding.decode(record["image"], "it"), 32)
     np.testing.assert_array_equal(pairs.place(fitted, config, rng()), expected)
@@ -44,9 +44,9 @@ def test_flips_mirror_unless_the_text_names_a_side(record):
 
 
 def test_backgrounds_change_only_what_is_transparent(record):
-    config = replace(prepared.PICTURES, augment=AugmentConfig(background=1.0))
+    config = replace(prepared.IMAGES, augment=AugmentConfig(background=1.0))
     fitted = pairs.fit_record(record, config.image_size)
-    plain = pairs.place(fitted, prepared.PICTURES, rng())
+    plain = pairs.place(fitted, prepared.IMAGES, rng())
     changed = pairs.place(fitted, config, rng())
     assert not np.array_equal(plain, changed)
     opaque = np.asarray(fitted.picture)[..., 3] == 255
@@ -58,7 +58,7 @@ def test_backgrounds_change_only_what_is_transparent(record):
 def test_texts_are_captions_cut_or_padded(record, tmp_path):
     vocabulary = prepared.vocabulary(prepared.make(tmp_path / "set", 1))
     record["captions"] = ["heart", "red " * 20]
-    gallery = Gallery(
+    gallery = RecordCache(
         [record],
         lambda r: pairs.fit_record(r, 32),
         cache_bytes=10**6,
@@ -94,7 +94,7 @@ def test_random_crops_keep_their_share_and_fill_the_square(shape):
 
 
 def test_a_crop_is_cut_from_a_picture_that_is_large_enough(record):
-    config = replace(prepared.PICTURES, augment=AugmentConfig(crop=0.5))
+    config = replace(prepared.IMAGES, augment=AugmentConfig(crop=0.5))
     fitted = pairs.fit_record(record, 32, 0.5)
     assert min(fitted.picture.size) >= min(
         46, *decoding.decode(record["image"], "").size

@@ -107,7 +107,7 @@ def test_damage_is_noticed_and_a_sentence(kind, name, directory, large, capsys):
     assert f"error: {path}" in capsys.readouterr().err
     assert read_all(directory)
     if name == PICTURES:  # texts and codes are read without them
-        assert len(list(Split(directory, "train", pictures=False))) == 60
+        assert len(list(Split(directory, "train", images=False))) == 60
 
 
 @pytest.mark.parametrize("kind", damage.DAMAGES)
@@ -191,7 +191,7 @@ def test_exchanged_letters_of_the_tokenizer_are_noticed(directory, capsys):
 
 def test_other_contents_are_another_stream(directory, tmp_path):
     def digest(at):
-        with make_loader(prepared.PICTURES, at, batch=4, seed=0) as loader:
+        with make_loader(prepared.IMAGES, at, batch=4, seed=0) as loader:
             return loader.digest
 
     other = Path(shutil.copytree(directory, tmp_path / "other"))
@@ -247,7 +247,7 @@ def test_data_sets_of_earlier_programs_give_the_same_stream(
     old = Path(shutil.copytree(directory, tmp_path / "old"))
     old_format(old)
     vocabulary = prepared.vocabulary(directory)
-    for config in (prepared.PICTURES, prepared.PAIRS, prepared.SEQUENCES):
+    for config in (prepared.IMAGES, prepared.PAIRS, prepared.SEQUENCES):
         batches = []
         for at in (directory, old):
             with make_loader(config, at, vocabulary, batch=4, seed=0) as loader:
@@ -256,7 +256,7 @@ def test_data_sets_of_earlier_programs_give_the_same_stream(
             for key in new:
                 np.testing.assert_array_equal(new[key], before[key])
     assert "was prepared by an earlier program" in caplog.text
-    assert Split(old, "train", pictures=False)[3]["image"] == b""
+    assert Split(old, "train", images=False)[3]["image"] == b""
     assert faults(old) == []
     damage.swapped(old / TEXTS, old / TEXTS.replace("1-of", "2-of"))
     assert len(faults(old)) == 2
@@ -273,7 +273,7 @@ def test_what_is_not_compared_at_the_start_is_watched(directory, large):
     assert isinstance(watch.fault, StorageError)
     assert TEXTS in str(watch.fault)
     watch.close()
-    config = replace(prepared.PICTURES, watch_mib=1024)
+    config = replace(prepared.IMAGES, watch_mib=1024)
     with make_loader(config, directory, batch=4, seed=0) as loader:
         next(loader)
         watch = loader._watch
@@ -286,7 +286,7 @@ def test_what_is_not_compared_at_the_start_is_watched(directory, large):
 
 
 def test_a_watch_is_slow_and_ends_at_once(directory, large):
-    config = replace(prepared.PICTURES, watch_mib=1)
+    config = replace(prepared.IMAGES, watch_mib=1)
     with make_loader(config, directory, batch=4, seed=0) as loader:
         next(loader)
         watch = loader._watch
@@ -358,7 +358,7 @@ def fuzz_manifest(directory: Path, data: st.DataObject, *, sealed: bool) -> None
             (changed / path.name).symlink_to(path)
     (changed / FILE).write_text(json.dumps(content))
     try:
-        for config in (prepared.PICTURES, prepared.SEQUENCES):
+        for config in (prepared.IMAGES, prepared.SEQUENCES):
             vocabulary = prepared.vocabulary(changed)
             with make_loader(config, changed, vocabulary, batch=2, seed=0) as loader:
                 loader.batch_at(0)

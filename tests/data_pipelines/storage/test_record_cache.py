@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from data_pipelines.storage.record_cache import BadRecordsError, Gallery
+from data_pipelines.storage.record_cache import BadRecordsError, RecordCache
 from data_pipelines.storage.records import RecordError
 
 
@@ -41,7 +41,7 @@ def prepare(record):
 def make(names, **options):
     records = Records(names)
     options = {"cache_bytes": 100, "bad_limit": 9} | options
-    return Gallery(records, prepare, **options), records
+    return RecordCache(records, prepare, **options), records
 
 
 def test_prepared_records_stay_within_the_memory_given():

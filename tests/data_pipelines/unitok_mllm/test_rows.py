@@ -7,23 +7,25 @@ import numpy as np
 import prepared
 import pytest
 
-from data_pipelines.config import LiquidRowsConfig
-from data_pipelines.loader import CodeFacts, LoaderError, make_loader
+from data_pipelines.elements import CodeSpec
+from data_pipelines.errors import LoaderError
+from data_pipelines.loader import make_loader
+from data_pipelines.packing import IGNORE, NO_FEATURE
 from data_pipelines.storage import records
 from data_pipelines.storage.record_cache import BadRecordsError
 from data_pipelines.storage.records import RecordError
 from data_pipelines.storage.shards import Split
 from data_pipelines.tokenizers.chameleon import train_vocabulary
 from data_pipelines.tokenizers.tokenizer import read_vocabulary
-from data_pipelines.unitok_mllm.sequence import LiquidConfig, LiquidMixture
-from data_pipelines.unitoken.sequence import IGNORE, NO_SLOT
+from data_pipelines.unitok_mllm.rows import MLLMRowsConfig
+from data_pipelines.unitok_mllm.sequence import MLLMMixture, PromptsConfig
 
-MIXTURE = LiquidMixture(draw=2.0, caption=1.0, question=1.0, text=1.0)
-CONFIG = LiquidRowsConfig(
+MIXTURE = MLLMMixture(draw=2.0, caption=1.0, question=1.0, text=1.0)
+CONFIG = MLLMRowsConfig(
     image_size=32,
     row_length=96,
     row_views=3,
-    liquid=LiquidConfig(
+    prompts=PromptsConfig(
         request="draw {caption}", question="<|image|>{question}", mixture=MIXTURE
     ),
     prompt_drop=0.25,
@@ -48,14 +50,14 @@ def loader(config, directory, vocabulary, batch=4, seed=0):
 def test_shapes_and_facts(directory, vocabulary):
     with loader(CONFIG, directory, vocabulary) as made:
         batch = next(made)
-        assert made.codes == CodeFacts(coded.SIZE, coded.CODEBOOKS, coded.CODES)
+        assert made.codes == CodeSpec(coded.SIZE, coded.CODEBOOKS, coded.CODES)
     shapes = {k: x.shape[1:] for k, x in batch.items() if k != "record"}
     assert shapes == {
         **dict.fromkeys(
-            ("tokens", "segment_ids", "positions", "targets", "slots"), (96,)
+            ("tokens", "segment_ids", "positions", "targets", "feature_index"), (96,)
         ),
         "codes": (3, coded.SIZE, coded.CODEBOOKS),
-        "draws": (3 * coded.SIZE,),
+        "image_target_positions": (3 * coded.SIZE,),
     }
     assert {x.dtype for x in batch.values()} == {np.dtype(np.int32)}
 
@@ -71,19 +73,21 @@ def test_rows_hold_what_their_records_say(directory, vocabulary):
             for row in range(4):
                 get = {k: x[row] for k, x in batch.items()}
                 flat = get["codes"].reshape(-1, coded.CODEBOOKS)
-                draws = get["draws"][get["draws"] >= 0]
+                draws = get["image_target_positions"][
+                    get["image_target_positions"] >= 0
+                ]
                 here = set((draws + 1).tolist())
                 for segment in range(1, get["segment_ids"].max() + 1):
                     at = np.flatnonzero(get["segment_ids"] == segment)
                     assert get["positions"][at].tolist() == list(range(len(at)))
-                    image = at[get["slots"][at] != NO_SLOT]
+                    image = at[get["feature_index"][at] != NO_FEATURE]
                     record = split[int(get["record"][segment - 1])]
                     if not record["image"]:
                         assert not len(image)
                         texts += 1
                         continue
                     codes = records.codes_of(record).reshape(-1, coded.CODEBOOKS)
-                    assert (flat[get["slots"][image]] == codes).all()
+                    assert (flat[get["feature_index"][image]] == codes).all()
                     is_drawn = set(image.tolist()) <= here
                     assert is_drawn or not set(image.tolist()) & here
                     drawn += is_drawn
@@ -108,8 +112,8 @@ def test_the_digest_is_of_samples_and_their_order(directory, vocabulary):
 
 
 def test_an_epoch_shows_every_sample_once(directory, vocabulary):
-    mixture = LiquidMixture(draw=1.0, caption=0.0, question=0.0)
-    config = replace(CONFIG, liquid=replace(CONFIG.liquid, mixture=mixture))
+    mixture = MLLMMixture(draw=1.0, caption=0.0, question=0.0)
+    config = replace(CONFIG, prompts=replace(CONFIG.prompts, mixture=mixture))
     with loader(config, directory, vocabulary, batch=1) as made:
         seen = [next(made)["record"] for _ in range(round(made.steps_per_epoch))]
     found = np.bincount(np.concatenate([x[x >= 0] for x in seen]), minlength=24)
@@ -127,8 +131,8 @@ def test_records_that_do_not_fit_are_set_aside(tmp_path, caplog):
     tokenizer = train_vocabulary(prepared.TEXTS, 16, 270, 2)
     directory = coded.write(tmp_path / "set", made, tokenizer)
     vocabulary = read_vocabulary(directory / "tokenizer.json")
-    mixture = LiquidMixture(question=0.0)
-    config = replace(CONFIG, liquid=replace(CONFIG.liquid, mixture=mixture))
+    mixture = MLLMMixture(question=0.0)
+    config = replace(CONFIG, prompts=replace(CONFIG.prompts, mixture=mixture))
     with loader(config, directory, vocabulary) as stream:
         reasons = " ".join(stream.bad_records.values())
     assert "codes of shape [2, 2, 4], those before have [3, 2, 4]" in reasons

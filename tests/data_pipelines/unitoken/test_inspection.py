@@ -5,10 +5,11 @@ from dataclasses import replace
 import numpy as np
 import prepared
 
-from data_pipelines.images.anyres import ViewsConfig, continuous_slots
-from data_pipelines.unitoken import rows, sequence
+from data_pipelines.images.anyres import ViewsConfig, feature_indices
+from data_pipelines.packing import fill_row
+from data_pipelines.unitoken import sequence
 from data_pipelines.unitoken.inspection import describe_row
-from data_pipelines.unitoken.sequence import Picture, Turn
+from data_pipelines.unitoken.sequence import ImageContent, Turn
 
 
 def test_a_row_reads_as_what_it_holds(tmp_path):
@@ -21,21 +22,21 @@ def test_a_row_reads_as_what_it_holds(tmp_path):
         sequence.encode_text(text, vocabulary)
         for text in ("<|image|>what is this?", "a red heart")
     )
-    mark = np.array([sequence.PICTURE], np.int32)
-    slots = continuous_slots(2, 2, config.views)
+    mark = np.array([sequence.IMAGE_MARK], np.int32)
+    feature_index = feature_indices(2, 2, config.views)
     sample = sequence.lay_out(
         [Turn(ask, False), Turn(answer, True)],
-        [Picture(codes, slots)],
+        [ImageContent(codes, feature_index)],
         vocabulary,
         config.layout,
     )
     drawn = sequence.lay_out(
         [Turn(answer, False), Turn(mark, True)],
-        [Picture(codes[:, :4], None)],
+        [ImageContent(codes[:, :4], None)],
         vocabulary,
         replace(config.layout, continuous_in_generation=False, size_tokens=False),
     )
-    row = rows.fill_row([sample, drawn], replace(config, row_length=96))
+    row = fill_row([sample, drawn], 96)
     batch = {key: value[None] for key, value in row.items()}
     batch["record"] = np.array([[7, 9, -1]])
     lines = describe_row(batch, 0, vocabulary).splitlines()

@@ -8,10 +8,11 @@ import pytest
 
 from data_pipelines.images import decoding
 from data_pipelines.images.anyres import ViewsConfig
-from data_pipelines.storage.record_cache import Gallery
+from data_pipelines.storage.record_cache import RecordCache
 from data_pipelines.storage.records import codes_of
 from data_pipelines.unitoken import rows
-from data_pipelines.unitoken.prompts import Composer
+from data_pipelines.unitoken.prompts import UniTokenPrompts
+from data_pipelines.unitoken.samples import MixtureConfig
 
 
 @pytest.fixture(scope="module")
@@ -31,26 +32,27 @@ def test_a_question_is_the_start_of_its_training_sample(vocabulary, encoding, ca
         views=views,
         row_length=300,
         prompt_drop=0.0,
+        mixture=MixtureConfig(caption=0.0),
     )
     record = prepared.record(4, np.random.default_rng(2))
     record["questions"] = [{"kind": "a", "question": "is it red?", "answer": "no"}]
     record["captions"] = ["two red hearts"]
-    gallery = Gallery(
+    cache = RecordCache(
         [record],
         lambda r: rows.show_record(r, config),
         cache_bytes=10**6,
         bad_limit=0,
     )
-    packed = rows.PackedRows(gallery, vocabulary, config, ("question", "draw"), 0)
-    composer = Composer(vocabulary, config)
+    packed = rows.packed_rows(cache, vocabulary, config, 0)
+    composer = UniTokenPrompts(vocabulary, config)
     picture = np.asarray(decoding.decode(record["image"], "it"))
     view = composer.view(picture)
 
     row = packed.build(("question", 0), np.random.default_rng(0))
-    tokens, slots = composer.question(codes_of(record), view.size, "is it red?")
+    tokens, feature_index = composer.question(codes_of(record), view.size, "is it red?")
     length = len(tokens)
     np.testing.assert_array_equal(row["tokens"][:length], tokens)
-    np.testing.assert_array_equal(row["slots"][:length], slots)
+    np.testing.assert_array_equal(row["feature_index"][:length], feature_index)
     assert vocabulary.decode(row["tokens"][length:]) == "no"
     if encoding != "discrete":
         np.testing.assert_array_equal(row["pixels"][: len(view.tiles)], view.tiles)
@@ -72,6 +74,6 @@ def test_a_picture_of_another_size_than_planned_is_refused():
     config = replace(prepared.SEQUENCES, canvas="original")
     record = prepared.record(0, np.random.default_rng(0)) | {"width": 33}
     with pytest.raises(
-        decoding.PictureError, match="32 × 32 pixels, but the record says"
+        decoding.ImageError, match="32 × 32 pixels, but the record says"
     ):
         rows.show_record(record, config)

@@ -9,7 +9,7 @@ from data_pipelines.images.anyres import ViewsConfig
 from data_pipelines.storage.records import codes_of
 from data_pipelines.unitoken import samples, sequence
 from data_pipelines.unitoken.samples import TASKS, Row
-from data_pipelines.unitoken.sequence import LayoutConfig, Picture
+from data_pipelines.unitoken.sequence import ImageContent, LayoutConfig
 
 ROOM = Row(2000, 9)
 
@@ -67,11 +67,11 @@ def test_planned_lengths_and_views_are_those_laid_out(
     for number in range(len(table)):
         record = records[table.record[number]]
         size = record["width"], record["height"]
-        picture = Picture(codes_of(record), anyres.continuous_slots(*size, views))
+        picture = ImageContent(codes_of(record), anyres.feature_indices(*size, views))
         turns = table.turns(number)
         laid = sequence.lay_out(turns, [picture], vocabulary, layout)
         assert len(laid.tokens) == table.length[number]
-        shown = anyres.count_views(*size, views) if laid.slots.max() >= 0 else 0
+        shown = anyres.count_views(*size, views) if laid.feature_index.max() >= 0 else 0
         assert table.views[number] == shown
         dropped = table.turns(number, drop_prompt=True)
         assert (len(dropped[0].ids), len(dropped[1].ids)) == (0, len(turns[1].ids))
@@ -98,7 +98,7 @@ def test_texts_are_the_templates_and_kept_once(records, vocabulary):
     described = table.of_task("caption")
     assert len(set(table.prompt[described].tolist())) == 1
     prompt = table.texts[table.prompt[described[0]]]
-    assert prompt[0] == sequence.PICTURE
+    assert prompt[0] == sequence.IMAGE_MARK
     assert vocabulary.decode(prompt[1:]) == " what is it?"
     assert len({tuple(ids) for ids in table.texts}) == len(table.texts)
 

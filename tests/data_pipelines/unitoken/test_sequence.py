@@ -13,12 +13,11 @@ from safetensors.numpy import load_file
 
 from data_pipelines.images import anyres
 from data_pipelines.images.anyres import UNITOKEN_GRIDS, ViewsConfig
+from data_pipelines.packing import IGNORE, NO_FEATURE, shift_labels
 from data_pipelines.unitoken import sequence
 from data_pipelines.unitoken.sequence import (
-    IGNORE,
-    NO_SLOT,
+    ImageContent,
     LayoutConfig,
-    Picture,
     SequenceError,
     Turn,
 )
@@ -35,12 +34,12 @@ def text(length, start=16400):
 
 
 def mark():
-    return np.array([sequence.PICTURE], np.int32)
+    return np.array([sequence.IMAGE_MARK], np.int32)
 
 
 def picture(width, height, side=32):
     codes = np.arange(side * side).reshape(side, side) % 8192
-    return Picture(codes, anyres.continuous_slots(width, height, ANYRES))
+    return ImageContent(codes, anyres.feature_indices(width, height, ANYRES))
 
 
 def supervised(sample):
@@ -56,7 +55,7 @@ def test_splice_equals_the_published_labels(index):
     tokens = golden[f"tokens.{index}"].astype(np.int32)
     labels = golden[f"labels.{index}"].astype(np.int32)
     labels[labels == -100] = IGNORE
-    block = anyres.continuous_slots(width, height, views)
+    block = anyres.feature_indices(width, height, views)
     sample = sequence.splice(tokens, labels, [block], chameleon(), "released")
     merged = golden["merged_labels"][index]
     ours = np.full_like(merged, -100)
@@ -69,14 +68,14 @@ def test_published_embeddings_stand_where_tokens_and_slots_say():
     config = json.loads(GOLDEN.with_suffix(".json").read_text())
     golden = load_file(GOLDEN.with_suffix(".activations.safetensors"))
     width, height, _ = config["images"][0]
-    block = anyres.continuous_slots(width, height, ViewsConfig(56, 14, UNITOKEN_GRIDS))
+    block = anyres.feature_indices(width, height, ViewsConfig(56, 14, UNITOKEN_GRIDS))
     tokens = golden["tokens.0"].astype(np.int32)
     sample = sequence.splice(tokens, tokens, [block], chameleon(), "paper")
     embeddings = golden["inputs_embeds"][0][: len(sample.tokens)]
-    at_slots = sample.slots != NO_SLOT
+    at_slots = sample.feature_index != NO_FEATURE
     features = golden["adapter_features"].reshape(-1, embeddings.shape[-1])
     np.testing.assert_allclose(
-        embeddings[at_slots], features[sample.slots[at_slots]], atol=1e-6
+        embeddings[at_slots], features[sample.feature_index[at_slots]], atol=1e-6
     )
     newlines = (sample.tokens == chameleon().newline) & ~at_slots
     assert newlines.sum() == 4 + np.count_nonzero(block == anyres.NEWLINE)
@@ -99,7 +98,7 @@ def test_released_understanding_positions():
     assert supervised(sample) == [1060, 3995, 3996, 3997, 3998, 3999]
     assert sample.tokens[3999] == 8710
     assert np.count_nonzero(sample.tokens == 8803) == 72
-    assert np.count_nonzero(sample.slots != NO_SLOT) == 2929 - 40
+    assert np.count_nonzero(sample.feature_index != NO_FEATURE) == 2929 - 40
 
 
 def test_released_generation_positions():
@@ -117,13 +116,13 @@ def test_text_alone():
     sample = sequence.lay_out(turns, [], chameleon(), RELEASED)
     assert len(sample.tokens) == 7
     assert supervised(sample) == [4, 5, 6]
-    assert (sample.slots == NO_SLOT).all()
+    assert (sample.feature_index == NO_FEATURE).all()
 
 
 def lay_out_both(layout, *, side=4):
-    """One small picture read, the same drawn; 9 continuous slots."""
+    """One small picture read, the same drawn; 9 continuous feature_index."""
     vocabulary = small()
-    shown = Picture(np.arange(side * side).reshape(side, side), np.arange(9))
+    shown = ImageContent(np.arange(side * side).reshape(side, side), np.arange(9))
     ask = sequence.encode_text("<|image|>what is this?", vocabulary)
     answer = sequence.encode_text("a heart", vocabulary)
     read = [Turn(ask, learnt=False), Turn(answer, learnt=True)]
@@ -163,10 +162,10 @@ def test_encodings(encoding, read_parts, drawn_parts):
     layout = LayoutConfig(encoding=encoding)
     read, draw, vocabulary, *_ = lay_out_both(layout)
     for sample, parts in ((read, read_parts), (draw, drawn_parts)):
-        codes = vocabulary.codes_of(sample.tokens[sample.slots == NO_SLOT])
-        has_slots = bool((sample.slots != NO_SLOT).any())
-        assert (bool((codes >= 0).any()), has_slots) == parts
-        assert (vocabulary.sep in sample.tokens) == has_slots
+        codes = vocabulary.codes_of(sample.tokens[sample.feature_index == NO_FEATURE])
+        has_features = bool((sample.feature_index != NO_FEATURE).any())
+        assert (bool((codes >= 0).any()), has_features) == parts
+        assert (vocabulary.sep in sample.tokens) == has_features
         assert np.count_nonzero(sample.tokens == vocabulary.boi) == 1
         assert np.count_nonzero(sample.tokens == vocabulary.eoi) == 1
 
@@ -190,9 +189,9 @@ def test_planned_length_is_the_length(drawn, encoding, size_tokens, continuous):
         size_tokens=size_tokens,
         continuous_in_generation=continuous,
     )
-    shown = Picture(np.zeros((4, 6), int), np.arange(7))
+    shown = ImageContent(np.zeros((4, 6), int), np.arange(7))
     sample = sequence.lay_out([Turn(mark(), drawn)], [shown], small(), layout)
-    planned = sequence.picture_length(4, 6, 7, layout, drawn=drawn)
+    planned = sequence.image_length(4, 6, 7, layout, drawn=drawn)
     assert len(sample.tokens) == planned + 2  # BOS and end
 
 
@@ -201,10 +200,12 @@ def test_conversation_of_several_turns_and_pictures():
     messages = ["<|image|>what is this?", "a heart", "draw it", "here: <|image|>"]
     turns = sequence.encode_conversation(messages, 2, vocabulary)
     assert [turn.learnt for turn in turns] == [False, True, False, True]
-    first = Picture(np.zeros((2, 2), int), np.arange(4))
-    second = Picture(np.ones((2, 2), int), anyres.move_slots(np.arange(4), 4))
+    first = ImageContent(np.zeros((2, 2), int), np.arange(4))
+    second = ImageContent(np.ones((2, 2), int), anyres.shift_features(np.arange(4), 4))
     sample = sequence.lay_out(turns, [first, second], vocabulary, LayoutConfig())
-    assert sample.slots[sample.slots != NO_SLOT].tolist() == list(range(8))
+    assert sample.feature_index[sample.feature_index != NO_FEATURE].tolist() == list(
+        range(8)
+    )
     learnt = sample.labels[sample.labels != IGNORE]
     codes = vocabulary.codes_of(learnt)
     assert codes[codes >= 0].tolist() == [1, 1, 1, 1]
@@ -220,9 +221,9 @@ def test_placeholders_default_to_the_front():
     ids = turns[0].ids
     space = vocabulary.encode(" ")
     assert ids.tolist() == [
-        sequence.PICTURE,
+        sequence.IMAGE_MARK,
         *space,
-        sequence.PICTURE,
+        sequence.IMAGE_MARK,
         *vocabulary.encode(" what is this?"),
     ]
 
@@ -245,7 +246,7 @@ def test_any_text_survives(message):
 
 def test_targets_are_the_labels_of_the_next_position():
     labels = np.array([IGNORE, IGNORE, 5, 6], np.int32)
-    np.testing.assert_array_equal(sequence.shift_labels(labels), [IGNORE, 5, 6, IGNORE])
+    np.testing.assert_array_equal(shift_labels(labels), [IGNORE, 5, 6, IGNORE])
 
 
 def test_refusals_are_sentences():
@@ -254,14 +255,16 @@ def test_refusals_are_sentences():
     with pytest.raises(SequenceError, match="record 'r1': 1 marks for 0 pictures"):
         sequence.lay_out(turn, [], vocabulary, LayoutConfig(), "r1")
     with pytest.raises(SequenceError, match=r"record 'r1'.*no codes; pre-tokenise"):
-        sequence.lay_out(turn, [Picture(None, None)], vocabulary, LayoutConfig(), "r1")
-    shown = Picture(np.zeros((2, 2), int), None)
+        sequence.lay_out(
+            turn, [ImageContent(None, None)], vocabulary, LayoutConfig(), "r1"
+        )
+    shown = ImageContent(np.zeros((2, 2), int), None)
     with pytest.raises(SequenceError, match="no continuous features"):
         sequence.lay_out(turn, [shown], vocabulary, LayoutConfig())
     with pytest.raises(SequenceError, match="codes from 0 to 64, but the vocab"):
-        sequence.picture_ids(np.array([[0, 64]]), vocabulary, LayoutConfig())
+        sequence.image_ids(np.array([[0, 64]]), vocabulary, LayoutConfig())
     with pytest.raises(SequenceError, match="3 × 2 codes of 16 px are 48 × 32 px"):
-        sequence.picture_ids(np.zeros((3, 2), int), vocabulary, LayoutConfig())
+        sequence.image_ids(np.zeros((3, 2), int), vocabulary, LayoutConfig())
     with pytest.raises(ValueError, match=r"prompt_template.*must hold \{caption\}"):
         LayoutConfig(prompt_template="a picture")
     with pytest.raises(ValueError, match=r"prompt_template.*has no meaning"):
