@@ -22,12 +22,13 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 
-from unitoken_jax.convert import unitoken
-from unitoken_jax.convert.configs.unitoken import write_unitoken
-from unitoken_jax.convert.networks import network_of
-from unitoken_jax.convert.sinks import write_weights
-from unitoken_jax.convert.sources import open_source
-from unitoken_jax.convert.table import Spec, expected_shapes
+from unitoken_jax.convert.files.sinks import write_weights
+from unitoken_jax.convert.files.sources import open_source
+from unitoken_jax.convert.formats import network_of
+from unitoken_jax.convert.published import unitoken
+from unitoken_jax.convert.published.unitoken import write_unitoken
+from unitoken_jax.convert.table import expected_shapes
+from unitoken_jax.convert.tensors import Spec
 from unitoken_jax.files import path_argument
 from unitoken_jax.models.unitoken import UniTokenConfig
 

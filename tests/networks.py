@@ -40,7 +40,7 @@ class Row:
 
     Attributes:
         name: what it is called.
-        kinds: names of `convert.networks.NETWORKS` that it is, if any.
+        kinds: kinds of `convert.formats.networks` that it is, if any.
         module: its file in `unitoken_jax/models`.
         source: whose published model it is.
         formats: of its weights.

@@ -13,7 +13,7 @@ from vocabularies import chameleon
 
 from data_pipelines.tokenizers.clip import ClipVocabulary
 from unitoken_jax import convert
-from unitoken_jax.convert.networks import network_of
+from unitoken_jax.convert.formats import network_of
 from unitoken_jax.models.clip_text import ClipTextConfig
 from unitoken_jax.models.decoder import DecoderConfig
 from unitoken_jax.models.llamagen import LlamaGenConfig

@@ -16,9 +16,8 @@ from unitoken_jax import convert
 from unitoken_jax.checkpoint import state as states
 from unitoken_jax.checkpoint import warm_start
 from unitoken_jax.config import build, plain
-from unitoken_jax.convert import unitok as layout
-from unitoken_jax.convert.formats import FORMATS
-from unitoken_jax.convert.networks import network_of
+from unitoken_jax.convert.formats import format_of, network_of
+from unitoken_jax.convert.published import unitok as layout
 from unitoken_jax.convert.table import Constant, expected_shapes, export_tensors
 from unitoken_jax.models import registry
 from unitoken_jax.models.perceptual.lpips import Lpips, LpipsConfig
@@ -123,7 +122,7 @@ def test_starts_from_a_converted_clip(tmp_path):
         dataclasses.replace(vision, dtype="float32", remat="none"),
         dataclasses.replace(text, dtype="float32", remat="none", mlp=4 * text.hidden),
     )
-    network, kind = network_of(clip), FORMATS["vitamin-clip"]
+    network, kind = network_of(clip), format_of("vitamin-clip")
     params = random_weights(network.abstract(clip))
     norm = params["encoder"]["transformer"]["norm"]
     norm["scale"], norm["bias"] = np.ones_like(norm["scale"]), 0 * norm["bias"]

@@ -15,8 +15,8 @@ import torch
 from feature_sets import GOLDEN, KID, sets
 
 from unitoken_jax import convert
-from unitoken_jax.convert import inception as layout
-from unitoken_jax.convert.networks import network_of
+from unitoken_jax.convert.formats import network_of
+from unitoken_jax.convert.published import inception as layout
 from unitoken_jax.convert.table import export_tensors
 from unitoken_jax.evaluate.feature_networks.distribution import (
     INCEPTION,

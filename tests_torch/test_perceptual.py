@@ -14,7 +14,7 @@ import torch.nn.functional as F
 import transformers
 from random_weights import random_weights
 
-from unitoken_jax.convert import dinov2, lpips
+from unitoken_jax.convert.published import dinov2, lpips
 from unitoken_jax.convert.table import export_tensors
 from unitoken_jax.models.perceptual.dinov2 import Dinov2Config
 from unitoken_jax.models.perceptual.discriminator import (

@@ -14,14 +14,10 @@ import torch
 import yaml
 
 from unitoken_jax import convert
-from unitoken_jax.convert.formats import FORMATS
-from unitoken_jax.convert.networks import network_of
-from unitoken_jax.convert.sources import ArraySource, open_source
-from unitoken_jax.convert.table import (
-    WeightsError,
-    expected_shapes,
-    export_tensors,
-)
+from unitoken_jax.convert.files.sources import ArraySource, open_source
+from unitoken_jax.convert.formats import format_of, network_of
+from unitoken_jax.convert.table import expected_shapes, export_tensors
+from unitoken_jax.convert.tensors import WeightsError
 from unitoken_jax.models.clip_text import ClipTextConfig
 from unitoken_jax.models.decoder import DecoderConfig
 from unitoken_jax.models.llamagen import LlamaGenConfig
@@ -208,7 +204,7 @@ def test_checkpoints_of_unitok_and_llamagen(name, config, wrap, tmp_path):
     for key in wrap:
         state = state[key]
     expected = expected_shapes(
-        FORMATS[name].table(config), network.abstract(config), network.counts(config)
+        format_of(name).table(config), network.abstract(config), network.counts(config)
     )
     assert {key: tuple(value.shape) for key, value in state.items()} == expected
     loaded, again = convert.load(name, tmp_path / "model.pth")
@@ -279,7 +275,7 @@ def trained(config, name, factor=1.0):
     """A published state dict as PyTorch tensors."""
     network = network_of(config)
     tensors = export_tensors(
-        FORMATS[name].table(config), random_params(config), network.counts(config)
+        format_of(name).table(config), random_params(config), network.counts(config)
     )
     return {key: torch.tensor(factor * array) for key, array in tensors.items()}
 
@@ -359,7 +355,8 @@ def test_the_sets_of_a_file_are_listed(tmp_path):
 def test_unitoks_own_checkpoints(tmp_path):
     """Discriminator and optimizers lie beside; the usual set needs no word."""
     contents = {
-        "args": FORMATS["unitok"].write_config(UNITOK, {}) | {"dtype": torch.bfloat16},
+        "args": format_of("unitok").write_config(UNITOK, {})
+        | {"dtype": torch.bfloat16},
         "epoch": 0,
         "iter": 5,
         "trainer": {
@@ -445,7 +442,7 @@ FULL = """
 import resource, sys
 from pathlib import Path
 import numpy as np
-from unitoken_jax.convert import sinks
+from unitoken_jax.convert.files import sinks
 from unitoken_jax.convert.table import Spec, WeightsError
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 specs = {"w": Spec((100_000,), np.dtype(np.float32))}

@@ -17,8 +17,7 @@ import transformers
 
 from data_pipelines.tokenizers.chameleon import ChameleonVocabulary, train_vocabulary
 from unitoken_jax import convert
-from unitoken_jax.convert.formats import FORMATS
-from unitoken_jax.convert.networks import network_of
+from unitoken_jax.convert.formats import format_of, network_of
 from unitoken_jax.convert.table import export_tensors
 from unitoken_jax.models.decoder import DecoderConfig
 from unitoken_jax.models.siglip import (
@@ -117,7 +116,7 @@ def same_gradients(model, theirs, params, ours, config):
     found = jax.jit(jax.grad(lambda params: (ours(params) * weights).sum()))(params)
     is_chameleon = isinstance(config, DecoderConfig)
     # Lumina's layout has one row of QK-norm a shard; theirs has a copy for each head.
-    table = FORMATS["lumina" if is_chameleon else "siglip-hf"].table(config)
+    table = format_of("lumina" if is_chameleon else "siglip-hf").table(config)
     counts = network_of(config).counts(config)
     found = export_tensors(table, jax.device_get(found), counts)
     for name, gradient in found.items():

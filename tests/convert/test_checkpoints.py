@@ -17,8 +17,8 @@ from unitoken_jax.convert.checkpoints import (
     read_config,
     write_checkpoint,
 )
-from unitoken_jax.convert.readers import SubtreeReader
-from unitoken_jax.convert.table import TreeReader, WeightsError
+from unitoken_jax.convert.files.readers import SubtreeReader
+from unitoken_jax.convert.tensors import TreeReader, WeightsError
 
 
 def params():

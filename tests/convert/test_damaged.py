@@ -14,10 +14,10 @@ from safetensors.numpy import save_file
 
 from tests.convert.test_exchange import LLAMA, MLLM, UNITOK, module_of, random_params
 from unitoken_jax import convert
-from unitoken_jax.convert.finite import unfinite
-from unitoken_jax.convert.formats import FORMATS
-from unitoken_jax.convert.sources import ArraySource, open_source, unwrapped
-from unitoken_jax.convert.table import WeightsError, export_tensors
+from unitoken_jax.convert.files.sources import ArraySource, open_source, unwrapped
+from unitoken_jax.convert.formats import FORMATS, format_of
+from unitoken_jax.convert.table import export_tensors
+from unitoken_jax.convert.tensors import WeightsError, unfinite
 
 
 def refused(path, *texts):
@@ -204,7 +204,7 @@ def saved(name, config, path):
 
 
 def tensors():
-    kind = FORMATS["llama-hf"]
+    kind = format_of("llama-hf")
     return export_tensors(kind.table(LLAMA), random_params(LLAMA), {"layer": 2})
 
 
@@ -218,7 +218,7 @@ def test_numbers_that_are_none(bad, dtype, tmp_path):
     with pytest.raises(WeightsError, match=f"{key} holds {text}"):
         convert.load("llama-hf", found, LLAMA)
     save_file(found, tmp_path / "model.safetensors")
-    described = FORMATS["llama-hf"].write_config(LLAMA, {})
+    described = format_of("llama-hf").write_config(LLAMA, {})
     (tmp_path / "config.json").write_text(json.dumps(described))
     with pytest.raises(WeightsError, match=f"{key} holds {text}"):
         convert.convert("llama-hf", "jax", tmp_path, tmp_path / "out")
@@ -337,7 +337,7 @@ FULL = """
 import resource, signal, sys
 import numpy as np
 sys.path.insert(0, "tests/convert")
-from unitoken_jax.convert import sinks
+from unitoken_jax.convert.files import sinks
 from unitoken_jax.convert.table import Spec, WeightsError
 from pathlib import Path
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
@@ -454,7 +454,7 @@ JSON = st.recursive(
 )
 FORMAT_FIELDS = {
     name: sorted(kind.write_config(kind.published[0], {}))
-    for name, kind in FORMATS.items()
+    for name, kind in zip(FORMATS, map(format_of, FORMATS), strict=True)
 }
 
 

@@ -15,14 +15,10 @@ from safetensors.numpy import load_file, save_file
 
 from unitoken_jax import convert
 from unitoken_jax.convert.exchange import open_weights
-from unitoken_jax.convert.formats import FORMATS, format_of
-from unitoken_jax.convert.networks import config_of, network_of, node_of
-from unitoken_jax.convert.sources import open_source
-from unitoken_jax.convert.table import (
-    WeightsError,
-    expected_shapes,
-    export_tensors,
-)
+from unitoken_jax.convert.files.sources import open_source
+from unitoken_jax.convert.formats import config_of, format_of, network_of, node_of
+from unitoken_jax.convert.table import expected_shapes, export_tensors
+from unitoken_jax.convert.tensors import WeightsError
 from unitoken_jax.models.clip_text import ClipTextConfig
 from unitoken_jax.models.decoder import DecoderConfig
 from unitoken_jax.models.llamagen import LlamaGenConfig, published
@@ -209,7 +205,7 @@ def assert_equal(left, right):
 def test_published_sizes(name, config, tensors, parameters):
     network = network_of(config)
     shapes = expected_shapes(
-        FORMATS[name].table(config), network.abstract(config), network.counts(config)
+        format_of(name).table(config), network.abstract(config), network.counts(config)
     )
     assert len(shapes) == tensors
     assert sum(math.prod(shape) for shape in shapes.values()) == parameters
@@ -240,7 +236,7 @@ def test_saved_folders_load_with_their_own_configuration(name, tmp_path):
 
 @pytest.mark.parametrize("name", TINY)
 def test_the_configuration_survives_the_published_form(name):
-    kind, config = FORMATS[name], TINY[name]
+    kind, config = format_of(name), TINY[name]
     values = json.loads(json.dumps(kind.write_config(config, {})))
     assert kind.read_config(values) == config
 
@@ -286,7 +282,7 @@ def test_meta_and_hugging_face_agree():
     by_name = {}
     for name in ("lumina", "chameleon-hf", "chameleon-meta"):
         weights = open_weights("jax", params, WIDE)
-        kind, network = FORMATS[name], network_of(WIDE)
+        kind, network = format_of(name), network_of(WIDE)
         by_name[name] = export_tensors(kind.table(WIDE), params, network.counts(WIDE))
         _, loaded = convert.load(name, by_name[name], WIDE)
         assert_equal(loaded, params)
@@ -351,7 +347,7 @@ def test_parts_of_larger_files_are_read_alone():
     assert_equal(text, convert.load("unitok", golden, UNITOK)[1]["text"])
     whole = load_file(GOLDEN / "dino_discriminator.weights.safetensors")
     _, backbone = convert.load("dinov2", whole, DINO)
-    kind, counts = FORMATS["dinov2"], {"block": DINO.layers}
+    kind, counts = format_of("dinov2"), {"block": DINO.layers}
     back = export_tensors(kind.table(DINO), backbone, counts)
     assert len(back) == sum(key.startswith("dino.") for key in whole)
     assert_equal(back, {key: whole[f"dino.{key}"] for key in back})
@@ -382,8 +378,8 @@ def open_clip_config(name, embed, width, layers):
 )
 def test_open_clips_configurations_are_read(name, vision, embed, width, layers):
     values = open_clip_config(name, embed, width, layers)
-    config = FORMATS["vitamin-clip"].read_config({"model_cfg": values})
-    assert config == FORMATS["vitamin-clip"].read_config(values)
+    config = format_of("vitamin-clip").read_config({"model_cfg": values})
+    assert config == format_of("vitamin-clip").read_config(values)
     assert config.vision == vision
     text = config.text
     assert (text.hidden, text.mlp, text.layers) == (width, 4 * width, layers)
@@ -391,7 +387,7 @@ def test_open_clips_configurations_are_read(name, vision, embed, width, layers):
 
 
 def test_other_clips_of_open_clip_are_refused():
-    read = FORMATS["vitamin-clip"].read_config
+    read = format_of("vitamin-clip").read_config
     values = open_clip_config("vit_base_patch16_224", 512, 512, 12)
     refused("timm_model_name is 'vit_base.*known are vitamin_small", read, values)
     values = open_clip_config("vitamin_base_224", 512, 512, 12)
@@ -402,7 +398,7 @@ def test_other_clips_of_open_clip_are_refused():
 def test_a_vitamin_clip_is_read_from_the_files_of_open_clip(tmp_path):
     """Folder with its own configuration's name, names of a training, dropped parts."""
     config = TINY["vitamin-clip"]
-    params, kind = random_params(config), FORMATS["vitamin-clip"]
+    params, kind = random_params(config), format_of("vitamin-clip")
     counts = network_of(config).counts(config)
     tensors = export_tensors(kind.table(config), params, counts)
     tensors |= {
@@ -446,7 +442,7 @@ def test_types_can_be_changed(tmp_path):
 
 def test_command(tmp_path):
     source = GOLDEN / "unitoken_anyres_tiny.weights.safetensors"
-    described = FORMATS["unitoken"].write_config(TINY["unitoken"], {})
+    described = format_of("unitoken").write_config(TINY["unitoken"], {})
     (tmp_path / "tiny.json").write_text(json.dumps(described))
 
     def command(**values):
@@ -492,7 +488,7 @@ def test_the_wrong_format_is_recognised():
 
 def test_fine_tuned_norms_ask_for_more_rows():
     """Another library trains the rows apart, which one row a shard cannot hold."""
-    table = FORMATS["chameleon-hf"].table(WIDE)
+    table = format_of("chameleon-hf").table(WIDE)
     weights = export_tensors(table, random_params(WIDE), {"layer": 3})
     key = "model.layers.2.self_attn.q_norm.bias"
     weights[key] = weights[key] + np.arange(4, dtype=np.float32)[:, None]
@@ -506,7 +502,7 @@ def test_fine_tuned_norms_ask_for_more_rows():
 
 
 def test_norms_of_the_other_format_are_explained():
-    table = FORMATS["chameleon-hf"].table(WIDE)
+    table = format_of("chameleon-hf").table(WIDE)
     weights = export_tensors(table, random_params(WIDE), {"layer": 3})
     refused(
         r"q_norm.weight should be \(2, 8\) and is \(4, 8\) \(its rows are those of"
@@ -540,29 +536,29 @@ def test_a_model_without_the_part_is_refused(tmp_path):
 
 
 def test_what_our_networks_cannot_do_is_refused():
-    kind = FORMATS["llama-hf"]
+    kind = format_of("llama-hf")
     scaled = {"rope_scaling": {"type": "linear", "factor": 2.0}}
     refused("scales its rotary positions", kind.read_config, scaled)
     refused("tie_word_embeddings", kind.read_config, {"tie_word_embeddings": True})
-    refused("hidden_act", FORMATS["siglip-hf"].read_config, {"hidden_act": "gelu"})
+    refused("hidden_act", format_of("siglip-hf").read_config, {"hidden_act": "gelu"})
     odd = DecoderConfig(
         hidden=32, intermediate=10**6 + 1, heads=4, kv_heads=4, head_dim=8
     )
-    refused("never gives", FORMATS["chameleon-meta"].write_config, odd, {})
+    refused("never gives", format_of("chameleon-meta").write_config, odd, {})
 
 
 def test_published_defaults_without_any_description():
-    assert FORMATS["unitoken"].read_config({}) == UniTokenConfig()
-    assert FORMATS["lumina"].read_config({}) == DecoderConfig()
-    assert FORMATS["chameleon-meta"].read_config({}) == DecoderConfig()
-    assert FORMATS["siglip-hf"].read_config({}) == SiglipVisionConfig()
-    assert FORMATS["vqgan"].read_config({}) == VQGANConfig()
-    assert FORMATS["llamagen"].read_config({}) == LlamaGenConfig()
+    assert format_of("unitoken").read_config({}) == UniTokenConfig()
+    assert format_of("lumina").read_config({}) == DecoderConfig()
+    assert format_of("chameleon-meta").read_config({}) == DecoderConfig()
+    assert format_of("siglip-hf").read_config({}) == SiglipVisionConfig()
+    assert format_of("vqgan").read_config({}) == VQGANConfig()
+    assert format_of("llamagen").read_config({}) == LlamaGenConfig()
 
 
 def test_published_arguments_of_unitok():
     """The fields that matter, of those in the `args` of a checkpoint."""
-    kind = FORMATS["unitok"]
+    kind = format_of("unitok")
     assert kind.read_config({}) == UniTokConfig()
     args = {
         "model": "vitamin_base",
@@ -595,10 +591,10 @@ def test_published_arguments_of_llamagen():
         "class_dropout_prob": 0.1,
         "optimizer": "adamw",
     }
-    config = FORMATS["llamagen"].read_config(args)
+    config = format_of("llamagen").read_config(args)
     fields = {"codebooks": 4, "codes": 128, "depth_layers": 2, "null_class": True}
     assert config == published("B", class_dropout=0.1, **fields)
-    refused("no size 'Q'", FORMATS["llamagen"].read_config, {"gpt_model": "GPT-Q"})
+    refused("no size 'Q'", format_of("llamagen").read_config, {"gpt_model": "GPT-Q"})
 
 
 @pytest.mark.parametrize("rows", [3, 4])
@@ -609,7 +605,7 @@ def test_label_rows_of_llamagen_are_counted(rows, says, tmp_path):
     params = random_params(config)
     path = tmp_path / "model.safetensors"
     convert.save("llamagen", module_of(config), params, path)
-    fields = FORMATS["llamagen"].write_config(config, {})
+    fields = format_of("llamagen").write_config(config, {})
     fields["class_dropout_prob"] = 0.1 if says else 0.0
     module, loaded = convert.load("llamagen", path, fields)
     assert module.config.null_class == (rows == 4)
@@ -619,7 +615,7 @@ def test_label_rows_of_llamagen_are_counted(rows, says, tmp_path):
 
 def test_image_codes_come_from_the_vocabulary():
     names = {"IMGIMGAAZ": 11, "IMGIMGABZ": 12, "<image>": 3}
-    config = FORMATS["unitoken"].read_config({"vocabulary_map": names})
+    config = format_of("unitoken").read_config({"vocabulary_map": names})
     assert (config.first_image_code, config.last_image_code) == (11, 12)
 
 

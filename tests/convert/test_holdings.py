@@ -17,10 +17,10 @@ from tests.convert.test_exchange import (
     random_params,
 )
 from unitoken_jax import convert
-from unitoken_jax.convert.configs import fields
-from unitoken_jax.convert.configs.vqgan import write_vq_config
-from unitoken_jax.convert.formats import FORMATS
-from unitoken_jax.convert.table import WeightsError
+from unitoken_jax.convert import fields
+from unitoken_jax.convert.formats import FORMATS, format_of
+from unitoken_jax.convert.published.vqgan import write_vq_config
+from unitoken_jax.convert.tensors import WeightsError
 from unitoken_jax.models.decoder import DecoderConfig
 from unitoken_jax.models.siglip import SiglipConfig
 from unitoken_jax.models.unitok import UniTokConfig
@@ -44,7 +44,7 @@ def classes_of(config):
 @pytest.mark.parametrize("name", FORMATS)
 def test_every_field_is_mentioned(name):
     """A new field of a model must be decided on in each of its formats."""
-    kind = FORMATS[name]
+    kind = format_of(name)
     wanted = {one for config in kind.published for one in classes_of(config)}
     wanted |= {VQGANConfig} if name == "chameleon-hf" else set()
     assert set(kind.holdings) == wanted
@@ -62,7 +62,7 @@ def flat(values, prefix=""):
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_what_is_called_written_is_written(name):
-    kind = FORMATS[name]
+    kind = format_of(name)
     for config in kind.published:
         written = set(flat(kind.write_config(config, NAMES)))
         if name == "llamagen":
@@ -97,7 +97,7 @@ def other(value):
 @pytest.mark.parametrize("name", TINY)
 def test_written_fields_come_back(name):
     """Each field alone: changed, it survives the published form or is refused."""
-    kind = FORMATS[name]
+    kind = format_of(name)
 
     def changed(config):
         for field in dataclasses.fields(config):
@@ -249,10 +249,10 @@ def test_sizes_that_a_release_fixes_are_said(name, config, text, tmp_path, caplo
 
 
 def test_released_sizes_need_no_word():
-    for kind in FORMATS.values():
+    for kind in map(format_of, FORMATS):
         for config in kind.published:
             assert fields.check("x", config, kind.holdings) == []
-    assert FORMATS["unitok"].changes(UniTokConfig()) == []
+    assert format_of("unitok").changes(UniTokConfig()) == []
 
 
 def test_a_single_file_describes_its_model(tmp_path):
@@ -327,20 +327,20 @@ def test_values_that_fit_nothing_are_named(name, values, text):
 
 def test_the_training_scripts_names_of_llamagen():
     """`args` of a file that train_c2i.py wrote."""
-    read = FORMATS["llamagen"].read_config
+    read = format_of("llamagen").read_config
     args = {"gpt_model": "GPT-B", "vocab_size": 32768, "num_output_layer": 2}
     args |= {"dropout_p": 0.2, "drop_path_rate": 0.0, "cls_token_num": 1}
     config = read(args)
     assert (config.depth_layers, config.dropout, config.hidden) == (2, 0.2, 768)
     assert read(args | {"drop_path_rate": 0.1}).dropout == 0
-    written = FORMATS["llamagen"].write_config(config, {})
+    written = format_of("llamagen").write_config(config, {})
     assert written["num_output_layer"] == written["n_output_layer"] == 2
     assert written["gpt_model"] == "GPT-B"
 
 
 def test_a_row_for_no_class_needs_a_rate_in_the_class():
     config = change(TINY["llamagen"], null_class=True)
-    written = FORMATS["llamagen"].write_config(config, {})
+    written = format_of("llamagen").write_config(config, {})
     assert written["class_dropout_prob"] > 0
 
 
@@ -351,4 +351,4 @@ def test_meta_s_masked_image_logits_stay(tmp_path):
     convert.save("lumina", module_of(config), params, tmp_path / "x")
     described = json.loads((tmp_path / "x/config.json").read_text())
     assert described["mask_image_logits"] is True
-    assert isinstance(FORMATS["lumina"].read_config(described), DecoderConfig)
+    assert isinstance(format_of("lumina").read_config(described), DecoderConfig)

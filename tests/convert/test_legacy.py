@@ -13,9 +13,10 @@ import pytest
 
 from unitoken_jax import convert
 from unitoken_jax.config import UserError
-from unitoken_jax.convert import perceptual, stlpips
-from unitoken_jax.convert.legacy import read_legacy
-from unitoken_jax.convert.table import WeightsError
+from unitoken_jax.convert import perceptual
+from unitoken_jax.convert.files.legacy import read_legacy
+from unitoken_jax.convert.published import lpips
+from unitoken_jax.convert.tensors import WeightsError
 from unitoken_jax.models.perceptual.stlpips import StLpipsConfig
 
 MAGIC = 0x1950A86A20F9469CFC6C
@@ -136,7 +137,7 @@ def test_weights_come_out_of_the_pinned_wheel_only(old_file, tmp_path, monkeypat
     assert path == perceptual.fetch(tmp_path / "out")  # kept
     _, params = convert.load("stlpips", path)
     assert params["conv_4"]["kernel"].shape == (3, 3, 256, 256)
-    assert stlpips.counts(config) == {}
+    assert lpips.counts(config) == {}
 
 
 def test_a_download_that_fails_says_what_to_do(tmp_path, monkeypatch):

@@ -10,15 +10,9 @@ import re
 import numpy as np
 import pytest
 
-from unitoken_jax.convert.formats import FORMATS
-from unitoken_jax.convert.networks import network_of
-from unitoken_jax.convert.table import (
-    WeightsError,
-    check_source,
-    expected_shapes,
-    plan,
-    specs_of,
-)
+from unitoken_jax.convert.formats import format_of, network_of
+from unitoken_jax.convert.table import check_source, expected_shapes, plan, specs_of
+from unitoken_jax.convert.tensors import WeightsError
 from unitoken_jax.models.decoder import DecoderConfig
 from unitoken_jax.models.llamagen import published
 from unitoken_jax.models.unitok import UniTokConfig
@@ -298,7 +292,7 @@ LLAMAGEN = [
 def test_the_published_names_and_shapes_exactly(name, config, rows):
     network = network_of(config)
     ours = expected_shapes(
-        FORMATS[name].table(config), network.abstract(config), network.counts(config)
+        format_of(name).table(config), network.abstract(config), network.counts(config)
     )
     assert ours == keys(rows)
 
@@ -306,7 +300,7 @@ def test_the_published_names_and_shapes_exactly(name, config, rows):
 def test_a_vitamin_clip_is_taken_as_it_is_published():
     """All 710 names: those we take, and those that are left by name."""
     config = ViTaminClipConfig()
-    network, table = network_of(config), FORMATS["vitamin-clip"].table(config)
+    network, table = network_of(config), format_of("vitamin-clip").table(config)
     assignments = plan(
         table, specs_of(network.abstract(config)), network.counts(config)
     )

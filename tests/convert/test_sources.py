@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from unitoken_jax.convert import sinks
-from unitoken_jax.convert.sources import ArraySource, MergedSource, open_source
-from unitoken_jax.convert.table import Spec, WeightsError
+from unitoken_jax.convert.files import sinks
+from unitoken_jax.convert.files.sources import ArraySource, MergedSource, open_source
+from unitoken_jax.convert.tensors import Spec, WeightsError
 
 
 def tensors():

@@ -12,12 +12,12 @@ from unitoken_jax.convert.table import (
     Ignored,
     Initial,
     Rule,
-    WeightsError,
     expected_shapes,
     export_tensors,
     import_tensors,
     specs_of,
 )
+from unitoken_jax.convert.tensors import WeightsError
 
 TABLE = (
     Rule("embed.weight", "decoder/embed"),

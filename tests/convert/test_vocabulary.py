@@ -5,11 +5,10 @@ import json
 
 import pytest
 
-from data_pipelines.tokenizers.chameleon import train_vocabulary
-from data_pipelines.tokenizers.vocabulary import Vocabulary
+from data_pipelines.tokenizers.chameleon import ChameleonVocabulary, train_vocabulary
 from tests.convert.test_exchange import DECODER, VQ, WIDE, module_of, random_params
 from unitoken_jax import convert
-from unitoken_jax.convert.table import WeightsError
+from unitoken_jax.convert.tensors import WeightsError
 from unitoken_jax.convert.vocabulary import (
     codes_of,
     known_vocabulary,
@@ -30,7 +29,7 @@ def described(path):
 
 
 def test_a_tokenizer_gets_a_name_for_pictures(tokenizer):
-    ours, found = Vocabulary.from_file(tokenizer), read_vocabulary(tokenizer)
+    ours, found = ChameleonVocabulary.from_file(tokenizer), read_vocabulary(tokenizer)
     assert list(found.codes.values()) == ours.code_ids.tolist()
     assert found.ids["<image>"] == 3
     assert "<unk>" not in found.ids
@@ -48,7 +47,7 @@ def test_a_tokenizer_gets_a_name_for_pictures(tokenizer):
 
 
 def test_a_run_s_names_go_with_its_exports(tokenizer, tmp_path):
-    ours = Vocabulary.from_file(tokenizer)
+    ours = ChameleonVocabulary.from_file(tokenizer)
     config = UniTokenConfig(
         dataclasses.replace(DECODER, vocab_size=ours.size),
         None,

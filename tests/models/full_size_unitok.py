@@ -16,10 +16,11 @@ import jax
 import numpy as np
 from hash_weights import hash_images, hash_weight
 
-from unitoken_jax.convert import unitok as layout
-from unitoken_jax.convert.networks import network_of
-from unitoken_jax.convert.sources import Source
-from unitoken_jax.convert.table import Spec, expected_shapes, import_tensors
+from unitoken_jax.convert.files.sources import Source
+from unitoken_jax.convert.formats import network_of
+from unitoken_jax.convert.published import unitok as layout
+from unitoken_jax.convert.table import expected_shapes, import_tensors
+from unitoken_jax.convert.tensors import Spec
 from unitoken_jax.models.unitok import UniTok, UniTokConfig
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "unitok_hashinit.npz"

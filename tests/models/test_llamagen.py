@@ -12,7 +12,7 @@ from flax import linen as nn
 
 from tests.models import golden
 from tests.models.random_weights import random_weights
-from unitoken_jax.convert import llamagen as tables
+from unitoken_jax.convert.published import llamagen as tables
 from unitoken_jax.convert.table import expected_shapes, export_tensors, import_tensors
 from unitoken_jax.models import llamagen
 from unitoken_jax.models.llamagen import LlamaGen, LlamaGenConfig, published

@@ -11,7 +11,7 @@ import pytest
 
 from tests.models import golden
 from tests.models.random_weights import random_weights
-from unitoken_jax.convert import siglip as tables
+from unitoken_jax.convert.published import siglip as tables
 from unitoken_jax.convert.table import export_tensors
 from unitoken_jax.models import registry, siglip
 from unitoken_jax.models.siglip import (

@@ -11,14 +11,14 @@ import pytest
 from random_weights import random_weights
 
 from unitoken_jax.config import ConfigError
-from unitoken_jax.convert import unitok as layout
+from unitoken_jax.convert.published import unitok as layout
 from unitoken_jax.convert.table import (
     Constant,
-    WeightsError,
     expected_shapes,
     export_tensors,
     import_tensors,
 )
+from unitoken_jax.convert.tensors import WeightsError
 from unitoken_jax.models import unitok_objective
 from unitoken_jax.models.clip_text import ClipTextConfig
 from unitoken_jax.models.unitok import UniTok, UniTokConfig

@@ -11,7 +11,7 @@ import pytest
 
 from data_pipelines.packing import shift_labels
 from tests.models import golden
-from unitoken_jax.convert import unitok_mllm as tables
+from unitoken_jax.convert.published import unitok_mllm as tables
 from unitoken_jax.convert.table import expected_shapes, export_tensors, import_tensors
 from unitoken_jax.models import unitok_mllm
 from unitoken_jax.models.decoder import DecoderConfig

@@ -18,7 +18,7 @@ from data_pipelines.packing import shift_labels
 from data_pipelines.unitoken.sequence import splice
 from tests.models import golden
 from tests.models.random_weights import random_weights
-from unitoken_jax.convert import unitoken as tables
+from unitoken_jax.convert.published import unitoken as tables
 from unitoken_jax.convert.table import export_tensors, import_tensors
 from unitoken_jax.models import registry, unitoken
 from unitoken_jax.models.decoder import DecoderConfig

@@ -11,7 +11,7 @@ import pytest
 from flax import linen as nn
 from random_weights import random_weights
 
-from unitoken_jax.convert import vqgan as layout
+from unitoken_jax.convert.published import vqgan as layout
 from unitoken_jax.convert.table import expected_shapes, export_tensors, import_tensors
 from unitoken_jax.models.vqgan import VQGAN, VQGANConfig, loss
 

@@ -16,7 +16,7 @@ import tokenizer
 from tests.models import golden
 from unitoken_jax.checkpoint import reader as checkpoints
 from unitoken_jax.config import ConfigError
-from unitoken_jax.convert import dinov2
+from unitoken_jax.convert.published import dinov2
 from unitoken_jax.convert.table import import_tensors
 from unitoken_jax.models import registry, unitok_objective
 from unitoken_jax.models.perceptual.dinov2 import Dinov2, Dinov2Config

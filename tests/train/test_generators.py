@@ -20,9 +20,9 @@ from data_pipelines.storage import records
 from data_pipelines.storage.shards import Split
 from tests.models import golden, test_llamagen, test_unitok, test_unitok_mllm
 from unitoken_jax.config import ConfigError, UserError, plain
-from unitoken_jax.convert import llamagen as llamagen_tables
-from unitoken_jax.convert import unitok as unitok_tables
-from unitoken_jax.convert import unitok_mllm as mllm_tables
+from unitoken_jax.convert.published import llamagen as llamagen_tables
+from unitoken_jax.convert.published import unitok as unitok_tables
+from unitoken_jax.convert.published import unitok_mllm as mllm_tables
 from unitoken_jax.convert.table import export_tensors, import_tensors
 from unitoken_jax.evaluate.run import run as evaluate
 from unitoken_jax.generate import __main__ as generate

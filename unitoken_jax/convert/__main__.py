@@ -6,16 +6,16 @@ from absl import flags, logging
 
 from unitoken_jax import config as configs
 from unitoken_jax.convert import convert
+from unitoken_jax.convert.files.sources import read_described
 from unitoken_jax.convert.formats import FORMATS, JAX
-from unitoken_jax.convert.sources import read_described
 from unitoken_jax.files import define_path_flag
 
 
 def define_flags() -> None:
     """Define the flags of the command."""
-    names = (JAX, *FORMATS)
-    flags.DEFINE_enum("from", None, names, "Format of the source.", required=True)
-    flags.DEFINE_enum("to", None, names, "Format to write.", required=True)
+    names = f"{', '.join((JAX, *FORMATS))}; or package.module:NAME of another one"
+    flags.DEFINE_string("from", None, f"Format of the source: {names}.", required=True)
+    flags.DEFINE_string("to", None, f"Format to write: {names}.", required=True)
     define_path_flag(
         "input", None, "Weight file, folder of them, or checkpoint.", required=True
     )

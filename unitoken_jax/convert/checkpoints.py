@@ -27,10 +27,10 @@ from orbax.checkpoint import type_handlers
 
 from unitoken_jax.checkpoint import digests
 from unitoken_jax.checkpoint.reader import CheckpointError, find_intact, steps
-from unitoken_jax.convert.sinks import check_space, refuse_existing, replacing
-from unitoken_jax.convert.table import Reader, Spec, WeightsError
+from unitoken_jax.convert.files.sinks import check_space, refuse_existing, replacing
+from unitoken_jax.convert.tensors import Reader, Spec, WeightsError
 from unitoken_jax.files import read_json
-from unitoken_jax.renamed import translate
+from unitoken_jax.renamed import parameter, translate
 
 _CHUNK_BYTES = 2**26  # what one read moves at least, of a large parameter
 _WAITING_BYTES = 2**27  # how much is written at once
@@ -59,7 +59,9 @@ class CheckpointReader:
                 for entry in described["tree_metadata"].values()
             ]
             opened = {
-                "/".join(name[len(below) :]): _open(folder, ".".join(name), described)
+                parameter("/".join(name[len(below) :])): _open(
+                    folder, ".".join(name), described
+                )
                 for name in names
                 if name[: len(below)] == below
             }

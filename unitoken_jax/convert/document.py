@@ -8,11 +8,9 @@ configuration is held.
 import math
 import re
 from collections.abc import Iterator
-from typing import Any
 
-from unitoken_jax.convert.configs.fields import Held
-from unitoken_jax.convert.formats import FORMATS, Format
-from unitoken_jax.convert.networks import network_of
+from unitoken_jax.convert.fields import Held
+from unitoken_jax.convert.formats import FORMATS, Format, format_of, network_of
 from unitoken_jax.convert.table import (
     Assignment,
     Constant,
@@ -37,19 +35,19 @@ under which published names, or as the one value that the published class has.
 def document() -> str:
     """All formats as Markdown."""
     parts = [_HEAD]
-    for name, kind in FORMATS.items():
-        for config in kind.published:
-            parts.append("\n".join(_section(name, config)) + "\n")
+    for name in FORMATS:
+        for config in format_of(name).published:
+            parts.append("\n".join(_section(format_of(name), config)) + "\n")
     return "\n".join(parts)
 
 
-def _section(name: str, config: Any) -> Iterator[str]:
-    kind, network = FORMATS[name], network_of(config)
+def _section(kind: Format, config: object) -> Iterator[str]:
+    network = network_of(config)
     specs = specs_of(network.abstract(config))
     table = kind.table(config)
     assignments = plan(table, specs, network.counts(config)).values()
     numbers = sum(math.prod(assignment.published) for assignment in assignments)
-    yield f"## {name}: {network.kind}\n"
+    yield f"## {kind.name}: {network.kind}\n"
     yield f"{kind.title}. {len(assignments):,} tensors, {numbers:,} numbers.\n"
     yield from _fields(kind, config)
     yield "| published name | shape | × | ours | layout |"
@@ -69,7 +67,7 @@ def _section(name: str, config: Any) -> Iterator[str]:
             yield f"| `{rule.pattern}` | | | dropped | {rule.why} |"
 
 
-def _fields(kind: Format, config: Any) -> Iterator[str]:
+def _fields(kind: Format, config: object) -> Iterator[str]:
     """How the format holds the fields of a configuration and of its parts."""
     yield "| field | held as |"
     yield "|---|---|"
@@ -89,12 +87,14 @@ def _fields(kind: Format, config: Any) -> Iterator[str]:
     yield ""
 
 
-def _held(kind: Format, config: Any, at: str) -> Iterator[tuple[str, Any, Held]]:
+def _held(
+    kind: Format, config: object, prefix: str
+) -> Iterator[tuple[str, object, Held]]:
     for name, held in kind.holdings[type(config)].items():
         if held.kind == "part":
-            yield from _held(kind, getattr(config, name), f"{at}{name}.")
+            yield from _held(kind, getattr(config, name), f"{prefix}{name}.")
         else:
-            yield f"{at}{name}", config, held
+            yield f"{prefix}{name}", config, held
 
 
 def _row(assignment: Assignment) -> tuple[str, str, str, str]:

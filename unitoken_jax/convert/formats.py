@@ -1,77 +1,113 @@
-"""The formats of `--from` and `--to`: table, configuration and files of each."""
+"""The formats of `--from` and `--to`: what each is, and which there are.
 
-from collections.abc import Callable, Mapping
+`FORMATS` lists the published formats that come with us. A model in a file of its own
+brings others with it: its `System.formats` names them as entry points
+("package.module:attribute"), which stand wherever a format's name may stand.
+"""
+
+import functools
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Generic, Protocol, TypeVar
 
-from unitoken_jax.config import nearest
-from unitoken_jax.convert import (
-    chameleon,
-    clip_text,
-    dinov2,
-    inception,
-    llamagen,
-    lpips,
-    meta,
-    siglip,
-    stlpips,
-    unitok,
-    unitok_mllm,
-    unitoken,
-    vitamin_clip,
-    vqgan,
-)
-from unitoken_jax.convert.configs import decoder as decoders
-from unitoken_jax.convert.configs import llamagen as llamagens
-from unitoken_jax.convert.configs import perceptual as perceptuals
-from unitoken_jax.convert.configs import siglip as siglips
-from unitoken_jax.convert.configs import unitok as unitoks
-from unitoken_jax.convert.configs import unitok_mllm as mllms
-from unitoken_jax.convert.configs import unitoken as unitokens
-from unitoken_jax.convert.configs import vitamin_clip as vitamin_clips
-from unitoken_jax.convert.configs import vqgan as vqgans
-from unitoken_jax.convert.configs.fields import Holdings, Values
-from unitoken_jax.convert.sinks import Read, write_weights
-from unitoken_jax.convert.sources import Source, open_source
-from unitoken_jax.convert.table import Spec, Table, WeightsError
-from unitoken_jax.models.clip_text import ClipTextConfig
-from unitoken_jax.models.decoder import DecoderConfig
-from unitoken_jax.models.llamagen import LlamaGenConfig
-from unitoken_jax.models.perceptual.dinov2 import Dinov2Config
-from unitoken_jax.models.perceptual.inception import InceptionConfig
-from unitoken_jax.models.perceptual.lpips import LpipsConfig
-from unitoken_jax.models.perceptual.stlpips import StLpipsConfig
-from unitoken_jax.models.siglip import (
-    SiglipConfig,
-    SiglipTextConfig,
-    SiglipVisionConfig,
-)
-from unitoken_jax.models.unitok import UniTokConfig
-from unitoken_jax.models.unitok_mllm import UniTokMllmConfig
-from unitoken_jax.models.unitoken import UniTokenConfig
-from unitoken_jax.models.vitamin import ViTaminClipConfig, ViTaminConfig
-from unitoken_jax.models.vqgan import VQGANConfig
+from unitoken_jax.config import build, nearest, plain
+from unitoken_jax.convert.fields import Holdings, Values
+from unitoken_jax.convert.files.sinks import Read, write_weights
+from unitoken_jax.convert.files.sources import Source, open_source
+from unitoken_jax.convert.networks import Network
+from unitoken_jax.convert.table import Table
+from unitoken_jax.convert.tensors import Spec, WeightsError
+from unitoken_jax.models import registry
+from unitoken_jax.models.system import EntryPoint, resolve
 
-Write = Callable[[Path, Mapping[str, Spec], Read, Values, Mapping[str, bytes]], None]
-Open = Callable[[Path, str | None], Source]
 JAX = "jax"
-_write_plain = partial(write_weights, beside=".json")
-_QK_NORM = (
-    "model.layers.0.self_attn.q_proj.weight",
-    "model.layers.0.self_attn.q_norm.weight",
-)
+_PUBLISHED = "unitoken_jax.convert.published"
+FORMATS: Mapping[str, EntryPoint] = {
+    "unitoken": f"{_PUBLISHED}.unitoken:UNITOKEN",
+    "lumina": f"{_PUBLISHED}.chameleon:LUMINA",
+    "chameleon-hf": f"{_PUBLISHED}.chameleon:CHAMELEON_HF",
+    "chameleon-meta": f"{_PUBLISHED}.chameleon_meta:CHAMELEON_META",
+    "siglip-hf": f"{_PUBLISHED}.siglip:SIGLIP_HF",
+    "vqgan": f"{_PUBLISHED}.vqgan:VQGAN_CKPT",
+    "llama-hf": f"{_PUBLISHED}.chameleon:LLAMA_HF",
+    "unitok": f"{_PUBLISHED}.unitok:UNITOK",
+    "unitok-mllm": f"{_PUBLISHED}.unitok_mllm:UNITOK_MLLM",
+    "llamagen": f"{_PUBLISHED}.llamagen:LLAMAGEN",
+    "clip-text": f"{_PUBLISHED}.clip_text:CLIP_TEXT",
+    "vitamin-clip": f"{_PUBLISHED}.vitamin:VITAMIN_CLIP",
+    "dinov2": f"{_PUBLISHED}.dinov2:DINOV2",
+    "lpips": f"{_PUBLISHED}.lpips:LPIPS",
+    "stlpips": f"{_PUBLISHED}.lpips:STLPIPS",
+    "inception": f"{_PUBLISHED}.inception:INCEPTION",
+}
+"""Name of a format → where its `Format` stands, which is imported when needed."""
+
+Config = TypeVar("Config")
+Tokenizer = TypeVar("Tokenizer")
+Description = Mapping[str, object]
+"""What a published configuration says of a model: what `config.json` holds."""
+
+
+class Open(Protocol):
+    """How the files of a format are opened."""
+
+    def __call__(self, path: Path, weights: str | None = None) -> Source:
+        """Open the files at `path`; `weights` chooses one of several sets."""
+        ...
+
+
+Write = Callable[
+    [Path, Mapping[str, Spec], Read, Description, Mapping[str, bytes]], None
+]
+"""(path, specs, tensors, description, files beside) → files."""
+_write_plain: Write = partial(write_weights, beside=".json")
 
 
 @dataclass(frozen=True)
-class Format:
-    """One published layout.
+class ImageTokenizer(Generic[Tokenizer]):
+    """The image tokenizer that the files of a decoder hold beside it.
 
     Attributes:
+        format: the format of its own files.
+        config: the class of its configuration.
+        table: configuration → the rules of its own files.
+        rename: a name of its own files → the name here; None for what is left out.
+        field: the field of the decoder's description that describes it.
+        describe: configuration → that field.
+        codes: configuration → how many codes it has.
+    """
+
+    format: str
+    config: type[Tokenizer]
+    table: Callable[[Tokenizer], Table]
+    rename: Callable[[str], str | None]
+    field: str
+    describe: Callable[[Tokenizer], Description]
+    codes: Callable[[Tokenizer], int]
+
+
+def _as_read(config: Config, source: Source) -> Config:
+    del source
+    return config
+
+
+def _as_released(config: object) -> list[str]:
+    del config
+    return []
+
+
+@dataclass(frozen=True)
+class Format(Generic[Config]):
+    """One published layout of weights: all that reading and writing it needs.
+
+    Attributes:
+        name: what it is called in `--from` and `--to`.
         title: whose files these are.
         marks: names that only such files have together.
-        published: configurations of the published models.
+        networks: the networks that it can hold.
+        published: configurations of the published models, one for each network.
         table: configuration → rules.
         holdings: how every field of the configurations is held, by their classes.
         read_config: what the source says of its model → configuration; with nothing
@@ -82,231 +118,133 @@ class Format:
         prefixes: what may stand before every name of a larger file, of which the rest
             is then left out.
         names_ids: whether its files list the names of the decoder's ids.
+        image_tokenizer: the image tokenizer that its files can hold too; or None.
         changes: configuration → what the released code must be changed in before it
             loads the model, beside what `holdings` says.
         open: (path, chosen set of weights) → tensors.
         write: (path, specs, tensors, what to say, files beside) → files.
     """
 
+    name: str
     title: str
     marks: tuple[str, ...]
-    published: tuple[Any, ...]
-    table: Callable[[Any], Table]
+    networks: tuple[Network, ...]
+    published: tuple[Config, ...]
+    table: Callable[[Config], Table]
     holdings: Holdings
-    read_config: Callable[[Values], Any]
-    write_config: Callable[[Any, Values], Values]
-    refine: Callable[[Any, Source], Any] = lambda config, source: config
+    read_config: Callable[[Values], Config]
+    write_config: Callable[[Config, Values], Description]
+    refine: Callable[[Config, Source], Config] = _as_read
     prefixes: tuple[str, ...] = ()
     names_ids: bool = False
-    changes: Callable[[Any], list[str]] = lambda config: []
+    image_tokenizer: ImageTokenizer | None = None
+    changes: Callable[[Config], list[str]] = _as_released
     open: Open = open_source
     write: Write = _write_plain
 
     @property
     def holds(self) -> tuple[type, ...]:
         """Classes of the configurations it can hold."""
-        return tuple(type(config) for config in self.published)
+        return tuple(network.config for network in self.networks)
 
 
-FORMATS: dict[str, Format] = {
-    "unitoken": Format(
-        "UniToken (SxJyJay/UniToken), Hugging Face folder",
-        ("adapter.0.weight", *_QK_NORM),
-        (UniTokenConfig(),),
-        unitoken.table,
-        {
-            UniTokenConfig: unitokens.UNITOKEN,
-            DecoderConfig: decoders.LUMINA,
-            SiglipVisionConfig: unitokens.VISION,
-        },
-        unitokens.read_unitoken,
-        unitokens.write_unitoken,
-        names_ids=True,
-    ),
-    "lumina": Format(
-        "Lumina-mGPT (Alpha-VLLM), Hugging Face folder",
-        _QK_NORM,
-        (DecoderConfig(),),
-        chameleon.table,
-        {DecoderConfig: decoders.LUMINA},
-        decoders.read_chameleon,
-        decoders.write_lumina,
-        names_ids=True,
-    ),
-    "chameleon-hf": Format(
-        "Chameleon in transformers (facebook/chameleon-7b)",
-        _QK_NORM,
-        (DecoderConfig(),),
-        chameleon.table_hf,
-        {DecoderConfig: decoders.CHAMELEON, VQGANConfig: vqgans.VQ_CONFIG},
-        decoders.read_chameleon,
-        decoders.write_chameleon,
-        names_ids=True,
-    ),
-    "chameleon-meta": Format(
-        "Chameleon as Meta ships it: consolidated*.pth beside params.json",
-        ("tok_embeddings.weight", "layers.0.attention.wq.weight"),
-        (DecoderConfig(),),
-        chameleon.table_meta,
-        {DecoderConfig: decoders.META},
-        decoders.read_meta,
-        decoders.write_meta,
-        open=meta.open_shards,
-        write=meta.write_shards,
-    ),
-    "siglip-hf": Format(
-        "SigLIP in transformers (google/siglip-so400m-patch14-384)",
-        ("vision_model.post_layernorm.weight",),
-        (SiglipVisionConfig(), SiglipConfig()),
-        siglip.table,
-        {
-            SiglipVisionConfig: siglips.VISION,
-            SiglipTextConfig: siglips.TEXT,
-            SiglipConfig: siglips.SIGLIP,
-        },
-        siglips.read_siglip,
-        siglips.write_siglip,
-        prefixes=("vision_model.", "vit."),
-    ),
-    "vqgan": Format(
-        "Chameleon's image tokenizer: vqgan.ckpt beside vqgan.yaml",
-        ("encoder.conv_in.weight", "quantize.embedding.weight"),
-        (VQGANConfig(),),
-        vqgan.table,
-        {VQGANConfig: vqgans.VQGAN},
-        vqgans.read_vqgan,
-        vqgans.write_vqgan,
-        write=partial(write_weights, wrap=("state_dict",), beside=".yaml"),
-    ),
-    "llama-hf": Format(
-        "Llama in transformers (meta-llama/Llama-2-7b-hf)",
-        ("model.layers.0.self_attn.q_proj.weight",),
-        (DecoderConfig(vocab_size=32_000, qk_norm=False),),
-        chameleon.table,
-        {DecoderConfig: decoders.LLAMA},
-        decoders.read_llama,
-        decoders.write_llama,
-    ),
-    "unitok": Format(
-        "UniTok's tokenizer (FoundationVision/unitok_tokenizer)",
-        ("quant_proj.attn.qkv.weight", "post_quant_proj.attn.qkv.weight"),
-        (UniTokConfig(),),
-        unitok.table,
-        {
-            UniTokConfig: unitoks.UNITOK,
-            ViTaminConfig: unitoks.VITAMIN,
-            ClipTextConfig: unitoks.TEXT,
-        },
-        unitoks.read_unitok,
-        unitoks.write_unitok,
-        write=partial(write_weights, wrap=("trainer", "unitok"), beside="args"),
-        changes=unitoks.unreleased_vision,
-    ),
-    "unitok-mllm": Format(
-        "UniTok's multimodal LLM (FoundationVision/unitok_mllm), Hugging Face folder",
-        ("ar_head.linear_head.weight", "lm_head.weight"),
-        (UniTokMllmConfig(),),
-        unitok_mllm.table,
-        {UniTokMllmConfig: mllms.MLLM, DecoderConfig: mllms.LLAMA},
-        mllms.read_unitok_mllm,
-        mllms.write_unitok_mllm,
-    ),
-    "llamagen": Format(
-        "LlamaGen over UniTok's codes (FoundationVision/UniTok)",
-        ("cls_embedding.embedding_table.weight", "output.linear_head.weight"),
-        (LlamaGenConfig(),),
-        llamagen.table,
-        {LlamaGenConfig: llamagens.LLAMAGEN},
-        llamagens.read_llamagen,
-        llamagens.write_llamagen,
-        llamagen.count_classes,
-        write=partial(write_weights, wrap=("model",), beside="args"),
-    ),
-    "clip-text": Format(
-        "CLIP's text tower as open_clip and UniTok name it",
-        ("text_projection", "positional_embedding"),
-        (ClipTextConfig(),),
-        clip_text.table,
-        {ClipTextConfig: unitoks.TEXT},
-        unitoks.read_clip_text,
-        unitoks.write_clip_text,
-        prefixes=("text_encoder.", "text."),
-    ),
-    "vitamin-clip": Format(
-        "ViTamin CLIPs of open_clip (jienengchen/ViTamin-L-256px), to start UniTok",
-        ("visual.trunk.patch_embed.backbone.stem.conv1.weight", "text.text_projection"),
-        (ViTaminClipConfig(),),
-        vitamin_clip.table,
-        {
-            ViTaminClipConfig: vitamin_clips.CLIP,
-            ViTaminConfig: vitamin_clips.VITAMIN,
-            ClipTextConfig: vitamin_clips.TEXT,
-        },
-        vitamin_clips.read_vitamin_clip,
-        vitamin_clips.write_vitamin_clip,
-        prefixes=("module.",),
-        changes=vitamin_clips.dropped_tensors,
-    ),
-    "dinov2": Format(
-        "DINOv2 ViT-S/14 (dinov2_vits14_pretrain.pth)",
-        ("cls_token", "mask_token", "blocks.0.ls1.gamma"),
-        (Dinov2Config(),),
-        dinov2.table,
-        {Dinov2Config: perceptuals.DINOV2},
-        perceptuals.read_dinov2,
-        perceptuals.write_dinov2,
-        prefixes=("dino.",),
-    ),
-    "lpips": Format(
-        "LPIPS with VGG16 in one file (UniTok's lpips_with_vgg.pth)",
-        ("net.slice1.0.weight", "lins.0.model.1.weight"),
-        (LpipsConfig(),),
-        lpips.table,
-        {LpipsConfig: perceptuals.LPIPS},
-        perceptuals.read_lpips,
-        perceptuals.write_lpips,
-        prefixes=("lpips.",),
-    ),
-    "stlpips": Format(
-        "Shift-tolerant LPIPS with AlexNet (stlpips-pytorch, see convert.perceptual)",
-        ("net.slice1.0.weight", "lin0.model.1.weight", "net.slice2.5.weight"),
-        (StLpipsConfig(),),
-        stlpips.table,
-        {StLpipsConfig: perceptuals.STLPIPS},
-        perceptuals.read_stlpips,
-        perceptuals.write_stlpips,
-    ),
-    "inception": Format(
-        "Inception-v3 of the FID (pt_inception-2015-12-05-6726825d.pth)",
-        ("Conv2d_1a_3x3.conv.weight", "Mixed_7c.branch_pool.conv.weight", "fc.bias"),
-        (InceptionConfig(),),
-        inception.table,
-        {InceptionConfig: perceptuals.INCEPTION},
-        perceptuals.read_inception,
-        perceptuals.write_inception,
-    ),
-}
-
-
-def format_of(name: str) -> Format:
-    """The format of a name.
+def format_of(name: str | Format) -> Format:
+    """The format of a name or an entry point; a format itself stays what it is.
 
     Raises:
         WeightsError: an unknown name; the message has the nearest known one.
     """
-    if name not in FORMATS:
+    if isinstance(name, Format):
+        return name
+    if name not in FORMATS and ":" not in name:
         raise WeightsError(
             f"there is no format {name!r}{nearest(name, (JAX, *FORMATS))}"
         )
-    return FORMATS[name]
+    return _resolved(FORMATS.get(name, name))
+
+
+@functools.cache
+def _resolved(entry: EntryPoint) -> Format:
+    try:
+        found = resolve(entry)
+    except (ImportError, AttributeError, ValueError) as fault:
+        raise WeightsError(f"there is no format {entry!r} ({fault})") from fault
+    if not isinstance(found, Format):
+        raise WeightsError(f"{entry} is a {type(found).__name__} and no format")
+    return found
+
+
+def formats_of(config: object) -> Iterator[Format]:
+    """The formats that hold a configuration, those that its model brings too."""
+    for name in FORMATS:
+        if isinstance(config, format_of(name).holds):
+            yield format_of(name)
+    for name in _brought(config):
+        if name not in FORMATS and isinstance(config, format_of(name).holds):
+            yield format_of(name)
+
+
+def _brought(config: object) -> tuple[EntryPoint, ...]:
+    """What the `System` of a configuration names as its formats."""
+    for kind in registry.KINDS:
+        if registry.config_class(kind) is type(config):
+            return registry.system_of(kind, config).formats
+    return ()
+
+
+def network_of(config: object) -> Network:
+    """The network that a configuration is of.
+
+    Raises:
+        WeightsError: none of ours.
+    """
+    for one in formats_of(config):
+        for network in one.networks:
+            if type(config) is network.config:
+                return network
+    known = ", ".join(network.config.__name__ for network in networks().values())
+    raise WeightsError(
+        f"{type(config).__name__} is the configuration of no network whose weights can"
+        f" be converted; known are {known}"
+    )
+
+
+def networks() -> dict[str, Network]:
+    """The networks of `FORMATS` by their kinds."""
+    return {
+        network.kind: network
+        for name in FORMATS
+        for network in format_of(name).networks
+    }
+
+
+def node_of(config: object) -> dict[str, object]:
+    """A configuration as primitives, with the kind that `config_of` needs."""
+    return {"kind": network_of(config).kind, **plain(config)}
+
+
+def config_of(node: Mapping[str, object], path: str) -> object:
+    """The configuration that a `model` node describes; the reverse of `node_of`.
+
+    Raises:
+        WeightsError: a kind that is not ours.
+        ConfigError: a field that the kind does not have.
+    """
+    fields = dict(node)
+    kind = str(fields.pop("kind", None))
+    if network := networks().get(kind):
+        return build(network.config, fields, path)
+    if kind in registry.KINDS:
+        return registry.build(node, path).config
+    raise WeightsError(f"{path}.kind is {kind!r}{nearest(kind, networks())}")
 
 
 def matching(source: Source) -> list[str]:
     """Formats that a source looks like: those most of whose marks it has."""
     found = {
-        name: len(kind.marks)
-        for name, kind in FORMATS.items()
-        if all(mark in source for mark in kind.marks)
+        name: len(format_of(name).marks)
+        for name in FORMATS
+        if all(mark in source for mark in format_of(name).marks)
     }
     most = max(found.values(), default=0)
     return [name for name, marks in found.items() if marks == most]

@@ -17,8 +17,8 @@ from safetensors.numpy import save
 
 from unitoken_jax import config as configs
 from unitoken_jax.config import UserError
-from unitoken_jax.convert.legacy import read_legacy
-from unitoken_jax.convert.table import WeightsError
+from unitoken_jax.convert.files.legacy import read_legacy
+from unitoken_jax.convert.tensors import WeightsError
 from unitoken_jax.files import define_path_flag
 
 PACKAGE = "stlpips-pytorch==0.0.2"

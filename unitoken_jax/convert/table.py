@@ -14,23 +14,24 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 from flax import traverse_util
-from flax.core import meta
 
-from unitoken_jax.config import UserError
-from unitoken_jax.convert.finite import is_floating, unfinite
 from unitoken_jax.convert.layouts import SAME, Layout, LayoutError, Shape, contiguous
+from unitoken_jax.convert.tensors import (
+    Reader,
+    Spec,
+    TreeReader,
+    WeightsError,
+    is_floating,
+    unfinite,
+)
 
 Counts = Mapping[str, int | Sequence[int]]
 _COUNTER = re.compile(r"\{(\w+)\}")
 _LISTED = 4  # names shown of a long list
-
-
-class WeightsError(UserError, ValueError):
-    """Weights that do not fit the table or the model, said in a sentence."""
 
 
 @dataclass(frozen=True)
@@ -117,18 +118,6 @@ class Ignored:
 Table = Sequence[Rule | Constant | Initial | Ignored]
 
 
-class Spec(NamedTuple):
-    """Shape and type of a tensor that has not been read."""
-
-    shape: Shape
-    dtype: np.dtype
-
-    @property
-    def size(self) -> int:
-        """Bytes of the tensor."""
-        return math.prod(self.shape) * self.dtype.itemsize
-
-
 class Slot(NamedTuple):
     """A place in our tree: a path and an index on its stacked axes."""
 
@@ -159,54 +148,21 @@ class Piece(NamedTuple):
     array: np.ndarray
 
 
-class Reader(Protocol):
-    """Our parameters, read slice by slice."""
-
-    @property
-    def specs(self) -> Mapping[str, Spec]:
-        """Shape and type of every parameter, by path."""
-        ...
-
-    def read(self, path: str, index: tuple[int, ...]) -> np.ndarray:
-        """The parameter at `path`, with `index` on its leading axes."""
-        ...
-
-    def stacked(self, path: str) -> int:
-        """How many leading axes of a parameter are best read one by one."""
-        ...
+def kernel_and_bias(key: str, path: str, layout: Layout) -> Iterator[Rule]:
+    """Rules of a linear map or a convolution, whose kernel has the layout."""
+    yield Rule(f"{key}.weight", f"{path}/kernel", layout)
+    yield Rule(f"{key}.bias", f"{path}/bias")
 
 
-class TreeReader:
-    """A nested dict of arrays as a `Reader`."""
-
-    def __init__(self, params: Mapping[str, Any]) -> None:
-        self._leaves = flatten(params)
-
-    @property
-    def specs(self) -> dict[str, Spec]:
-        """Shape and type of every parameter, by path."""
-        return {
-            path: Spec(tuple(leaf.shape), np.dtype(leaf.dtype))
-            for path, leaf in self._leaves.items()
-        }
-
-    def read(self, path: str, index: tuple[int, ...]) -> np.ndarray:
-        """The parameter at `path`, with `index` on its leading axes."""
-        return np.asarray(self._leaves[path][index])
-
-    def stacked(self, path: str) -> int:
-        """How many leading axes of a parameter are best read one by one."""
-        del path
-        return 0
+def norm(key: str, path: str) -> Iterator[Rule]:
+    """Rules of a norm with scale and bias."""
+    yield Rule(f"{key}.weight", f"{path}/scale")
+    yield Rule(f"{key}.bias", f"{path}/bias")
 
 
-def flatten(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """A nested dict (leaves boxed or not) as `{'a/b/c': leaf}`."""
-    leaves = traverse_util.flatten_dict(dict(tree), sep="/")
-    return {
-        path: leaf.value if isinstance(leaf, meta.Partitioned) else leaf  # pyright: ignore[reportAttributeAccessIssue]
-        for path, leaf in leaves.items()
-    }
+def query_key_value(path: str, leaf: str) -> tuple[str, str, str]:
+    """The paths of three maps that are packed in one published tensor."""
+    return f"{path}/query/{leaf}", f"{path}/key/{leaf}", f"{path}/value/{leaf}"
 
 
 def _values(counts: Counts, counter: str, key: str) -> Sequence[int]:

@@ -6,14 +6,18 @@ its published conversion renames a reserved piece, and so does this one.
 """
 
 import json
+import logging
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from unitoken_jax.convert.table import WeightsError
+from unitoken_jax.convert.networks import Ids
+from unitoken_jax.convert.tensors import WeightsError
 from unitoken_jax.files import read_json
+
+log = logging.getLogger(__name__)
 
 IMAGE = "<image>"
 FILE = "tokenizer.json"
@@ -144,6 +148,77 @@ def _with_image(
         for token in tokenizer["added_tokens"]
     ]
     return {**tokenizer, "model": model, "added_tokens": added}, renamed
+
+
+def fitting_vocabulary(
+    format: str,
+    ids: Ids,
+    given: Vocabulary | None,
+    said: Mapping[str, object],
+    codes: int | None,
+) -> Vocabulary | None:
+    """The names of a decoder's ids, as far as they are known, checked.
+
+    Args:
+        format: what is written, for messages.
+        ids: those of the decoder.
+        given: a tokenizer's names.
+        said: what a published source said of the model.
+        codes: how many codes the image tokenizer has that goes along, if one does.
+
+    Raises:
+        WeightsError: they do not fit the decoder or the image tokenizer; or an image
+            tokenizer goes along and its codes or `<image>` have no name.
+    """
+    found = given or known_vocabulary(ids.size, said, ids.codes)
+    where = found.where if found else "nothing"
+    # What a tokenizer adds beyond the vocabulary has no embedding.
+    names = {
+        name: i
+        for name, i in (found.ids if found else {}).items()
+        if not isinstance(i, int)
+        or i < ids.size
+        or name == IMAGE
+        or codes_of({name: i})
+    }
+    if not all(isinstance(i, int) and 0 <= i < ids.size for i in names.values()):
+        raise WeightsError(
+            f"vocabulary_map: {where} has ids that are none of the decoder's"
+            f" vocab_size={ids.size}; give the tokenizer.json of its data as"
+            " --vocabulary"
+        )
+    named = codes_of(names)
+    _check_codes(where, ids, named)
+    if codes is not None:
+        if IMAGE not in names or sorted(named) != list(range(codes)):
+            raise WeightsError(
+                f"vocabulary_map: the image tokenizer has {codes} codes (n_embed), and"
+                f" {where} names {len(named)} and"
+                f" {'' if IMAGE in names else 'no '}{IMAGE}; without all of them"
+                f" {format} cannot see a picture. Give the tokenizer.json of its data"
+                " as --vocabulary"
+            )
+    elif IMAGE not in names or not named:
+        log.warning(
+            "%s: the names of the decoder's ids are not known, so that its class cannot"
+            " be shown a picture; give the tokenizer.json of its data as --vocabulary.",
+            format,
+        )
+    return replace(found, ids=names) if found else None
+
+
+def _check_codes(where: str, ids: Ids, named: Mapping[int, int]) -> None:
+    """Refuse names whose image codes lie elsewhere than the model's."""
+    if ids.codes is None or not named:
+        return
+    first, last = min(named.values()), max(named.values())
+    if (first, last) != ids.codes:
+        raise WeightsError(
+            f"vocabulary_map: {where} has its image codes at {first}..{last}, and"
+            f" the model has first_image_code={ids.codes[0]} and"
+            f" last_image_code={ids.codes[1]}; give the tokenizer.json of its data as"
+            " --vocabulary"
+        )
 
 
 def known_vocabulary(

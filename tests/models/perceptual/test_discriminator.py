@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hash_weights import hash_images, hash_weight
 
-from unitoken_jax.convert import dinov2 as layout
+from unitoken_jax.convert.published import dinov2 as layout
 from unitoken_jax.convert.table import (
     Constant,
     expected_shapes,

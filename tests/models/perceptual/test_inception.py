@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hash_weights import hash_weight, noise
 
-from unitoken_jax.convert import inception as layout
+from unitoken_jax.convert.published import inception as layout
 from unitoken_jax.convert.table import expected_shapes, import_tensors
 from unitoken_jax.models.perceptual.inception import (
     BLOCKS,

@@ -10,7 +10,7 @@ import pytest
 from hash_weights import hash_images, hash_weight
 from random_weights import random_weights
 
-from unitoken_jax.convert import lpips as layout
+from unitoken_jax.convert.published import lpips as layout
 from unitoken_jax.convert.table import expected_shapes, import_tensors
 from unitoken_jax.models.perceptual.lpips import Lpips, LpipsConfig
 from unitoken_jax.models.system import FrozenModel

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hash_weights import hash_images, hash_weight
 
-from unitoken_jax.convert import stlpips as layout
+from unitoken_jax.convert.published import lpips as layout
 from unitoken_jax.convert.table import expected_shapes, import_tensors
 from unitoken_jax.models.perceptual.stlpips import SMALLEST, StLpips, StLpipsConfig
 
@@ -23,7 +23,7 @@ def abstract():
 
 
 def params():
-    table = layout.table(CONFIG)
+    table = layout.stlpips_table(CONFIG)
     source = {
         key: hash_weight(f"stlpips.{key}", shape)
         for key, shape in expected_shapes(table, abstract(), {}).items()
@@ -33,7 +33,7 @@ def params():
 
 
 def test_published_size():
-    shapes = expected_shapes(layout.table(CONFIG), abstract(), {})
+    shapes = expected_shapes(layout.stlpips_table(CONFIG), abstract(), {})
     assert sum(int(np.prod(shape)) for shape in shapes.values()) == 2_469_696 + 1152
 
 

@@ -1,9 +1,15 @@
-"""Decoders: Chameleon in three spellings, and Llama."""
+"""Chameleon's decoder with the names of Hugging Face, and Llama's.
+
+`table` is UniToken's and Lumina-mGPT's (one QK-norm row per model-parallel shard),
+`table_hf` that of `transformers` (one row per head). Without QK-norm the first is
+Llama's in `transformers`. Meta's own files are in `chameleon_meta.py`.
+"""
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
-from unitoken_jax.convert.configs.fields import (
+from unitoken_jax.convert.fields import (
     Fields,
     Values,
     count,
@@ -18,8 +24,82 @@ from unitoken_jax.convert.configs.fields import (
     whole,
     written,
 )
-from unitoken_jax.convert.table import WeightsError
-from unitoken_jax.models.decoder import DecoderConfig
+from unitoken_jax.convert.formats import Format, ImageTokenizer
+from unitoken_jax.convert.layouts import (
+    HEADS_IN,
+    HEADS_OUT,
+    LINEAR,
+    SAME,
+    Layout,
+    repeated_rows,
+)
+from unitoken_jax.convert.networks import Ids, Network
+from unitoken_jax.convert.published import vqgan
+from unitoken_jax.convert.table import Counts, Ignored, Rule, Table
+from unitoken_jax.convert.tensors import WeightsError
+from unitoken_jax.models.decoder import Decoder, DecoderConfig
+from unitoken_jax.models.vqgan import VQGANConfig
+
+
+def counts(config: DecoderConfig) -> Counts:
+    """The number of layers."""
+    return {"layer": config.layers}
+
+
+def table(config: DecoderConfig, prefix: str = "") -> Table:
+    """Rules of the published UniToken, Lumina-mGPT and (without QK-norm) Llama.
+
+    Args:
+        config: the decoder's configuration.
+        prefix: put in front of our paths.
+    """
+    return [*_hugging_face(config, prefix, SAME, SAME), *_IGNORED]
+
+
+def table_hf(config: DecoderConfig, prefix: str = "") -> Table:
+    """Rules of `ChameleonForConditionalGeneration` in `transformers`.
+
+    Args:
+        config: the decoder's configuration.
+        prefix: put in front of our paths.
+    """
+    query, key = repeated_rows(config.heads), repeated_rows(config.kv_heads)
+    return [*_hugging_face(config, prefix, query, key), *_IGNORED]
+
+
+_IGNORED = (
+    Ignored("*.rotary_emb.inv_freq", "computed from the configuration"),
+    Ignored("model.vqmodel.*", "the image tokenizer, which is the format vqgan"),
+)
+
+
+def _hugging_face(
+    config: DecoderConfig, prefix: str, query_rows: Layout, key_rows: Layout
+) -> Iterator[Rule]:
+    """The rules that all files with Hugging Face names share."""
+    layer, ours = "model.layers.{layer}", f"{prefix}layers"
+    yield Rule("model.embed_tokens.weight", f"{prefix}embedding/embedding")
+    for theirs, name, layout in (
+        ("q", "query", HEADS_IN),
+        ("k", "key", HEADS_IN),
+        ("v", "value", HEADS_IN),
+        ("o", "out", HEADS_OUT),
+    ):
+        key = f"{layer}.self_attn.{theirs}_proj.weight"
+        yield Rule(key, f"{ours}/attention/{name}/kernel", layout)
+    if config.qk_norm:
+        for theirs, name, rows in (("q", "query", query_rows), ("k", "key", key_rows)):
+            key, path = f"{layer}.self_attn.{theirs}_norm", f"{ours}/attention/{name}"
+            yield Rule(f"{key}.weight", f"{path}_norm/scale", rows)
+            yield Rule(f"{key}.bias", f"{path}_norm/bias", rows)
+    for name in ("gate", "up", "down"):
+        key = f"{layer}.mlp.{name}_proj.weight"
+        yield Rule(key, f"{ours}/mlp/{name}/kernel", LINEAR)
+    yield Rule(f"{layer}.input_layernorm.weight", f"{ours}/attention_norm/scale")
+    yield Rule(f"{layer}.post_attention_layernorm.weight", f"{ours}/mlp_norm/scale")
+    yield Rule("model.norm.weight", f"{prefix}norm/scale")
+    yield Rule("lm_head.weight", f"{prefix}head/kernel", LINEAR)
+
 
 _IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
@@ -42,7 +122,7 @@ _SHARED: Fields = {
     **trains("init_scale"),
     **how("attention", "attention_block", "remat", "quantization", "dtype"),
 }
-CHAMELEON: Fields = {
+CHAMELEON_FIELDS: Fields = {
     **_SHARED,
     "head_dim": _EVEN_HEADS,
     "qk_norm": must(True, "a decoder without it is a Llama: llama-hf"),
@@ -50,30 +130,17 @@ CHAMELEON: Fields = {
     "swin_norm": written("swin_norm"),
     "dropout": free("transformers has none, and only training draws it"),
 }
-LUMINA: Fields = {
-    **CHAMELEON,
+LUMINA_FIELDS: Fields = {
+    **CHAMELEON_FIELDS,
     "rope_theta": written("rope_theta"),
     "dropout": written("dropout"),
 }
-LLAMA: Fields = {
+LLAMA_FIELDS: Fields = {
     **_SHARED,
     "head_dim": written("head_dim"),
     "qk_norm": must(False, "a decoder with it is a Chameleon: chameleon-hf, lumina"),
     "swin_norm": must(False, "its norms stand before attention and MLP"),
     "model_parallel_size": free("without QK-norm nothing has so many rows"),
-    **trains("dropout"),
-}
-META: Fields = {
-    **CHAMELEON,
-    "vocab_size": written("vocab_size"),
-    "hidden": written("dim"),
-    "intermediate": written("multiple_of", "ffn_dim_multiplier"),
-    "layers": written("n_layers"),
-    "heads": written("n_heads"),
-    "kv_heads": written("n_kv_heads"),
-    "rope_theta": written("rope_theta"),
-    "norm_eps": written("norm_eps"),
-    "qk_norm": written("qk_normalization"),
     **trains("dropout"),
 }
 
@@ -142,74 +209,6 @@ def write_llama(config: DecoderConfig, source: Values) -> dict[str, Any]:
     }
 
 
-def read_meta(values: Values) -> DecoderConfig:
-    """Of Meta's `params.json` and `consolidate_params.json`, merged."""
-    values = dict(values) | dict(group(values, "model"))
-    default = DecoderConfig()
-    hidden = whole(values, "dim", default.hidden, most=2**20)
-    heads = count(values, "n_heads", default.heads)
-    multiple = whole(values, "multiple_of", 256)
-    factor = number(values, "ffn_dim_multiplier", 1, most=1e6, nullable=True)
-    inner = max(1, int(factor * int(8 * hidden / 3)))
-    vocabulary = whole(values, "vocab_size", 0, least=-1, nullable=True)
-    return DecoderConfig(
-        vocab_size=vocabulary if vocabulary > 0 else default.vocab_size,
-        hidden=hidden,
-        intermediate=-(-inner // multiple) * multiple,
-        layers=count(values, "n_layers", default.layers),
-        heads=heads,
-        kv_heads=whole(values, "n_kv_heads", heads, nullable=True),
-        head_dim=max(1, hidden // heads),
-        rope_theta=float(number(values, "rope_theta", default.rope_theta, least=1e-3)),
-        norm_eps=number(values, "norm_eps", default.norm_eps),
-        qk_norm=flag(values, "qk_normalization", True),
-        model_parallel_size=count(values, "model_parallel_size", 1),
-        swin_norm=flag(values, "swin_norm", False),
-    )
-
-
-def write_meta(config: DecoderConfig, source: Values) -> dict[str, Any]:
-    """For Meta's loader; its MLP width follows from a rule of theirs.
-
-    Raises:
-        WeightsError: no multiple of the rule gives the width, or the shards do not come
-            out even.
-    """
-    del source
-    shards = config.model_parallel_size
-    uneven = [
-        f"{name}={getattr(config, name)}"
-        for name in ("vocab_size", "hidden", "intermediate", "heads", "kv_heads")
-        if getattr(config, name) % shards
-    ]
-    if uneven:
-        raise WeightsError(
-            f"Meta's format cuts the model into model_parallel_size={shards} shards,"
-            f" which do not come out even: {', '.join(uneven)}; use chameleon-hf"
-        )
-    values = {
-        "dim": config.hidden,
-        "n_layers": config.layers,
-        "n_heads": config.heads,
-        "n_kv_heads": config.kv_heads,
-        "vocab_size": config.vocab_size,
-        "norm_eps": config.norm_eps,
-        "rope_theta": config.rope_theta,
-        "qk_normalization": config.qk_norm,
-        "swin_norm": config.swin_norm,
-        "model_parallel_size": shards,
-    }
-    for multiple in (256, 128, 64, 32, 16, 8, 4, 2, 1):
-        for factor in (1.0, config.intermediate / (8 * config.hidden / 3)):
-            rule = {"multiple_of": multiple, "ffn_dim_multiplier": factor}
-            if read_meta(values | rule).intermediate == config.intermediate:
-                return values | rule
-    raise WeightsError(
-        f"Meta's format computes the MLP's width from the model's, and {config.hidden}"
-        f" never gives intermediate={config.intermediate}; use chameleon-hf"
-    )
-
-
 def _decoder(config: DecoderConfig, source: Values) -> dict[str, Any]:
     """The fields that Chameleon and Llama share in `transformers`."""
     return {
@@ -248,3 +247,67 @@ def _rope_theta(values: Values) -> float:
     refuse(values, "partial_rotary_factor", 1.0)
     named = parameters if "rope_theta" in parameters else values
     return float(number(named, "rope_theta", 10_000.0, least=1e-3, nullable=True))
+
+
+def _image_tokenizer_name(key: str) -> str | None:
+    """The name in `transformers` of a tensor of `vqgan.ckpt`: it has no decoder."""
+    return None if key.startswith("decoder.") else f"model.vqmodel.{key}"
+
+
+NETWORK = Network(
+    "chameleon",
+    DecoderConfig,
+    Decoder,
+    Decoder.initialise,
+    counts,
+    ids=lambda config: Ids(config.vocab_size),
+    title="Chameleon",
+)
+QK_NORM = (
+    "model.layers.0.self_attn.q_proj.weight",
+    "model.layers.0.self_attn.q_norm.weight",
+)
+LUMINA = Format(
+    "lumina",
+    "Lumina-mGPT (Alpha-VLLM), Hugging Face folder",
+    QK_NORM,
+    (NETWORK,),
+    (DecoderConfig(),),
+    table,
+    {DecoderConfig: LUMINA_FIELDS},
+    read_chameleon,
+    write_lumina,
+    names_ids=True,
+)
+CHAMELEON_HF = Format(
+    "chameleon-hf",
+    "Chameleon in transformers (facebook/chameleon-7b)",
+    QK_NORM,
+    (NETWORK,),
+    (DecoderConfig(),),
+    table_hf,
+    {DecoderConfig: CHAMELEON_FIELDS, VQGANConfig: vqgan.VQ_CONFIG_FIELDS},
+    read_chameleon,
+    write_chameleon,
+    names_ids=True,
+    image_tokenizer=ImageTokenizer(
+        "vqgan",
+        VQGANConfig,
+        vqgan.table,
+        _image_tokenizer_name,
+        "vq_config",
+        vqgan.write_vq_config,
+        codes=lambda config: config.n_embed,
+    ),
+)
+LLAMA_HF = Format(
+    "llama-hf",
+    "Llama in transformers (meta-llama/Llama-2-7b-hf)",
+    ("model.layers.0.self_attn.q_proj.weight",),
+    (NETWORK,),
+    (DecoderConfig(vocab_size=32_000, qk_norm=False),),
+    table,
+    {DecoderConfig: LLAMA_FIELDS},
+    read_llama,
+    write_llama,
+)

@@ -10,9 +10,9 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal
 
-from unitoken_jax.convert.table import WeightsError
+from unitoken_jax.convert.tensors import WeightsError
 
-Values = Mapping[str, Any]
+Values = Mapping[str, object]
 _MOST = 2**31 - 1
 MOST_LAYERS = 4096  # beyond it a number is a slip, and its table would fill the memory
 
@@ -138,7 +138,7 @@ def group(values: Values, name: str) -> Values:
     return value
 
 
-def _unfit(name: str, value: Any, expected: str) -> WeightsError:
+def _unfit(name: str, value: object, expected: str) -> WeightsError:
     shown = "null" if value is None else repr(value)
     shown = shown if len(shown) < 60 else f"{shown[:60]}…"
     return WeightsError(
@@ -146,7 +146,7 @@ def _unfit(name: str, value: Any, expected: str) -> WeightsError:
     )
 
 
-def refuse(values: Values, *expected: Any) -> None:
+def refuse(values: Values, *expected: object) -> None:
     """Refuse a field whose value our network cannot follow (name, value, ...)."""
     for name, value in zip(expected[::2], expected[1::2], strict=True):
         if values.get(name, value) != value:
@@ -173,7 +173,7 @@ class Held:
 
     kind: Literal["written", "must", "usual", "free", "part"]
     names: tuple[str, ...] = ()
-    value: Callable[[Any], Any] = lambda config: None
+    value: Callable[[Any], object] = lambda config: None
     why: str = ""
 
 
@@ -186,13 +186,13 @@ def written(*names: str) -> Held:
     return Held("written", names)
 
 
-def must(value: Any, why: str, *names: str) -> Held:
+def must(value: object, why: str, *names: str) -> Held:
     """The class has one value: itself, or a function of the configuration."""
     give = value if callable(value) else lambda config: value
     return Held("must", names, give, why)
 
 
-def usual(value: Any, why: str, *names: str) -> Held:
+def usual(value: object, why: str, *names: str) -> Held:
     """The released class has one value in its code, and others fail loudly there."""
     return Held("usual", names, lambda config: value, why)
 
@@ -217,7 +217,7 @@ def trains(*names: str) -> dict[str, Held]:
     return dict.fromkeys(names, _TRAINS)
 
 
-def check(format: str, config: Any, holdings: Holdings) -> list[str]:
+def check(format: str, config: object, holdings: Holdings) -> list[str]:
     """Refuse a model that the published class cannot be.
 
     Args:
@@ -245,11 +245,11 @@ def check(format: str, config: Any, holdings: Holdings) -> list[str]:
 
 
 def _differences(
-    config: Any, holdings: Holdings, at: str
-) -> Iterator[tuple[str, Any, Any, Held]]:
+    config: object, holdings: Holdings, prefix: str
+) -> Iterator[tuple[str, object, object, Held]]:
     for name, held in holdings[type(config)].items():
         value = getattr(config, name)
-        path = f"{at}{name}"
+        path = f"{prefix}{name}"
         if held.kind == "part":
             if value is not None:
                 yield from _differences(value, holdings, f"{path}.")

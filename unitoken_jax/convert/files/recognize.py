@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from unitoken_jax.convert.table import WeightsError
+from unitoken_jax.convert.tensors import WeightsError
 
 _LFS = b"version https://git-lfs.github.com/spec/"
 _BEGINNINGS = (

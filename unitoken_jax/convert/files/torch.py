@@ -13,8 +13,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from unitoken_jax.convert import recognise
-from unitoken_jax.convert.table import WeightsError
+from unitoken_jax.convert.files import recognize
+from unitoken_jax.convert.tensors import WeightsError
 
 # Sets that are taken where none is named, in this order: the published trainers'.
 _USUAL = (("trainer", "unitok"), ("state_dict",), ("model",), ("module",))
@@ -28,7 +28,7 @@ def read_contents(path: Path) -> Mapping[str, Any]:
         WeightsError: it cannot be read, is another kind of file, damaged, or holds
             more than tensors and plain values; or PyTorch is missing.
     """
-    head = recognise.look(path)
+    head = recognize.look(path)
     if head[8:9] == b"{" and not head.startswith((b"PK", b"\x80")):
         raise WeightsError(
             f"{path} is a safetensors file and not PyTorch's; rename it to end in"
@@ -75,7 +75,7 @@ def read_contents(path: Path) -> Mapping[str, Any]:
 
 def _is_whole_zip(path: Path) -> bool:
     try:
-        with recognise.reading(path):
+        with recognize.reading(path):
             return zipfile.is_zipfile(path)
     except zipfile.BadZipFile:
         return False

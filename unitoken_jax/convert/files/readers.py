@@ -5,22 +5,25 @@ from typing import Any
 
 import numpy as np
 
-from unitoken_jax.convert.finite import is_floating, unfinite
 from unitoken_jax.convert.table import (
     Assignment,
     Constant,
     Counts,
-    Reader,
     Slot,
-    Spec,
     Table,
-    WeightsError,
     check_source,
     import_one,
     initials,
     plan,
     spec_of,
     specs_of,
+)
+from unitoken_jax.convert.tensors import (
+    Reader,
+    Spec,
+    WeightsError,
+    is_floating,
+    unfinite,
 )
 
 

@@ -17,10 +17,10 @@ import ml_dtypes
 import numpy as np
 import yaml
 
-from unitoken_jax.convert import recognise
-from unitoken_jax.convert.table import Spec, WeightsError
-from unitoken_jax.convert.tensorfile import read_header
-from unitoken_jax.convert.torchfile import arguments, choose_set, read_contents
+from unitoken_jax.convert.files import recognize
+from unitoken_jax.convert.files.safetensors import read_header
+from unitoken_jax.convert.files.torch import arguments, choose_set, read_contents
+from unitoken_jax.convert.tensors import Spec, WeightsError
 from unitoken_jax.files import read_json
 
 log = logging.getLogger(__name__)
@@ -132,7 +132,7 @@ class SafetensorsSource(Source):
         path, offset = self._places[key]
         shape, dtype = self._specs[key]
         count = int(np.prod(shape, dtype=np.int64))
-        with recognise.reading(path):
+        with recognize.reading(path):
             array = np.fromfile(path, dtype, count, offset=offset)
         if array.size != count:
             raise WeightsError(f"{path} became shorter while it was read")
@@ -280,7 +280,7 @@ def open_source(path: str | os.PathLike[str], weights: str | None = None) -> Sou
             another kind, or would have to be unpickled unsafely.
     """
     path = Path(path)
-    with recognise.reading(path):
+    with recognize.reading(path):
         is_folder = path.is_dir()
         if not is_folder:
             path.stat()
@@ -396,7 +396,7 @@ def _open_index(path: Path, config: Mapping[str, Any]) -> Source:
 
 def _json_object(path: Path) -> dict[str, Any]:
     """The JSON object that a file holds."""
-    with recognise.reading(path):
+    with recognize.reading(path):
         data = path.read_bytes()
     try:
         content = read_json(data.removeprefix(b"\xef\xbb\xbf"))
@@ -437,7 +437,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
-    with recognise.reading(path):
+    with recognize.reading(path):
         data = path.read_bytes()
     try:
         config = yaml.safe_load(data)

@@ -1,9 +1,9 @@
-"""UniToken: a Chameleon's configuration with a little more."""
+"""UniToken as its authors publish it: decoder, SigLIP tower and adapter in one file."""
 
+from collections.abc import Mapping
 from typing import Any
 
-from unitoken_jax.convert.configs.decoder import read_chameleon, write_lumina
-from unitoken_jax.convert.configs.fields import (
+from unitoken_jax.convert.fields import (
     PART,
     Fields,
     Values,
@@ -15,10 +15,50 @@ from unitoken_jax.convert.configs.fields import (
     usual,
     written,
 )
-from unitoken_jax.convert.configs.siglip import read_vision, write_vision
-from unitoken_jax.convert.table import WeightsError
+from unitoken_jax.convert.formats import Format
+from unitoken_jax.convert.layouts import LINEAR
+from unitoken_jax.convert.networks import Ids, Network, Part
+from unitoken_jax.convert.published import chameleon, siglip
+from unitoken_jax.convert.published.chameleon import (
+    LUMINA_FIELDS,
+    QK_NORM,
+    read_chameleon,
+    write_lumina,
+)
+from unitoken_jax.convert.published.siglip import read_vision, write_vision
+from unitoken_jax.convert.table import Counts, Table, kernel_and_bias
+from unitoken_jax.convert.tensors import WeightsError
+from unitoken_jax.models.decoder import DecoderConfig
 from unitoken_jax.models.siglip import SiglipVisionConfig
-from unitoken_jax.models.unitoken import UniTokenConfig
+from unitoken_jax.models.unitoken import UniToken, UniTokenConfig
+
+
+def counts(config: UniTokenConfig) -> Counts:
+    """The number of layers, of the decoder and of the image tower."""
+    layers = dict(chameleon.counts(config.decoder))
+    if config.vision is not None:
+        layers["vision_layer"] = config.vision.layers
+    return layers
+
+
+def table(config: UniTokenConfig, prefix: str = "") -> Table:
+    """Rules of the whole model; the image tokenizer is a format of its own.
+
+    Args:
+        config: the model's configuration.
+        prefix: put in front of our paths.
+    """
+    rules = list(chameleon.table(config.decoder, f"{prefix}decoder/"))
+    if config.vision is not None:
+        vision = siglip.table(
+            config.vision, f"{prefix}vision/", key="vit.", layer="{vision_layer}"
+        )
+        rules += vision
+        for theirs, ours in (("0", "up"), ("2", "down")):
+            path = f"{prefix}adapter/{ours}"
+            rules += kernel_and_bias(f"adapter.{theirs}", path, LINEAR)
+    return rules
+
 
 _TOWER = SiglipVisionConfig()
 _IN_CODE = "its image tower is SO400M/14 at 384 pixels"
@@ -38,7 +78,7 @@ def _is_released(config: SiglipVisionConfig) -> bool:
     return all(getattr(config, name) == getattr(_TOWER, name) for name in names)
 
 
-VISION: Fields = {
+VISION_FIELDS: Fields = {
     **{
         name: usual(getattr(_TOWER, name), _IN_CODE, f"vision_config.{theirs}")
         for name, theirs in (
@@ -54,7 +94,7 @@ VISION: Fields = {
     "norm_eps": must(_norm_eps, _IN_CODE, "vision_config.layer_norm_eps"),
     **how("attention", "remat", "dtype"),
 }
-UNITOKEN: Fields = {
+UNITOKEN_FIELDS: Fields = {
     "decoder": PART,
     "vision": PART,
     "z_loss": written("z_loss_weight"),
@@ -103,3 +143,37 @@ def write_unitoken(config: UniTokenConfig, source: Values) -> dict[str, Any]:
         "mask_image_logits": config.mask_image_logits,
         "vision_config": write_vision(config.vision),
     }
+
+
+def _parts(config: UniTokenConfig) -> Mapping[str, Part]:
+    said = {"mask_image_logits": config.mask_image_logits}
+    parts = {"decoder/": Part(config.decoder, said)}
+    if config.vision is not None:
+        parts["vision/"] = Part(config.vision, said)
+    return parts
+
+
+def _ids(config: UniTokenConfig) -> Ids:
+    codes = config.first_image_code, config.last_image_code
+    return Ids(config.decoder.vocab_size, codes)
+
+
+NETWORK = Network(
+    "unitoken", UniTokenConfig, UniToken, UniToken.initialise, counts, _parts, _ids
+)
+UNITOKEN = Format(
+    "unitoken",
+    "UniToken (SxJyJay/UniToken), Hugging Face folder",
+    ("adapter.0.weight", *QK_NORM),
+    (NETWORK,),
+    (UniTokenConfig(),),
+    table,
+    {
+        UniTokenConfig: UNITOKEN_FIELDS,
+        DecoderConfig: LUMINA_FIELDS,
+        SiglipVisionConfig: VISION_FIELDS,
+    },
+    read_unitoken,
+    write_unitoken,
+    names_ids=True,
+)

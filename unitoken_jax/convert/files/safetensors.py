@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import ml_dtypes
 import numpy as np
 
-from unitoken_jax.convert import recognise
-from unitoken_jax.convert.table import Spec, WeightsError
+from unitoken_jax.convert.files import recognize
+from unitoken_jax.convert.tensors import Spec, WeightsError
 
 DTYPES: dict[str, np.dtype] = {
     name: np.dtype(dtype)
@@ -60,12 +60,12 @@ def read_header(path: Path) -> Header:
     Raises:
         WeightsError: it cannot be read, is another kind of file, cut off or damaged.
     """
-    head = recognise.look(path)
+    head = recognize.look(path)
     if head.startswith((b"PK\x03\x04", b"\x80\x02", b"\x80\x04")):
         raise WeightsError(
             f"{path} is a PyTorch file and not safetensors; rename it to end in .pth"
         )
-    with recognise.reading(path), path.open("rb") as file:
+    with recognize.reading(path), path.open("rb") as file:
         size = path.stat().st_size
         length = int.from_bytes(file.read(8), "little")
         if size < 8 or length > min(_LONGEST, size - 8):

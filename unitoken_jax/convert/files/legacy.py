@@ -13,7 +13,7 @@ from typing import IO, Any, NamedTuple
 
 import numpy as np
 
-from unitoken_jax.convert.table import WeightsError
+from unitoken_jax.convert.tensors import WeightsError
 
 _DAMAGE = (pickle.UnpicklingError, EOFError, ValueError, TypeError, LookupError)
 _DAMAGE += (AttributeError, OverflowError, RecursionError, MemoryError)

@@ -1,0 +1,1 @@
+"""A file for each published network: its weight table and its configuration."""
