@@ -133,12 +133,15 @@ def read_config(path: Path) -> dict[str, Any]:
     file = _stage(path) / "config.json"
     try:
         described, _ = translate(dict(read_json(file.read_bytes())))
-        if isinstance(described.get("stages"), Mapping):
+        stages = described.get("stages")
+        if isinstance(stages, Mapping):
             raise WeightsError(
                 f"{path} is the folder of a run; give that of a stage:"
-                f" {', '.join(sorted(described['stages']))}"
+                f" {', '.join(sorted(stages))}"
             )
-        described["model"] = dict(described["model"])
+        model = described["model"]
+        if not isinstance(model, Mapping):
+            raise TypeError(f"model is a {type(model).__name__}")
     except WeightsError:
         raise
     except (OSError, ValueError, KeyError, TypeError) as fault:

@@ -146,9 +146,9 @@ def _unfit(name: str, value: object, expected: str) -> WeightsError:
     )
 
 
-def refuse(values: Values, *expected: object) -> None:
-    """Refuse a field whose value our network cannot follow (name, value, ...)."""
-    for name, value in zip(expected[::2], expected[1::2], strict=True):
+def refuse(values: Values, **expected: object) -> None:
+    """Refuse a field whose value our network cannot follow (name=value)."""
+    for name, value in expected.items():
         if values.get(name, value) != value:
             raise WeightsError(
                 f"the source's configuration has {name}={values[name]!r}; our network"

@@ -18,8 +18,8 @@ import numpy as np
 import yaml
 
 from unitoken_jax.convert.files import recognize
+from unitoken_jax.convert.files.pytorch import arguments, choose_set, read_contents
 from unitoken_jax.convert.files.safetensors import read_header
-from unitoken_jax.convert.files.torch import arguments, choose_set, read_contents
 from unitoken_jax.convert.tensors import Spec, WeightsError
 from unitoken_jax.files import read_json
 

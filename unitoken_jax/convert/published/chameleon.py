@@ -147,8 +147,8 @@ LLAMA_FIELDS: Fields = {
 
 def read_chameleon(values: Values) -> DecoderConfig:
     """Of `config.json` of UniToken, Lumina-mGPT and `transformers`."""
-    refuse(values, "attention_bias", False, "mlp_bias", False, "hidden_act", "silu")
-    refuse(values, "tie_word_embeddings", False)
+    refuse(values, attention_bias=False, mlp_bias=False, hidden_act="silu")
+    refuse(values, tie_word_embeddings=False)
     default = DecoderConfig()
     hidden = whole(values, "hidden_size", default.hidden)
     heads = count(values, "num_attention_heads", default.heads)
@@ -176,7 +176,7 @@ def write_chameleon(config: DecoderConfig, source: Values) -> dict[str, Any]:
         "model_type": "chameleon",
         "model_parallel_size": config.model_parallel_size,
         "swin_norm": config.swin_norm,
-        "vocabulary_map": dict(source.get("vocabulary_map") or {}),
+        "vocabulary_map": dict(group(source, "vocabulary_map")),
         **ids,
     }
 
@@ -244,7 +244,7 @@ def _rope_theta(values: Values) -> float:
             f"the source's configuration scales its rotary positions ({kinds.pop()}),"
             " which none of these networks was published with and ours does not do"
         )
-    refuse(values, "partial_rotary_factor", 1.0)
+    refuse(values, partial_rotary_factor=1.0)
     named = parameters if "rope_theta" in parameters else values
     return float(number(named, "rope_theta", 10_000.0, least=1e-3, nullable=True))
 

@@ -206,12 +206,6 @@ def table(config: DecoderConfig, prefix: str = "") -> Table:
     return rules
 
 
-def _frequencies(config: DecoderConfig) -> Iterator[float]:
-    """Radians a position, one for each rotary pair."""
-    for pair in range(config.head_dim // 2):
-        yield config.rope_theta ** (-2 * pair / config.head_dim)
-
-
 META_FIELDS: Fields = {
     **CHAMELEON_FIELDS,
     "vocab_size": written("vocab_size"),

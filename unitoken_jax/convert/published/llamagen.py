@@ -162,7 +162,7 @@ def read_llamagen(values: Values) -> LlamaGenConfig:
     training script says `num_output_layer` and `dropout_p`, the model's own arguments
     `n_output_layer` and `resid_dropout_p`.
     """
-    refuse(values, "gpt_type", "c2i", "model_type", "c2i", "cls_token_num", 1)
+    refuse(values, gpt_type="c2i", model_type="c2i", cls_token_num=1)
     size = word(values, "gpt_model", "GPT-XXL").removeprefix("GPT-")
     if size not in get_args(Size):
         sizes = ", ".join(f"GPT-{name}" for name in get_args(Size))
@@ -183,7 +183,7 @@ def read_llamagen(values: Values) -> LlamaGenConfig:
             f"the source's configuration has block_size={tokens}, which is no square"
         )
     heads = count(values, "n_head", default.heads)
-    refuse(values, "n_kv_head", values.get("n_head") and heads)
+    refuse(values, n_kv_head=values.get("n_head") and heads)
     layers = _either(values, "n_output_layer", "num_output_layer")
     dropout = number(values, "class_dropout_prob", default.class_dropout, most=1.0)
     config = dataclasses.replace(

@@ -176,7 +176,7 @@ def read_siglip(values: Values) -> SiglipConfig | SiglipVisionConfig:
         return read_vision(values)
     vision = read_vision(group(values, "vision_config"))
     text = group(values, "text_config")
-    refuse(text, "hidden_act", "gelu_pytorch_tanh")
+    refuse(text, hidden_act="gelu_pytorch_tanh")
     hidden = whole(text, "hidden_size", 768)
     return SiglipConfig(
         vision=vision,
@@ -224,7 +224,7 @@ def write_siglip(
 
 def read_vision(values: Values) -> SiglipVisionConfig:
     """The image tower; what is absent has the defaults of `transformers`."""
-    refuse(values, "hidden_act", "gelu_pytorch_tanh", "num_channels", 3)
+    refuse(values, hidden_act="gelu_pytorch_tanh", num_channels=3)
     return SiglipVisionConfig(
         hidden=whole(values, "hidden_size", 768),
         mlp=whole(values, "intermediate_size", 3072),

@@ -196,7 +196,7 @@ def read_unitok(values: Values) -> UniTokConfig:
         WeightsError: an encoder or projection that is not one of the published ones.
     """
     default = UniTokConfig()
-    refuse(values, "num_query", 0)
+    refuse(values, num_query=0)
     kind = word(values, "quant_proj", "attn")
     if kind not in _PROJECTIONS:
         raise WeightsError(

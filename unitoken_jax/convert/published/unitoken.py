@@ -112,8 +112,9 @@ def read_unitoken(values: Values) -> UniTokenConfig:
     """
     vision = group(values, "vision_config")
     names = group(values, "vocabulary_map")
-    codes = [token for name, token in names.items() if name.startswith("IMGIMG")]
-    if not all(isinstance(code, int) for code in codes):
+    found = [token for name, token in names.items() if name.startswith("IMGIMG")]
+    codes = [code for code in found if isinstance(code, int)]
+    if len(codes) < len(found):
         raise WeightsError("the source's vocabulary_map has image codes without an id")
     default = UniTokenConfig()
     return UniTokenConfig(

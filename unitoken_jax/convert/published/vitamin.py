@@ -186,10 +186,10 @@ def read_vitamin_clip(values: Values) -> ViTaminClipConfig:
         WeightsError: another image tower, or a text tower that UniTok does not have.
     """
     values = group(values, "model_cfg") or values
-    refuse(values, "quick_gelu", False)
+    refuse(values, quick_gelu=False)
     vision, text = group(values, "vision_cfg"), group(values, "text_cfg")
-    refuse(text, "hf_model_name", None, "no_causal_mask", False, "embed_cls", False)
-    refuse(text, "pool_type", "argmax", "proj_type", "linear", "mlp_ratio", 4.0)
+    refuse(text, hf_model_name=None, no_causal_mask=False, embed_cls=False)
+    refuse(text, pool_type="argmax", proj_type="linear", mlp_ratio=4.0)
     default = ClipTextConfig()
     width = whole(text, "width", default.hidden)
     return ViTaminClipConfig(

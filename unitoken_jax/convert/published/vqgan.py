@@ -152,10 +152,10 @@ def read_vqgan(values: Values) -> VQGANConfig:
     """Of `vqgan.yaml`, as Meta ships it."""
     values = group(group(values, "model"), "params") or values
     network = group(values, "ddconfig")
-    refuse(network, "double_z", False, "attn_type", "vanilla")
-    refuse(network, "resamp_with_conv", True, "give_pre_end", False, "tanh_out", False)
-    refuse(network, "use_linear_attn", False)
-    refuse(values, "remap", None)
+    refuse(network, double_z=False, attn_type="vanilla")
+    refuse(network, resamp_with_conv=True, give_pre_end=False, tanh_out=False)
+    refuse(network, use_linear_attn=False)
+    refuse(values, remap=None)
     default = VQGANConfig()
     return VQGANConfig(
         resolution=whole(network, "resolution", default.resolution),
