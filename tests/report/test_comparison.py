@@ -243,6 +243,15 @@ def test_without_curves_there_is_no_section_for_them(tmp_path) -> None:
     assert html.count("<section") == html.count("</section>") == 3
 
 
+def test_sweeps_of_earlier_versions_are_read(tmp_path) -> None:
+    html = comparison.build(write_sweep(tmp_path / "s")).read_text()
+    path = tmp_path / "s" / "sweep.json"
+    state = json.loads(path.read_text())
+    state["page"]["colour"] = state["page"].pop("color")
+    path.write_text(json.dumps(state))
+    assert comparison.build(tmp_path / "s").read_text() == html
+
+
 def test_no_sweep(tmp_path) -> None:
     with pytest.raises(RunError, match=r"sweep\.json cannot be read"):
         comparison.build(tmp_path)

@@ -8,7 +8,7 @@ gets a name of its own beside it. Or compare two folders of images:
 """
 
 import dataclasses
-from typing import get_args
+from typing import Any, get_args
 
 import absl.logging
 from absl import flags
@@ -62,7 +62,7 @@ def main() -> None:
 def _compare(given: flags.FlagValues) -> None:
     names = [field.name for field in dataclasses.fields(folders.FoldersConfig)]
     weights = {name: str(given[name].value or "") for name in _WEIGHTS}
-    fields = {name: given[name].value for name in names} | weights
+    fields: dict[str, Any] = {name: given[name].value for name in names} | weights
     found = folders.compare_folders(folders.FoldersConfig(**fields))
     print(table(found))
     if given.output:

@@ -74,7 +74,7 @@ class Evaluation:
     """
 
     measures: Mapping[str, Measure]
-    samples: Mapping[str, Sequence[Mapping[str, Any]]]
+    samples: Mapping[str, Sequence[Mapping[str, object]]]
 
 
 class SetAside:
@@ -111,7 +111,7 @@ class SetAside:
             f"first is {name}: {why}"
         )
 
-    def content(self) -> dict[str, Any]:
+    def content(self) -> dict[str, object]:
         """Return what the file says of them."""
         records = [{"id": name, "reason": why} for name, why in self.faults]
         some = records[:_SHOWN]

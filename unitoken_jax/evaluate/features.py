@@ -9,7 +9,7 @@ import dataclasses
 import functools
 from collections.abc import Iterable
 from itertools import islice
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +22,7 @@ from unitoken_jax.evaluate.evaluator import (
     batches,
 )
 from unitoken_jax.evaluate.statistics.intervals import Measure
-from unitoken_jax.generate.decode import Params
+from unitoken_jax.generate.decode import Params, call
 from unitoken_jax.models.siglip import SiglipVision
 from unitoken_jax.ops import pixels
 
@@ -54,7 +54,8 @@ def extract(model: SiglipVision, params: Params, tiles: jax.Array) -> jax.Array:
     Returns:
         float32 [B, D].
     """
-    seen: Any = model.apply({"params": params}, pixels.normalize(tiles))
+    seen = call(model, params, "__call__", pixels.normalize(tiles))
+    # [B, positions, D] → [B, D]
     return seen["tokens"].mean(axis=1).astype(jnp.float32)
 
 
@@ -87,8 +88,9 @@ class Features(Evaluator[FeaturesConfig]):
         """Extract features of the whole view of each image."""
         trained = self.source.restore(self.name, self.config.stage)
         system = trained.system
-        tower = system.value(system.data.tower) if system.data.tower else None
-        if tower is None:
+        name = system.data.tower
+        tower = system.value(name) if name else None
+        if name is None or tower is None:
             raise ConfigError(
                 "config.evaluation.features: the UniToken has no image tower; "
                 "leave it out."
@@ -96,7 +98,7 @@ class Features(Evaluator[FeaturesConfig]):
         views = (self.source.view(*pair) for pair in self.source.images())
         tiles = (view.tiles[0] for view in views if view)
         some = self.source.nonempty(tiles, "pictures")
-        params = trained.params[system.data.tower]
+        params = trained.params[name]
         return evaluate(SiglipVision(tower), params, some, self.config)
 
 

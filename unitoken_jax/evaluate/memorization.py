@@ -7,12 +7,13 @@ captions the image, and draws it from the caption; both must come back.
 import dataclasses
 import itertools
 from collections.abc import Sequence
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple, cast
 
 import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
+from data_pipelines.config import SequencesConfig
 from data_pipelines.storage.records import Record
 from unitoken_jax.config import Count, UserError
 from unitoken_jax.evaluate.evaluator import (
@@ -65,7 +66,8 @@ class Memorization(Evaluator[MemorizationConfig]):
             source.chain.generation.get("model", ""),
             "config.generation.model",
         )
-        data: Any = source.stage_data(stage)
+        # Only what learns from packed sequences has this evaluator.
+        data = cast(SequencesConfig, source.stage_data(stage))
         question = data.layout.caption_question
         found = (
             source.set_aside.take(

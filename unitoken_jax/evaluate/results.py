@@ -27,6 +27,8 @@ from unitoken_jax.generate.pictures import save
 
 log = logging.getLogger(__name__)
 
+Content = Mapping[str, Any]
+"""JSON: an evaluation, one of its parts, or a config."""
 Part = dict[str, Any]
 """What an evaluator has found, as JSON: measures and samples, or an error."""
 
@@ -53,12 +55,10 @@ class Subject:
     """
 
     stages: Mapping[str, str]
-    config: Mapping[str, Any]
+    config: Content
 
     @classmethod
-    def of(
-        cls, workdir: Path, stages: Sequence[str], config: Mapping[str, Any]
-    ) -> "Subject":
+    def of(cls, workdir: Path, stages: Sequence[str], config: Content) -> "Subject":
         """Look at the stages of a run.
 
         Args:
@@ -115,17 +115,17 @@ def _read_bytes(path: Path) -> bytes | None:
         return None
 
 
-def read(workdir: Path, name: str = OWN) -> dict[str, Any] | None:
+def read(workdir: Path, name: str = OWN) -> Content | None:
     """Read an evaluation of a run; None if there is none that can be read."""
     return _read(workdir / FOLDER / f"{name}.json")
 
 
-def read_earlier(workdir: Path) -> dict[str, Any] | None:
+def read_earlier(workdir: Path) -> Content | None:
     """Read the evaluation that an earlier version has made."""
     return _read(workdir / EARLIER)
 
 
-def _read(path: Path) -> dict[str, Any] | None:
+def _read(path: Path) -> Content | None:
     try:
         content = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError):
@@ -133,7 +133,7 @@ def _read(path: Path) -> dict[str, Any] | None:
     return content if isinstance(content, dict) else None
 
 
-def is_of(content: Mapping[str, Any] | None, subject: Subject) -> bool:
+def is_of(content: Content | None, subject: Subject) -> bool:
     """Say whether an evaluation is of these stages with this config."""
     of = content.get(OF) if content else None
     return isinstance(of, Mapping) and (
@@ -141,16 +141,16 @@ def is_of(content: Mapping[str, Any] | None, subject: Subject) -> bool:
     )
 
 
-def parts(content: Mapping[str, Any] | None) -> dict[str, Part]:
+def parts(content: Content | None) -> dict[str, Part]:
     """Return the parts of an evaluation that have found something."""
     return {
-        name: part
+        name: dict(part)
         for name, part in (content or {}).items()
         if isinstance(part, Mapping) and part.get("measures")
     }
 
 
-def failures(content: Mapping[str, Any]) -> dict[str, str]:
+def failures(content: Content) -> dict[str, str]:
     """Return the parts of an evaluation that have failed, with what they said."""
     return {
         name: str(part["error"])
@@ -159,7 +159,7 @@ def failures(content: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def changes(own: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:
+def changes(own: Content, config: Content) -> list[str]:
     """Say in which fields a complete config differs from the run's own.
 
     Returns:
@@ -190,7 +190,7 @@ def _value(value: object) -> str:
     return text if len(text) <= 60 else f"{text[:59]}…"
 
 
-def name_of(changed: Sequence[str], config: Mapping[str, Any]) -> str:
+def name_of(changed: Sequence[str], config: Content) -> str:
     """Make a name of what differs from the run's own config.
 
     Args:
@@ -234,9 +234,7 @@ def check_name(
         )
 
 
-def describe(
-    name: str, changed: Sequence[str], subject: Subject
-) -> dict[str, dict[str, Any]]:
+def describe(name: str, changed: Sequence[str], subject: Subject) -> dict[str, Part]:
     """Return what stands in an evaluation beside its parts."""
     return {OF: {"name": name, "changes": list(changed), **dataclasses.asdict(subject)}}
 
@@ -313,7 +311,7 @@ def check_place(workdir: Path) -> None:
         raise UserError(f"{folder} cannot be written: {place} is not yours to change.")
 
 
-def write(workdir: Path, name: str, content: Mapping[str, Any]) -> Path:
+def write(workdir: Path, name: str, content: Content) -> Path:
     """Write an evaluation whole and return its path.
 
     Raises:

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import numpy as np
@@ -186,7 +186,7 @@ def rank_measures(ranks: np.ndarray, recalls: Sequence[int]) -> dict[str, Measur
     }
 
 
-def _example(pairs: Sequence[Pair], scores: np.ndarray, i: int) -> Mapping[str, Any]:
+def _example(pairs: Sequence[Pair], scores: np.ndarray, i: int) -> Mapping[str, object]:
     """Show query i with its best answers; scores of all candidates are [N]."""
     best = map(int, np.argsort(-scores, kind="stable")[:_SHOWN])
     # Of a single row, `rank` would take the first candidate for the right one.

@@ -59,7 +59,7 @@ def run(
     name: str | None = None,
     *,
     resume: bool = False,
-) -> dict[str, Any]:
+) -> results.Content:
     """Evaluate a run and write what was found to its directory.
 
     Evaluators that no stage's model has are left out. One that fails leaves the others
@@ -69,8 +69,7 @@ def run(
         chain: The experiment, its `evaluation` group saying what to measure.
         workdir: The run's directory; its stages must have checkpoints.
         name: The evaluation's name; None makes one, see `results.name_of`.
-        resume: Keep what an evaluation of the same stages with the same config has
-            found already.
+        resume: Keep what one of the same stages with the same config has found.
 
     Returns:
         The content of WORKDIR/evaluation/NAME.json.
@@ -87,9 +86,8 @@ def run(
         name = results.name_of(changed, subject.config)
     else:
         results.check_name(workdir, name, changed, subject)
-    before = results.read(workdir, name)
-    if before is None or not results.is_of(before, subject):
-        before = {}
+    before = results.read(workdir, name) or {}
+    before = before if results.is_of(before, subject) else {}
     failed: dict[str, str] = {}
     if resume and before and not results.failures(before):
         log.info("evaluated already: %s", workdir / results.FOLDER / f"{name}.json")
@@ -104,8 +102,9 @@ def run(
         with contextlib.closing(_open(chain, workdir, config)) as source:
             folder = workdir / results.FOLDER / name
             parts, failed = _measure(source, wanted, known, folder)
-        content = {"seconds": round(time.perf_counter() - began, 1)}
-        content |= results.describe(name, changed, subject) | parts
+        seconds = round(time.perf_counter() - began, 1)
+        of = results.describe(name, changed, subject)
+        content = {"seconds": seconds, **of, **parts}
         log.info("%s", results.write(workdir, name, content))
     if failed:
         raise EvaluationError(
@@ -147,7 +146,7 @@ def evaluators(chain: Chain, config: EvaluationConfig) -> dict[str, Planned]:
 def _kept(
     wanted: Mapping[str, Planned],
     known: Mapping[str, results.Part],
-    before: Mapping[str, Any],
+    before: results.Content,
 ) -> dict[str, results.Part]:
     """Return what is not measured again when an evaluation is resumed.
 
@@ -171,7 +170,7 @@ def _verdict(part: results.Part, config: memorization.MemorizationConfig) -> str
     return memorization.verdict(Evaluation(measures, part["samples"]), config)
 
 
-def _complete(chain: Chain, config: EvaluationConfig) -> dict[str, Any]:
+def _complete(chain: Chain, config: EvaluationConfig) -> results.Content:
     """Return all that changes what is measured, with defaults, as plain values."""
     sampler = configs.build(GenerationConfig, chain.generation, "config.generation")
     return {
@@ -206,7 +205,7 @@ def _changed(
     return (said or less) if earlier else []
 
 
-def _own(workdir: Path) -> Mapping[str, Any] | None:
+def _own(workdir: Path) -> results.Content | None:
     """Return the complete config that a run was trained with, or first evaluated."""
     try:
         node, _ = translate(configs.plain(read_json((workdir / CONFIG).read_bytes())))

@@ -7,7 +7,7 @@ right one the model does not know. The second moves long before the first does.
 import dataclasses
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 from data_pipelines.errors import DataError
 from data_pipelines.images import decoding
@@ -171,7 +171,7 @@ def _examples(
     answers: Sequence[str],
     wanted: int,
     reduce: Reduce,
-) -> dict[str, list[Mapping[str, Any]]]:
+) -> dict[str, list[Mapping[str, object]]]:
     """Choose questions that were answered right, and ones that were not."""
     samples = [
         {

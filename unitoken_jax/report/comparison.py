@@ -10,12 +10,11 @@ import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from unitoken_jax.report import chart, plot, quantities, run, template
-from unitoken_jax.report.run import Run
+from unitoken_jax.report.run import Content, Run
 
 STATE = "sweep.json"
 _SHAPES = {  # paths around the origin
@@ -39,7 +38,7 @@ class Attempt:
     error: str
     found: Run | None
 
-    def measure(self, name: str) -> Mapping[str, Any] | None:
+    def measure(self, name: str) -> Content | None:
         """Return what an evaluator found: {value, unit, baseline, …}, or None.
 
         The value need not be finite.
@@ -126,41 +125,18 @@ def compose(folder: Path) -> str:
         state = json.loads((folder / STATE).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise run.RunError(f"{folder / STATE} cannot be read: {error}.") from error
-    view, axes = state["page"], [axis["name"] for axis in state["axes"]]
+    view = state["page"]
     attempts = _attempts(folder, state)
     settings = _settings(attempts)
-    color = view["color"] or axes[0]
-    colors = {
-        label: number
-        for axis in state["axes"]
-        if axis["name"] == color
-        for number, label in enumerate(axis["labels"])
-    }
-    # Sweeps of earlier versions have one plot, with lines.
-    ordered = view.get("ordered", True)
-    looks = Looks(color, ordered, view["facet"], colors)
-    facets = _facets(settings, view["facet"])
     pairs = [(view["x"], view["y"]), *view.get("others", ())]
     pairs = [(x, y) for x, y in pairs if x and y]
     shown = [view["x"], view["y"], *itertools.chain(*pairs), *view["measures"]]
     measures = list(dict.fromkeys(filter(None, shown)))
-    collapsed = _collapsed(settings, view)
     return template.render(
         "comparison.html",
         {"time": quantities.duration},
         title=state["title"],
         lead=_lead(attempts, settings, state),
-        axes=axes,
-        color=color,
-        ordered=ordered,
-        colors={
-            label: number % plot.COLORS
-            for label, number in colors.items()
-            if any(setting.labels[color] == label for setting in settings)
-        },
-        shape_names=list(
-            zip(itertools.cycle(_SHAPES), looks.shapes(settings), strict=False)
-        ),
         measures=[
             (
                 name,
@@ -169,21 +145,6 @@ def compose(folder: Path) -> str:
             )
             for name in measures
         ],
-        rows=[
-            {
-                "labels": [setting.labels[axis] for axis in axes],
-                "cells": [_cell(setting, name) for name in measures],
-                "seeds": setting.done,
-                "collapsed": setting in collapsed,
-            }
-            for setting in settings
-        ],
-        trades=[plots for pair in pairs if (plots := _trades(facets, pair, looks))],
-        curves=[
-            plots for key in view["curves"] if (plots := _curves(facets, key, looks))
-        ],
-        shows_curves=bool(view["curves"]),
-        collapsed=[setting.name for setting in settings if setting in collapsed],
         collapse=view["collapse"],
         collapse_share=view["collapse_share"],
         lost=_lost(attempts, [*measures, view["collapse"]]),
@@ -193,10 +154,70 @@ def compose(folder: Path) -> str:
         attempts=attempts,
         canvas=chart,
         shapes=tuple(_SHAPES.values()),
+        **_rows(state, settings, measures),
+        **_plots(state, settings, pairs),
     )
 
 
-def _attempts(folder: Path, state: Mapping[str, Any]) -> list[Attempt]:
+def _rows(
+    state: Content, settings: Sequence[Setting], measures: Sequence[str]
+) -> dict[str, object]:
+    """Return what the template needs to know for the table of settings."""
+    axes = [axis["name"] for axis in state["axes"]]
+    collapsed = _collapsed(settings, state["page"])
+    return {
+        "axes": axes,
+        "collapsed": [setting.name for setting in settings if setting in collapsed],
+        "rows": [
+            {
+                "labels": [setting.labels[axis] for axis in axes],
+                "cells": [_cell(setting, name) for name in measures],
+                "seeds": setting.done,
+                "collapsed": setting in collapsed,
+            }
+            for setting in settings
+        ],
+    }
+
+
+def _plots(
+    state: Content, settings: Sequence[Setting], pairs: Sequence[tuple[str, str]]
+) -> dict[str, object]:
+    """Return what the template needs to know for the plots."""
+    view = state["page"]
+    # Sweeps of earlier versions wrote "colour", and have one plot, with lines.
+    color = (view["color"] if "color" in view else view["colour"]) or (
+        state["axes"][0]["name"]
+    )
+    ordered = view.get("ordered", True)
+    colors = {
+        label: number
+        for axis in state["axes"]
+        if axis["name"] == color
+        for number, label in enumerate(axis["labels"])
+    }
+    looks = Looks(color, ordered, view["facet"], colors)
+    facets = _facets(settings, view["facet"])
+    return {
+        "color": color,
+        "ordered": ordered,
+        "colors": {
+            label: number % plot.COLORS
+            for label, number in colors.items()
+            if any(setting.labels[color] == label for setting in settings)
+        },
+        "shape_names": list(
+            zip(itertools.cycle(_SHAPES), looks.shapes(settings), strict=False)
+        ),
+        "trades": [plots for pair in pairs if (plots := _trades(facets, pair, looks))],
+        "curves": [
+            plots for key in view["curves"] if (plots := _curves(facets, key, looks))
+        ],
+        "shows_curves": bool(view["curves"]),
+    }
+
+
+def _attempts(folder: Path, state: Content) -> list[Attempt]:
     attempts = []
     for name, task in state["tasks"].items():
         if task["labels"] is None:
@@ -309,7 +330,7 @@ def _series(
                     )
 
 
-def _is_finite(measure: Mapping[str, Any]) -> bool:
+def _is_finite(measure: Content) -> bool:
     return math.isfinite(measure["value"])
 
 
@@ -324,7 +345,7 @@ def _cell(setting: Setting, name: str) -> tuple[str, tuple[str, ...]]:
         return "not finite" if found else "–", ()
     write = _writer(finite[0])
     values = [measure["value"] for measure in finite]
-    ends: list[Any] = [min(values), max(values)]
+    ends: list[float | None] = [min(values), max(values)]
     if len(finite) == 1:
         ends = [finite[0].get("low"), finite[0].get("high")]
     spread = write(*ends) if None not in ends else ""
@@ -361,7 +382,7 @@ def _against(attempts: Sequence[Attempt], name: str) -> str:
     return ""
 
 
-def _writer(measure: Mapping[str, Any]) -> Callable[..., str]:
+def _writer(measure: Content) -> Callable[..., str]:
     """Return what writes a value of a measure, or the ends of a range of values."""
     unit = measure.get("unit")
     if not unit:
@@ -369,9 +390,7 @@ def _writer(measure: Mapping[str, Any]) -> Callable[..., str]:
     return lambda *values: f"{' to '.join(map(quantities.number, values))} {unit}"
 
 
-def _collapsed(
-    settings: Sequence[Setting], view: Mapping[str, Any]
-) -> Sequence[Setting]:
+def _collapsed(settings: Sequence[Setting], view: Content) -> Sequence[Setting]:
     """Return the settings whose measure is far below the greatest of the sweep."""
     name = view["collapse"]
     found = [(setting, setting.values(name)) for setting in settings if name]
@@ -382,7 +401,7 @@ def _collapsed(
 
 
 def _lead(
-    attempts: Sequence[Attempt], settings: Sequence[Setting], state: Mapping[str, Any]
+    attempts: Sequence[Attempt], settings: Sequence[Setting], state: Content
 ) -> str:
     done = sum(attempt.status == "done" for attempt in attempts)
     seeds = len({attempt.seed for attempt in attempts})

@@ -10,11 +10,10 @@ import math
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from unitoken_jax.report import chart, quantities, results, run, stages, template
 from unitoken_jax.report.results import Example, Group
-from unitoken_jax.report.run import Run, Stage
+from unitoken_jax.report.run import Content, Run, Stage
 
 _EXAMPLES = 24  # of one kind
 _ROWS = 12  # of the table that is open
@@ -85,9 +84,9 @@ def compose(source: Run) -> str:
 
 
 def _kind(example: Example) -> str:
-    for kind, (pictures, words, lists) in _KINDS.items():
+    for kind, (images, words, lists) in _KINDS.items():
         if (
-            pictures <= example.pictures.keys()
+            images <= example.images.keys()
             and words <= example.words.keys()
             and lists <= example.lists.keys()
         ):
@@ -150,7 +149,7 @@ def _short(groups: Sequence[Group]) -> list[Group]:
     ]
 
 
-def _about(evaluation: Mapping[str, Any]) -> str:
+def _about(evaluation: Content) -> str:
     """Say what an evaluation is of."""
     parts = {name for name, part in evaluation.items() if isinstance(part, Mapping)}
     of = evaluation.get("of")
@@ -172,7 +171,7 @@ def _environments(
     all_stages: Sequence[Stage],
 ) -> list[tuple[str, list[tuple[str, str]]]]:
     """Return each distinct environment once, named by the stages that ran in it."""
-    distinct: list[tuple[Mapping[str, Any], list[str]]] = []
+    distinct: list[tuple[Content, list[str]]] = []
     for stage in all_stages:
         # Each stage has its own time, which its curves tell better.
         content = {k: v for k, v in stage.environment.items() if k != "time"}
@@ -184,7 +183,7 @@ def _environments(
     return [(_listed(names), _flat(content)) for content, names in distinct]
 
 
-def _flat(content: Mapping[str, Any], path: str = "") -> list[tuple[str, str]]:
+def _flat(content: Content, path: str = "") -> list[tuple[str, str]]:
     rows = []
     for key, value in content.items():
         name = f"{path}{key}"
@@ -197,7 +196,7 @@ def _flat(content: Mapping[str, Any], path: str = "") -> list[tuple[str, str]]:
     return rows
 
 
-def _facts(words: Mapping[str, Any]) -> str:
+def _facts(words: Content) -> str:
     """Write what is known of an example in one line."""
     parts = []
     for key, value in words.items():

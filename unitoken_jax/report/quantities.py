@@ -4,7 +4,7 @@ import itertools
 import math
 import re
 from collections.abc import Sequence
-from typing import Any, TypeGuard
+from typing import TypeGuard
 
 _THIN_SPACE = "\u202f"  # narrow, no break
 _NO_BREAK_SPACE = "\u00a0"
@@ -88,7 +88,7 @@ LARGEST = 1e300
 """Beyond it numbers are none that a page can draw: their differences overflow."""
 
 
-def is_number(value: Any) -> TypeGuard[float]:
+def is_number(value: object) -> TypeGuard[float]:
     """Tell numbers from all else; True, False and whole ones beyond floats are none."""
     if isinstance(value, bool):
         return False

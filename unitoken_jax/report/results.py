@@ -3,12 +3,12 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-from unitoken_jax.report import pictures
+from unitoken_jax.report import images
 from unitoken_jax.report.quantities import is_number, number, percent, preference
+from unitoken_jax.report.run import Content
 
-_PICTURES = (".png", ".webp", ".jpg")
+_IMAGES = (".png", ".webp", ".jpg")
 # What a measure means, by its name or by the part before the slash.
 _MEANINGS = {
     "psnr": "of reconstructions beside their originals",
@@ -66,11 +66,11 @@ class Strip:
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-    """Something to look at, of the list `name`: pictures, words, lists of examples."""
+    """Something to look at, of the list `name`: images, words, lists of examples."""
 
     name: str
-    pictures: Mapping[str, pictures.Picture]
-    words: Mapping[str, Any]
+    images: Mapping[str, images.InlineImage]
+    words: Content
     lists: Mapping[str, Sequence["Example"]]
 
 
@@ -93,7 +93,7 @@ class Group:
     aside: str = ""
 
 
-def read(evaluation: Mapping[str, Any], folder: Path) -> tuple[Group, ...]:
+def read(evaluation: Content, folder: Path) -> tuple[Group, ...]:
     """Convert the content of an evaluation; what has another shape is left out.
 
     Args:
@@ -121,7 +121,7 @@ def read(evaluation: Mapping[str, Any], folder: Path) -> tuple[Group, ...]:
     )
 
 
-def _aside(said: Mapping[str, Any]) -> str:
+def _aside(said: Content) -> str:
     """Say how much an evaluator could not take, and why."""
     count, of = said.get("count"), said.get("of")
     if not (is_number(count) and is_number(of) and of > 0):
@@ -137,7 +137,7 @@ def _aside(said: Mapping[str, Any]) -> str:
     return f"{shares} set aside: {'; '.join([*reasons, *more])}"
 
 
-def _result(name: str, measure: Mapping[str, Any]) -> Result:
+def _result(name: str, measure: Content) -> Result:
     unit = str(measure.get("unit") or "")
     value = measure["value"]
     low, high, baseline = (
@@ -167,7 +167,7 @@ def _result(name: str, measure: Mapping[str, Any]) -> Result:
     )
 
 
-def _worse(name: str, measure: Mapping[str, Any], baseline: float | None) -> str:
+def _worse(name: str, measure: Content, baseline: float | None) -> str:
     if baseline is None:
         return ""
     less = measure.get("less_is_better")
@@ -182,14 +182,14 @@ def _meaning(name: str) -> str:
     return _MEANINGS.get(stem) or _MEANINGS.get(stem.rstrip("0123456789"), "")
 
 
-def _example(name: str, item: Mapping[str, Any], folder: Path) -> Example:
+def _example(name: str, item: Content, folder: Path) -> Example:
     """Sort an example's values; strings that name a file of pictures become one."""
     found, words, lists = {}, {}, {}
     for key, value in item.items():
-        if isinstance(value, str) and value.endswith(_PICTURES):
-            picture = pictures.inline(folder / value)
-            if picture:
-                found[key] = picture
+        if isinstance(value, str) and value.endswith(_IMAGES):
+            image = images.inline(folder / value)
+            if image:
+                found[key] = image
         elif isinstance(value, list) and all(isinstance(x, Mapping) for x in value):
             lists[key] = [_example(key, x, folder) for x in value]
         else:
@@ -197,5 +197,5 @@ def _example(name: str, item: Mapping[str, Any], folder: Path) -> Example:
     return Example(name, found, words, lists)
 
 
-def _mapping(value: Any) -> Mapping[str, Any]:
+def _mapping(value: object) -> Content:
     return value if isinstance(value, Mapping) else {}

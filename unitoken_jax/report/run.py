@@ -18,6 +18,10 @@ from unitoken_jax.config import UserError
 from unitoken_jax.report.quantities import LARGEST, is_number
 
 EVALUATIONS = "evaluation"
+
+Content = Mapping[str, Any]
+"""What a JSON file holds; its shape is checked where it is read."""
+
 _SLOWEST = 1e-9  # steps a second; a rate below it is none
 _BOOKKEEPING = frozenset({"step", "time", "weight", "lost_lines"})
 
@@ -42,9 +46,9 @@ class Stage:
 
     name: str
     folder: Path
-    records: tuple[Mapping[str, Any], ...]
-    config: Mapping[str, Any]
-    environment: Mapping[str, Any]
+    records: tuple[Content, ...]
+    config: Content
+    environment: Content
     samples: tuple[Path, ...]
     faults: tuple[str, ...]
 
@@ -102,7 +106,7 @@ class Other:
 
     name: str
     changes: tuple[str, ...]
-    content: Mapping[str, Any]
+    content: Content
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,7 +123,7 @@ class Run:
 
     folder: Path
     stages: tuple[Stage, ...]
-    evaluation: Mapping[str, Any]
+    evaluation: Content
     faults: tuple[str, ...]
     others: tuple[Other, ...] = ()
 
@@ -175,7 +179,7 @@ def _read_stage(folder: Path) -> Stage:
     )
 
 
-def _read_metrics(path: Path, faults: list[str]) -> tuple[Mapping[str, Any], ...]:
+def _read_metrics(path: Path, faults: list[str]) -> tuple[Content, ...]:
     """Read the lines that are whole; a run that writes may have half a last one."""
     try:
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
@@ -208,9 +212,9 @@ def _read_metrics(path: Path, faults: list[str]) -> tuple[Mapping[str, Any], ...
     return tuple(records)
 
 
-def _standing(records: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+def _standing(records: Sequence[Content]) -> list[Content]:
     """Return the lines that stand, by steps: each undoes those from its own on."""
-    standing: list[Mapping[str, Any]] = []
+    standing: list[Content] = []
     for record in records:
         while standing and standing[-1]["step"] >= record["step"]:
             standing.pop()
@@ -218,7 +222,7 @@ def _standing(records: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     return standing
 
 
-def _read_json(path: Path, faults: list[str]) -> dict[str, Any]:
+def _read_json(path: Path, faults: list[str]) -> Content:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError:
@@ -233,7 +237,7 @@ def _read_json(path: Path, faults: list[str]) -> dict[str, Any]:
     return content
 
 
-def _curve(key: str, records: list[Mapping[str, Any]]) -> Curve:
+def _curve(key: str, records: list[Content]) -> Curve:
     points = [(r["step"], r[key]) for r in records if is_number(r.get(key))]
     steps, values = np.asarray(points, np.float64).T
     finite = np.isfinite(values) & (np.abs(values) < LARGEST)

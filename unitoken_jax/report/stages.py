@@ -2,14 +2,12 @@
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from unitoken_jax.config import render
-from unitoken_jax.report import chart, pictures, quantities
-from unitoken_jax.report.run import Curve, Stage
+from unitoken_jax.report import chart, images, quantities
+from unitoken_jax.report.run import Content, Curve, Stage
 
 _SPEED = {
     "steps_per_second": quantities.number,
@@ -38,7 +36,7 @@ class View:
     charts: Sequence[chart.Chart]
     more_charts: Sequence[chart.Chart]
     speed_charts: Sequence[chart.Chart]
-    samples: Sequence[tuple[str, pictures.Picture]]
+    samples: Sequence[tuple[str, images.InlineImage]]
     config: str
 
 
@@ -61,7 +59,7 @@ def view(stage: Stage, run_seconds: float) -> View:
             for key in _SPEED
             if key in stage.curves and stage.curves[key].values.size
         ],
-        samples=_sheets(stage),
+        samples=images.sheets(stage.samples),
         config=render(stage.config) if stage.config else "",
     )
 
@@ -102,7 +100,7 @@ def _facts(stage: Stage) -> list[tuple[str, str]]:
     return facts
 
 
-def _origins(config: Mapping[str, Any]) -> Sequence[str]:
+def _origins(config: Content) -> Sequence[str]:
     """Name the stages (or runs) whose parameters or codes a stage starts from."""
     init, codes = config.get("init"), config.get("codes")
     sources = list(init.values()) if isinstance(init, Mapping) else []
@@ -153,20 +151,3 @@ def _draw(curve: Curve) -> chart.Chart:
         unit,
         may_be_logarithmic=not curve.key.endswith(_LINEAR),
     )
-
-
-def _sheets(stage: Stage) -> list[tuple[str, pictures.Picture]]:
-    """Take the first and the newest sheet of each kind: NAME-STEP.png."""
-    kinds: dict[str, list[Path]] = {}
-    for path in stage.samples:
-        kinds.setdefault(path.stem.rpartition("-")[0], []).append(path)
-    chosen = [path for paths in kinds.values() for path in {paths[0], paths[-1]}]
-    found = [(path, pictures.inline(path)) for path in sorted(chosen)]
-    return [(_sheet_title(path), picture) for path, picture in found if picture]
-
-
-def _sheet_title(path: Path) -> str:
-    name, _, step = path.stem.rpartition("-")
-    if not (name and step.isdigit()):
-        return path.stem
-    return f"{quantities.title(name)}, step {quantities.number(int(step))}"

@@ -3,7 +3,6 @@
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import jinja2
 import markupsafe
@@ -13,7 +12,9 @@ from unitoken_jax.report import quantities, run
 _HERE = Path(__file__).parent
 
 
-def render(name: str, filters: Mapping[str, Callable[..., Any]], **values: Any) -> str:
+def render(
+    name: str, filters: Mapping[str, Callable[..., str]], **values: object
+) -> str:
     """Return a page as HTML.
 
     Args:

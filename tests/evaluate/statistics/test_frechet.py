@@ -62,3 +62,58 @@ def test_the_interval_has_the_width_of_repeated_draws():
     wide = rng.normal(size=(2, 8, 2000))
     assert 0 < frechet.half_interval(*wide, 5, 0) < np.inf
     assert frechet.half_interval(*wide, 0, 0) is None
+
+
+def pairs(seed, count=9, size=3):
+    rng = np.random.default_rng(seed)
+    return rng.normal(size=(count, size)), rng.normal(1, 2, size=(count + 2, size))
+
+
+def between(first, second):
+    return frechet.distance(frechet.moments(first), frechet.moments(second))
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.integers(0, 999), st.floats(0.1, 5), st.floats(-3, 3))
+def test_the_distance_follows_what_is_done_to_both_sides(seed, scale, step):
+    first, second = pairs(seed)
+    distance = between(first, second)
+    turn = np.linalg.qr(np.random.default_rng(seed).normal(size=(3, 3)))[0]
+    assert between(first @ turn, second @ turn) == pytest.approx(distance, rel=1e-6)
+    assert between(scale * first, scale * second) == pytest.approx(
+        scale**2 * distance, rel=1e-6
+    )
+    assert between(first + step, second + step) == pytest.approx(distance, rel=1e-6)
+    # Alone, a step adds its square.
+    assert between(first, first + step) == pytest.approx(3 * step**2, abs=1e-6)
+    assert between(first, second) == pytest.approx(between(second, first), rel=1e-9)
+
+
+def test_features_that_never_change_have_the_distance_of_their_means():
+    ones = np.ones((4, 3))
+    assert between(ones, 3 * ones) == pytest.approx(12)
+    assert between(ones, ones) == 0
+
+
+def test_one_image_has_no_covariance():
+    with pytest.raises(ValueError, match="at least two pictures, not 1"):
+        between(np.zeros((1, 3)), np.zeros((5, 3)))
+    empty = frechet.Moments(3)
+    empty.add(np.zeros((0, 3)))
+    assert empty.count == 0
+
+
+def test_an_interval_that_would_take_too_long_is_left_out(monkeypatch):
+    monkeypatch.setattr(frechet, "_LARGEST", 4)
+    first, second = pairs(0, count=9, size=5)
+    assert frechet.half_interval(first, second, 5, 0) is None
+    assert frechet.half_interval(first[:, :4], second[:, :4], 5, 0) is not None
+    assert frechet.half_interval(first[:, :4], second[:, :4], 1, 0) is None
+
+
+def test_the_common_span_keeps_the_distance():
+    rng = np.random.default_rng(0)
+    first, second = rng.normal(size=(2, 4, 60))
+    one, other = frechet._common_span(first, second)
+    assert one.shape == (4, 8)
+    assert between(one, other) == pytest.approx(between(first, second), rel=1e-9)

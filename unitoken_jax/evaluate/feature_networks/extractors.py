@@ -9,13 +9,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
 from flax import linen as nn
 
 from unitoken_jax import convert
+from unitoken_jax.generate.decode import call
 from unitoken_jax.models.perceptual import stlpips
 from unitoken_jax.models.system import Params
 from unitoken_jax.ops import pixels
@@ -125,13 +126,13 @@ def alexnet_distance(module: nn.Module, params: Params) -> PairNetwork:
 
 
 def _call(module: nn.Module, params: Params, images: jax.Array) -> Outputs:
-    return module.apply({"params": params}, images)  # pyright: ignore[reportReturnType]
+    return call(module, params, "__call__", images)
 
 
 def _last_activations(module: nn.Module, params: Params, images: jax.Array) -> Outputs:
     normal = pixels.normalize(images)
-    layers: Any = module.apply({"params": params}, normal, method="activations")
-    return {"features": layers[-1].mean((1, 2))}
+    layers = call(module, params, "activations", normal)
+    return {"features": layers[-1].mean((1, 2))}  # [B, h, w, D] → [B, D]
 
 
 @functools.partial(jax.jit, static_argnames=("extract", "module"))
@@ -150,7 +151,7 @@ def _compare(
     module: nn.Module, params: Params, first: jax.Array, second: jax.Array
 ) -> jax.Array:
     sides = pixels.normalize(first), pixels.normalize(second)
-    return module.apply({"params": params}, *sides)  # pyright: ignore[reportReturnType]
+    return call(module, params, "__call__", *sides)
 
 
 def distances(

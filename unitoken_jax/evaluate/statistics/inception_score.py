@@ -1,4 +1,9 @@
-"""Inception score (arXiv 1606.03498): are pictures clear each and varied together?"""
+"""Inception score (arXiv 1606.03498): are images clear each and varied together?
+
+The exponential of the mean divergence of p(class | image) from p(class): 1 where every
+image looks alike to the network, the number of classes where each is clear and all are
+equally frequent.
+"""
 
 import itertools
 
@@ -6,14 +11,14 @@ import numpy as np
 
 
 def scores(logits: np.ndarray, splits: int = 10, seed: int = 2020) -> np.ndarray:
-    """Exponential of the mean divergence of p(class | picture) from p(class), by split.
+    """Return the score of each split.
 
     Splits and their order are torch-fidelity's, so that the mean over them is too.
 
     Args:
-        logits: Of each picture's classes, [N, C].
-        splits: Into how many parts the pictures are divided.
-        seed: Of the order in which they are divided.
+        logits: Logits of each image's classes, [N, C].
+        splits: Into how many parts the images are divided.
+        seed: Seed of the order in which they are divided.
 
     Returns:
         float64 [splits].
@@ -36,9 +41,10 @@ def scores(logits: np.ndarray, splits: int = 10, seed: int = 2020) -> np.ndarray
 
 
 def _score(logits: np.ndarray) -> float:
+    """Return the score of one split, from logits [N, C]."""
     logits = np.asarray(logits, np.float64)
     logits = logits - logits.max(1, keepdims=True)
-    log_p = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+    log_p = logits - np.log(np.exp(logits).sum(1, keepdims=True))  # [N, C]
     p = np.exp(log_p)
-    divergence = (p * (log_p - np.log(p.mean(0)))).sum(1)
+    divergence = (p * (log_p - np.log(p.mean(0)))).sum(1)  # [N, C] → [N]
     return float(np.exp(divergence.mean()))

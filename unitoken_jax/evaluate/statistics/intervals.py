@@ -2,8 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -42,20 +41,6 @@ class Measure:
         if self.less_is_better:
             return self.value > self.baseline
         return self.value < self.baseline
-
-
-@dataclasses.dataclass(frozen=True)
-class Evaluation:
-    """What an evaluator returns.
-
-    Attributes:
-        measures: Numbers by name.
-        samples: Lists of examples by name; an example is a dict of JSON values and of
-            pictures, uint8 [H, W, 3].
-    """
-
-    measures: Mapping[str, Measure]
-    samples: Mapping[str, Sequence[Mapping[str, Any]]]
 
 
 def proportion(
