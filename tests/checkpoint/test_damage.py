@@ -186,11 +186,18 @@ def test_position_and_description_are_checked_by_what_they_say(
         reader.read(copy, abstract)
 
 
-def test_a_checkpoint_under_another_steps_name_is_refused(run, tmp_path) -> None:
+def test_a_checkpoint_under_another_steps_name_is_refused(
+    run, tmp_path, caplog
+) -> None:
     path, abstract = run
     shutil.copytree(path / "checkpoints" / "0", tmp_path / "7")
     with pytest.raises(ValueError, match=r"^state: it is of step 0, not of 7"):
         reader.read(tmp_path / "7", abstract)
+    for read in (reader.restore_params, reader.parameter_shapes, reader.find_intact):
+        with pytest.raises(CheckpointError, match="no readable checkpoint"):
+            read(tmp_path)
+        assert "7 is damaged (ValueError: data/metadata: it is of step 0" in caplog.text
+        caplog.clear()
 
 
 def test_what_was_added_is_said_and_not_read(run, tmp_path, caplog) -> None:

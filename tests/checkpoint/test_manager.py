@@ -116,6 +116,37 @@ def test_an_unknown_user_resumes(saved, monkeypatch) -> None:
     assert checkpoints.steps(path / "checkpoints") == [4, 6]
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        None,
+        "",
+        '{"x":1',
+        "[]",
+        '{"commit_timestamp_nsecs": "x"}',
+        "\xff\0",
+        "[" * 10**5,
+    ],
+)
+def test_an_unknown_user_resumes_beside_damaged_metadata(
+    saved, monkeypatch, caplog, content
+) -> None:
+    def unknown(number: int) -> None:
+        raise KeyError(number)
+
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    monkeypatch.setattr("grp.getgrgid", unknown)
+    path, _ = saved
+    file = path / "checkpoints" / "4" / "_CHECKPOINT_METADATA"
+    file.unlink()
+    if content is not None:
+        file.write_text(content, "latin-1")
+    with _reopen(path) as checkpointer:
+        restored = checkpointer.restore(_abstract(miniature.make_state(OPTIMIZER, 1)))
+    assert int(restored.state.step) == 2
+    assert "_CHECKPOINT_METADATA" in caplog.text
+
+
 def test_a_fresh_directory_restores_nothing(tmp_path: Path) -> None:
     checkpointer = _reopen(tmp_path)
     assert checkpointer.restore(_abstract(miniature.make_state(OPTIMIZER))) is None

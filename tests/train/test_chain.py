@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import shutil
 import signal
 from pathlib import Path
 
@@ -102,6 +103,74 @@ def test_going_back_names_the_stage_and_takes_its_end_back(tmp_path) -> None:
     chains.run(chain, tmp_path, workshop, only="first", restore_step=before)
     assert finished.stat().st_mtime_ns > ended
     assert checkpoints.steps(tmp_path / "first" / "checkpoints")[-1] == 2
+
+
+def _saves_every_step(name: str, **changes):
+    saving = CheckpointConfig(every=1, keep=9)
+    return dataclasses.replace(_chain().stages[name], checkpoint=saving, **changes)
+
+
+def test_what_began_from_a_stage_that_went_back_is_said(tmp_path, caplog) -> None:
+    """Later stages keep what they have, each start says so, and one can go back too."""
+    caplog.set_level("INFO")
+    chain = _chain(first=_saves_every_step("first"), second=_saves_every_step("second"))
+    assert chains.run(chain, tmp_path, Workshop())
+    second = checkpoints.newest_mark(tmp_path / "second")
+    caplog.clear()
+    chains.run(chain, tmp_path, Workshop(), only="first", restore_step=1)
+    assert "stays as it is (second); to train it again from what" in caplog.text
+    assert str(tmp_path / "second") in caplog.text
+    assert stage.is_finished(tmp_path / "first", 2)
+    assert checkpoints.newest_mark(tmp_path / "second") == second
+    kept = tmp_path / "first" / "checkpoints-abandoned"
+    assert [path.name for path in kept.iterdir()] == ["2"]
+
+    again = "stage second began from another first than there is now"
+    for _ in range(2):
+        caplog.clear()
+        assert chains.run(chain, tmp_path, Workshop())
+        assert f"{again}; to train it again, remove" in caplog.text
+    caplog.clear()
+    chains.run(chain, tmp_path, Workshop(), only="second", restore_step=1)
+    assert f"{again}, and goes on with what it has" in caplog.text
+    assert stage.is_finished(tmp_path / "second", 2)
+    caplog.clear()
+    assert chains.run(chain, tmp_path, Workshop())  # it still began from the other
+    assert again in caplog.text
+
+    shutil.rmtree(tmp_path / "second")
+    assert chains.run(chain, tmp_path, Workshop())
+    caplog.clear()
+    assert chains.run(chain, tmp_path, Workshop())
+    assert "began from another" not in caplog.text
+
+
+@pytest.mark.parametrize("step", [-1, 7, 10**30])
+@pytest.mark.parametrize("exists", [True, False])
+def test_there_is_no_going_back_to_what_is_not_there(tmp_path, step, exists) -> None:
+    chain = _chain(first=_saves_every_step("first"))
+    run = tmp_path / "run"
+    if exists:
+        chains.run(chain, run, Workshop(), only="first")
+    before = sorted(tmp_path.rglob("*"))
+    there = "2" if exists else "none"
+    said = rf"--restore_step={step}: .* is not there in .*There are: .*{there}\."
+    with pytest.raises(UserError, match=said):
+        chains.run(chain, run, Workshop(), only="first", restore_step=step)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("content", ["[]", "2", '{"steps": true}', "[" * 10**5, "\xff"])
+def test_a_damaged_mark_of_the_end_is_none(tmp_path, content) -> None:
+    chain = _chain(first=_saves_every_step("first"))
+    chains.run(chain, tmp_path, Workshop(), only="first")
+    (tmp_path / "first" / "finished.json").write_text(content, "latin-1")
+    (tmp_path / "first" / "config.json").write_text(content, "latin-1")
+    assert not stage.is_finished(tmp_path / "first", 2)
+    chains.run(chain, tmp_path, Workshop(), only="first")
+    assert stage.is_finished(tmp_path / "first", 2)
+    (tmp_path / "first" / "config.json").write_text(content, "latin-1")
+    chains.run(chain, tmp_path, Workshop(), only="first")
 
 
 class Terminated(miniature.Batches):

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from unitoken_jax.files import write_bytes
+from unitoken_jax.files import read_json, write_bytes
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +55,31 @@ def seal(folder: Path) -> None:
 def is_sealed(folder: Path) -> bool:
     """Say whether there are digests."""
     return (folder / FILE).exists()
+
+
+def mark(folder: Path) -> str | None:
+    """Return the digest of a sealed folder's digests; None if it has none."""
+    try:
+        found = read_json((folder / FILE).read_bytes())
+    except (OSError, ValueError):
+        return None
+    mark = found.get("sha256") if isinstance(found, Mapping) else None
+    return mark if isinstance(mark, str) else None
+
+
+def is_changed(folder: Path, name: str) -> bool:
+    """Say whether a small file of a sealed folder is known to be another than it was.
+
+    Where the digests themselves are damaged nothing is known.
+    """
+    try:
+        entry = _decode(folder)[name]
+        data = (folder / name).read_bytes()
+    except FileNotFoundError:
+        return is_sealed(folder)
+    except EXPLAINED:
+        return False
+    return entry["size"] != len(data) or entry["crc32"] != [f"{zlib.crc32(data):08x}"]
 
 
 def verify(folder: Path, *, contents: bool = True) -> None:

@@ -9,9 +9,11 @@ Checkpoints on the hosts' own disks (`local.py`) may stand between them.
 
 import dataclasses
 import functools
+import grp
 import json
 import logging
 import os
+import pwd
 import secrets
 import shutil
 import time
@@ -93,6 +95,7 @@ class Checkpointer:
         self.config = config
         with self._writing("opened"):
             self.directory.mkdir(parents=True, exist_ok=True)
+            self._set_misdescribed_aside()
             self._manager = self._open()
             self._local = None
             if config.local.directory:
@@ -100,13 +103,40 @@ class Checkpointer:
                 # What different starts have saved at one step is not of one timeline.
                 self._start = int(processes.gather([secrets.randbits(31)])[0, 0])
 
+    def _set_misdescribed_aside(self) -> None:
+        """Move checkpoints away whose description Orbax would fail to open any with.
+
+        If there is none that is older and good, all stay where they are.
+        """
+        if processes.is_first():
+            found = steps(self.directory)
+            bad = [
+                step
+                for step in found
+                if digests.is_changed(self.directory / str(step), _METADATA)
+            ]
+            good = min((step for step in found if step not in bad), default=None)
+            moved = [step for step in bad if good is not None and step > good]
+            for step in moved:
+                log.warning(
+                    "checkpoint %s is damaged (%s: its bytes are not those that were "
+                    "written); it is moved to %s.",
+                    *(self.directory / str(step), _METADATA, self._damaged),
+                )
+                self._damaged.mkdir(exist_ok=True)
+                shutil.move(
+                    self.directory / str(step), _unused(self._damaged / str(step))
+                )
+        processes.wait_for_all("a look at the checkpoints")
+
     def _open(self) -> ocp.CheckpointManager:
         options = ocp.CheckpointManagerOptions(
             temporary_path_class=_sealing(self.directory, self._remove_surplus),
             cleanup_tmp_directories=True,
             enable_async_checkpointing=True,
         )
-        return ocp.CheckpointManager(self.directory, options=options)
+        with _nameless_owners():
+            return ocp.CheckpointManager(self.directory, options=options)
 
     def _remove_surplus(self) -> None:
         """Remove what a new checkpoint replaces; the first process, in background."""
@@ -235,12 +265,7 @@ class Checkpointer:
         elif step in self._local_steps():
             restored = self._restore_local(step, abstract, newest)
         if restored is None:
-            state = "cannot be read" if step in shared else "is not there"
-            there = ", ".join(map(str, sorted(shared))) or "none"
-            raise CheckpointError(
-                f"--restore_step={step}: the checkpoint of this step {state} in "
-                f"{self.directory}; nothing is changed. There are: {there}."
-            )
+            raise missing_checkpoint(step, self.directory)
         later = [s for s in [*shared, *unshared] if s > step]
         self._move(later, "abandoned")
         log.warning(
@@ -259,17 +284,13 @@ class Checkpointer:
 
     def _went_back(self, step: int) -> bool:
         """Say whether an earlier start went back to `step`, and none began since."""
-        path = self.directory / _WENT_BACK
-        try:
-            is_done = json.loads(path.read_text())["step"] == step
-        except (OSError, ValueError, LookupError, TypeError):
-            is_done = False
+        is_done = went_back(self.directory) == step
         is_done = bool(processes.gather([int(is_done)])[0, 0])
         if is_done:
             log.warning(
                 "--restore_step=%d was followed by an earlier start: this one goes on "
                 "at the newest checkpoint. To go back once more, remove %s.",
-                *(step, path),
+                *(step, self.directory / _WENT_BACK),
             )
         return is_done
 
@@ -404,6 +425,58 @@ class Checkpointer:
                 f"({brief(error)}); {left}. "
                 "Check the space left and the permissions, then run again to resume."
             ) from error
+
+
+@contextmanager
+def _nameless_owners() -> Iterator[None]:
+    """Let owners of files be called by their numbers where they have no names.
+
+    Of a checkpoint whose `_CHECKPOINT_METADATA` says no time, Orbax asks for the
+    folder's, which asks for the names of its owner and group.
+    """
+    users, groups = pwd.getpwuid, grp.getgrgid
+
+    def user(number: int) -> pwd.struct_passwd:
+        try:
+            return users(number)
+        except KeyError:
+            name = str(number)
+            return pwd.struct_passwd((name, "", number, number, "", "/", ""))
+
+    def group(number: int) -> grp.struct_group:
+        try:
+            return groups(number)
+        except KeyError:
+            return grp.struct_group((str(number), "", number, []))
+
+    pwd.getpwuid, grp.getgrgid = user, group
+    try:
+        yield
+    finally:
+        pwd.getpwuid, grp.getgrgid = users, groups
+
+
+def went_back(directory: Path) -> int | None:
+    """Return the step that a start went back to, if none without that began since.
+
+    Args:
+        directory: of the checkpoints.
+    """
+    try:
+        step = json.loads((directory / _WENT_BACK).read_bytes())["step"]
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return None
+    return step if type(step) is int else None
+
+
+def missing_checkpoint(step: int, directory: Path) -> CheckpointError:
+    """Return what says that there is no going back to a step in `directory`."""
+    there = steps(directory)
+    state = "cannot be read" if step in there else "is not there"
+    return CheckpointError(
+        f"--restore_step={step}: the checkpoint of this step {state} in {directory}; "
+        f"nothing is changed. There are: {', '.join(map(str, there)) or 'none'}."
+    )
 
 
 def _sealing(

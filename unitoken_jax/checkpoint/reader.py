@@ -87,6 +87,20 @@ def steps(directory: Path) -> list[int]:
     return as_steps(path.name for path in directory.iterdir())
 
 
+def newest_mark(directory: Path) -> str | None:
+    """Return what tells the newest checkpoint of a stage from any other, as its copy.
+
+    Args:
+        directory: of the stage.
+
+    Returns:
+        The digest of its digests; None where there is none, or none that can be read.
+    """
+    folder = directory / "checkpoints"
+    found = steps(folder)
+    return digests.mark(folder / str(found[-1])) if found else None
+
+
 def as_steps(names: Iterable[str]) -> list[int]:
     """Return the numbers among names that are written as steps are, ascending."""
     decimal = (name for name in names if name.isascii() and name.isdecimal())
@@ -186,6 +200,18 @@ def _verify(folder: Path, *, contents: bool = True) -> None:
         digests.verify(folder, contents=contents)
 
 
+def _check_name(folder: Path) -> None:
+    """Refuse a checkpoint that somebody has given the name of another step.
+
+    Its digests are of its files and know nothing of that name.
+    """
+    path = folder / "data" / "metadata"
+    if path.exists() and _is_marked(record := _json(path)):
+        step = _natural(record, "step", "data")
+        if step != int(folder.name):
+            raise ValueError(f"data/metadata: it is of step {step}")
+
+
 def _has_digests(folder: Path) -> bool:
     """Say whether a checkpoint can be compared; one from before there were any not.
 
@@ -254,7 +280,13 @@ def restored_from(step: int, state: TrainState, data: Any, meta: Any) -> Restore
     return Restored(state, step * batch, meta)
 
 
-_META = {"config": dict, "environment": dict, "goodput": dict, "stream": str}
+_META = {
+    "config": dict,
+    "environment": dict,
+    "goodput": dict,
+    "origins": dict,
+    "stream": str,
+}
 
 
 def _natural(record: Any, name: str, item: str) -> int:
@@ -381,10 +413,16 @@ def _newest(
     folder: Path, reader: Callable[[Path], _Read], *, together: bool = False
 ) -> tuple[_Read, int]:
     """Return what `reader` makes of the newest checkpoint it can read, and its step."""
+
+    def named(path: Path) -> _Read:
+        result = reader(path)
+        _check_name(path)
+        return result
+
     found = steps(folder)
     for step in compare(found)[0] if together else reversed(found):
         path = folder / str(step)
-        attempt = functools.partial(_twice, path, functools.partial(reader, path))
+        attempt = functools.partial(_twice, path, functools.partial(named, path))
         if together:
             if (result := by_all(path, attempt)) is not None:
                 return result, step

@@ -2,11 +2,12 @@
 
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Protocol
 
+from unitoken_jax.checkpoint import reader as checkpoints
 from unitoken_jax.checkpoint import warm_start
 from unitoken_jax.config import UserError, contains, nearest, plain
 from unitoken_jax.models import registry
@@ -202,6 +203,8 @@ def _train(
     # Another run may have been here till now.
     todo = _to_do(chain, workdir, only, goes_back=restore_step is not None)
     pace = Pace(chain, workdir, todo)
+    if restore_step is not None:
+        _warn_of_later(chain, workdir, todo[0])
     for name in chain.order:
         job = chain.stages[name]
         if name in todo:
@@ -214,12 +217,19 @@ def _train(
                     assembled = _assembled(chain, job, workdir, workshop)
                     parts, sources = now.enter_context(assembled)
                 if not _run_stage(
-                    job, workdir, parts, sources, pace=pace, restore_step=restore_step
+                    job,
+                    workdir,
+                    parts,
+                    sources,
+                    origins=_origins(chain, job, workdir),
+                    pace=pace,
+                    restore_step=restore_step,
                 ):
                     return False
         elif only in (None, name):
             log.info("stage %s is complete (%d steps)", name, job.train.steps)
             _warn_of_changes(job, workdir / name)
+            _warn_of_origins(chain, job, workdir)
     return all(_is_complete(workdir / name, job) for name, job in chain.stages.items())
 
 
@@ -238,6 +248,7 @@ def _run_stage(
     parts: stage.Parts,
     sources: _Sources,
     *,
+    origins: Mapping[str, str],
     pace: Pace,
     restore_step: int | None,
 ) -> bool:
@@ -248,6 +259,7 @@ def _run_stage(
         workdir / job.name,
         at=f"config.stages.{job.name}",
         sources=sources,
+        origins=origins,
         restore_step=restore_step,
         pace=pace,
     )
@@ -321,11 +333,53 @@ def _check_sources(chain: Chain, job: Job, workdir: Path) -> None:
             )
 
 
+def _origins(chain: Chain, job: Job, workdir: Path) -> dict[str, str]:
+    """Return a mark of what each stage has come to that a job starts from."""
+    marks = {
+        name: checkpoints.newest_mark(workdir / name)
+        for name in _stages_needed(chain, job)
+    }
+    return {name: mark for name, mark in marks.items() if mark is not None}
+
+
+def _warn_of_origins(chain: Chain, job: Job, workdir: Path) -> None:
+    """Say so if what a complete stage has started from was trained again since."""
+    before = stage.origins_of(workdir / job.name)
+    others = stage.changed_origins(before, _origins(chain, job, workdir))
+    if others:
+        log.warning(
+            "stage %s began from another %s than there is now; to train it again, "
+            "remove %s",
+            *(job.name, " and ".join(others), workdir / job.name),
+        )
+
+
+def _warn_of_later(chain: Chain, workdir: Path, name: str) -> None:
+    """Say which stages have started from what one has come to that goes back now."""
+    later = {name}
+    for other in chain.order:
+        if not later.isdisjoint(_stages_needed(chain, chain.stages[other])):
+            later.add(other)
+    trained = [
+        other
+        for other in chain.order
+        if other in later - {name}
+        and checkpoints.steps(workdir / other / "checkpoints")
+    ]
+    if trained:
+        log.warning(
+            "what was trained from stage %s stays as it is (%s); to train it again "
+            "from what the stage will come to, remove %s.",
+            *(name, ", ".join(trained)),
+            " ".join(str(workdir / other) for other in trained),
+        )
+
+
 def _warn_of_changes(job: Job, directory: Path) -> None:
     """Say so if a complete stage was trained with another config."""
     try:
-        before, _ = translate(json.loads((directory / "config.json").read_text()))
-    except (OSError, ValueError, AttributeError):
+        before, _ = translate(json.loads((directory / "config.json").read_bytes()))
+    except (OSError, ValueError, AttributeError, RecursionError):
         return
     now = json.loads(json.dumps(plain(job)))
     # `model` and `data` stand there complete, here as they were written.

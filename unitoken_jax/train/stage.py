@@ -20,7 +20,11 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from unitoken_jax.checkpoint import reader as checkpoints
 from unitoken_jax.checkpoint import state as states
 from unitoken_jax.checkpoint import warm_start
-from unitoken_jax.checkpoint.manager import Checkpointer
+from unitoken_jax.checkpoint.manager import (
+    Checkpointer,
+    missing_checkpoint,
+    went_back,
+)
 from unitoken_jax.checkpoint.reader import Restored
 from unitoken_jax.checkpoint.state import Params, TrainState
 from unitoken_jax.config import ConfigError, UserError, nearest, plain, render
@@ -91,10 +95,22 @@ class Parts:
 
 def is_finished(directory: Path, steps: int) -> bool:
     """Say whether the stage in `directory` has been trained for `steps` steps."""
+    found = _finished(directory).get("steps")
+    return type(found) is int and found == steps
+
+
+def origins_of(directory: Path) -> dict[str, str]:
+    """Return what a complete stage has started from, as `run` was told it."""
+    found = _finished(directory).get("origins")
+    return dict(found) if isinstance(found, Mapping) else {}
+
+
+def _finished(directory: Path) -> Mapping[str, Any]:
     try:
-        return json.loads((directory / FINISHED).read_text())["steps"] == steps
-    except (OSError, ValueError, KeyError):
-        return False
+        found = json.loads((directory / FINISHED).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, Mapping) else {}
 
 
 def check_resume(
@@ -116,9 +132,12 @@ def check_resume(
         restore_step: the checkpoint that will be gone back to.
 
     Raises:
-        UserError: it has more steps than the stage is to have, or other parameters.
+        UserError: it has more steps than the stage is to have, or other parameters, or
+            there is nothing to go back to.
     """
     found = checkpoints.steps(directory / "checkpoints")
+    if restore_step is not None and restore_step not in found:
+        _check_way_back(job, directory / "checkpoints", restore_step)
     if not found:
         return
     if restore_step is None or restore_step in found:
@@ -137,6 +156,13 @@ def check_resume(
         )
 
 
+def _check_way_back(job: Job, checkpoint_dir: Path, step: int) -> None:
+    """Refuse to go back to what is not there, as far as this host can tell."""
+    is_elsewhere = job.checkpoint.local.directory or went_back(checkpoint_dir) == step
+    if not is_elsewhere:
+        raise missing_checkpoint(step, checkpoint_dir)
+
+
 def run(
     job: Job,
     parts: Parts,
@@ -144,6 +170,7 @@ def run(
     *,
     at: str = "config",
     sources: Mapping[str, tuple[Path, str]] | None = None,
+    origins: Mapping[str, str] | None = None,
     restore_step: int | None = None,
     devices: Sequence[Any] | None = None,
     pace: Pace | None = None,
@@ -156,6 +183,8 @@ def run(
         directory: of the stage; made if missing.
         at: dotted path of `job` in the config, for messages.
         sources: our subtree → (directory, subtree) to start from, see `warm_start`.
+        origins: stage that it starts from, or whose codes it sees → a mark of what
+            that has come to, kept to notice when it is trained again.
         restore_step: the checkpoint to go back to, see `Checkpointer.restore`.
         devices: to run on; all if None.
         pace: of the chain that the stage is part of, to say when that ends.
@@ -186,6 +215,7 @@ def run(
                 )
                 _report_changes(meta, description)
                 _report_stream(meta, parts.batches.digest)
+                origins = _origins(meta, origins or {}, job.name)
             _report_size(state, layout.optimizer)
             program = compile_step(job, parts, layout, state)
             parts.batches.position = position
@@ -196,14 +226,19 @@ def run(
                 parts.batches,
                 checkpointer,
                 directory=directory,
-                meta={**description, "stream": parts.batches.digest},
+                meta={
+                    **description,
+                    "origins": dict(origins or {}),
+                    "stream": parts.batches.digest,
+                },
                 goodput=Goodput(meta, directory / "metrics.jsonl", now),
                 pace=pace,
             )
             if outcome.complete:
                 checkpointer.discard_local()
         if outcome.complete:
-            _finish(job, directory, outcome, time.monotonic() - began)
+            seconds = time.monotonic() - began
+            _finish(job, directory, outcome, seconds, origins or {})
         return outcome
 
 
@@ -429,7 +464,13 @@ def check_adversary(job: Job, system: System, at: str) -> Adversary | None:
     return make_adversary(config, job.train.steps, f"{at}.adversary")
 
 
-def _finish(job: Job, directory: Path, outcome: loop.Outcome, seconds: float) -> None:
+def _finish(
+    job: Job,
+    directory: Path,
+    outcome: loop.Outcome,
+    seconds: float,
+    origins: Mapping[str, str],
+) -> None:
     """Mark the stage as complete."""
     # Nothing is left to do where an earlier start was killed before it came here.
     metrics = outcome.metrics or last_metrics(directory, job.train.steps)
@@ -437,6 +478,7 @@ def _finish(job: Job, directory: Path, outcome: loop.Outcome, seconds: float) ->
         "steps": job.train.steps,
         "seconds": seconds,
         "metrics": dict(metrics),
+        "origins": dict(origins),
     }
     if processes.is_first():
         environment.write_json(directory / FINISHED, content)
@@ -546,6 +588,25 @@ def _report_stream(before: Mapping[str, Any], digest: str) -> None:
             "the config or the data set has changed, or a record could not be read, "
             "then or now, as a warning says. The run goes on with what there is now."
         )
+
+
+def _origins(
+    before: Mapping[str, Any], now: Mapping[str, str], name: str
+) -> dict[str, str]:
+    """Return what a resumed stage has started from; warn if that is gone since."""
+    kept = dict(before.get("origins", {}))
+    if others := changed_origins(kept, now):
+        log.warning(
+            "stage %s began from another %s than there is now, and goes on with what "
+            "it has; to train it anew, remove its folder.",
+            *(name, " and ".join(others)),
+        )
+    return kept
+
+
+def changed_origins(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    """Name the stages that have come to something else; of unknown ones none."""
+    return sorted(name for name in before.keys() & now if before[name] != now[name])
 
 
 def _report_size(state: TrainState, optimizer: Optimizer) -> None:
