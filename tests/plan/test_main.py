@@ -4,14 +4,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-from unitoken_jax.plan.__main__ import _for_trials
+from unitoken_jax.plan.stage import for_trials
 
 
 def test_trials_get_the_command_without_what_is_the_searchs():
     given = ["--config=c.py", "--stage", "search", "--search", "t.jsonl", "--limit=9"]
-    assert _for_trials(given) == ["--config=c.py", "--stage", "search"]
+    assert for_trials(given) == ["--config=c.py", "--stage", "search"]
     given = ["--axes=", "--slices", "2", "-axes", "mesh"]
-    assert _for_trials(given) == ["--slices", "2"]
+    assert for_trials(given) == ["--slices", "2"]
 
 
 def test_a_search_writes_no_plan():

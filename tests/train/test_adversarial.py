@@ -18,7 +18,7 @@ from unitoken_jax.checkpoint import reader as checkpoints
 from unitoken_jax.config import ConfigError
 from unitoken_jax.convert.published import dinov2
 from unitoken_jax.convert.table import import_tensors
-from unitoken_jax.models import registry, unitok_objective
+from unitoken_jax.models import registry
 from unitoken_jax.models.perceptual.dinov2 import Dinov2, Dinov2Config
 from unitoken_jax.models.perceptual.discriminator import DiscriminatorConfig
 from unitoken_jax.models.system import FrozenModel
@@ -36,7 +36,7 @@ from unitoken_jax.train.loop import DivergedError
 from unitoken_jax.train.optimizer import OptimizerConfig, make_optimizer
 
 COMPANIONS = {"perceptual": tokenizer.lpips()}
-LAST = unitok_objective.LAST_LAYER
+LAST = "decoder/head/kernel"
 
 
 def train(directory: Path, batches=None, devices=None, **fields):

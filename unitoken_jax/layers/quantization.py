@@ -3,7 +3,7 @@
 import functools
 import warnings
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 
@@ -21,7 +21,7 @@ Quantization = Literal["full", "int8", "fp8"]
 Dtype = Literal["float32", "bfloat16", "float16"]
 """The type of a network's computation."""
 
-Multiply = Callable[[jax.Array, jax.Array, Any], jax.Array]
+Multiply = Callable[[jax.Array, jax.Array, jax.lax.DotDimensionNumbers], jax.Array]
 
 
 def multiply(quantization: Quantization) -> Multiply:
@@ -60,7 +60,9 @@ def _quantized(quantization: str) -> Multiply:
         )
     provider = qwix.QtProvider([rules[quantization]])
 
-    def multiply(x: jax.Array, kernel: jax.Array, dimensions: Any) -> jax.Array:
+    def multiply(
+        x: jax.Array, kernel: jax.Array, dimensions: jax.lax.DotDimensionNumbers
+    ) -> jax.Array:
         with warnings.catch_warnings():
             # qwix 0.1.8 names a class that Flax has renamed.
             warnings.filterwarnings("ignore", "'VariableState' was removed")

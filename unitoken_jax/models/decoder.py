@@ -133,6 +133,21 @@ class Context(NamedTuple):
     valid: SegmentIds | None = None
 
 
+class Mode(NamedTuple):
+    """How the blocks run, known when they are compiled.
+
+    Attributes:
+        deterministic: False for dropout, which needs the rng `dropout`.
+        return_kv: whether each gives its keys and values too.
+    """
+
+    deterministic: bool
+    return_kv: bool
+
+
+DECODING = Mode(deterministic=True, return_kv=True)
+
+
 class Block(nn.Module):
     """Attention and MLP with residuals; in the order that `swin_norm` says."""
 
@@ -144,10 +159,9 @@ class Block(nn.Module):
         x: jax.Array,
         cache: KeyValue | None,
         context: Context,
-        deterministic: bool,
-        return_kv: bool,
+        mode: Mode,
     ) -> tuple[jax.Array, KeyValue | None]:
-        """Transforms [B, T, D]; gives its keys and values too if `return_kv`."""
+        """Transforms [B, T, D]; gives its keys and values too if `mode` says so."""
         config = self.config
         init = initializers.normal(config.init_scale)
         attention = Attention(
@@ -167,7 +181,7 @@ class Block(nn.Module):
         )
         attention_norm = RMSNorm(config.norm_eps, name="attention_norm")
         mlp_norm = RMSNorm(config.norm_eps, name="mlp_norm")
-        dropout = partial(Dropout(config.dropout), deterministic=deterministic)
+        dropout = partial(Dropout(config.dropout), deterministic=mode.deterministic)
         attend = partial(
             attention,
             angles=context.angles,
@@ -185,7 +199,7 @@ class Block(nn.Module):
             x = x + dropout(change)
             x = x + dropout(mlp(mlp_norm(x)))
         x = constrain(x, "batch", "length", "width")
-        return x, new_kv if return_kv else None
+        return x, new_kv if mode.return_kv else None
 
 
 class Decoder(nn.Module):
@@ -201,7 +215,7 @@ class Decoder(nn.Module):
             config.vocab_size, config.hidden, table_init=init, dtype=config.dtype
         )
         self.layers = scan_layers(
-            Block, config.layers, config.remat, shared=1, static=2
+            Block, config.layers, config.remat, shared=1, static=1
         )(config)
         self.norm = RMSNorm(config.norm_eps)
         self.head = Linear(
@@ -239,8 +253,7 @@ class Decoder(nn.Module):
             self._enter(embeddings),
             None,
             Context(self._angles(positions), segment_ids=segments),
-            deterministic,
-            False,
+            Mode(deterministic, return_kv=False),
         )
         return self.norm(x)
 
@@ -337,9 +350,8 @@ class Decoder(nn.Module):
         self, embeddings: jax.Array, old: KeyValue | None, context: Context
     ) -> tuple[jax.Array, KeyValue]:
         """Run the blocks without dropout; return keys and values of all layers too."""
-        deterministic = keep = True
         x = self._enter(embeddings)
-        x, new = self.layers(x, old, context, deterministic, keep)
+        x, new = self.layers(x, old, context, DECODING)
         return self.norm(x), new
 
     def _enter(self, embeddings: jax.Array) -> jax.Array:

@@ -18,7 +18,13 @@ from unitoken_jax.layers.norms import RMSNorm
 from unitoken_jax.layers.parameter import parameter
 from unitoken_jax.layers.stack import scan_layers
 from unitoken_jax.layers.vocabulary import look_up
-from unitoken_jax.models.decoder import Block, Context, DecoderConfig
+from unitoken_jax.models.decoder import (
+    DECODING,
+    Block,
+    Context,
+    DecoderConfig,
+    Mode,
+)
 from unitoken_jax.ops.code_scores import CodeScores, code_logits, score_codes
 from unitoken_jax.ops.rotary import rotary_angles
 from unitoken_jax.parallel.rules import constrain
@@ -127,7 +133,7 @@ class DepthHead(nn.Module):
         # Rows of a few depths: no kernel pays.
         block = dataclasses.replace(config, attention="xla")
         self.layers = scan_layers(
-            Block, config.layers, config.remat, shared=1, static=2
+            Block, config.layers, config.remat, shared=1, static=1
         )(block)
         self.norm = RMSNorm(config.norm_eps)
         scale = 0.0 if self.zero_init else config.init_scale
@@ -153,7 +159,10 @@ class DepthHead(nn.Module):
         x = x.reshape(batch * length, self.codebooks, width)
         context = Context(self._angles(jnp.arange(self.codebooks)))
         x, _ = self.layers(
-            constrain(x, "batch", None, "width"), None, context, deterministic, False
+            constrain(x, "batch", None, "width"),
+            None,
+            context,
+            Mode(deterministic, return_kv=False),
         )
         # [B · M, K, D] → [B, M, K, D]
         return self.norm(x).reshape(batch, length, self.codebooks, width)
@@ -190,8 +199,7 @@ class DepthHead(nn.Module):
         angles = self._angles(cache.index[None])
         context = Context(angles, valid=(valid, cache.valid))
         x = x[:, None].astype(self.config.dtype)  # [N, D] → [N, 1, D]
-        deterministic = keep = True
-        x, new = self.layers(x, cache.entries, context, deterministic, keep)
+        x, new = self.layers(x, cache.entries, context, DECODING)
         return self.logits(self.norm(x[:, 0])), cache.append(new, valid)
 
     def embed(self, code: jax.Array, depth: jax.Array) -> jax.Array:

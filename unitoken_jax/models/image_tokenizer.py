@@ -38,7 +38,7 @@ class ImageTokenizer(nn.Module):
 
 @functools.partial(jax.jit, static_argnames="tokenizer")
 def encode_images(
-    tokenizer: ImageTokenizer, params: Mapping[str, Any], images: jax.Array
+    tokenizer: ImageTokenizer, params: Mapping[str, object], images: jax.Array
 ) -> jax.Array:
     """Code images, uint8 [B, H, W, 3], to int32 [B, h, w] or [B, h, w, K]."""
     normalized = pixels.normalize(images)
@@ -48,7 +48,7 @@ def encode_images(
 
 @functools.partial(jax.jit, static_argnames="tokenizer")
 def decode_codes(
-    tokenizer: ImageTokenizer, params: Mapping[str, Any], codes: jax.Array
+    tokenizer: ImageTokenizer, params: Mapping[str, object], codes: jax.Array
 ) -> jax.Array:
     """Decode codes, int32 [B, h, w] or [B, h, w, K], to uint8 [B, H, W, 3]."""
     decoded: Any = tokenizer.apply({"params": params}, codes, method="decode_grid")

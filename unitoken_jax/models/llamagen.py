@@ -23,7 +23,13 @@ from unitoken_jax.layers.quantization import Dtype
 from unitoken_jax.layers.residual import Dropout
 from unitoken_jax.layers.stack import Remat, scan_layers
 from unitoken_jax.layers.vocabulary import Embedding
-from unitoken_jax.models.decoder import Block, Context, DecoderConfig
+from unitoken_jax.models.decoder import (
+    DECODING,
+    Block,
+    Context,
+    DecoderConfig,
+    Mode,
+)
 from unitoken_jax.models.depth_head import (
     PARAMETERS_BEFORE_DEPTH_ATTENTION,
     CodeEmbeddings,
@@ -196,7 +202,7 @@ class LlamaGen(nn.Module):
         self.token_dropout = Dropout(config.token_dropout)
         trunk = config.blocks(config.layers)
         self.layers = scan_layers(
-            Block, config.layers, config.remat, shared=1, static=2
+            Block, config.layers, config.remat, shared=1, static=1
         )(trunk)
         self.norm = RMSNorm(config.norm_eps)
         self.depth = DepthHead(
@@ -238,10 +244,9 @@ class LlamaGen(nn.Module):
             constrain(x, "batch", "length", "width"),
             None,
             Context(self._rotation(positions)),
-            deterministic,
-            False,
+            Mode(deterministic, return_kv=False),
         )
-        return self.depth(self.norm(x), codes, deterministic)
+        return self.depth(self.norm(x), codes, deterministic=deterministic)
 
     def logits(self, features: jax.Array) -> jax.Array:
         """Logits float32 [..., V] of states of the depth head [..., D]."""
@@ -279,8 +284,7 @@ class LlamaGen(nn.Module):
         rotation = self._rotation(cache.index[None, None])
         context = Context(rotation, valid=(valid, cache.valid))
         x = x.astype(self.config.dtype)
-        deterministic = keep = True
-        x, new = self.layers(x, cache.entries, context, deterministic, keep)
+        x, new = self.layers(x, cache.entries, context, DECODING)
         return self.norm(x[:, 0]), cache.append(new, valid)
 
     @nn.nowrap

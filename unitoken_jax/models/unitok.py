@@ -147,7 +147,7 @@ class UniTok(ImageTokenizer):
 
     def latent(self, images: jax.Array, deterministic: bool = True) -> jax.Array:
         """Latents before quantization, float32 [B, L, vocab_width]."""
-        tokens = self.encoder(images, deterministic)
+        tokens = self.encoder(images, deterministic=deterministic)
         return _first(self.narrow(tokens))
 
     def encode(self, images: jax.Array) -> jax.Array:
@@ -168,7 +168,8 @@ class UniTok(ImageTokenizer):
         """
         tokens = _first(self.widen(self.quantizer.lookup(codes)))
         grid = grid or _square(codes.shape[1])
-        return jnp.clip(self.decoder(tokens, grid), -1.0, 1.0)
+        images, _ = self.decoder(tokens, grid)
+        return jnp.clip(images, -1.0, 1.0)
 
     @property
     def num_codebooks(self) -> int:
@@ -227,15 +228,16 @@ class UniTok(ImageTokenizer):
             decode_every: one in so many pictures is decoded; 0 is none.
 
         Returns:
-            reconstruction [B / decode_every, H, W, 3] (not clipped), codes int32
-            [B, L, K], vq_loss (scalar), image_features and text_features [B, E] of
-            length one, logit_scale (scalar, the factor itself); and on the way latent,
+            reconstruction [B / decode_every, H, W, 3] (not clipped) and what its last
+            layer sees, last_layer_input, of C channels; codes int32 [B, L, K], vq_loss
+            (scalar), image_features and text_features [B, E] of length one, logit_scale
+            (scalar, the factor itself); and on the way latent,
             quantized [B, L, vocab_width], tokens [B, L, D].
         """
         height, width = (
             side // self.config.vision.factor for side in images.shape[1:3]
         )
-        latent = self.latent(images, deterministic)
+        latent = self.latent(images, deterministic=deterministic)
         quantized = self.quantizer(latent)
         tokens = _first(self.widen(quantized.vectors))
         output = {
@@ -254,8 +256,19 @@ class UniTok(ImageTokenizer):
         if decode_every:
             shown = every(tokens, decode_every)
             grid = (height, width)
-            output["reconstruction"] = self.decoder(shown, grid, deterministic)
+            made, features = self.decoder(shown, grid, deterministic=deterministic)
+            output |= {"reconstruction": made, "last_layer_input": features}
         return output
+
+    def revival_loss(self, latent: jax.Array, counts: jax.Array) -> jax.Array:
+        """Distance of codes that no latent chose, see `ops.quantization.Quantizer`.
+
+        Args:
+            latent: float32 [B, L, vocab_width].
+            counts: float32 [K, V], how many of these latents chose each code.
+        """
+        books = self.quantizer.codebooks
+        return self.config.quantizer.revival(latent, books, counts)
 
 
 def _first(output: jax.Array | tuple) -> jax.Array:
@@ -303,8 +316,8 @@ def system(config: UniTokConfig) -> System:
     generator_loss = GeneratorLoss(
         forward=partial(unitok_objective.forward, module),
         reconstruction_loss=partial(unitok_objective.reconstruction_loss, objective),
-        last_layer=unitok_objective.LAST_LAYER,
-        apply_last_layer=partial(unitok_objective.apply_last_layer, module),
+        last_layer=f"decoder/{ViTaminDecoder.LAST_LAYER}",
+        apply_last_layer=ViTaminDecoder(config.vision).apply_last_layer,
     )
     return System(
         config,

@@ -251,7 +251,7 @@ class UniTokMllm(nn.Module):
         index = jnp.take_along_axis(batch["feature_index"], place + 1, axis=1)
         flat = codes.reshape(codes.shape[0], -1, codes.shape[-1])  # [B, I * S, K]
         chosen = jnp.take_along_axis(flat, jnp.maximum(index, 0)[..., None], axis=1)
-        features = self.depth(state, chosen, deterministic)
+        features = self.depth(state, chosen, deterministic=deterministic)
         targets = jnp.where((positions >= 0)[..., None], chosen, -1)
         return self.depth.score(features, targets), targets
 

@@ -6,23 +6,30 @@ what the tokenizer makes of a batch, and how far a picture is from the original.
 """
 
 from dataclasses import dataclass, fields
-from typing import Any, Literal
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal
 
 import jax
 import jax.numpy as jnp
 
 from unitoken_jax.config import Amount, ConfigError, below_one, positive
-from unitoken_jax.models.system import FrozenModels, GeneratorOutput, Metrics, Params
+from unitoken_jax.models.system import (
+    Batch,
+    FrozenModels,
+    GeneratorOutput,
+    Metrics,
+    Params,
+)
 from unitoken_jax.ops import pixels, quantization
 from unitoken_jax.ops.chunks import chunked_map, split
 from unitoken_jax.ops.contrastive import contrastive_loss
-from unitoken_jax.ops.convolution import convolve
 from unitoken_jax.ops.fidelity import psnr
+
+if TYPE_CHECKING:
+    from unitoken_jax.models.unitok import UniTok
 
 PERCEPTUAL = "perceptual"
 """Name of the frozen network that measures the perceptual distance."""
-LAST_LAYER = "decoder/head/kernel"
-"""The parameter whose gradients balance the adversarial term."""
 LARGEST_LOGIT_SCALE = 4.605170185988092
 """ln 100; the logarithmic logit scale is clipped to [0, this] after every step."""
 
@@ -109,11 +116,13 @@ class ObjectiveConfig:
         return (PERCEPTUAL,) if self.reconstructs and self.perceptual else ()
 
 
-def forward(model: Any, params: Params, batch: Any, rng: jax.Array) -> GeneratorOutput:
+def forward(
+    model: "UniTok", params: Params, batch: Batch, rng: jax.Array
+) -> GeneratorOutput:
     """Code and decode a batch of pairs.
 
     Args:
-        model: a `UniTok`.
+        model: the tokenizer.
         params: its parameters.
         batch: `image` uint8 [B, H, W, 3] and, unless supervision is "reconstruction",
             `text` int32 [B, X].
@@ -121,18 +130,15 @@ def forward(model: Any, params: Params, batch: Any, rng: jax.Array) -> Generator
     """
     config = model.config.objective
     images = pixels.normalize(batch["image"])
-    result: Any = model.apply(
-        {"params": params},
+    apply = partial(model.apply, {"params": params})
+    output: Any = apply(
         images,
         batch["text"] if config.contrasts else None,
         deterministic=False,
         decode_every=config.decode_every if config.reconstructs else 0,
         rngs={"dropout": rng},
-        mutable=["intermediates"],
     )
-    output, state = result
-    codes = model.config.codes
-    counts = quantization.count_codes(output["codes"], codes)
+    counts = quantization.count_codes(output["codes"], model.config.codes)
     metrics = {
         "quantization": output["vq_loss"],
         "histogram": counts / counts.sum(-1, keepdims=True),
@@ -152,24 +158,19 @@ def forward(model: Any, params: Params, batch: Any, rng: jax.Array) -> Generator
             "logit_scale": output["logit_scale"],
         }
     if config.revival:
-        books = params["quantizer"]["codebooks"]
-        revival = model.config.quantizer.revival(output["latent"], books, counts)
+        revival: Any = apply(output["latent"], counts, method="revival_loss")
         rest += config.revival * revival
         metrics["revival"] = revival
     if not config.reconstructs:
         nothing = jnp.zeros((0, *images.shape[1:]), jnp.float32)
         return GeneratorOutput(nothing, nothing, nothing, rest, metrics)
-    (before,) = state["intermediates"]["decoder"]["before_head"]
-    real = every(images, config.decode_every)
-    return GeneratorOutput(output["reconstruction"], real, before, rest, metrics)
-
-
-def apply_last_layer(model: Any, kernel: jax.Array, before: jax.Array) -> jax.Array:
-    """Return the decoder's last product, without its bias, by the kernel alone."""
-    dtype = model.config.vision.dtype
-    margin = ((1, 1), (1, 1))
-    made = convolve(before.astype(dtype), kernel.astype(dtype), padding=margin)
-    return made.astype(jnp.float32)
+    return GeneratorOutput(
+        output["reconstruction"],
+        every(images, config.decode_every),
+        output["last_layer_input"],
+        rest,
+        metrics,
+    )
 
 
 def reconstruction_loss(
@@ -198,16 +199,16 @@ def reconstruction_loss(
 
 
 def loss(
-    model: Any,
+    model: "UniTok",
     params: Params,
-    batch: Any,
+    batch: Batch,
     rng: jax.Array,
     frozen_models: FrozenModels | None = None,
 ) -> tuple[jax.Array, Metrics]:
     """Everything but the adversarial term.
 
     Args:
-        model: a `UniTok`.
+        model: the tokenizer.
         params: its parameters.
         batch: see `forward`.
         rng: key of the dropped paths.
@@ -229,7 +230,9 @@ def loss(
     return total, {"loss": total} | metrics
 
 
-def post_update(model: Any, params: Params, metrics: Metrics) -> tuple[Params, Metrics]:
+def post_update(
+    model: "UniTok", params: Params, metrics: Metrics
+) -> tuple[Params, Metrics]:
     """What is set after a step: the logit scale's bounds and the codes' statistics.
 
     Returns:

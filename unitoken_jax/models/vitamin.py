@@ -8,6 +8,7 @@ the convolutions. The decoder mirrors the encoder (arXiv 2502.20321). Images are
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +25,7 @@ from unitoken_jax.layers.residual import EncoderBlock
 from unitoken_jax.layers.stack import Remat, apply_in_chunks, scan_layers
 from unitoken_jax.models.clip_text import ClipText, ClipTextConfig
 from unitoken_jax.ops.attention import Backend
-from unitoken_jax.ops.convolution import average_pool
+from unitoken_jax.ops.convolution import average_pool, convolve
 from unitoken_jax.ops.resize import double_nearest
 
 _CENTRED = ((1, 1), (1, 1))
@@ -172,7 +173,7 @@ class Transformer(nn.Module):
     config: ViTaminConfig
 
     @nn.compact
-    def __call__(self, x: jax.Array, deterministic: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, *, deterministic: bool) -> jax.Array:
         """Transforms tokens [B, T, D], in float32."""
         config = self.config
         rates = jnp.linspace(0.0, config.drop_path, config.layers)
@@ -210,7 +211,9 @@ class ViTaminEncoder(nn.Module):
         x = apply_in_chunks(self, ViTaminEncoder._convolve, images, config.chunks)
         # [B, h, w, D] → [B, h · w, D]
         tokens = x.reshape(x.shape[0], -1, config.hidden)
-        return Transformer(config, name="transformer")(tokens, deterministic)
+        return Transformer(config, name="transformer")(
+            tokens, deterministic=deterministic
+        )
 
     def _convolve(self, images: jax.Array) -> jax.Array:
         """Images [B, H, W, 3] to the transformer's input [B, h, w, D]."""
@@ -237,9 +240,14 @@ class ViTaminEncoder(nn.Module):
 
 
 class ViTaminDecoder(nn.Module):
-    """Tokens to images, `factor` × `factor` pixels from one."""
+    """Tokens to images, `factor` × `factor` pixels from one.
+
+    The kernel of its last layer is the parameter `LAST_LAYER`.
+    """
 
     config: ViTaminConfig
+
+    LAST_LAYER: ClassVar[str] = "head/kernel"
 
     @nn.compact
     def __call__(
@@ -247,20 +255,35 @@ class ViTaminDecoder(nn.Module):
         tokens: jax.Array,
         grid: tuple[int, int],
         deterministic: bool = True,
-    ) -> jax.Array:
-        """Decodes [B, h · w, D] with grid (h, w) to float32 [B, f h, f w, 3].
+    ) -> tuple[jax.Array, jax.Array]:
+        """Decodes tokens.
 
-        The result is not clipped. What its last layer sees is the intermediate
-        `before_head`.
+        Args:
+            tokens: [B, h · w, D].
+            grid: (h, w).
+            deterministic: False drops residual paths at random (rng "dropout").
+
+        Returns:
+            Images float32 [B, f h, f w, 3] that are not clipped, and what the last
+            layer makes them of, [B, f h, f w, C].
         """
         config = self.config
-        x = Transformer(config, name="transformer")(tokens, deterministic)
+        transformer = Transformer(config, name="transformer")
+        x = transformer(tokens, deterministic=deterministic)
         # [B, h · w, D] → [B, h, w, D]
         x = x.reshape(x.shape[0], *grid, config.hidden)
         x = apply_in_chunks(self, ViTaminDecoder._convolve, x, config.chunks)
-        self.sow("intermediates", "before_head", x)
         head = _decoder_conv(3, dtype=config.dtype, name="head")
-        return head(x).astype(jnp.float32)
+        return head(x).astype(jnp.float32), x
+
+    @nn.nowrap
+    def apply_last_layer(self, kernel: jax.Array, features: jax.Array) -> jax.Array:
+        """Return images of `features` by the last layer's kernel, without its bias."""
+        dtype = self.config.dtype
+        images = convolve(
+            features.astype(dtype), kernel.astype(dtype), padding=_CENTRED
+        )
+        return images.astype(jnp.float32)
 
     def _convolve(self, x: jax.Array) -> jax.Array:
         """The transformer's output [B, h, w, D] to the head's [B, f h, f w, C]."""

@@ -132,7 +132,7 @@ class ResidualBlock(nn.Module):
     features: int
 
     @nn.compact
-    def __call__(self, x: jax.Array, deterministic: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, *, deterministic: bool) -> jax.Array:
         """Transform [B, H, W, C] to [B, H, W, features]."""
         config = self.config
         h = nn.swish(GroupNorm(config.num_groups, name="norm_1")(x))
@@ -173,12 +173,16 @@ class Middle(nn.Module):
     config: VQGANConfig
 
     @nn.compact
-    def __call__(self, x: jax.Array, deterministic: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, *, deterministic: bool) -> jax.Array:
         """Transform [B, H, W, C], keeping its shape."""
         width = x.shape[-1]
-        x = ResidualBlock(self.config, width, name="block_1")(x, deterministic)
+        x = ResidualBlock(self.config, width, name="block_1")(
+            x, deterministic=deterministic
+        )
         x = PixelAttention(self.config, name="attention_1")(x)
-        return ResidualBlock(self.config, width, name="block_2")(x, deterministic)
+        return ResidualBlock(self.config, width, name="block_2")(
+            x, deterministic=deterministic
+        )
 
 
 class Level(nn.Module):
@@ -189,11 +193,13 @@ class Level(nn.Module):
     blocks: int
 
     @nn.compact
-    def __call__(self, x: jax.Array, deterministic: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, *, deterministic: bool) -> jax.Array:
         """Transform [B, H, W, C] to the level's width."""
         width = self.config.widths[self.level]
         for i in range(self.blocks):
-            x = ResidualBlock(self.config, width, name=f"block_{i}")(x, deterministic)
+            x = ResidualBlock(self.config, width, name=f"block_{i}")(
+                x, deterministic=deterministic
+            )
             if self.config.attends(self.level):
                 x = PixelAttention(self.config, name=f"attention_{i}")(x)
         return x
@@ -205,7 +211,7 @@ class Encoder(nn.Module):
     config: VQGANConfig
 
     @nn.compact
-    def __call__(self, images: jax.Array, deterministic: bool) -> jax.Array:
+    def __call__(self, images: jax.Array, *, deterministic: bool) -> jax.Array:
         """Encode [B, H, W, 3] to [B, h, w, z_channels]."""
         config = self.config
         conv = functools.partial(Conv, dtype=config.dtype)
@@ -213,13 +219,13 @@ class Encoder(nn.Module):
         last = len(config.widths) - 1
         for i, width in enumerate(config.widths):
             level = Level(config, i, config.num_res_blocks, name=f"down_{i}")
-            x = level(x, deterministic)
+            x = level(x, deterministic=deterministic)
             if i < last:
                 # The published downsampling pads below and to the right only.
                 name = f"downsample_{i}"
                 below = ((0, 1), (0, 1))
                 x = conv(width, stride=2, padding=below, name=name)(x)
-        x = Middle(config, name="middle")(x, deterministic)
+        x = Middle(config, name="middle")(x, deterministic=deterministic)
         x = nn.swish(GroupNorm(config.num_groups, name="norm_out")(x))
         return conv(config.z_channels, name="conv_out")(x)
 
@@ -230,15 +236,15 @@ class Decoder(nn.Module):
     config: VQGANConfig
 
     @nn.compact
-    def __call__(self, latents: jax.Array, deterministic: bool) -> jax.Array:
+    def __call__(self, latents: jax.Array, *, deterministic: bool) -> jax.Array:
         """Decode [B, h, w, z_channels] to [B, H, W, 3], not clipped."""
         config = self.config
         conv = functools.partial(Conv, dtype=config.dtype)
         x = conv(config.widths[-1], name="conv_in")(latents)
-        x = Middle(config, name="middle")(x, deterministic)
+        x = Middle(config, name="middle")(x, deterministic=deterministic)
         for i, width in reversed(list(enumerate(config.widths))):
             level = Level(config, i, config.num_res_blocks + 1, name=f"up_{i}")
-            x = level(x, deterministic)
+            x = level(x, deterministic=deterministic)
             if i > 0:
                 x = conv(width, name=f"upsample_{i}")(double_nearest(x))
         x = nn.swish(GroupNorm(config.num_groups, name="norm_out")(x))
@@ -273,7 +279,7 @@ class VQGAN(ImageTokenizer):
 
     def latent(self, images: jax.Array, deterministic: bool = True) -> jax.Array:
         """Latents [B, h, w, E] before quantization, float32, of images [B, H, W, 3]."""
-        encoded = self.encoder(images, deterministic)
+        encoded = self.encoder(images, deterministic=deterministic)
         return self.quant_conv(encoded.astype(jnp.float32))
 
     def encode(self, images: jax.Array) -> jax.Array:
@@ -316,7 +322,9 @@ class VQGAN(ImageTokenizer):
         self, vectors: jax.Array, deterministic: bool = True
     ) -> jax.Array:
         """Images [B, H, W, 3] of quantized vectors [B, h, w, E]."""
-        images = self.decoder(self.post_quant_conv(vectors), deterministic)
+        images = self.decoder(
+            self.post_quant_conv(vectors), deterministic=deterministic
+        )
         return images.astype(jnp.float32)
 
     def __call__(
@@ -328,7 +336,7 @@ class VQGAN(ImageTokenizer):
             reconstruction [B, H, W, 3], codes int32 [B, h, w], commit_loss (scalar),
             latent and quantized [B, h, w, E].
         """
-        latents = self.latent(images, deterministic)
+        latents = self.latent(images, deterministic=deterministic)
         grid = latents.shape[:-1]
         # [B, h, w, E] → [B, h · w, E]
         flat = latents.reshape(grid[0], -1, latents.shape[-1])
@@ -336,7 +344,7 @@ class VQGAN(ImageTokenizer):
         # [B, h · w, E] → [B, h, w, E]
         vectors = quantized.vectors.reshape(latents.shape)
         return {
-            "reconstruction": self.decode_vectors(vectors, deterministic),
+            "reconstruction": self.decode_vectors(vectors, deterministic=deterministic),
             # [B, h · w, 1] → [B, h, w]
             "codes": quantized.codes.reshape(grid),
             "commit_loss": quantized.loss,

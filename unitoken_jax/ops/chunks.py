@@ -3,7 +3,6 @@
 import functools
 import math
 from collections.abc import Callable
-from typing import Any
 
 import jax
 
@@ -30,7 +29,7 @@ def join(chunks: jax.Array) -> jax.Array:
 
 
 def chunked_map(
-    function: Callable[..., jax.Array], chunks: int, *rows: Any
+    function: Callable[..., jax.Array], chunks: int, *rows: jax.Array
 ) -> jax.Array:
     """Apply a function of rows, each alike, to a batch in chunks.
 

@@ -13,12 +13,14 @@ from typing import Any, NamedTuple
 
 import jax
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
+from jax.tree_util import KeyPath
 
 from unitoken_jax.config import UserError, nearest
 
 _log = logging.getLogger(__name__)
 
 MeshAxes = str | tuple[str, ...] | None
+Shaped = jax.Array | jax.ShapeDtypeStruct
 
 
 class ShardingError(UserError, ValueError):
@@ -122,7 +124,7 @@ def partition(
     return PartitionSpec(*entries)
 
 
-def shardings(axes: Any, shapes: Any, mesh: Mesh) -> Any:
+def shardings(axes: object, shapes: object, mesh: Mesh) -> Any:
     """Where every parameter lives.
 
     Args:
@@ -137,14 +139,16 @@ def shardings(axes: Any, shapes: Any, mesh: Mesh) -> Any:
         ShardingError: as `partition`, with the parameter's path.
     """
 
-    def place(path: Any, leaf: Any, names: tuple[str | None, ...]) -> NamedSharding:
+    def place(
+        path: KeyPath, leaf: Shaped, names: tuple[str | None, ...]
+    ) -> NamedSharding:
         what = "parameter " + jax.tree_util.keystr(path, simple=True, separator="/")
         return NamedSharding(mesh, partition(names, leaf.shape, mesh, what))
 
     return jax.tree_util.tree_map_with_path(place, shapes, axes)
 
 
-def batch_shardings(batch: Any, mesh: Mesh) -> Any:
+def batch_shardings(batch: object, mesh: Mesh) -> Any:
     """Where a batch lives: its first axis divided, nothing else.
 
     Args:
@@ -155,7 +159,7 @@ def batch_shardings(batch: Any, mesh: Mesh) -> Any:
         The same tree, of `NamedSharding`s.
     """
 
-    def place(path: Any, leaf: Any) -> NamedSharding:
+    def place(path: KeyPath, leaf: Shaped) -> NamedSharding:
         what = "batch entry " + jax.tree_util.keystr(path, simple=True, separator="/")
         names = ("batch", *(None,) * (len(leaf.shape) - 1))
         return NamedSharding(mesh, partition(names, leaf.shape, mesh, what))

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import jax
 from jax.experimental import topologies
 
 from unitoken_jax.config import UserError, nearest
@@ -95,7 +96,7 @@ def is_available() -> bool:
     return importlib.util.find_spec("libtpu") is not None
 
 
-def devices(topology: Topology) -> Sequence[Any]:
+def devices(topology: Topology) -> Sequence[jax.Device]:
     """Devices to compile for; nothing can be computed on them.
 
     Raises:

@@ -18,13 +18,13 @@ import numpy as np
 from jax.sharding import NamedSharding
 
 from unitoken_jax.config import UserError
-from unitoken_jax.models.system import System
+from unitoken_jax.models.system import FrozenModels, System
 from unitoken_jax.parallel import rules
 from unitoken_jax.parallel.topology import Topology, devices
 from unitoken_jax.train import stage
 from unitoken_jax.train.job import Job
 
-Shapes = Mapping[str, tuple[tuple[int, ...], Any]]
+Shapes = Mapping[str, tuple[tuple[int, ...], np.dtype]]
 
 _EXCEEDS = re.compile(
     r"(?:Used |required for HLO temporaries \()([\d.]+[KMG])\)? "
@@ -124,7 +124,7 @@ def compile_job(
     topology: Topology,
     *,
     at: str = "config",
-    frozen_models: Mapping[str, Any] | None = None,
+    frozen_models: FrozenModels | None = None,
 ) -> Compiled:
     """Compiles the train step of a stage; nothing is computed, no data is needed.
 
@@ -185,21 +185,21 @@ def compile_job(
     )
 
 
-def shard_bytes(leaf: Any) -> float:
+def shard_bytes(leaf: jax.Array | jax.ShapeDtypeStruct) -> float:
     """Bytes of one chip's part of an array with a sharding."""
     if not isinstance(leaf.sharding, NamedSharding):
         return float(np.prod(leaf.shape)) * _itemsize(leaf.dtype)
     return float(np.prod(leaf.sharding.shard_shape(leaf.shape))) * _itemsize(leaf.dtype)
 
 
-def _itemsize(dtype: Any) -> int:
+def _itemsize(dtype: np.dtype) -> int:
     if jnp.issubdtype(dtype, jax.dtypes.prng_key):
         return 8
     return np.dtype(dtype).itemsize
 
 
-def _memory(analysis: Any, layout: stage.Layout, batch: Mapping[str, Any]) -> Memory:
-    def total(tree: Any) -> float:
+def _memory(analysis: Any, layout: stage.Layout, batch: Mapping[str, object]) -> Memory:
+    def total(tree: object) -> float:
         return sum(map(shard_bytes, jax.tree.leaves(tree)))
 
     parameters = total(layout.abstract.params)

@@ -23,7 +23,7 @@ EXACT = ("lint", "fits", "unpriced")
 _NUMBER = re.compile(r"\.\d+\b")  # libtpu numbers instructions: 'while.12'
 
 
-def numbers(plan: Plan) -> dict[str, Any]:
+def numbers(plan: Plan) -> dict[str, object]:
     """The numbers of a plan that are kept."""
     found: dict[str, Any] = {}
     for name in TOLERANCES:

@@ -30,7 +30,7 @@ from unitoken_jax.train.job import Job
 
 log = logging.getLogger(__name__)
 
-Setting = Mapping[str, Any]
+Setting = Mapping[str, object]
 """Field of the job ('train.microbatches') → value."""
 
 # Not `offload`: what goes to host memory and back has no price.
@@ -145,7 +145,7 @@ def _rematerialised(job: Job) -> list[str]:
 def current(job: Job, space: Mapping[str, Sequence[Setting]]) -> Setting:
     """What the config has of the fields that a search varies, where it sets them."""
     names = {name for settings in space.values() for each in settings for name in each}
-    found: dict[str, Any] = {}
+    found: dict[str, object] = {}
     for name in names:
         node: Any = job
         for part in name.split("."):
@@ -283,7 +283,7 @@ def read(journal: Path) -> list[Trial]:
     return _read(journal)[1]
 
 
-def fingerprint(config: Any) -> dict[str, str]:
+def fingerprint(config: object) -> dict[str, str]:
     """What the times of a search depend on beside its command.
 
     Args:
@@ -296,7 +296,7 @@ def fingerprint(config: Any) -> dict[str, str]:
     }
 
 
-def _resume(journal: Path, header: Mapping[str, Any], limit: float) -> list[Trial]:
+def _resume(journal: Path, header: Mapping[str, object], limit: float) -> list[Trial]:
     """The trials of the same search that stand; the journal may be appended to."""
     before, trials = _read(journal)
     if before is not None and before["command"] != header["command"]:
@@ -369,7 +369,7 @@ def describe(trial: Trial) -> str:
     )
 
 
-def _plain(trial: Trial) -> dict[str, Any]:
+def _plain(trial: Trial) -> dict[str, object]:
     seconds = trial.seconds if math.isfinite(trial.seconds) else None
     return {**vars(trial), "setting": dict(trial.setting), "seconds": seconds}
 

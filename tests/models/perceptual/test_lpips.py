@@ -14,7 +14,7 @@ from unitoken_jax.convert.published import lpips as layout
 from unitoken_jax.convert.table import expected_shapes, import_tensors
 from unitoken_jax.models.perceptual.lpips import Lpips, LpipsConfig
 from unitoken_jax.models.system import FrozenModel
-from unitoken_jax.models.unitok_objective import ObjectiveConfig, compare
+from unitoken_jax.models.unitok_objective import ObjectiveConfig, reconstruction_loss
 
 TINY = LpipsConfig(widths=(4, 6), depths=(1, 2))
 
@@ -38,7 +38,7 @@ def test_reproduces_published_distances_at_full_size():
     # As the training compares pictures, with nothing but this term.
     objective = ObjectiveConfig(l1=0.0, l2=0.0)
     frozen_models = {"perceptual": FrozenModel(Lpips(config), params)}
-    distance = jax.jit(partial(compare, objective))
+    distance = jax.jit(partial(reconstruction_loss, objective))
     flipped, metrics = distance(images[::-1], images, frozen_models)
     dimmed, _ = distance(0.9 * images + 0.05, images, frozen_models)
     assert metrics["perceptual"] == flipped
