@@ -38,21 +38,27 @@ def main() -> None:
     given = flags.FLAGS
     # The answer is all that is printed; of the libraries only warnings.
     absl.logging.set_verbosity(absl.logging.WARNING)
-    names = ("prompt", "count", "seed", "guidance", "top_k", "top_p", "temperature")
-    paths = {
-        name: Path(getattr(given, name))
-        for name in ("image", "output", "input")
-        if getattr(given, name)
-    }
     run(
         Options(
-            Path(given.workdir),
-            given.config,
+            workdir=Path(given.workdir),
+            config=given.config,
+            prompt=given.prompt,
+            image=_path(given.image),
+            output=_path(given.output),
+            input=_path(given.input),
+            count=given.count,
+            seed=given.seed,
+            guidance=given.guidance,
+            top_k=given.top_k,
+            top_p=given.top_p,
+            temperature=given.temperature,
             compile_cache=given.compile_cache,
-            **{name: getattr(given, name) for name in names},
-            **paths,
         )
     )
+
+
+def _path(given: str | None) -> Path | None:
+    return Path(given) if given else None
 
 
 if __name__ == "__main__":
