@@ -18,7 +18,7 @@ from data_pipelines.unitoken.sequence import LayoutConfig
 from unitoken_jax.checkpoint import state
 from unitoken_jax.checkpoint.manager import CheckpointConfig, Checkpointer
 from unitoken_jax.evaluate import evaluator
-from unitoken_jax.generate import __main__ as generate
+from unitoken_jax.generate import load as generate
 from unitoken_jax.models import registry
 from unitoken_jax.train.job import build_chain
 
@@ -154,16 +154,16 @@ def next_logits(unitoken):
 
 
 @pytest.fixture(scope="session")
-def assistant(run_node, workdir):
-    """The run's assistant; it and the commands share what they compile."""
-    return generate.load(build_chain(run_node), workdir)
+def sampler(run_node, workdir):
+    """The run's sampler; it and the commands share what they compile."""
+    return generate.load(workdir, build_chain(run_node))
 
 
 @pytest.fixture
-def views(assistant):
+def views(sampler):
     rng = np.random.default_rng(0)
-    pictures = rng.integers(0, 256, (6, 16, 16, 3), dtype=np.uint8)
-    return [assistant.composer.view(picture) for picture in pictures]
+    images = rng.integers(0, 256, (6, 16, 16, 3), dtype=np.uint8)
+    return [sampler.prompts.view(image) for image in images]
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,7 @@ from configs import common
 from data_pipelines.config import build_data
 from unitoken_jax.config import build, plain, render
 from unitoken_jax.evaluate.config import EvaluationConfig
-from unitoken_jax.generate.assistant import GenerationConfig
+from unitoken_jax.generate.config import GenerationConfig
 from unitoken_jax.models import registry
 from unitoken_jax.train import chain as chains
 from unitoken_jax.train.__main__ import check, check_all_is_read

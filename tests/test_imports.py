@@ -32,7 +32,7 @@ ALLOWED = {
     "runtime": {"config", "files"},
     "checkpoint": {"parallel"} | _RUNTIME,
     "train": _BELOW_TRAIN,
-    "generate": _BELOW_TRAIN,
+    "generate": _BELOW_TRAIN | {"data_pipelines", "train"},
     "evaluate": _BELOW_TRAIN | {"convert", "data_pipelines", "generate", "train"},
     "convert": _BELOW_TRAIN,
     "plan": _BELOW_TRAIN | {"train"},

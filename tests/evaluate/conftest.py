@@ -1,15 +1,15 @@
-"""Fixtures of the tiny assistant and its run directory."""
+"""Fixtures of the tiny sampler and its run directory."""
 
 import jax
 import jax.numpy as jnp
 import pytest
 from assistants import (  # noqa: F401
-    assistant,
     data_config,
     data_dir,
     next_logits,
     one_device,
     run_node,
+    sampler,
     siglip,
     tokenizer,
     unitoken,

@@ -19,7 +19,7 @@ def captioned(views):
     ]
 
 
-def test_generation_measures_ranks_and_cycles(assistant, captioned):
+def test_generation_measures_ranks_and_cycles(sampler, captioned):
     config = GenerationTestConfig(
         images=6, captions=3, drawings=2, kinds=("color",), examples=2
     )
@@ -30,7 +30,7 @@ def test_generation_measures_ranks_and_cycles(assistant, captioned):
         for item, novelty in zip(captioned, novelties, strict=True)
     ]
     found = generation.evaluate(
-        assistant, captioned, {"color": "red"}, config, done.append, keep=drawn.extend
+        sampler, captioned, {"color": "red"}, config, done.append, keep=drawn.extend
     )
     assert sum(done) == generation.amount(captioned, config) == 6 * 3 + 2 + 2 * 2
     rank = found.measures["caption_rank"]
@@ -47,21 +47,21 @@ def test_generation_measures_ranks_and_cycles(assistant, captioned):
     assert (one["prompt"], one["seed"], two["seed"]) == ("a red heart", 0, 1)
     assert one["image"].shape == one["real"].shape == (16, 16, 3)
     # The picture is a function of prompt and seed.
-    again = assistant.draw(["bird"], [1])
+    again = sampler.draw(["bird"], [1])
     np.testing.assert_array_equal(again[0], two["image"])
 
 
 def test_likelihood_is_that_of_uncached_next_tokens(
-    assistant, next_logits, vocabulary, captioned
+    sampler, next_logits, vocabulary, captioned
 ):
-    v, layout = vocabulary, assistant.layout
-    codes = assistant.encode([item.view.whole for item in captioned[:3]])
+    v, layout = vocabulary, sampler.layout
+    codes = sampler.encode([item.view.whole for item in captioned[:3]])
     prompts = ["a red heart", "", "a blue bird on a tree"]
-    found = assistant.score(prompts, codes)
+    found = sampler.score(prompts, codes)
     for prompt, picture, score in zip(
         prompts, layout.tokens(codes), found, strict=True
     ):
-        context = [v.bos, *assistant.composer.request(prompt), v.end, v.boi]
+        context = [v.bos, *sampler.prompts.request(prompt), v.end, v.boi]
         total = 0.0
         for step in layout.drawn:
             logits = np.asarray(next_logits([*context, *picture[:step]]), np.float64)
@@ -69,7 +69,7 @@ def test_likelihood_is_that_of_uncached_next_tokens(
         assert score == pytest.approx(total, rel=1e-4)
 
 
-def test_a_picture_is_ranked_under_its_own_caption(assistant, captioned, monkeypatch):
+def test_a_picture_is_ranked_under_its_own_caption(sampler, captioned, monkeypatch):
     """With a likelihood that knows the truth every picture finds its caption."""
     config = GenerationTestConfig(images=6, captions=4, drawings=1, kinds=())
     owner = {item.caption: i for i, item in enumerate(captioned)}
@@ -78,11 +78,11 @@ def test_a_picture_is_ranked_under_its_own_caption(assistant, captioned, monkeyp
         rows = enumerate(prompts)  # four captions a picture
         return np.array([float(owner[prompt] == n // 4) for n, prompt in rows])
 
-    monkeypatch.setattr(type(assistant), "score", oracle)
-    found = generation.evaluate(assistant, captioned, {}, config)
+    monkeypatch.setattr(type(sampler), "score", oracle)
+    found = generation.evaluate(sampler, captioned, {}, config)
     assert found.measures["caption_rank"].value == 1.0
-    monkeypatch.setattr(type(assistant), "score", lambda *a: np.zeros(24))
-    found = generation.evaluate(assistant, captioned, {}, config)
+    monkeypatch.setattr(type(sampler), "score", lambda *a: np.zeros(24))
+    found = generation.evaluate(sampler, captioned, {}, config)
     assert found.measures["caption_rank"].value == 0.0
 
 

@@ -24,7 +24,7 @@ def counted(*answers):
 
 
 def echo(truths):
-    """An assistant that answers as told, and finds any answer likely to one in four."""
+    """A sampler that answers as told, and finds any answer likely to one in four."""
     return SimpleNamespace(
         answer=lambda views, questions, progress: [truths[q] for q in questions],
         score_answers=lambda views, questions, answers, progress: np.full(
@@ -84,16 +84,16 @@ def test_accuracies_tell_new_compositions_from_new_concepts(views):
 
 
 def test_likelihood_of_answers_is_that_of_uncached_next_tokens(
-    assistant, next_logits, vocabulary, views
+    sampler, next_logits, vocabulary, views
 ):
     views, questions = views[:3], ["what is this?", "a", "a red heart on a tree"]
     answers = ["a red heart", "", "blue"]
-    found = assistant.score_answers(views, questions, answers)
-    codes = assistant.encode([view.whole for view in views])
+    found = sampler.score_answers(views, questions, answers)
+    codes = sampler.encode([view.whole for view in views])
     for view, grid, question, answer, score in zip(
         views, codes, questions, answers, found, strict=True
     ):
-        tokens, slots = assistant.composer.question(grid, view.size, question)
+        tokens, slots = sampler.prompts.question(grid, view.size, question)
         tokens, total = list(tokens), 0.0
         for token in [*vocabulary.encode(answer), vocabulary.end]:
             logits = next_logits(tokens, slots, view.tiles)
@@ -103,16 +103,16 @@ def test_likelihood_of_answers_is_that_of_uncached_next_tokens(
         assert score == pytest.approx(total, rel=1e-4)
     # What is read of the picture counts, not its codes alone.
     other = [view._replace(tiles=255 - view.tiles) for view in views]
-    changed = assistant.score_answers(other, questions, answers)
+    changed = sampler.score_answers(other, questions, answers)
     assert not np.allclose(found, changed, rtol=1e-3)
 
 
-def test_scored_answers_are_as_training_lays_them_out(assistant, vocabulary, views):
+def test_scored_answers_are_as_training_lays_them_out(sampler, vocabulary, views):
     """Prompt and reply together are the sample that the loss is of."""
-    layout = assistant.composer._config.layout
-    codes = assistant.encode([views[0].whole])[0]
-    tokens, slots = assistant.composer.question(codes, views[0].size, "what?")
-    reply = assistant.composer.reply("a bird")
+    layout = sampler.prompts._config.layout
+    codes = sampler.encode([views[0].whole])[0]
+    tokens, slots = sampler.prompts.question(codes, views[0].size, "what?")
+    reply = sampler.prompts.reply("a bird")
     messages = [samples.ask("what?", layout), "a bird"]
     turns = sequence.encode_conversation(messages, 1, vocabulary)
     picture = sequence.ImageContent(codes, slots[slots >= 0])

@@ -1,12 +1,12 @@
-"""Fixtures of the tiny assistant and its run directory."""
+"""Fixtures of the tiny sampler and its run directory."""
 
 from assistants import (  # noqa: F401
-    assistant,
     data_config,
     data_dir,
     next_logits,
     one_device,
     run_node,
+    sampler,
     siglip,
     tokenizer,
     unitoken,

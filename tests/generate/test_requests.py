@@ -21,8 +21,7 @@ from PIL import Image
 from data_pipelines.unitoken.prompts import UniTokenPrompts
 from unitoken_jax.config import UserError
 from unitoken_jax.files import json_lines
-from unitoken_jax.generate import __main__ as command
-from unitoken_jax.generate import pictures, requests
+from unitoken_jax.generate import image_files, requests, worker
 
 
 def _no_progress(done):
@@ -30,7 +29,7 @@ def _no_progress(done):
 
 
 @pytest.fixture(scope="module")
-def voice(vocabulary, data_config):
+def sampler(vocabulary, data_config):
     """Someone who knows the rules of prompts, and draws and answers without a model."""
 
     def draw(prompts, seeds, progress=_no_progress):
@@ -38,15 +37,17 @@ def voice(vocabulary, data_config):
             raise MemoryError("no room\nfor it")
         return np.stack([np.full((16, 16, 3), seed % 256, np.uint8) for seed in seeds])
 
-    def answer(views, questions, progress=_no_progress):
+    def answer(inputs, questions, progress=_no_progress):
         if any("worse" in question for question in questions):
             raise RuntimeError("RESOURCE_EXHAUSTED: out of memory\nallocating")
         # As a tokenizer may: ends of lines that JSON lines have none of.
-        return [f"{view.whole.mean():.0f}\u2028\x85 {len(questions)}" for view in views]
+        return [
+            f"{each.whole.mean():.0f}\u2028\x85 {len(questions)}" for each in inputs
+        ]
 
     return SimpleNamespace(
         config=SimpleNamespace(batch=2),
-        composer=UniTokenPrompts(vocabulary, data_config),
+        prompts=UniTokenPrompts(vocabulary, data_config),
         draw=draw,
         answer=answer,
     )
@@ -74,11 +75,11 @@ def files(tmp_path, monkeypatch):
     return tmp_path
 
 
-def run(voice, data, seed=0):
+def run(sampler, data, seed=0):
     """Do a file of requests and return its answers, read as they should be."""
     Path("in.jsonl").write_bytes(data)
     asked = requests.read(Path("in.jsonl"), Path("out.jsonl"), seed)
-    command.do_all(voice, asked, lambda some: requests.write(Path("out.jsonl"), some))
+    worker.do_all(sampler, asked, lambda some: requests.write(Path("out.jsonl"), some))
     return read(Path("out.jsonl"))
 
 
@@ -145,10 +146,10 @@ GOOD = {"prompt": "a red heart", "output": "good.png", "seed": 3}
         (b'{"prompt": "worse?", "image": "heart.png"}', "RESOURCE_EXHAUSTED"),
     ],
 )
-def test_a_bad_line_says_why_and_the_others_go_on(voice, files, line, said):
+def test_a_bad_line_says_why_and_the_others_go_on(sampler, files, line, said):
     good = json.dumps(GOOD).encode()
     question = b'{"prompt": "what is this?", "image": "heart.png"}'
-    answers = run(voice, b"\n".join((good, line, question, b'{"prompt": "a tree"}')))
+    answers = run(sampler, b"\n".join((good, line, question, b'{"prompt": "a tree"}')))
     assert answers[0] == GOOD
     assert answers[1]["line"] == 2
     assert said in answers[1]["error"] or any(
@@ -162,11 +163,11 @@ def test_a_bad_line_says_why_and_the_others_go_on(voice, files, line, said):
     assert Path("folder.png").is_dir()
 
 
-def test_lines_end_with_line_feeds_alone(voice, files):
+def test_lines_end_with_line_feeds_alone(sampler, files):
     prompts = ["a red\u2028heart", "a\x85tree", "\u2029 bird"]
     lines = [json.dumps({"prompt": p}, ensure_ascii=False) for p in prompts]
     data = b"\xef\xbb\xbf" + "\r\n".join(lines).encode()
-    answers = run(voice, data)
+    answers = run(sampler, data)
     assert [a["prompt"] for a in answers] == prompts
     # The answers are requests again, but for what is new in them.
     again = [{k: a[k] for k in ("prompt", "seed")} for a in answers]
@@ -176,13 +177,13 @@ def test_lines_end_with_line_feeds_alone(voice, files):
     )
 
 
-def test_seeds_count_up_and_begin_again(voice, files):
+def test_seeds_count_up_and_begin_again(sampler, files):
     data = b'{"prompt": "a"}\n\n{"prompt": "b"}\n{"prompt": "c"}'
-    answers = run(voice, data, seed=2**32 - 2)
+    answers = run(sampler, data, seed=2**32 - 2)
     assert [a["seed"] for a in answers] == [2**32 - 2, 0, 1]
 
 
-def test_questions_about_drawings_come_after_them(voice, files):
+def test_questions_about_drawings_come_after_them(sampler, files):
     asked = [
         {"prompt": "a tree", "output": "new.png", "seed": 40},
         {"prompt": "what?", "image": "./new.png"},
@@ -193,7 +194,7 @@ def test_questions_about_drawings_come_after_them(voice, files):
     ]
     before = Path("heart.png").read_bytes()
     Path("lost.png").write_bytes(before)  # of an earlier day
-    answers = run(voice, "\n".join(map(json.dumps, asked)).encode())
+    answers = run(sampler, "\n".join(map(json.dumps, asked)).encode())
     assert answers[1]["answer"].startswith("40")
     assert "line 3 should have drawn it" in answers[3]["error"]
     assert "answer" in answers[4]
@@ -216,10 +217,10 @@ def test_an_input_that_is_no_file_is_refused_at_once(files, name):
         requests.read(Path(name), Path("out.jsonl"), 0)
 
 
-def test_long_names_are_allowed_as_far_as_the_system_does(voice, files):
+def test_long_names_are_allowed_as_far_as_the_system_does(sampler, files):
     name = "é" * 125 + ".png"  # 254 bytes
     asked = [{"prompt": "a", "output": name}, {"prompt": "b?", "image": name}]
-    answers = run(voice, "\n".join(map(json.dumps, asked)).encode())
+    answers = run(sampler, "\n".join(map(json.dumps, asked)).encode())
     assert [sorted(a) for a in answers] == [
         ["output", "prompt", "seed"],
         ["answer", "image", "prompt"],
@@ -227,23 +228,23 @@ def test_long_names_are_allowed_as_far_as_the_system_does(voice, files):
     requests.write(Path("x" * 249 + ".jsonl"), answers)
 
 
-def test_a_full_disk_leaves_what_is_done(voice, files, monkeypatch):
-    save = pictures.save
+def test_a_full_disk_leaves_what_is_done(sampler, files, monkeypatch):
+    save = image_files.save
 
     def full(path, picture):
         if path.name != "good.png":
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
         save(path, picture)
 
-    monkeypatch.setattr(pictures, "save", full)
+    monkeypatch.setattr(image_files, "save", full)
     lines = [json.dumps(GOOD), '{"prompt": "a"}', '{"prompt": "b"}']
-    answers = run(voice, "\n".join(lines).encode())
+    answers = run(sampler, "\n".join(lines).encode())
     assert answers[0] == GOOD
     assert all("No space left" in answer["error"] for answer in answers[1:])
     assert Path("good.png").is_file()
 
 
-def test_what_is_done_is_kept_when_it_is_interrupted(voice, files, monkeypatch):
+def test_what_is_done_is_kept_when_it_is_interrupted(sampler, files, monkeypatch):
     done = []
 
     def stop(path, picture):
@@ -251,12 +252,12 @@ def test_what_is_done_is_kept_when_it_is_interrupted(voice, files, monkeypatch):
             raise KeyboardInterrupt
         done.append(path)
 
-    monkeypatch.setattr(pictures, "save", stop)
-    monkeypatch.setattr(command, "_CHUNK", 1)  # of two requests
+    monkeypatch.setattr(image_files, "save", stop)
+    monkeypatch.setattr(worker, "_CHUNK", 1)  # of two requests
     lines = [{"prompt": "a", "output": f"{n}.png"} for n in range(2)]
     questions = [{"prompt": "b?", "image": "heart.png"}] * 2
     with pytest.raises(KeyboardInterrupt):
-        run(voice, "\n".join(map(json.dumps, [*questions, *lines])).encode())
+        run(sampler, "\n".join(map(json.dumps, [*questions, *lines])).encode())
     assert [a["prompt"] for a in read(Path("out.jsonl"))] == ["b?", "b?"]
 
 
@@ -290,9 +291,9 @@ LINES = st.one_of(
 )
 
 
-def _fuzz(voice, lines):
+def _fuzz(sampler, lines):
     good = json.dumps(GOOD).encode()
-    answers = run(voice, b"\n".join([good, *lines]))
+    answers = run(sampler, b"\n".join([good, *lines]))
     assert answers[0] == GOOD
     assert len(answers) == 1 + sum(bool(line.strip()) for line in lines)
     for answer in answers:
@@ -308,12 +309,12 @@ _settings = settings(
 
 @given(lines=st.lists(LINES, max_size=8))
 @settings(_settings, max_examples=60)
-def test_whatever_the_lines_are_each_is_answered(voice, files, lines):
-    _fuzz(voice, lines)
+def test_whatever_the_lines_are_each_is_answered(sampler, files, lines):
+    _fuzz(sampler, lines)
 
 
 @pytest.mark.slow
 @given(lines=st.lists(LINES, min_size=5, max_size=8))
 @settings(_settings, max_examples=500)
-def test_whatever_thousands_of_lines_are_each_is_answered(voice, files, lines):
-    _fuzz(voice, lines)
+def test_whatever_thousands_of_lines_are_each_is_answered(sampler, files, lines):
+    _fuzz(sampler, lines)

@@ -7,7 +7,7 @@ update on the golden batches of the published code.
 import copy
 import json
 from functools import partial
-from types import SimpleNamespace
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -24,8 +24,10 @@ from unitoken_jax.convert.published import llamagen as llamagen_tables
 from unitoken_jax.convert.published import unitok as unitok_tables
 from unitoken_jax.convert.published import unitok_mllm as mllm_tables
 from unitoken_jax.convert.table import export_tensors, import_tensors
+from unitoken_jax.evaluate import evaluator
 from unitoken_jax.evaluate.run import run as evaluate
-from unitoken_jax.generate import __main__ as generate
+from unitoken_jax.generate import load
+from unitoken_jax.generate import run as generate
 from unitoken_jax.models import registry
 from unitoken_jax.parallel import rules
 from unitoken_jax.parallel.mesh import MeshConfig, make_mesh
@@ -123,7 +125,7 @@ def node(tmp_path_factory):
 def quick():
     """Programs that run twice are not worth optimizing, nor spreading over devices."""
     with pytest.MonkeyPatch.context() as patch:
-        for module in (generate, evaluate):
+        for module in (load, evaluator):
             one = partial(module.make_mesh, devices=jax.devices()[:1])
             patch.setattr(module, "make_mesh", one)
         yield
@@ -180,14 +182,11 @@ def test_classes_are_told_apart_and_drawn(node, workdir):
 
 @pytest.fixture
 def flags(node, workdir):
-    names = ["prompt", "image", "output", "input"]
-    names += ["guidance", "top_k", "top_p", "temperature"]
-
     def given(model, **changes):
         config = node | {"generation": _generation(node, model)}
-        common = {"config": config, "workdir": str(workdir), "compile_cache": ""}
-        common |= {"count": 1, "seed": 0, **dict.fromkeys(names)}
-        return SimpleNamespace(**common | changes)
+        for name in {"image", "output", "input"} & changes.keys():
+            changes[name] = Path(changes[name])
+        return generate.Options(workdir, config, compile_cache="", **changes)
 
     return given
 
@@ -200,7 +199,7 @@ def flags(node, workdir):
 def test_the_command_draws(flags, tmp_path, model, prompt):
     paths = [tmp_path / name for name in ("one.png", "again.png")]
     for path in paths:
-        generate.main(flags(model, prompt=prompt, output=str(path), count=2, seed=3))
+        generate.run(flags(model, prompt=prompt, output=str(path), count=2, seed=3))
     pictures = [np.asarray(Image.open(path)) for path in paths]
     assert pictures[0].shape == (IMAGE, 2 * IMAGE + 2, 3)
     np.testing.assert_array_equal(*pictures)
@@ -211,15 +210,15 @@ def test_the_command_answers_and_refuses(flags, tmp_path, capsys):
     path = tmp_path / "grey.png"
     Image.new("RGB", (9, 5), "grey").save(path)
     for question in ("what is this?", "describe the image."):
-        generate.main(flags("mllm", prompt=question, image=str(path)))
+        generate.run(flags("mllm", prompt=question, image=str(path)))
     assert len(capsys.readouterr().out.splitlines()) == 2
     with pytest.raises(UserError, match="answers no questions"):
-        generate.main(flags("llamagen", prompt="squares", image=str(path)))
+        generate.run(flags("llamagen", prompt="squares", image=str(path)))
     output = str(tmp_path / "none.png")
     with pytest.raises(UserError, match="no class 'circles'; give a number 0 … 0, or"):
-        generate.main(flags("llamagen", prompt="circles", output=output))
+        generate.run(flags("llamagen", prompt="circles", output=output))
     with pytest.raises(UserError, match="rows of 96; shorten it"):
-        generate.main(flags("mllm", prompt="square " * 99, output=output))
+        generate.run(flags("mllm", prompt="square " * 99, output=output))
 
 
 @pytest.mark.slow
@@ -227,7 +226,7 @@ def test_many_at_once_name_what_failed(flags, tmp_path):
     source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
     source.write_text('{"prompt": "squares"}\n{"prompt": "circles"}\n{"prompt": "0"}')
     with pytest.raises(UserError, match="1 of 3 requests could not be done"):
-        generate.main(flags("llamagen", input=str(source), output=str(target)))
+        generate.run(flags("llamagen", input=str(source), output=str(target)))
     answers = [json.loads(line) for line in target.read_text().splitlines()]
     assert ["error" in answer for answer in answers] == [False, True, False]
 

@@ -16,8 +16,6 @@ import tiny_chain
 
 from unitoken_jax.checkpoint import reader as checkpoints
 from unitoken_jax.config import ConfigError, UserError, plain
-from unitoken_jax.generate.__main__ import check_fields
-from unitoken_jax.generate.assistant import GenerationConfig
 from unitoken_jax.train import lock
 from unitoken_jax.train.__main__ import _number, check, check_all_is_read, train
 from unitoken_jax.train.job import build_chain
@@ -186,22 +184,6 @@ def test_unitok_needs_texts_to_contrast(node, supervision, fits) -> None:
         else pytest.raises(ConfigError, match="'pairs'")
     ):
         check(chain)
-
-
-@pytest.mark.parametrize(
-    ("field", "value", "kind"),
-    [
-        ("guidance_interval", 3, "unitoken"),
-        ("lead", (1,), "llamagen"),
-        ("unconditional", "released", "unitok_mllm"),
-        ("answer_limit", 8, "llamagen"),
-    ],
-)
-def test_what_a_model_does_not_read_is_refused(field, value, kind) -> None:
-    check_fields(GenerationConfig(), kind)
-    message = rf"generation\.{field}: a {kind} does not read it, only '\w+'"
-    with pytest.raises(ConfigError, match=message):
-        check_fields(GenerationConfig(**{field: value}), kind)
 
 
 def test_every_byte_of_the_data_is_verified_on_request(node, data, tmp_path) -> None:

@@ -21,8 +21,8 @@ from unitoken_jax.evaluate.evaluator import (
     progress_bar,
 )
 from unitoken_jax.evaluate.statistics.intervals import proportion, summarize
-from unitoken_jax.generate.assistant import Speaker
 from unitoken_jax.generate.batches import Progress
+from unitoken_jax.generate.sampler import Sampler
 
 
 class Classified(NamedTuple):
@@ -79,7 +79,7 @@ class Classes(Evaluator[ClassTestConfig]):
 
 
 def evaluate(
-    artist: Speaker,
+    artist: Sampler,
     items: Sequence[Classified],
     names: Sequence[str],
     config: ClassTestConfig,

@@ -23,7 +23,7 @@ from data_pipelines.errors import DataError
 from data_pipelines.images import decoding, transforms
 from data_pipelines.images.pairs import PairsConfig, caption_encoder
 from data_pipelines.prepare.scenes import NEW_COMPOSITION
-from data_pipelines.prompts import PromptError, short
+from data_pipelines.prompts import ImageInputs, PromptError, short
 from data_pipelines.storage.records import Question, Record
 from data_pipelines.storage.shards import Split
 from data_pipelines.tokenizers.chameleon import ChameleonVocabulary
@@ -32,8 +32,9 @@ from unitoken_jax.config import ConfigError, Name, Seed, UserError
 from unitoken_jax.evaluate.statistics import accuracy
 from unitoken_jax.evaluate.statistics.answers import RULES, Comparison
 from unitoken_jax.evaluate.statistics.intervals import Measure
-from unitoken_jax.generate.__main__ import Trained, find_stage, load, restore
-from unitoken_jax.generate.assistant import GenerationConfig, Speaker, View
+from unitoken_jax.generate.config import GenerationConfig
+from unitoken_jax.generate.load import find_stage, load, restore
+from unitoken_jax.generate.sampler import Sampler, Trained
 from unitoken_jax.models import registry
 from unitoken_jax.models.system import System, resolve
 from unitoken_jax.parallel.mesh import make_mesh
@@ -162,9 +163,9 @@ class EvaluatedRun:
         self.heldout.close()
 
     @functools.cached_property
-    def sampler(self) -> Speaker:
+    def sampler(self) -> Sampler:
         """The model that draws and answers, loaded when it is first asked for."""
-        return load(self.chain, self._workdir)
+        return load(self._workdir, self.chain)
 
     @functools.cached_property
     def answer_counts(self) -> accuracy.Counts:
@@ -220,15 +221,15 @@ class EvaluatedRun:
         for _, image in self.images():
             yield transforms.to_square(image, data.image_size, data.background)
 
-    def view(self, record: Record, image: Image.Image) -> View | None:
+    def view(self, record: Record, image: Image.Image) -> ImageInputs | None:
         """Return an image as the sampler's networks see it; None is set aside."""
-        make = functools.partial(self.sampler.composer.view, image)
+        make = functools.partial(self.sampler.prompts.view, image)
         return self.set_aside.take(record["id"], make)
 
-    def captioned_view(self, record: Record, image: Image.Image) -> View:
+    def captioned_view(self, record: Record, image: Image.Image) -> ImageInputs:
         """Return the view of an image whose first caption can be drawn."""
-        self.sampler.composer.request(record["captions"][0])
-        return self.sampler.composer.view(image)
+        self.sampler.prompts.request(record["captions"][0])
+        return self.sampler.prompts.view(image)
 
     def questions(self) -> list[tuple[int, Question]]:
         """List all held-out questions with the numbers of their records, shuffled."""
@@ -241,21 +242,21 @@ class EvaluatedRun:
         rng = np.random.default_rng(self.config.seed)
         return [every[i] for i in rng.permutation(len(every))]
 
-    def check_room(self, view: View, question: str, answer: str = "") -> int:
+    def check_room(self, view: ImageInputs, question: str, answer: str = "") -> int:
         """Return the tokens that a question and its answer take.
 
         Raises:
             DataError: They do not fit into a row, or are no text.
         """
-        composer: Any = self.sampler.composer
-        grid = np.zeros(composer.grid, int)
-        tokens, _ = composer.question(grid, view.size, question)
-        length = len(tokens) + len(composer.reply(answer))
-        if length > composer.row_length:
+        prompts: Any = self.sampler.prompts
+        grid = np.zeros(prompts.grid, int)
+        tokens, _ = prompts.question(grid, view.size, question)
+        length = len(tokens) + len(prompts.reply(answer))
+        if length > prompts.row_length:
             raise PromptError(
                 f"the answer {short(answer)} and its question {short(question)} take "
                 f"{length} tokens, but the model was trained on rows of "
-                f"{composer.row_length}"
+                f"{prompts.row_length}"
             )
         return length
 

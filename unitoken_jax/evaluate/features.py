@@ -22,8 +22,8 @@ from unitoken_jax.evaluate.evaluator import (
     batches,
 )
 from unitoken_jax.evaluate.statistics.intervals import Measure
-from unitoken_jax.generate.decode import Params, call
 from unitoken_jax.models.siglip import SiglipVision
+from unitoken_jax.models.system import Params, call
 from unitoken_jax.ops import pixels
 
 

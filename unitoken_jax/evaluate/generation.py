@@ -11,6 +11,7 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 
 from data_pipelines.errors import DataError
+from data_pipelines.prompts import ImageInputs
 from data_pipelines.storage.records import Record
 from unitoken_jax.config import Natural, Seed
 from unitoken_jax.evaluate.evaluator import (
@@ -28,8 +29,8 @@ from unitoken_jax.evaluate.statistics.accuracy import (
 )
 from unitoken_jax.evaluate.statistics.answers import Reduce, words
 from unitoken_jax.evaluate.statistics.intervals import Measure, proportion, summarize
-from unitoken_jax.generate.assistant import Speaker, View
 from unitoken_jax.generate.batches import Progress
+from unitoken_jax.generate.sampler import Sampler
 
 
 class Captioned(NamedTuple):
@@ -38,7 +39,7 @@ class Captioned(NamedTuple):
     `novelty` names what is new in the image; "" where that is not known.
     """
 
-    view: View
+    view: ImageInputs
     caption: str
     questions: Sequence[tuple[str, str, str]]
     novelty: str = ""
@@ -87,11 +88,11 @@ class Generation(Evaluator[GenerationTestConfig]):
     def run(self) -> Evaluation:
         """Rank, draw and ask."""
         source = self.source
-        assistant = source.sampler
+        sampler = source.sampler
         chosen = captioned(source, self.config)
         with progress_bar("drawing", amount(chosen, self.config)) as bar:
             return evaluate(
-                assistant,
+                sampler,
                 chosen,
                 majority(source.answer_counts),
                 self.config,
@@ -130,7 +131,10 @@ def captioned(source: EvaluatedRun, config: GenerationTestConfig) -> list[Captio
 
 
 def _questions(
-    source: EvaluatedRun, record: Record, view: View, config: GenerationTestConfig
+    source: EvaluatedRun,
+    record: Record,
+    view: ImageInputs,
+    config: GenerationTestConfig,
 ) -> list[tuple[str, str, str]]:
     """List kinds, questions and answers of a record that will be asked."""
     found = []
@@ -147,7 +151,7 @@ def _questions(
 
 
 def evaluate(
-    assistant: Speaker,
+    sampler: Sampler,
     items: Sequence[Captioned],
     majorities: Mapping[str, str],
     config: GenerationTestConfig,
@@ -159,7 +163,7 @@ def evaluate(
     """Measure how drawing follows the prompt.
 
     Args:
-        assistant: Who draws and answers.
+        sampler: Who draws and answers.
         items: Held-out images with captions, all different, at least two; as many
             as are ranked or drawn, see `GenerationTestConfig.items`.
         majorities: The most frequent training answer of each kind of question.
@@ -175,20 +179,20 @@ def evaluate(
         which bounds the former), each also by novelty, as `caption_rank_{novelty}` and
         `cycle_{novelty}/…`; samples `drawings` of {prompt, image, real, seed, answers}.
     """
-    measures = _rank(assistant, items[: config.images], config, progress)
+    measures = _rank(sampler, items[: config.images], config, progress)
     drawn = items[: config.drawings]
     seeds = [config.seed + i for i in range(len(drawn))]
-    drawings = assistant.draw([item.caption for item in drawn], seeds, progress)
+    drawings = sampler.draw([item.caption for item in drawn], seeds, progress)
     keep(drawings)
     asked = _asked(drawn, config)
     said: list[str] = []
     if asked:
         for name, views in (
-            ("cycle", [assistant.composer.view(image) for image in drawings]),
+            ("cycle", [sampler.prompts.view(image) for image in drawings]),
             ("cycle_real", [item.view for item in drawn]),
         ):
             texts = [question[2] for question in asked]
-            answers = assistant.answer([views[q[0]] for q in asked], texts, progress)
+            answers = sampler.answer([views[q[0]] for q in asked], texts, progress)
             said = said or answers
             found = _cycle(drawn, asked, answers, majorities, reduce)
             measures |= {f"{name}{key}": value for key, value in found.items()}
@@ -256,7 +260,7 @@ def _asked(drawn: Sequence[Captioned], config: GenerationTestConfig) -> list[Ask
 
 
 def _rank(
-    assistant: Speaker,
+    sampler: Sampler,
     items: Sequence[Captioned],
     config: GenerationTestConfig,
     progress: Progress,
@@ -271,8 +275,8 @@ def _rank(
             for i in range(len(items))
         ]
     )[:, :captions]
-    codes = assistant.encode([item.view.whole for item in items])
-    scores = assistant.score(
+    codes = sampler.encode([item.view.whole for item in items])
+    scores = sampler.score(
         [items[j].caption for j in choice.ravel()],
         np.repeat(codes, captions, axis=0),
         progress,

@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from data_pipelines.config import SequencesConfig
+from data_pipelines.prompts import ImageInputs
 from data_pipelines.storage.records import Record
 from unitoken_jax.config import Count, UserError
 from unitoken_jax.evaluate.evaluator import (
@@ -23,7 +24,7 @@ from unitoken_jax.evaluate.evaluator import (
 )
 from unitoken_jax.evaluate.statistics.answers import Reduce, words
 from unitoken_jax.evaluate.statistics.intervals import Measure, proportion
-from unitoken_jax.generate.assistant import Speaker, View
+from unitoken_jax.generate.sampler import Sampler
 from unitoken_jax.ops import fidelity, pixels
 
 
@@ -34,7 +35,7 @@ class MemorizationError(UserError):
 class Pair(NamedTuple):
     """An image, the question that asks for its caption, and the caption."""
 
-    view: View
+    view: ImageInputs
     question: str
     caption: str
 
@@ -60,7 +61,7 @@ class Memorization(Evaluator[MemorizationConfig]):
     def run(self) -> Evaluation:
         """Ask for captions as training does, and draw them."""
         source = self.source
-        assistant = source.sampler
+        sampler = source.sampler
         stage = source.find_stage(
             self.name,
             source.chain.generation.get("model", ""),
@@ -79,7 +80,7 @@ class Memorization(Evaluator[MemorizationConfig]):
         pairs = (pair for pair in found if pair)
         some = source.nonempty(pairs, "captioned pictures")
         chosen = list(itertools.islice(some, self.config.pairs))
-        return evaluate(assistant, chosen, self.config, reduce=source.reduce)
+        return evaluate(sampler, chosen, self.config, reduce=source.reduce)
 
 
 def _pair(
@@ -92,7 +93,7 @@ def _pair(
 
 
 def evaluate(
-    assistant: Speaker,
+    sampler: Sampler,
     pairs: Sequence[Pair],
     config: MemorizationConfig,
     *,
@@ -101,7 +102,7 @@ def evaluate(
     """Caption images and draw their captions.
 
     Args:
-        assistant: Who does it; its temperature should be 0.
+        sampler: Who does it; its temperature should be 0.
         pairs: Images it was trained on, at least one.
         config: See `MemorizationConfig`.
         reduce: When two captions say the same, see `answers.RULES`.
@@ -111,10 +112,10 @@ def evaluate(
         that reaches the PSNR) and `psnr` (mean); samples `reproductions` of {image,
         real, prompt, answer, psnr}.
     """
-    answers = assistant.answer(
+    answers = sampler.answer(
         [pair.view for pair in pairs], [pair.question for pair in pairs]
     )
-    drawings = assistant.draw([pair.caption for pair in pairs], [0] * len(pairs))
+    drawings = sampler.draw([pair.caption for pair in pairs], [0] * len(pairs))
     originals, drawn = (
         pixels.normalize(jnp.asarray(images))
         for images in ([pair.view.whole for pair in pairs], drawings)

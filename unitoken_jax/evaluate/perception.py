@@ -31,7 +31,7 @@ from unitoken_jax.evaluate.feature_networks.extractors import (
 from unitoken_jax.evaluate.reconstruction import reconstruct
 from unitoken_jax.evaluate.statistics.intervals import Measure, summarize
 from unitoken_jax.files import OptionalPath
-from unitoken_jax.generate.__main__ import Trained
+from unitoken_jax.generate.sampler import Trained
 from unitoken_jax.ops.pixels import Rounding
 
 log = logging.getLogger(__name__)

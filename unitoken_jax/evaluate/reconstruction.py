@@ -18,8 +18,8 @@ from unitoken_jax.evaluate.evaluator import (
     evenly_spaced,
 )
 from unitoken_jax.evaluate.statistics.intervals import Measure, summarize
-from unitoken_jax.generate.decode import Params, call
 from unitoken_jax.models.image_tokenizer import ImageTokenizer
+from unitoken_jax.models.system import Params, call
 from unitoken_jax.ops import fidelity, pixels, quantization
 
 

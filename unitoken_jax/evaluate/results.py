@@ -23,7 +23,7 @@ from data_pipelines.storage.directory import atomic_directory
 from unitoken_jax.config import ConfigError, UserError
 from unitoken_jax.evaluate.evaluator import Evaluation, reason
 from unitoken_jax.files import write_bytes
-from unitoken_jax.generate.pictures import save
+from unitoken_jax.generate.image_files import save
 
 log = logging.getLogger(__name__)
 

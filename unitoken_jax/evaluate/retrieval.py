@@ -18,7 +18,7 @@ from unitoken_jax.evaluate.evaluator import (
     evenly_spaced,
 )
 from unitoken_jax.evaluate.statistics.intervals import Measure, proportion, summarize
-from unitoken_jax.generate.decode import Params, call
+from unitoken_jax.models.system import Params, call
 from unitoken_jax.ops import pixels
 
 _SHOWN = 5  # answers shown with a query

@@ -27,7 +27,7 @@ from unitoken_jax.evaluate.evaluator import (
 )
 from unitoken_jax.evaluate.statistics.intervals import Measure, table
 from unitoken_jax.files import read_json
-from unitoken_jax.generate.assistant import GenerationConfig
+from unitoken_jax.generate.config import GenerationConfig
 from unitoken_jax.renamed import translate
 from unitoken_jax.train.job import CONFIG, Chain, build_chain
 

@@ -11,6 +11,7 @@ from typing import ClassVar, NamedTuple
 
 from data_pipelines.errors import DataError
 from data_pipelines.images import decoding
+from data_pipelines.prompts import ImageInputs
 from data_pipelines.storage import records
 from unitoken_jax.config import Count, Natural
 from unitoken_jax.evaluate.evaluator import (
@@ -28,8 +29,8 @@ from unitoken_jax.evaluate.statistics.accuracy import (
     novel_accuracies,
 )
 from unitoken_jax.evaluate.statistics.answers import Reduce, words
-from unitoken_jax.generate.assistant import Speaker, View
 from unitoken_jax.generate.batches import Progress
+from unitoken_jax.generate.sampler import Sampler
 
 
 class Question(NamedTuple):
@@ -38,7 +39,7 @@ class Question(NamedTuple):
     `novelty` names what is new in the image; "" where that is not known.
     """
 
-    view: View
+    view: ImageInputs
     kind: str
     question: str
     answer: str
@@ -68,12 +69,12 @@ class Understanding(Evaluator[UnderstandingConfig]):
     def run(self) -> Evaluation:
         """Ask, and measure accuracy and bits of the right answers."""
         source = self.source
-        assistant = source.sampler
+        sampler = source.sampler
         questions = held_out_questions(source, self.config)
         # Each is answered, then its right answer is scored.
         with progress_bar("answering", 2 * len(questions)) as bar:
             return evaluate(
-                assistant,
+                sampler,
                 questions,
                 source.answer_counts,
                 self.config,
@@ -117,14 +118,14 @@ def _question(
     source: EvaluatedRun, record: records.Record, question: records.Question
 ) -> Question:
     image = decoding.decode(record["image"], f"record {record['id']!r}")
-    view = source.sampler.composer.view(image)
+    view = source.sampler.prompts.view(image)
     texts = question["question"], question["answer"]
     source.check_room(view, *texts)
     return Question(view, question["kind"], *texts, source.novelty(record))
 
 
 def evaluate(
-    assistant: Speaker,
+    sampler: Sampler,
     questions: Sequence[Question],
     counts: Counts,
     config: UnderstandingConfig,
@@ -135,7 +136,7 @@ def evaluate(
     """Ask held-out questions and compare the answers.
 
     Args:
-        assistant: Who answers.
+        sampler: Who answers.
         questions: Held-out questions, at least one; see `choose`.
         counts: Counts of training answers, from `count_answers`.
         config: See `UnderstandingConfig`.
@@ -150,9 +151,9 @@ def evaluate(
         {image, kind, question, answer, expected, correct}.
     """
     views, texts = [q.view for q in questions], [q.question for q in questions]
-    answers = assistant.answer(views, texts, progress)
+    answers = sampler.answer(views, texts, progress)
     kinds, truths = [q.kind for q in questions], [q.answer for q in questions]
-    nats = assistant.score_answers(views, texts, truths, progress)
+    nats = sampler.score_answers(views, texts, truths, progress)
     bits = answer_bits(kinds, truths, nats, counts, reduce)
     majorities = majority(counts)
     measures = accuracies(kinds, truths, answers, majorities, reduce)

@@ -28,7 +28,7 @@ from unitoken_jax.evaluate.evaluator import (
 from unitoken_jax.evaluate.feature_networks import folders, preprocessing
 from unitoken_jax.evaluate.statistics.intervals import Measure, proportion
 from unitoken_jax.files import OptionalPath, read_user_file
-from unitoken_jax.generate.decode import Params, call
+from unitoken_jax.models.system import Params, call
 from unitoken_jax.ops import pixels
 
 _SHOWN = 5  # classes shown with a picture

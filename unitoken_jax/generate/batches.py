@@ -1,6 +1,6 @@
 """Work in batches of few sizes, so that little is compiled, results in their order."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 
 import jax
@@ -8,7 +8,6 @@ import numpy as np
 from jax.sharding import Mesh
 
 from unitoken_jax.config import check_seed
-from unitoken_jax.generate.decode import bucket
 from unitoken_jax.parallel import rules
 
 Progress = Callable[[int], object]
@@ -62,7 +61,12 @@ def run_batched(
     return np.stack([results[i] for i in sorted(results)])
 
 
-def alike(kinds: Sequence[object]) -> list[list[int]]:
+def bucket(length: int, multiple: int) -> int:
+    """Round a length up to a multiple, so that few lengths are ever compiled."""
+    return -(-length // multiple) * multiple
+
+
+def alike(kinds: Iterable[object]) -> list[list[int]]:
     """Group indices whose kind is equal, in the order of first appearance."""
     groups: dict[object, list[int]] = {}
     for i, kind in enumerate(kinds):

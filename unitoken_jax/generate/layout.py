@@ -1,4 +1,4 @@
-"""Where the codes of a picture stand among its tokens, fixed before decoding.
+"""Where the codes of an image stand among its tokens, fixed before decoding.
 
 After BOI comes `[size h][size w]` (if the model has size tokens), then each row of
 codes followed by a newline, then EOI. Which token is forced and which are allowed
@@ -7,63 +7,16 @@ over (the logits processors of UniToken's released sampler, as data).
 """
 
 import dataclasses
-from typing import Protocol
 
 import jax
 import numpy as np
 
-
-class Vocabulary(Protocol):
-    """What decoding needs to know of a vocabulary (ids as in tokenizer.json)."""
-
-    @property
-    def size(self) -> int:
-        """Number of ids, V."""
-        ...
-
-    @property
-    def bos(self) -> int:
-        """Begin of a sequence."""
-        ...
-
-    @property
-    def pad(self) -> int:
-        """Padding."""
-        ...
-
-    @property
-    def end(self) -> int:
-        """End of a turn."""
-        ...
-
-    @property
-    def boi(self) -> int:
-        """Begin of an image."""
-        ...
-
-    @property
-    def eoi(self) -> int:
-        """End of an image."""
-        ...
-
-    @property
-    def newline(self) -> int:
-        """End of a row of codes."""
-        ...
-
-    @property
-    def code_ids(self) -> np.ndarray:
-        """Token id of each VQ index, int32 [num_codes]."""
-        ...
-
-    def size_token(self, n: int, /) -> int:
-        """Id of the size token that stands for n grids of 32 pixels."""
-        ...
+from data_pipelines.tokenizers.chameleon import ChameleonVocabulary
 
 
 @dataclasses.dataclass(frozen=True)
 class ImageLayout:
-    """The tokens of one picture after its BOI, step by step.
+    """The tokens of one image after its BOI, step by step.
 
     Attributes:
         grid: Rows and columns of codes.
@@ -111,6 +64,7 @@ class ImageLayout:
                 "a picture's tokens hold something other than image codes where the "
                 f"layout of {self.grid[0]}×{self.grid[1]} codes expects codes"
             )
+        # [..., rows · columns] → [..., rows, columns]
         return codes.reshape(*tokens.shape[:-1], *self.grid)
 
     def tokens(self, codes: np.ndarray) -> np.ndarray:
@@ -118,17 +72,18 @@ class ImageLayout:
         tokens = np.broadcast_to(
             self.forced, (*codes.shape[:-2], len(self.forced))
         ).copy()
+        # [..., rows, columns] → [..., rows · columns]
         tokens[..., self.drawn] = self.code_ids[codes].reshape(*codes.shape[:-2], -1)
         return tokens
 
 
 def image_layout(
-    vocabulary: Vocabulary,
+    vocabulary: ChameleonVocabulary,
     rows: int,
     columns: int,
     sizes: tuple[int, int] | None = None,
 ) -> ImageLayout:
-    """Lay out a picture of rows × columns codes.
+    """Lay out an image of rows × columns codes.
 
     Args:
         vocabulary: Names the special tokens and the codes.

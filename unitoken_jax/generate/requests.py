@@ -13,7 +13,7 @@ from typing import Any
 
 from unitoken_jax.config import UserError, nearest
 from unitoken_jax.files import json_lines, read_user_file, user_path, write_bytes
-from unitoken_jax.generate.pictures import check_file, check_target
+from unitoken_jax.generate.image_files import check_file, check_target
 
 _MOST = 2**30  # bytes of a file of requests
 _SEEDS = 2**32
@@ -30,7 +30,7 @@ class Request:
     Attributes:
         line: Its line in the file, from 1.
         prompt: What to draw, or the question about `image`.
-        image: The picture that is asked about; None asks for a drawing.
+        image: The image that is asked about; None asks for a drawing.
         output: Where a drawing goes.
         seed: Of a drawing.
     """
@@ -41,7 +41,7 @@ class Request:
     output: Path | None
     seed: int
 
-    def described(self) -> dict[str, Any]:
+    def described(self) -> dict[str, object]:
         """Return what the answer repeats of it."""
         image = {"image": str(self.image)} if self.image else {}
         return {"prompt": self.prompt, **image}
@@ -59,9 +59,9 @@ class Refusal:
 
     line: int
     error: str
-    said: Mapping[str, Any]
+    said: Mapping[str, object]
 
-    def answer(self) -> dict[str, Any]:
+    def answer(self) -> dict[str, object]:
         """Return what stands in its place among the answers."""
         return {"line": self.line, **self.said, "error": self.error}
 
@@ -87,7 +87,7 @@ def read(path: Path, answers: Path, seed: int) -> list[Request | Refusal]:
     return _without_conflicts(found, (path, answers))
 
 
-def write(path: Path, answers: Sequence[Mapping[str, Any]]) -> None:
+def write(path: Path, answers: Sequence[Mapping[str, object]]) -> None:
     """Write one JSON object a line, so that the file is there whole or not at all.
 
     What is written can be read again with `files.json_lines`, and by what splits lines
@@ -155,7 +155,7 @@ def _check(fields: Any) -> None:
         raise UserError(f"'seed' must lie between 0 and {_SEEDS - 1}.")
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     """Quote a value for a message, its beginning if it is long."""
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:59]}…"

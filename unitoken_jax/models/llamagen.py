@@ -365,6 +365,7 @@ def system(config: LlamaGenConfig) -> System:
         DataNeeds(
             ("classes",), codes={"codes": "size"} | {name: name for name in agreed}
         ),
+        sampler="unitoken_jax.generate.samplers.llamagen:LlamaGenSampler",
         uncounted_flops=uncounted,
         evaluators=("unitoken_jax.evaluate.classes:Classes",),
     )

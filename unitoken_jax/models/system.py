@@ -185,6 +185,16 @@ class System:
         return attrgetter(name)(self.config)
 
 
+def call(
+    module: nn.Module,
+    params: Mapping[str, Any],
+    method: str | Callable[..., Any],
+    *inputs: object,
+) -> Any:
+    """Call a method of a module, or a function of a bound module, with parameters."""
+    return module.apply({"params": params}, *inputs, method=method)
+
+
 def resolve(name: EntryPoint) -> Any:
     """Return the object that an entry point names.
 

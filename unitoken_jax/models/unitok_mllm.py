@@ -365,6 +365,7 @@ def system(config: UniTokMllmConfig) -> System:
             vocabulary={"decoder.vocab_size": "size"},
             codes={"codebooks": "codebooks", "codes": "size"},
         ),
+        sampler="unitoken_jax.generate.samplers.unitok_mllm:UniTokMllmSampler",
         uncounted_flops=uncounted,
         evaluators=(
             "unitoken_jax.evaluate.understanding:Understanding",

@@ -270,6 +270,7 @@ def system(config: UniTokenConfig) -> System:
             tower="vision",
             undrawable="mask_image_logits",
         ),
+        sampler="unitoken_jax.generate.samplers.unitoken:UniTokenSampler",
         uncounted_flops=uncounted,
         evaluators=(
             "unitoken_jax.evaluate.understanding:Understanding",

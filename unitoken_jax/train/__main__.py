@@ -39,8 +39,7 @@ from unitoken_jax.convert import WeightsError
 from unitoken_jax.evaluate import results
 from unitoken_jax.evaluate.config import EvaluationConfig
 from unitoken_jax.evaluate.run import run as evaluate
-from unitoken_jax.generate.__main__ import SPEAKERS, check_fields, find_stage
-from unitoken_jax.generate.assistant import GenerationConfig
+from unitoken_jax.generate import load as generation
 from unitoken_jax.models import registry
 from unitoken_jax.models.image_tokenizer import ImageTokenizer, encode_images
 from unitoken_jax.models.system import FrozenModel
@@ -384,11 +383,7 @@ def check(chain: Chain) -> None:
         _check_data(system, data, at)
         _check_source(job, data, at)
     configs.build(EvaluationConfig, chain.evaluation, "config.evaluation")
-    generation = configs.build(GenerationConfig, chain.generation, "config.generation")
-    kinds = [chain.stages[name].model["kind"] for name in chain.order]
-    if generation.model or not set(SPEAKERS).isdisjoint(kinds):
-        name = find_stage(chain, generation.model, SPEAKERS, "config.generation.model")
-        check_fields(generation, chain.stages[name].model["kind"])
+    generation.check(chain)
 
 
 def _was_evaluated(chain: Chain, workdir: Path) -> bool:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from types import SimpleNamespace
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -11,21 +11,21 @@ from jax.sharding import NamedSharding, PartitionSpec
 from PIL import Image
 
 from unitoken_jax.config import UserError
-from unitoken_jax.generate import __main__ as command
+from unitoken_jax.generate import image_files, load
+from unitoken_jax.generate import run as command
 from unitoken_jax.parallel.mesh import MeshConfig, make_mesh
 from unitoken_jax.train.job import build_chain
 
 
 @pytest.fixture
 def flags(run_node, workdir):
-    """Returns the flags of a call, as absl would parse them."""
-    names = ["prompt", "image", "output", "input"]
-    names += ["guidance", "top_k", "top_p", "temperature"]
-    common = {"config": run_node, "workdir": str(workdir), "compile_cache": ""}
-    common |= {"count": 1, "seed": 0, **dict.fromkeys(names)}
+    """Returns the options of a call."""
+    common = {"config": run_node, "workdir": workdir, "compile_cache": ""}
 
     def given(**changes):
-        return SimpleNamespace(**common | changes)
+        for name in {"image", "output", "input", "workdir"} & changes.keys():
+            changes[name] = Path(changes[name])
+        return command.Options(**common | changes)
 
     return given
 
@@ -41,15 +41,15 @@ def heart(tmp_path):
 def test_draws_a_grid_and_answers_about_it(flags, tmp_path, capsys):
     path = tmp_path / "out.png"
     call = flags(prompt="a red heart", output=str(path), count=3, seed=5)
-    command.main(call)
-    with Image.open(path) as picture:
-        assert picture.size == (16 * 2 + 2, 16 * 2 + 2)
-        first = np.asarray(picture)
-    command.main(call)
-    with Image.open(path) as picture:
-        np.testing.assert_array_equal(np.asarray(picture), first)
+    command.run(call)
+    with Image.open(path) as image:
+        assert image.size == (16 * 2 + 2, 16 * 2 + 2)
+        first = np.asarray(image)
+    command.run(call)
+    with Image.open(path) as image:
+        np.testing.assert_array_equal(np.asarray(image), first)
     assert capsys.readouterr().out.split() == [str(path)] * 2
-    command.main(flags(prompt="what is this?", image=str(path)))
+    command.run(flags(prompt="what is this?", image=str(path)))
     assert len(capsys.readouterr().out.splitlines()) == 1
     assert [p.name for p in tmp_path.iterdir()] == ["out.png"]
 
@@ -58,7 +58,7 @@ def test_many_at_once_keep_their_order_and_name_what_failed(
     flags, heart, tmp_path, capsys
 ):
     broken = tmp_path / "broken.png"
-    broken.write_bytes(b"no picture at all")
+    broken.write_bytes(b"no image at all")
     asked = [
         {"prompt": "a blue bird"},
         {"prompt": "what is this?", "image": str(heart)},
@@ -71,7 +71,7 @@ def test_many_at_once_keep_their_order_and_name_what_failed(
     source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
     source.write_text("\n\n".join(map(json.dumps, asked)))
     with pytest.raises(UserError, match="4 of 7 requests could not be done"):
-        command.main(flags(input=str(source), output=str(target)))
+        command.run(flags(input=str(source), output=str(target)))
     answers = [json.loads(line) for line in target.read_text().splitlines()]
     assert [a["prompt"] for a in answers] == [a["prompt"] for a in asked]
     assert answers[0]["output"] == str(tmp_path / "out-00001.png")
@@ -83,22 +83,22 @@ def test_many_at_once_keep_their_order_and_name_what_failed(
     assert "absent.png cannot be read" in answers[5]["error"]
     assert "shorten it" in answers[6]["error"]
     for name in ("out-00001.png", "tree.webp"):
-        with Image.open(tmp_path / name) as picture:
-            assert picture.size == (16, 16)
+        with Image.open(tmp_path / name) as image:
+            assert image.size == (16, 16)
     assert "3 of 7 done" in capsys.readouterr().out
 
 
-def test_a_picture_is_the_same_alone_and_in_company_on_eight_devices(workdir, run_node):
-    assistant = command.load(build_chain(run_node), workdir)
+def test_a_image_is_the_same_alone_and_in_company_on_eight_devices(workdir, run_node):
+    sampler = load.load(workdir, build_chain(run_node))
     prompts, seeds = ["a tree", "a blue bird on a tree", "heart"], [3, 4, 5]
-    alone = assistant.draw(prompts[1:2], seeds[1:2])[0]
+    alone = sampler.draw(prompts[1:2], seeds[1:2])[0]
     mesh = make_mesh(MeshConfig())
     params, tokenizer_params = jax.device_put(
-        (assistant.params, assistant.tokenizer_params),
+        (sampler.params, sampler.tokenizer_params),
         NamedSharding(mesh, PartitionSpec()),
     )
     eight = dataclasses.replace(
-        assistant, params=params, tokenizer_params=tokenizer_params, mesh=mesh
+        sampler, params=params, tokenizer_params=tokenizer_params, mesh=mesh
     )
     together = eight.draw(prompts, seeds)
     assert len(together) == 3
@@ -126,7 +126,7 @@ def test_a_picture_is_the_same_alone_and_in_company_on_eight_devices(workdir, ru
 def test_flags_that_do_not_fit_are_refused(flags, changes, message, monkeypatch):
     monkeypatch.setattr(command, "load", lambda *_, **__: pytest.fail("loaded"))
     with pytest.raises(UserError, match=message):
-        command.main(flags(**changes))
+        command.run(flags(**changes))
 
 
 def test_nothing_is_loaded_for_requests_that_are_all_refused(
@@ -136,7 +136,7 @@ def test_nothing_is_loaded_for_requests_that_are_all_refused(
     source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
     source.write_text('{"prompt": ""}\n[]')
     with pytest.raises(UserError, match="2 of 2 requests could not be done"):
-        command.main(flags(input=str(source), output=str(target)))
+        command.run(flags(input=str(source), output=str(target)))
     assert len(target.read_text().splitlines()) == 2
 
 
@@ -147,29 +147,29 @@ def test_what_a_user_hands_over_stands_upright(name, tmp_path):
     exif[0x0112] = 6  # turned by 90 degrees
     path = tmp_path / name
     Image.fromarray(pixels).save(path, exif=exif, quality=100)
-    assert command.look(path).size == (6, 9)
+    assert image_files.read(path).size == (6, 9)
     if name.endswith("png"):
-        np.testing.assert_array_equal(command.look(path), np.rot90(pixels, -1))
+        np.testing.assert_array_equal(image_files.read(path), np.rot90(pixels, -1))
 
 
-def test_an_enormous_picture_is_refused(flags, tmp_path, monkeypatch):
+def test_an_enormous_image_is_refused(flags, tmp_path, monkeypatch):
     path = tmp_path / "huge.png"
     Image.new("1", (9000, 8000)).save(path)
     with pytest.raises(UserError, match=r"huge.png.*72,000,000 pixels"):
-        command.main(flags(prompt="what is this?", image=str(path)))
+        command.run(flags(prompt="what is this?", image=str(path)))
 
 
 def test_a_prompt_longer_than_the_row_is_refused(flags, tmp_path):
     path = tmp_path / "out.png"
     with pytest.raises(UserError, match=r"room for .* in the rows of 96"):
-        command.main(flags(prompt="a red heart " * 30, output=str(path)))
+        command.run(flags(prompt="a red heart " * 30, output=str(path)))
     assert not path.exists()
 
 
 def test_a_missing_checkpoint_names_the_command(flags, tmp_path):
     call = flags(prompt="a", output=str(tmp_path / "a.png"), workdir=str(tmp_path))
     with pytest.raises(UserError, match=r"no checkpoint.*python -m unitoken_jax.train"):
-        command.main(call)
+        command.run(call)
 
 
 @pytest.mark.parametrize(
@@ -187,7 +187,7 @@ def test_a_missing_checkpoint_names_the_command(flags, tmp_path):
 def test_wrong_generation_fields_are_refused(flags, run_node, generation, message):
     node = run_node | {"generation": generation}
     with pytest.raises(UserError, match=message):
-        command.main(flags(config=node, prompt="a", output="a.png"))
+        command.run(flags(config=node, prompt="a", output="a.png"))
 
 
 @pytest.mark.parametrize(
@@ -200,9 +200,9 @@ def test_wrong_generation_fields_are_refused(flags, run_node, generation, messag
     ],
 )
 def test_numbers_out_of_range_are_refused(flags, name, value, monkeypatch):
-    monkeypatch.setattr(command, "restore", lambda *_: pytest.fail("loaded"))
+    monkeypatch.setattr(load, "restore", lambda *_: pytest.fail("loaded"))
     with pytest.raises(UserError, match=name):
-        command.main(flags(prompt="a", output="a.png", **{name: value}))
+        command.run(flags(prompt="a", output="a.png", **{name: value}))
 
 
 def test_a_checkpoint_of_another_config_is_refused(flags, run_node):
@@ -212,4 +212,4 @@ def test_a_checkpoint_of_another_config_is_refused(flags, run_node):
     stages["model"] = stages["model"] | {"model": model}
     node = run_node | {"stages": stages}
     with pytest.raises(UserError, match="made with another config: 'decoder/"):
-        command.main(flags(config=node, prompt="a", output="a.png"))
+        command.run(flags(config=node, prompt="a", output="a.png"))

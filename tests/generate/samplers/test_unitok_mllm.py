@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from tests.models.random_weights import random_system
-from unitoken_jax.generate import answer as answers
-from unitoken_jax.generate import score
+from unitoken_jax.generate import decode
 from unitoken_jax.generate.decode import pad_left
-from unitoken_jax.generate.liquid import contexts, draw, log_likelihood
+from unitoken_jax.generate.samplers.unitok_mllm import contexts, draw, log_likelihood
+from unitoken_jax.generate.sampling import SamplingParams
 from unitoken_jax.models import unitok_mllm
 from unitoken_jax.ops import sampling
 
@@ -49,7 +49,7 @@ def system():
 
 @pytest.fixture(scope="module")
 def logits(system):
-    """Code logits [S, K, V] of one picture behind a prompt, without any cache."""
+    """Code logits [S, K, V] of one image behind a prompt, without any cache."""
     model, params = system
 
     @jax.jit
@@ -81,14 +81,13 @@ def logits(system):
 
 
 def drawn(system, guidance, requests=REQUESTS, seeds=SEEDS, **choices):
-    free = None if guidance is None else FREE
+    sampling = SamplingParams(guidance, **choices)
+    free = FREE if sampling.is_guided else None
     context = contexts(requests, free, pad=0, length=6)
-    return np.asarray(
-        draw(*system, context, seeds, size=SIZE, guidance=guidance, **choices)
-    )
+    return np.asarray(draw(*system, context, seeds, sampling, size=SIZE))
 
 
-@pytest.mark.parametrize("guidance", [None, 7.0])
+@pytest.mark.parametrize("guidance", [1.0, 7.0])
 def test_drawing_equals_uncached_drawing(system, logits, guidance):
     @jax.jit
     def choose(seed, at, given):
@@ -97,21 +96,21 @@ def test_drawing_equals_uncached_drawing(system, logits, guidance):
         return sampling.next_token(key, given[None], everything, **CHOICES)[0]
 
     found = drawn(system, guidance, **CHOICES)
-    for prompt, seed, picture in zip(REQUESTS, SEEDS, found, strict=True):
+    for prompt, seed, image in zip(REQUESTS, SEEDS, found, strict=True):
         codes = np.zeros((SIZE, BOOKS), np.int32)
         for place in range(SIZE):
             for depth in range(BOOKS):
                 given = logits(prompt, codes)[place, depth]
-                if guidance is not None:
+                if guidance != 1:
                     free = logits(FREE, codes)[place, depth]
                     given = sampling.guide(given, free, guidance)
                 codes[place, depth] = choose(seed, place * BOOKS + depth, given)
-        np.testing.assert_array_equal(picture, codes)
+        np.testing.assert_array_equal(image, codes)
 
 
 def test_greedy_drawing_is_the_argmax_of_training(system, logits):
     for prompt, codes in zip(
-        REQUESTS, drawn(system, None, temperature=0.0), strict=True
+        REQUESTS, drawn(system, 1.0, temperature=0.0), strict=True
     ):
         np.testing.assert_array_equal(codes, np.argmax(logits(prompt, codes), -1))
 
@@ -137,7 +136,7 @@ def test_the_newest_token_alone_is_embedded_otherwise(system):
     assert np.linalg.norm(whole - alone) > 0.1 * np.linalg.norm(whole)
 
 
-def test_a_picture_depends_on_its_prompt_and_seed_only(system):
+def test_a_image_depends_on_its_prompt_and_seed_only(system):
     together = drawn(system, 3.0)
     swapped = drawn(system, 3.0, REQUESTS[::-1], SEEDS[::-1])
     np.testing.assert_array_equal(together, swapped[::-1])
@@ -149,9 +148,9 @@ def test_likelihood_is_that_of_training(system, logits):
     codes = np.random.default_rng(0).integers(0, CODES, (2, SIZE, BOOKS))
     context = contexts(REQUESTS, None, pad=0, length=6)
     found = log_likelihood(model, params, context, codes.astype(np.int32))
-    for prompt, picture, value in zip(REQUESTS, codes, found, strict=True):
-        chance = jax.nn.log_softmax(logits(prompt, picture))
-        expected = np.take_along_axis(np.asarray(chance), picture[..., None], -1).sum()
+    for prompt, image, value in zip(REQUESTS, codes, found, strict=True):
+        chance = jax.nn.log_softmax(logits(prompt, image))
+        expected = np.take_along_axis(np.asarray(chance), image[..., None], -1).sum()
         np.testing.assert_allclose(value, expected, rtol=1e-5)
 
 
@@ -165,14 +164,14 @@ def test_greedy_answers_equal_uncached_ones(system):
     for place in slots:
         place[place == 0] = np.arange(SIZE)
     prompts = pad_left(rows, slots, pad=0, length=9)
-    found = answers.answer(model, params, prompts, codes, end=2, limit=5)
+    found = decode.answer(model, params, prompts, codes, end=2, limit=5)
 
     @jax.jit
     def following(batch):
         hidden = model.apply({"params": params}, batch)
         return model.apply({"params": params}, hidden, method="logits")
 
-    for row, place, picture, answer in zip(rows, slots, codes, found, strict=True):
+    for row, place, image, answer in zip(rows, slots, codes, found, strict=True):
         tokens, ids = list(row), []
         for _ in range(5):
             filled = np.zeros((1, 14), np.int32)
@@ -184,14 +183,14 @@ def test_greedy_answers_equal_uncached_ones(system):
                 "feature_index": index,
                 "positions": np.arange(14)[None],
                 "segment_ids": np.ones((1, 14), np.int32),
-                "codes": picture[None],
+                "codes": image[None],
             }
             token = int(np.argmax(following(batch)[0, len(tokens) - 1]))
             if token == 2:
                 break
             tokens.append(token)
             ids.append(token)
-        assert answers.trim(np.asarray(answer)[None])[0].tolist() == ids
+        assert decode.trim(np.asarray(answer)[None])[0].tolist() == ids
 
 
 def test_likelihood_of_answers_is_that_of_uncached_next_tokens(system):
@@ -203,12 +202,12 @@ def test_likelihood_of_answers_is_that_of_uncached_next_tokens(system):
         place[place == 0] = np.arange(SIZE)
     replies = [np.array([11, 12, 2]), np.array([2])]
     asked = list(zip(rows, slots, strict=True))
-    prompts, targets = score.with_answers(asked, replies, pad=0, length=12)
+    prompts, targets = decode.with_answers(asked, replies, pad=0, length=12)
     assert [row[row >= 0].tolist() for row in targets] == [[11, 12, 2], [2]]
-    found = score.answer_log_likelihood(
+    found = decode.answer_log_likelihood(
         model, params, prompts, targets, codes.astype(np.int32)
     )
-    for row, place, picture, reply, value in zip(
+    for row, place, image, reply, value in zip(
         rows, slots, codes, replies, found, strict=True
     ):
         tokens = np.append(row, reply)[None]
@@ -217,7 +216,7 @@ def test_likelihood_of_answers_is_that_of_uncached_next_tokens(system):
             "feature_index": np.append(place, np.full(len(reply), -1))[None],
             "positions": np.arange(tokens.size)[None],
             "segment_ids": np.ones_like(tokens),
-            "codes": picture[None],
+            "codes": image[None],
         }
         hidden = model.apply({"params": params}, whole)
         chance = jax.nn.log_softmax(

@@ -8,8 +8,9 @@ import pytest
 
 from data_pipelines.unitoken import samples, sequence
 from unitoken_jax.config import UserError
-from unitoken_jax.generate.draw import contexts, draw
 from unitoken_jax.generate.layout import image_layout
+from unitoken_jax.generate.samplers.unitoken import contexts, draw
+from unitoken_jax.generate.sampling import SamplingParams
 from unitoken_jax.ops import sampling
 
 PROMPTS = ["a red heart", "bird", ""]
@@ -34,18 +35,16 @@ def run(unitoken, vocabulary, layout):
     """Draws prompts given as ids."""
 
     def drawn(rows, seeds=(1, 2, 3), mode="prompt_dropped", **choices):
-        choices = {"temperature": 1.0, **choices}
-        guided = choices.get("guidance") is not None
-        context = contexts(
-            rows, vocabulary, length=16, unconditional=mode if guided else None
-        )
+        sampling = SamplingParams(**{"guidance": 1.0, **choices})
+        unconditional = mode if sampling.is_guided else None
+        context = contexts(rows, vocabulary, length=16, unconditional=unconditional)
         tokens = draw(
             *unitoken,
             context,
             np.array(seeds, np.uint32),
+            sampling,
             forced=layout.forced,
             allowed=layout.allowed,
-            **choices,
         )
         return np.asarray(tokens)
 
@@ -81,7 +80,7 @@ def test_drawing_equals_uncached_drawing(run, next_logits, vocabulary, layout, m
         assert found.tolist() == drawn
 
 
-def test_pictures_are_complete_whatever_the_weights_say(run, layout, rows):
+def test_images_are_complete_whatever_the_weights_say(run, layout, rows):
     tokens = run(rows, temperature=30.0)
     fixed = layout.forced >= 0
     np.testing.assert_array_equal(
@@ -92,7 +91,7 @@ def test_pictures_are_complete_whatever_the_weights_say(run, layout, rows):
     assert ((codes >= 0) & (codes < 16)).all()
 
 
-def test_a_picture_depends_on_its_prompt_and_seed_only(run, layout, rows):
+def test_an_image_depends_on_its_prompt_and_seed_only(run, layout, rows):
     together = run(rows, guidance=3.0, temperature=9.0)
     swapped = run(rows[::-1], seeds=(3, 2, 1), guidance=3.0, temperature=9.0)
     np.testing.assert_array_equal(together, swapped[::-1])
@@ -110,18 +109,20 @@ def test_greedy_drawing_ignores_the_seed(run, layout, rows):
 def test_guidance_of_one_is_no_guidance(run, layout, rows):
     plain = run(rows)
     np.testing.assert_array_equal(plain, run(rows, guidance=1.0))
+    # Two streams of which the second hardly counts.
+    np.testing.assert_array_equal(plain, run(rows, guidance=1 + 1e-6))
     assert (plain != run(rows, guidance=6.0)).any()
 
 
 def test_contexts_are_what_training_saw(vocabulary, data_config):
     v = vocabulary
     codes = np.zeros((2, 2), np.int32)
-    picture = sequence.ImageContent(codes, np.zeros(0, np.int32))
+    image = sequence.ImageContent(codes, np.zeros(0, np.int32))
     answer = sequence.Turn(np.array([sequence.IMAGE_MARK]), learnt=True)
 
     def trained(prompt):
         turns = [sequence.Turn(prompt, learnt=False), answer]
-        tokens = sequence.lay_out(turns, [picture], v, data_config.layout).tokens
+        tokens = sequence.lay_out(turns, [image], v, data_config.layout).tokens
         return tokens[: np.flatnonzero(tokens == v.boi)[0] + 1]
 
     request = sequence.encode_text(samples.request(PROMPTS[0], data_config.layout), v)
@@ -139,8 +140,8 @@ def test_contexts_are_what_training_saw(vocabulary, data_config):
     assert alone.tokens.shape == (1, 16)
 
 
-def test_a_model_for_understanding_only_is_refused(assistant):
-    config = dataclasses.replace(assistant.model.config, mask_image_logits=True)
-    silent = dataclasses.replace(assistant, model=type(assistant.model)(config))
+def test_a_model_for_understanding_only_is_refused(sampler):
+    config = dataclasses.replace(sampler.model.config, mask_image_logits=True)
+    silent = dataclasses.replace(sampler, model=type(sampler.model)(config))
     with pytest.raises(UserError, match="cannot draw"):
         silent.draw(["a red heart"], [0])

@@ -3,22 +3,21 @@
 import numpy as np
 import pytest
 
-from unitoken_jax.generate.answer import answer, trim
-from unitoken_jax.generate.decode import pad_left
+from unitoken_jax.generate.decode import answer, pad_left, trim
 
 LIMIT = 7
 
 
 @pytest.fixture
-def asked(assistant, views):
+def asked(sampler, views):
     """Prompts of different lengths, with slots, as lists and as one batch."""
-    codes = assistant.encode([view.whole for view in views])
+    codes = sampler.encode([each.whole for each in views])
     questions = ["what?", "a", "what is this?", "a red heart on a tree", "", "bird"]
     rows = [
-        assistant.composer.question(grid, view.size, question)
-        for grid, view, question in zip(codes, views, questions, strict=True)
+        sampler.prompts.question(grid, each.size, question)
+        for grid, each, question in zip(codes, views, questions, strict=True)
     ]
-    tiles = np.stack([view.tiles for view in views])
+    tiles = np.stack([each.tiles for each in views])
     return rows, tiles
 
 

@@ -1,5 +1,6 @@
 """LlamaGen's sampler with caches against teacher forcing over whole images."""
 
+import dataclasses
 from functools import partial
 
 import jax
@@ -8,7 +9,8 @@ import numpy as np
 import pytest
 
 from tests.models.random_weights import random_system
-from unitoken_jax.generate.class_conditional import draw, is_guided, log_likelihood
+from unitoken_jax.generate.samplers.llamagen import draw, log_likelihood
+from unitoken_jax.generate.sampling import SamplingParams
 from unitoken_jax.models import llamagen, registry
 from unitoken_jax.ops import sampling
 
@@ -28,6 +30,7 @@ NODE = {
 }
 LABELS, SEEDS = np.array([2, 0], np.int32), np.array([5, 6], np.uint32)
 CHOICES = {"top_k": 7, "top_p": 0.9, "temperature": 1.7}
+GREEDY = SamplingParams(guidance=1.0, temperature=0.0)
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +53,7 @@ def logits(system):
 
 
 def test_greedy_drawing_is_the_argmax_of_teacher_forcing(system, logits):
-    codes = draw(*system, LABELS, SEEDS, temperature=0.0)
+    codes = draw(*system, LABELS, SEEDS, GREEDY)
     assert codes.shape == (2, 4, 3)
     expected = np.argmax(logits(LABELS, codes), -1)
     np.testing.assert_array_equal(codes, expected)
@@ -60,9 +63,11 @@ def test_greedy_drawing_is_the_argmax_of_teacher_forcing(system, logits):
 def test_one_codebook_is_drawn_and_trained():
     """Its depth head has no code to read."""
     model, params = random_system(NODE | {"codebooks": 1})
-    codes = draw(model, params, LABELS, SEEDS, temperature=0.0, guidance=2.0)
+    codes = draw(
+        model, params, LABELS, SEEDS, dataclasses.replace(GREEDY, guidance=2.0)
+    )
     assert codes.shape == (2, 4, 1)
-    codes = draw(model, params, LABELS, SEEDS, temperature=0.0)
+    codes = draw(model, params, LABELS, SEEDS, GREEDY)
     scores = model.apply({"params": params}, LABELS, codes, method=_logits)
     np.testing.assert_array_equal(codes, np.argmax(scores, -1))
     batch = {"codes": jnp.asarray(codes), "label": jnp.asarray(LABELS)}
@@ -91,7 +96,7 @@ def uncached(logits, guidance, interval):
         for depth in range(3):
             given = logits(LABELS, codes)[:, place, depth]
             # The published loop: the first token always, then steps 0 … interval.
-            if guidance is not None and (
+            if guidance != 1 and (
                 place == 0 or interval == -1 or place - 1 <= interval
             ):
                 unconditional = logits(free, codes)[:, place, depth]
@@ -101,27 +106,20 @@ def uncached(logits, guidance, interval):
 
 
 @pytest.mark.parametrize(
-    ("guidance", "interval"), [(None, -1), (3.0, -1), (3.0, 0), (3.0, 1)]
+    ("guidance", "interval"), [(1.0, -1), (3.0, -1), (3.0, 0), (3.0, 1)]
 )
 def test_drawing_equals_uncached_drawing(system, logits, guidance, interval):
-    found = draw(
-        *system, LABELS, SEEDS, guidance=guidance, interval=interval, **CHOICES
-    )
+    sampling = SamplingParams(guidance, interval, **CHOICES)
+    found = draw(*system, LABELS, SEEDS, sampling)
     np.testing.assert_array_equal(found, uncached(logits, guidance, interval))
 
 
-def test_interval_counts_steps_behind_the_first_token():
-    places = np.arange(6)
-    assert is_guided(places, -1).all()
-    for interval in range(4):
-        assert is_guided(places, interval).tolist() == (places <= interval + 1).tolist()
-
-
-def test_a_picture_depends_on_its_class_and_seed_only(system):
-    together = draw(*system, LABELS, SEEDS, guidance=2.0)
-    swapped = draw(*system, LABELS[::-1], SEEDS[::-1], guidance=2.0)
+def test_a_image_depends_on_its_class_and_seed_only(system):
+    guided = SamplingParams(guidance=2.0)
+    together = draw(*system, LABELS, SEEDS, guided)
+    swapped = draw(*system, LABELS[::-1], SEEDS[::-1], guided)
     np.testing.assert_array_equal(together, swapped[::-1])
-    other = draw(*system, LABELS, SEEDS + 9, guidance=2.0)
+    other = draw(*system, LABELS, SEEDS + 9, guided)
     assert (np.asarray(other) != together).any()
 
 

@@ -1,0 +1,1 @@
+"""One module for each way of sampling; a `System` names the class that it needs."""
