@@ -14,7 +14,8 @@ import numpy as np
 from PIL import Image
 
 from data_pipelines.storage.records import Record
-from unitoken_jax.config import Count, UserError
+from unitoken_jax.config import Count
+from unitoken_jax.errors import FailedError
 from unitoken_jax.evaluate.evaluator import (
     EvaluatedRun,
     Evaluation,
@@ -26,7 +27,7 @@ from unitoken_jax.generate.assistant import Speaker, View
 from unitoken_jax.ops import fidelity, pixels
 
 
-class MemorizationError(UserError):
+class MemorizationError(FailedError):
     """A model does not reproduce what it was trained on."""
 
 
