@@ -17,6 +17,7 @@ from data_pipelines.storage.manifest import FILE as MANIFEST
 from data_pipelines.storage.manifest import Manifest, file_digest, read_manifest
 from data_pipelines.storage.records import Record
 from data_pipelines.storage.shards import Split, find_made, write_split
+from unitoken_jax.errors import exit_code
 from unitoken_jax.files import path_argument
 
 TOKENIZER = "tokenizer.json"
@@ -100,7 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         pick(given.input, given.output, given.caption)
     except (DataError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
+        return exit_code(error)
     print(f"{given.output} holds {given.caption!r}")
     return 0
 

@@ -20,6 +20,7 @@ from data_pipelines.storage.code_files import (
     find_code_files,
 )
 from data_pipelines.storage.manifest import read_manifest
+from unitoken_jax.errors import exit_code
 from unitoken_jax.files import user_path
 
 
@@ -80,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         faults = verify(directory)
     except (DataError, ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
+        return exit_code(error)
     for fault in faults:
         print(f"error: {fault}", file=sys.stderr)
     if faults:

@@ -2,8 +2,8 @@
 
 Without `--cluster` a JobSet is applied with kubectl; with it, xpk submits the same
 command to a cluster that xpk made. One job of the set is one slice, one pod one host.
-Pods that were asked to end and saved restart the whole set without counting; other
-failures count.
+Pods that were asked to end and saved restart the whole set without counting, a pod that
+refuses its config ends it, and other failures count.
 """
 
 import argparse
@@ -19,7 +19,7 @@ import yaml
 from launch import script, storage
 from launch.signals import PREEMPTED
 from launch.storage import LOCAL, Bucket, Claim
-from unitoken_jax.config import UserError
+from unitoken_jax.errors import REFUSED, UserError
 
 _SUMMARY = "Run on TPU slices of a Kubernetes cluster."
 _GRACE = 300  # seconds between being asked to end and being ended
@@ -29,6 +29,7 @@ _NODEPOOL = "cloud.google.com/gke-nodepool"
 _FUSE = "gke-gcsfuse"  # annotations by which Cloud Storage FUSE is there
 _FUSE_DRIVER = "gcsfuse.csi.storage.gke.io"
 _PULLS = {"always": "Always", "missing": "IfNotPresent", "never": "Never"}
+_FAILED_BY_RULE = "FailJobSetFailurePolicyAction"  # reason of a failed JobSet
 _QUANTITY = re.compile(r"\d+(\.\d+)?(m|[kMGTP]|[KMGTP]i)?")
 
 
@@ -172,10 +173,16 @@ def manifest(
                 "maxRestarts": restarts,
                 "rules": [
                     {
+                        "name": "refused",
+                        "action": "FailJobSet",
+                        "onJobFailureReasons": ["PodFailurePolicy"],
+                        "onJobFailureMessagePatterns": [_REFUSED_MESSAGE],
+                    },
+                    {
                         "name": "preempted",
                         "action": "RestartJobSetAndIgnoreMaxRestarts",
                         "onJobFailureReasons": ["PodFailurePolicy"],
-                    }
+                    },
                 ],
             },
             "replicatedJobs": [
@@ -185,14 +192,18 @@ def manifest(
     }
 
 
-# A pod that saved because it was asked to end, or whose node is taken away.
+# What Kubernetes says of a job that a pod's refusal has ended. Jobs that fail by their
+# policy all fail for one reason, so only the message tells this from a preemption.
+_REFUSED_MESSAGE = f"failed with exit code {REFUSED} matching FailJob rule"
+# A pod that is refused, one that saved because it was asked to end, or whose node is
+# taken away.
 _ENDED = [
     {
         "action": "FailJob",
         "onExitCodes": {
             "containerName": "train",
             "operator": "In",
-            "values": [PREEMPTED],
+            "values": [PREEMPTED, REFUSED],
         },
     },
     {
@@ -338,7 +349,14 @@ def render(words: Sequence[str]) -> tuple[str, bool]:
     document = script.document(yaml.safe_dump(content, sort_keys=False, width=10_000))
     text = script.fill(_CLEAR, NAME=name) + f"kubectl apply --filename=- {document}"
     if given.wait:
-        text += script.fill(_WAIT, NAME=name, PREEMPTED=str(PREEMPTED))
+        text += script.fill(
+            _WAIT,
+            NAME=name,
+            PODS=f"jobset.sigs.k8s.io/jobset-name={given.name}",
+            RULE=_FAILED_BY_RULE,
+            PREEMPTED=str(PREEMPTED),
+            REFUSED=str(REFUSED),
+        )
     return text, given.dry_run
 
 
@@ -389,8 +407,19 @@ query='jsonpath={.status.terminalState}'
 state=$(kubectl get @NAME@ --ignore-not-found --output="$query")
 if [ -n "$state" ]; then kubectl delete @NAME@; fi
 """
-# kubectl can wait for one condition only, and a failed set never completes.
+# kubectl can wait for one condition only, and a failed set never completes. Its own
+# failure policy fails it by one rule, that of a refusal, which a pod says why.
 _WAIT = """\
+failed() {
+  reason='jsonpath={.status.conditions[?(@.type=="Failed")].reason}'
+  if [ "$(kubectl get @NAME@ --output="$reason")" = @RULE@ ]; then
+    kubectl logs --selector=@PODS@ --tail=1 | grep "^error: " | sort -u >&2 || true
+    echo "the job is refused, and would be again: kubectl describe @NAME@" >&2
+    exit @REFUSED@
+  fi
+  echo "the job has failed: kubectl describe @NAME@" >&2
+  exit 1
+}
 asked=""
 trap 'asked=yes' HUP TERM INT
 misses=0
@@ -399,7 +428,7 @@ while [ -z "$asked" ]; do
     misses=0
     case "$state" in
       *Completed) exit 0 ;;
-      *Failed) echo "the job has failed: kubectl describe @NAME@" >&2; exit 1 ;;
+      *Failed) failed ;;
     esac
   else
     misses=$((misses + 1))

@@ -2,8 +2,9 @@
 
 They join over a free port of the loopback interface, as the processes of a cluster do.
 If one fails the others are ended, and all are started again from the newest checkpoint,
-`--retries` times. SIGTERM, Ctrl-C and the end of the terminal are passed on: all save
-the same step and end, and so they do if this process is killed.
+`--retries` times, but for what would be refused again. SIGTERM, Ctrl-C and the end of
+the terminal are passed on: all save the same step and end, and so they do if this
+process is killed.
 """
 
 import argparse
@@ -20,7 +21,7 @@ from collections.abc import Mapping, Sequence
 from typing import IO
 
 from launch import script, signals
-from unitoken_jax.config import UserError
+from unitoken_jax.errors import REFUSED, UserError
 
 _GRACE = 60.0  # seconds between being asked to end and being ended
 _POLL = 0.1
@@ -63,7 +64,12 @@ class Group:
                 process.send_signal(number)
 
     def wait(self) -> int:
-        """Wait until all have ended; return 0, or the code of the first that failed."""
+        """Wait until all have ended.
+
+        Returns:
+            0, `REFUSED` if one of them was refused, or else the code of the first that
+            failed.
+        """
         failed, limit = 0, float("inf")
         while any(process.poll() is None for process in self._processes):
             codes = [process.poll() for process in self._processes]
@@ -76,6 +82,8 @@ class Group:
         for reader in self._readers:
             reader.join()
         codes = [process.wait() for process in self._processes]
+        if REFUSED in codes:  # the others may have noticed its end before we did
+            return REFUSED
         return failed or next(filter(None, codes), 0)
 
 
@@ -193,7 +201,11 @@ def _supervise(given: argparse.Namespace, env: Mapping[str, str]) -> int:
             if code == 0 or asked:
                 break
             again = "starting again" if attempt < given.retries else "giving up"
+            if code == REFUSED:
+                again = "it would be refused again"
             print(f"launch.local: a process ended with {code}; {again}", flush=True)
+            if code == REFUSED:
+                break
     return signals.exit_code(code, asked)
 
 

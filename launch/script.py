@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NoReturn
 
 from launch import signals
-from unitoken_jax.config import UserError
+from unitoken_jax.errors import UserError, exit_code
 from unitoken_jax.files import refuse_address, user_path
 
 TRAIN = ("python", "-m", "unitoken_jax.train")
@@ -308,5 +308,5 @@ def main(launcher: Callable[[Sequence[str]], int]) -> None:
         code = launcher(sys.argv[1:])
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        code = 1
+        code = exit_code(error)
     sys.exit(code)

@@ -14,7 +14,7 @@ from functools import partial
 
 from launch import script
 from launch.signals import PREEMPTED
-from unitoken_jax.config import UserError
+from unitoken_jax.errors import REFUSED, UserError
 from unitoken_jax.files import user_path
 
 _LEAST_TIME = 600  # seconds; shorter stretches would save nothing, again and again
@@ -25,7 +25,7 @@ _JOB = """\
 #!/bin/bash
 @OPTIONS@
 set -u
-fail() { echo "error: $1" >&2; exit 1; }
+fail() { echo "error: $1" >&2; exit @REFUSED@; }
 @VARIABLES@@PLATFORM@activate=@ACTIVATE@
 [ -r "$activate" ] || fail "$(hostname) has no $activate: set --environment."
 # shellcheck disable=SC1090
@@ -229,6 +229,7 @@ def render(words: Sequence[str]) -> tuple[str, bool]:
         ACTIVATE=script.quote([f"{environment}/bin/activate"]),
         COMMAND=script.quote(command),
         PREEMPTED=str(PREEMPTED),
+        REFUSED=str(REFUSED),
         TERMINATED=str(128 + signal.SIGTERM),
     )
     if not given.wait:

@@ -14,12 +14,11 @@ from functools import partial
 from launch import script, storage
 from launch.signals import PREEMPTED
 from launch.storage import LOCAL
-from unitoken_jax.config import UserError
+from unitoken_jax.errors import REFUSED, UserError
 
 _SUMMARY = "Run on every worker of a TPU slice of VMs."
 _ENV_FILE = "unitoken.env"  # on the workers
 _BUCKETS = "/mnt/unitoken"  # where the workers mount buckets
-_UNFIT = 78  # `EX_CONFIG`: a worker lacks what no further try will give it
 
 # Filled by script.fill: shell's own braces stay as they are.
 _SCRIPT = """\
@@ -93,10 +92,11 @@ while true; do
     echo "the slice is $state, which is no failure; it is made again" >&2
     continue
   fi
-  # Other workers may have begun; the next try would find the same.
-  if [ "$code" -eq @UNFIT@ ]; then
+  # A worker lacks something, or the training is refused: so would the next try be.
+  # Other workers may have begun.
+  if [ "$code" -eq @REFUSED@ ]; then
     stop
-    leave 1
+    leave "$code"
   fi
   # Of a run that somebody stopped, too: it may be another launcher's turn.
   failures=$((failures + 1))
@@ -174,7 +174,7 @@ _PASSING = "capacity|stockout|quota|RESOURCE_EXHAUSTED|UNAVAILABLE|ALREADY_EXIST
 
 # On every worker, each in one line. `unfit` ends the try, and all further ones.
 _UNFIT_IF = """\
-unfit() { echo "error: $(hostname): $1" >&2; exit @UNFIT@; };
+unfit() { echo "error: $(hostname): $1" >&2; exit @REFUSED@; };
 """
 # A directory that is not there yet belongs to the file system of the one above it.
 _MOUNTED = """\
@@ -427,7 +427,7 @@ def _command(given: argparse.Namespace, name: str, stop: str) -> str:
     if given.setup:
         text += f"bash -c {script.quote([given.setup])} || exit; "
     if given.mount or given.bucket:
-        text += _line(_UNFIT_IF, UNFIT=str(_UNFIT))
+        text += _line(_UNFIT_IF, REFUSED=str(REFUSED))
     for mount in given.mount:
         text += _line(_MOUNTED, SOURCE=script.quote([mount.source]))
     for number, bucket in enumerate(given.bucket):
@@ -522,7 +522,7 @@ def render(words: Sequence[str]) -> tuple[str, bool]:
         STOP=script.quote([stop]),
         RETRIES=str(given.retries),
         PREEMPTED=str(PREEMPTED),
-        UNFIT=str(_UNFIT),
+        REFUSED=str(REFUSED),
         LEAVE=delete if given.delete else queued,
         **common,
     )

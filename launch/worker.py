@@ -12,13 +12,14 @@ import sys
 from collections.abc import Sequence
 
 from launch import signals
+from unitoken_jax.errors import REFUSED
 
 
 def run(command: Sequence[str]) -> int:
     """Run a command to its end and return the code that says how it ended."""
     if not command:
         print("error: nothing to run: put a command behind --.", file=sys.stderr)
-        return 1
+        return REFUSED
     try:
         return signals.supervise(command, os.kill)
     except OSError as error:

@@ -33,6 +33,7 @@ from unitoken_jax.config import (
     set_fields,
     shown,
 )
+from unitoken_jax.errors import REFUSED
 from unitoken_jax.files import OptionalPath, UserPath
 
 
@@ -506,7 +507,7 @@ def test_words_of_the_command_line(command) -> None:
         *("--config.parts={}", "--config.parts.new.rate=7", "--config=small.py"),
         *("--noconfig.flag", "--config.bound=None", "--config.rest={'x': [1, None]}"),
     )
-    assert code == 1
+    assert code == REFUSED
     assert "error: config.inner: rate must not be negative, not -2.0." in errors
     code, output, errors = command(
         *("--config.inner.rate", "2", "--config.name", "None of these"),
@@ -581,7 +582,7 @@ def test_a_group_used_twice_is_overridden_once(command) -> None:
 )
 def test_the_command_line_refuses_in_one_line(command, arguments, sentence) -> None:
     code, output, errors = command(*arguments)
-    assert (code, output) == (1, "")
+    assert (code, output) == (REFUSED, "")
     assert sentence in errors
     assert len(errors.splitlines()) == 1
 
@@ -605,7 +606,7 @@ def test_a_flag_that_is_missing_is_named() -> None:
         text=True,
         check=False,
     )
-    assert (done.returncode, done.stdout) == (1, "")
+    assert (done.returncode, done.stdout) == (REFUSED, "")
     assert done.stderr == "error: --place is missing: where it is.\n"
 
 

@@ -29,7 +29,7 @@ ALLOWED = {
     "parallel": {"config"},
     "layers": {"ops", "parallel", "config"},
     "models": {"layers", "ops", "parallel", "config"},
-    "runtime": {"config", "files"},
+    "runtime": {"config", "errors", "files"},
     "checkpoint": {"parallel"} | _RUNTIME,
     "train": _BELOW_TRAIN,
     "generate": _BELOW_TRAIN | {"data_pipelines", "train"},
@@ -37,9 +37,9 @@ ALLOWED = {
     "convert": _BELOW_TRAIN,
     "plan": _BELOW_TRAIN | {"train"},
     "report": {"config", "files"},
-    "data_pipelines": {"commands", "config", "files"},
+    "data_pipelines": {"commands", "config", "errors", "files"},
     "configs": set(),
-    "launch": {"commands", "config", "configs", "files", "renamed"},
+    "launch": {"commands", "config", "configs", "errors", "files", "renamed"},
 }
 # What a package may import besides our own and the standard library; packages that
 # are not named may use any requirement.

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unitoken_jax import config, renamed
-from unitoken_jax.config import ConfigError, build
+from unitoken_jax.config import ConfigError, build, schema
 
 ROOT = Path(__file__).parent.parent
 FOLDERS = ("unitoken_jax", "data_pipelines", "launch")
@@ -35,9 +35,9 @@ class Both:
 @pytest.fixture(autouse=True)
 def _tables(monkeypatch):
     monkeypatch.setattr(renamed, "FIELDS", {"colour": "color"})
-    monkeypatch.setattr(config, "FIELDS", renamed.FIELDS)
+    monkeypatch.setattr(schema, "FIELDS", renamed.FIELDS)
     monkeypatch.setattr(renamed, "KINDS", {"big": "large"})
-    monkeypatch.setattr(config, "KINDS", renamed.KINDS)
+    monkeypatch.setattr(schema, "KINDS", renamed.KINDS)
     parameters = {"quantiser": "quantizer", "head/old": "tail"}
     monkeypatch.setattr(renamed, "PARAMETERS", parameters)
 

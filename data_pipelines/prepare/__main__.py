@@ -10,7 +10,7 @@ from pathlib import Path
 
 from data_pipelines.prepare.job import PrepareConfig, prepare
 from data_pipelines.storage.manifest import Manifest
-from unitoken_jax.config import UserError
+from unitoken_jax.errors import UserError, exit_code
 from unitoken_jax.files import path_argument
 
 
@@ -29,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         manifest = prepare(source, output, config, overwrite=overwrite)
     except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
+        return exit_code(error)
     except KeyboardInterrupt:
         print("interrupted; nothing was left behind", file=sys.stderr)
         return 130

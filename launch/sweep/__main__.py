@@ -24,7 +24,7 @@ from launch.sweep.config import (
 )
 from launch.sweep.runner import Progress, Runner, check_launcher, places
 from unitoken_jax import config
-from unitoken_jax.config import ConfigError, UserError
+from unitoken_jax.errors import ConfigError, FailedError, UserError
 from unitoken_jax.files import define_path_flag
 from unitoken_jax.report import comparison
 
@@ -95,7 +95,8 @@ def _end(
 ) -> None:
     """Name what has failed and what was refused, if anything."""
     faults = []
-    if failed := [name for name, p in progress.items() if p.status == "failed"]:
+    failed = [name for name, p in progress.items() if p.status == "failed"]
+    if failed:
         faults.append(
             f"{len(failed)} of {count} runs failed: {', '.join(failed)}. Their "
             f"logs stand in {folder / 'logs'}; the same command tries them again."
@@ -106,7 +107,7 @@ def _end(
         )
         faults.append(f"{len(set_aside)} points are refused: {whys}.")
     if faults:
-        raise UserError(" ".join(faults))
+        raise (FailedError if failed else UserError)(" ".join(faults))
 
 
 def _read(node: Mapping[str, Any]) -> tuple[SweepConfig, list[str]]:

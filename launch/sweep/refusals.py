@@ -1,6 +1,5 @@
-"""Which points training would refuse, and which ends of a run it would repeat."""
+"""Which points training would refuse, and the sentence by which a run has ended."""
 
-import errno
 import json
 import os
 import re
@@ -12,9 +11,6 @@ from launch.sweep.config import Point
 from unitoken_jax.config import UserError
 
 _SENTENCE = re.compile(r"(?:process \d+: )?error: (.*)")
-# Of several processes, those that are not at fault say so.
-_OF_OTHERS = ("could not join the run at", "another process of the run has ended")
-_OF_SYSTEM = tuple(f": {os.strerror(number)}." for number in errno.errorcode)
 
 
 def find(points: Sequence[Point]) -> dict[str, str]:
@@ -45,15 +41,3 @@ def sentence(output: str) -> str:
     found = [_SENTENCE.fullmatch(line) for line in output.splitlines()]
     spoken = [match[1] for match in found if match]
     return spoken[-1] if spoken else ""
-
-
-def is_refusal(output: str) -> bool:
-    """Say whether a run ended by what it would end by again.
-
-    That is a fault in a sentence, which neither the system nor another process has
-    caused.
-    """
-    said = sentence(output)
-    if not said or "Traceback (most recent call last)" in output:
-        return False
-    return not said.endswith(_OF_SYSTEM) and not any(w in said for w in _OF_OTHERS)

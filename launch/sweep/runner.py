@@ -27,7 +27,8 @@ from launch.signals import PREEMPTED
 from launch.sweep import refusals
 from launch.sweep.config import Point, SweepConfig
 from launch.sweep.tasks import Task
-from unitoken_jax.config import ConfigError, UserError, nearest, plain
+from unitoken_jax.config import plain
+from unitoken_jax.errors import REFUSED, ConfigError, UserError, nearest
 from unitoken_jax.files import write_text
 
 log = logging.getLogger("launch.sweep")
@@ -399,8 +400,7 @@ class Runner:
             progress.preemptions += 1
             return "ended early, which is no failure; it is resumed"
         progress.failures += 1
-        again = code != 1 or _saved(task) != running.saved
-        if not again and refusals.is_refusal(self._output(running)):
+        if code == REFUSED:
             progress.status = "failed"
             return f"refused: {progress.error}"
         if progress.failures - earlier.failures <= self._retries:

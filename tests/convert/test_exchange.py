@@ -19,6 +19,7 @@ from unitoken_jax.convert.files.sources import open_source
 from unitoken_jax.convert.formats import config_of, format_of, network_of, node_of
 from unitoken_jax.convert.table import expected_shapes, export_tensors
 from unitoken_jax.convert.tensors import WeightsError
+from unitoken_jax.errors import REFUSED
 from unitoken_jax.models.clip_text import ClipTextConfig
 from unitoken_jax.models.decoder import DecoderConfig
 from unitoken_jax.models.llamagen import LlamaGenConfig, published
@@ -460,7 +461,7 @@ def test_command(tmp_path):
     assert model.config == TINY["unitoken"]
     assert_equal(params, convert.load("unitoken", source, TINY["unitoken"])[1])
     code, _, faults = command(output=tmp_path / "x", config=source)
-    assert code == 1
+    assert code == REFUSED
     assert faults.startswith(f"error: {source} is not JSON")
 
 

@@ -16,6 +16,7 @@ from data_pipelines.storage.manifest import Manifest, file_digest
 from data_pipelines.storage.shards import Split, write_split
 from launch.sweep.experiment import evaluate
 from unitoken_jax.config import UserError, build
+from unitoken_jax.errors import REFUSED
 from unitoken_jax.evaluate import reconstruction, results
 from unitoken_jax.evaluate.config import EvaluationConfig
 from unitoken_jax.evaluate.retrieval import Retrieval
@@ -380,7 +381,7 @@ def test_reconstructions_and_drawings_are_shown_to_another_network(
 def test_the_command_says_what_it_needs(arguments, message):
     command = [sys.executable, "-m", "unitoken_jax.evaluate", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 1
+    assert done.returncode == REFUSED
     assert message in done.stderr
 
 

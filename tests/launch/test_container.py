@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from launch.sweep.experiment import evaluate
+from unitoken_jax.errors import REFUSED
 from unitoken_jax.train.job import build_chain
 
 ROOT = Path(__file__).parents[2]
@@ -106,5 +107,5 @@ def test_what_is_copied_is_enough_to_run(image) -> None:
         text=True,
         check=False,
     )
-    assert done.returncode == 1
+    assert done.returncode == REFUSED
     assert done.stderr.startswith("error: init: '/data/weights/"), done.stderr

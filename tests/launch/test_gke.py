@@ -1,5 +1,6 @@
 """The JobSet: valid for Kubernetes, and waited for."""
 
+import re
 import shlex
 import signal
 import tempfile
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 
 from launch import gke
 from launch.signals import PREEMPTED
-from unitoken_jax.config import UserError
+from unitoken_jax.errors import REFUSED, UserError
 
 VERSION = "1.34"  # of Kubernetes
 TRAIN = ["--", "--config=c.py", "--workdir=/data/a"]
@@ -23,6 +24,7 @@ WORDS = ["--image=host/i:1", "--accelerator=tpu-v5p-slice", "--topology=4x4x4"]
 
 _NAME = {"type": "string", "pattern": "^[a-z]([a-z0-9-]*[a-z0-9])?$"}
 _REASONS = ("BackoffLimitExceeded", "DeadlineExceeded", "FailedIndexes")
+MESSAGES = "onJobFailureMessagePatterns"
 # JobSet's own fields (jobset.x-k8s.io/v1alpha2) as far as they may be used here; the
 # templates in it are jobs, which kubernetes_validate knows.
 JOBSET = {
@@ -71,6 +73,11 @@ JOBSET = {
                                                 "PodFailurePolicy",
                                             ]
                                         },
+                                    },
+                                    # From version 0.10 on.
+                                    "onJobFailureMessagePatterns": {
+                                        "type": "array",
+                                        "items": {"type": "string"},
                                     },
                                 },
                             },
@@ -333,7 +340,46 @@ def test_waiting_for_the_end(tmp_path, state, code) -> None:
     get, look = (
         f"kubectl get jobset/n{x} {output}" for x in ("", " --ignore-not-found")
     )
-    assert cloud.calls == [look, "kubectl apply --filename=-", get, "sleep 30", get]
+    calls = [look, "kubectl apply --filename=-", get, "sleep 30", get]
+    assert cloud.calls[: len(calls)] == calls
+    assert len(cloud.calls) == len(calls) + (state == "Failed")  # why it has
+
+
+def test_what_is_refused_ends_the_set_and_the_wait(tmp_path, capfd) -> None:
+    cloud = FakeCloud(tmp_path)
+    cloud.decide(
+        "kubectl",
+        'case "$1 $*" in\n'
+        "  *--ignore-not-found*) ;;\n"
+        "  *.reason*) echo FailJobSetFailurePolicyAction ;;\n"
+        "  get*) echo Failed ;;\n"
+        '  logs*) printf "step 1\\nerror: config.a: unknown.\\n" ;;\n'
+        "esac\n",
+    )
+    code = cloud.run(gke.render([*WORDS, "--name=n", "--wait", *TRAIN])[0])
+    assert code == REFUSED
+    said = capfd.readouterr().err
+    assert "error: config.a: unknown.\nthe job is refused, and would be again" in said
+    assert "step 1" not in said
+
+
+def test_a_refusal_is_told_from_a_preemption() -> None:
+    """Kubernetes words a job's failure like this, and JobSet takes the first rule."""
+    rules = manifest()["spec"]["failurePolicy"]["rules"]
+
+    def action(code: int) -> str:
+        said = (
+            f"Container train for pod default/n-slice-0-0-x failed with exit code "
+            f"{code} matching FailJob rule at index 0"
+        )
+        return next(
+            rule["action"]
+            for rule in rules
+            if all(re.search(p, said) for p in rule.get(MESSAGES, []))
+        )
+
+    assert action(REFUSED) == "FailJobSet"
+    assert action(PREEMPTED) == "RestartJobSetAndIgnoreMaxRestarts"
 
 
 @pytest.mark.parametrize(

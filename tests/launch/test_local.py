@@ -15,7 +15,7 @@ from fake_cloud import HEARS
 
 from launch import local
 from launch.signals import PREEMPTED
-from unitoken_jax.config import UserError
+from unitoken_jax.errors import REFUSED, UserError
 
 ROOT = Path(__file__).parents[2]
 WAITS = "import time; time.sleep(60)"
@@ -111,6 +111,29 @@ print("went on")
     assert "went on" in capfd.readouterr().out
     mark.unlink()
     assert local.run(["--processes=2", "--", "x"]) == 1
+
+
+def test_what_is_refused_does_not_start_again(monkeypatch, capfd) -> None:
+    """Also if another process has noticed it first, and ended by that."""
+    ends = [f"raise SystemExit({code})" for code in (1, REFUSED)]
+    monkeypatch.setattr(local, "commands", lambda *_: python(*ends))
+    assert local.run(["--processes=2", "--retries=3", "--", "x"]) == REFUSED
+    said = capfd.readouterr().out
+    assert said.count("a process ended with 78; it would be refused again") == 1
+
+
+def test_a_refused_config_is_not_tried_again(tmp_path) -> None:
+    words = ["--config", "configs/quickstart.py", "--workdir", str(tmp_path / "run")]
+    command = [sys.executable, "-m", "launch.local", "--retries=3", "--", *words]
+    done = subprocess.run(
+        [*command, "--config.name=x", "--config.nam=y"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == REFUSED
+    assert done.stderr.count("error: config.nam: unknown name; did you mean") == 1
 
 
 def test_a_group_that_is_asked_while_it_starts_ends(monkeypatch) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from launch import slurm
 from launch.signals import PREEMPTED
-from unitoken_jax.config import UserError
+from unitoken_jax.errors import REFUSED, UserError
 
 TRAIN = ["--", "--config=c.py", "--workdir=runs/a"]
 
@@ -38,7 +38,8 @@ def test_options_become_directives(tmp_path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("code", "queued"), [(0, False), (75, True), (143, True), (1, False)]
+    ("code", "queued"),
+    [(0, False), (75, True), (143, True), (1, False), (REFUSED, False)],
 )
 def test_a_preempted_job_is_queued_again(tmp_path, code, queued) -> None:
     secrets = environment(tmp_path)
@@ -79,7 +80,7 @@ def test_wrong_variables_end_the_job(tmp_path, capfd, variables, sentence) -> No
         file.write_text(variables)
     text = job(tmp_path, f"--environment={tmp_path}", f"--env_file={file}")
     cloud = FakeCloud(tmp_path)
-    assert cloud.run(text) == 1
+    assert cloud.run(text) == REFUSED
     said = capfd.readouterr().err
     assert re.fullmatch(f"error: .*{sentence}.*\n", said)
     assert "hidden" not in said
@@ -89,7 +90,7 @@ def test_wrong_variables_end_the_job(tmp_path, capfd, variables, sentence) -> No
 def test_a_missing_environment_ends_the_job(tmp_path, capfd) -> None:
     text = job(tmp_path, f"--environment={tmp_path / 'none'}")
     cloud = FakeCloud(tmp_path)
-    assert cloud.run(text) == 1
+    assert cloud.run(text) == REFUSED
     assert "none/bin/activate: set --environment.\n" in capfd.readouterr().err
     assert cloud.calls == ["sbatch "]
 

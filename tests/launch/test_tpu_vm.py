@@ -8,7 +8,7 @@ from fake_cloud import FakeCloud
 
 from launch import tpu_vm
 from launch.signals import PREEMPTED
-from unitoken_jax.config import UserError
+from unitoken_jax.errors import REFUSED, UserError
 
 WORDS = [
     *("--tpu=t", "--zone=z", "--type=v5p-128", "--version=v", "--image=i", "--spot"),
@@ -394,8 +394,8 @@ def test_best_effort_is_of_alpha() -> None:
 
 def test_what_a_worker_lacks_is_not_tried_again(tmp_path) -> None:
     """Other workers may have begun, and wait for it."""
-    code, calls = run(tmp_path, WORDS, "exit 78")
-    assert (code, calls) == (1, ["create", "ssh", "sleep 60", "ssh"])
+    code, calls = run(tmp_path, WORDS, f"exit {REFUSED}")
+    assert (code, calls) == (REFUSED, ["create", "ssh", "sleep 60", "ssh"])
     assert "docker stop" in FakeCloud(tmp_path).calls[-1]
 
 

@@ -11,6 +11,7 @@ import pytest
 from fake_cloud import HEARS
 
 from launch.signals import PREEMPTED
+from unitoken_jax.errors import REFUSED
 
 ROOT = Path(__file__).parents[2]
 SAVES = """
@@ -61,7 +62,7 @@ def test_no_command() -> None:
     done = subprocess.run(
         command, cwd=ROOT, capture_output=True, text=True, check=False
     )
-    assert done.returncode == 1
+    assert done.returncode == REFUSED
     assert done.stderr == "error: nothing to run: put a command behind --.\n"
 
 

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from unitoken_jax.errors import REFUSED
 from unitoken_jax.plan.stage import for_trials
 
 
@@ -26,5 +27,5 @@ def test_a_search_writes_no_plan():
         text=True,
         check=False,
     )
-    assert ended.returncode == 1
+    assert ended.returncode == REFUSED
     assert "--search and --json do not go together" in ended.stderr

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from unitoken_jax.errors import REFUSED
 from unitoken_jax.report import build, page
 from unitoken_jax.report.run import RunError
 
@@ -292,7 +293,7 @@ def test_the_command_names_the_page_or_the_fault(copy):
     done = subprocess.run(
         [*command, copy / "nowhere"], capture_output=True, text=True, check=False
     )
-    assert done.returncode == 1
+    assert done.returncode == REFUSED
     assert re.fullmatch(r"error: .*nowhere is not a directory: .*\n", done.stderr)
 
 

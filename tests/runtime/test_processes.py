@@ -114,7 +114,7 @@ def test_a_task_that_has_a_node_sees_all_its_gpus(nodes, added, seen) -> None:
 def test_a_file_that_cannot_be_written_is_a_sentence(monkeypatch) -> None:
     """A process of several ends at once, and still without a traceback."""
 
-    def leave(message: str) -> NoReturn:
+    def leave(message: str, code: int = 1) -> NoReturn:
         raise SystemExit(message)
 
     monkeypatch.setattr(processes, "_join", lambda *_: None)

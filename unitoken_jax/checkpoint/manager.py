@@ -32,6 +32,7 @@ from unitoken_jax.checkpoint.reader import (
     DAMAGE,
     CheckpointError,
     Restored,
+    UnwrittenError,
     brief,
     by_all,
     compare,
@@ -420,7 +421,7 @@ class Checkpointer:
         except Exception as error:  # the file system's, Orbax's or TensorStore's
             kept = steps(self.directory)
             left = f"the newest complete one is {kept[-1]}" if kept else "there is none"
-            raise CheckpointError(
+            raise UnwrittenError(
                 f"a checkpoint in {self.directory} could not be {what} "
                 f"({brief(error)}); {left}. "
                 "Check the space left and the permissions, then run again to resume."

@@ -23,7 +23,7 @@ import orbax.checkpoint as ocp
 
 from unitoken_jax.checkpoint import digests
 from unitoken_jax.checkpoint.state import TrainState
-from unitoken_jax.config import UserError, nearest
+from unitoken_jax.errors import FailedError, UserError, nearest
 from unitoken_jax.runtime import processes
 from unitoken_jax.runtime.pytree import flatten, nest
 
@@ -58,7 +58,11 @@ class CheckpointError(UserError):
     """A checkpoint is missing, does not fit or could not be read or written."""
 
 
-class UnreadableError(CheckpointError):
+class UnwrittenError(CheckpointError, FailedError):
+    """A checkpoint could not be written."""
+
+
+class UnreadableError(CheckpointError, FailedError):
     """The file system failed, twice, to read a checkpoint that may be good."""
 
 

@@ -16,7 +16,8 @@ from PIL import Image
 from data_pipelines.config import SequencesConfig
 from data_pipelines.prompts import ImageInputs
 from data_pipelines.storage.records import Record
-from unitoken_jax.config import Count, UserError
+from unitoken_jax.config import Count
+from unitoken_jax.errors import FailedError
 from unitoken_jax.evaluate.evaluator import (
     EvaluatedRun,
     Evaluation,
@@ -28,7 +29,7 @@ from unitoken_jax.generate.sampler import Sampler
 from unitoken_jax.ops import fidelity, pixels
 
 
-class MemorizationError(UserError):
+class MemorizationError(FailedError):
     """A model does not reproduce what it was trained on."""
 
 

@@ -16,6 +16,7 @@ from data_pipelines.config import build_data
 from data_pipelines.errors import DataError
 from unitoken_jax import config as configs
 from unitoken_jax.config import UserError
+from unitoken_jax.errors import FailedError
 from unitoken_jax.evaluate import evaluator, memorization, results
 from unitoken_jax.evaluate.config import EvaluationConfig
 from unitoken_jax.evaluate.evaluator import (
@@ -36,7 +37,7 @@ log = logging.getLogger("unitoken_jax.evaluate")
 _MEMORIZATION = memorization.Memorization.name
 
 
-class EvaluationError(UserError):
+class EvaluationError(FailedError):
     """Parts of an evaluation have failed; the others are written."""
 
 

@@ -20,13 +20,20 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from unitoken_jax.config import ConfigError, UserError, sentence
+from unitoken_jax.errors import (
+    FAILED,
+    ConfigError,
+    FailedError,
+    UserError,
+    exit_code,
+    sentence,
+)
 
 AUTO = "auto"
 _LAST_PORT = 65_535
 
 
-class LostError(UserError):
+class LostError(FailedError):
     """Another process of the run has ended or cannot be reached."""
 
 
@@ -45,7 +52,7 @@ def joined(coordinator: str, count: int, index: int) -> Iterator[None]:
 
     Raises:
         ConfigError: numbers that do not fit each other.
-        UserError: no device of JAX_PLATFORMS starts.
+        FailedError: no device of JAX_PLATFORMS starts.
         LostError: the others did not come within five minutes.
     """
     if not coordinator:
@@ -55,7 +62,7 @@ def joined(coordinator: str, count: int, index: int) -> Iterator[None]:
                 "process 0, the same for all of them."
             )
         if fault := _missing_platform():
-            raise UserError(fault)
+            raise FailedError(fault)
         try:
             yield
         except KeyboardInterrupt:
@@ -67,7 +74,7 @@ def joined(coordinator: str, count: int, index: int) -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        _leave(f"error: process {jax.process_index()}: {error}")
+        _leave(f"error: process {jax.process_index()}: {error}", exit_code(error))
     except OSError as error:
         _leave(f"error: process {jax.process_index()}: {sentence(error)}")
     except KeyboardInterrupt:
@@ -143,11 +150,11 @@ def _is_address(text: str) -> bool:
     return bool(host) and port.isdecimal() and 1 <= int(port) <= _LAST_PORT
 
 
-def _leave(message: str) -> NoReturn:
+def _leave(message: str, code: int = FAILED) -> NoReturn:
     print(message, file=sys.stderr)
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(1)
+    os._exit(code)
 
 
 def _end_interrupted() -> None:

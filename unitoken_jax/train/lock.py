@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from unitoken_jax.config import UserError
+from unitoken_jax.errors import FailedError
 from unitoken_jax.runtime import processes
 
 _FILE = ".lock"
@@ -33,7 +33,7 @@ def only_run(workdir: Path) -> Iterator[None]:
         workdir: of the run; it exists.
 
     Raises:
-        UserError: another run is there, and stays.
+        FailedError: another run is there, and stays.
     """
     with contextlib.ExitStack() as stack:
         free, other = True, "another run"
@@ -45,7 +45,7 @@ def only_run(workdir: Path) -> Iterator[None]:
             else:
                 other = f"another run ({_holder(file)})"
         if not processes.all_say(free):
-            raise UserError(
+            raise FailedError(
                 f"{workdir}: {other} is in this directory. Wait for it or end it, or "
                 f"set another --workdir; if it is gone, remove {workdir / _FILE}."
             )

@@ -28,6 +28,7 @@ from unitoken_jax.checkpoint.manager import (
 from unitoken_jax.checkpoint.reader import Restored
 from unitoken_jax.checkpoint.state import Params, TrainState
 from unitoken_jax.config import ConfigError, UserError, nearest, plain, render
+from unitoken_jax.errors import FailedError
 from unitoken_jax.models import registry
 from unitoken_jax.models.system import FrozenModels, System
 from unitoken_jax.parallel import rows, rules
@@ -549,7 +550,7 @@ def _check_streams(digest: str, at: str) -> None:
     said = processes.gather(words)
     others = np.flatnonzero((said != said[0]).any(1)).tolist()
     if others:
-        raise UserError(
+        raise FailedError(
             f"{at}.data: process {', '.join(map(str, others))} has other samples, or "
             "in another order, than process 0. Either they see different data, or a "
             "record could not be read by one of them, whose output names it; compare "

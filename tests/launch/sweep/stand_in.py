@@ -24,7 +24,7 @@ def train(words: list[str]) -> None:
             raise RuntimeError("the chip is lost")
         if what == "refuse":
             print("error: the data is not there.")
-            sys.exit(1)
+            sys.exit(78)
         if what == "full":
             print(f"error: {workdir}: No space left on device.")
             sys.exit(1)
