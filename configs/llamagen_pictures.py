@@ -9,7 +9,7 @@ the published sizes. `--config.stages.generator.model.class_dropout=0` with
 Hardware: 2 CPU cores, 4 GiB of memory. Time: about 10 minutes, of which the generator
 takes half. Result on held-out pictures: 2.12 bits a code, a picture's own class is the
 likeliest for 33 % of 64 (the largest class alone gives 38 %); drawings are soft blobs
-in the colors of their class (docs/llamagen_pictures.html).
+in the colors of their class (`report.html` of the run has them).
 
     python -m data_pipelines.prepare --input data/pictures.zip \
         --output data/prepared/pictures

@@ -9,7 +9,7 @@ Hardware: 2 CPU cores, 4 GiB of memory. Time: about 14 minutes of one core, of w
 LLM takes two thirds. Result on held-out pictures: 2.16 bits a code; a picture is
 likeliest under its own caption among 8 for 59 % of 32 (chance 13 %); drawings have the
 background that is asked for and nothing on it; answers are right for 7 % of 240, less
-than the most frequent answer's 19 % (docs/unitok_mllm_pictures.html).
+than the most frequent answer's 19 % (`report.html` of the run has them).
 
     python -m data_pipelines.prepare --input data/pictures.zip \
         --output data/prepared/pictures

@@ -13,9 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from data_pipelines.config import SequencesConfig
 from data_pipelines.prompts import ImageInputs
 from data_pipelines.storage.records import Record
+from data_pipelines.unitoken.rows import SequencesConfig
 from unitoken_jax.config import Count
 from unitoken_jax.errors import FailedError
 from unitoken_jax.evaluate.evaluator import (

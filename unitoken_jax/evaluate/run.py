@@ -63,8 +63,7 @@ def run(
 ) -> results.Content:
     """Evaluate a run and write what was found to its directory.
 
-    Evaluators that no stage's model has are left out. One that fails leaves the others
-    what they have found.
+    Evaluators that no model has are left out; one that fails leaves the others theirs.
 
     Args:
         chain: The experiment, its `evaluation` group saying what to measure.
