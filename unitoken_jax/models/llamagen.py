@@ -362,5 +362,6 @@ def system(config: LlamaGenConfig) -> System:
             ("classes",), codes={"codes": "size"} | {name: name for name in agreed}
         ),
         uncounted_flops=uncounted,
+        formats=("llamagen",),
         evaluators=("unitoken_jax.evaluate.classes:Classes",),
     )

@@ -366,6 +366,7 @@ def system(config: UniTokMllmConfig) -> System:
             codes={"codebooks": "codebooks", "codes": "size"},
         ),
         uncounted_flops=uncounted,
+        formats=("unitok-mllm",),
         evaluators=(
             "unitoken_jax.evaluate.understanding:Understanding",
             "unitoken_jax.evaluate.generation:Generation",

@@ -271,6 +271,7 @@ def system(config: UniTokenConfig) -> System:
             undrawable="mask_image_logits",
         ),
         uncounted_flops=uncounted,
+        formats=("unitoken",),
         evaluators=(
             "unitoken_jax.evaluate.understanding:Understanding",
             "unitoken_jax.evaluate.generation:Generation",
