@@ -367,5 +367,6 @@ def system(config: LlamaGenConfig) -> System:
         ),
         sampler="unitoken_jax.generate.samplers.llamagen:LlamaGenSampler",
         uncounted_flops=uncounted,
+        formats=("llamagen",),
         evaluators=("unitoken_jax.evaluate.classes:Classes",),
     )

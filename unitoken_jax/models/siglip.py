@@ -404,6 +404,7 @@ def system(config: SiglipConfig) -> System:
         ),
         whole_batch=True,  # every picture is compared with every text
         uncounted_flops=uncounted_flops,
+        formats=("siglip-hf",),
         evaluators=(
             "unitoken_jax.evaluate.retrieval:Retrieval",
             "unitoken_jax.evaluate.zero_shot:ZeroShot",

@@ -149,8 +149,8 @@ class System:
         image_tokenizer: the module, if images become codes by it.
         sampler: what draws and answers with it, see `generate.samplers`; or None.
         evaluators: what can be measured of it, see `evaluate.evaluator`.
-        formats: the published formats that it can be read from and written to, see
-            `convert.formats`.
+        formats: the published formats that hold the whole of it: names of
+            `convert.formats.FORMATS`, or entry points of formats that it brings.
         unread: fields of the config that are set and that its other fields leave
             without effect → why, a clause.
     """

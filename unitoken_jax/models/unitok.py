@@ -335,6 +335,7 @@ def system(config: UniTokConfig) -> System:
         whole_batch=objective.whole_batch,
         image_tokenizer=module,
         uncounted_flops=uncounted,
+        formats=("unitok",),
         evaluators=(
             "unitoken_jax.evaluate.reconstruction:Reconstruction",
             "unitoken_jax.evaluate.perception:Perception",

@@ -367,6 +367,7 @@ def system(config: UniTokMllmConfig) -> System:
         ),
         sampler="unitoken_jax.generate.samplers.unitok_mllm:UniTokMllmSampler",
         uncounted_flops=uncounted,
+        formats=("unitok-mllm",),
         evaluators=(
             "unitoken_jax.evaluate.understanding:Understanding",
             "unitoken_jax.evaluate.generation:Generation",

@@ -272,6 +272,7 @@ def system(config: UniTokenConfig) -> System:
         ),
         sampler="unitoken_jax.generate.samplers.unitoken:UniTokenSampler",
         uncounted_flops=uncounted,
+        formats=("unitoken",),
         evaluators=(
             "unitoken_jax.evaluate.understanding:Understanding",
             "unitoken_jax.evaluate.generation:Generation",

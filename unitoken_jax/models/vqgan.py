@@ -409,6 +409,7 @@ def system(config: VQGANConfig) -> System:
         DataNeeds(("images", "pairs"), pixels_per_code=config.factor),
         whole_batch=config.whole_batch,
         image_tokenizer=module,
+        formats=("vqgan",),
         evaluators=(
             "unitoken_jax.evaluate.reconstruction:Reconstruction",
             "unitoken_jax.evaluate.perception:Perception",
