@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from unitoken_jax.config import load_file, plain, set_fields
 from unitoken_jax.errors import UserError
+from unitoken_jax.generate.config import GenerationConfig
 from unitoken_jax.models import registry
 from unitoken_jax.train import __main__ as training
 from unitoken_jax.train import chain as chains
@@ -38,7 +39,7 @@ def fields() -> dict[str, Any]:
         found |= dict(_walk(plain(data), f"{at}.data"))
     for name, cls in (
         ("evaluation", training.EvaluationConfig),
-        ("generation", training.GenerationConfig),
+        ("generation", GenerationConfig),
     ):
         found |= dict(_walk(plain(cls()), name))
     return found
