@@ -39,7 +39,9 @@ def make_state(mib: int) -> TrainState:
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params={f"w{i}": jax.random.normal(k, (size,)) for i, k in enumerate(keys)},
-        optimizer={},
+        opt_state={},
+        ema=None,
+        discriminator=None,
         key=jax.random.key(1),
         guard=init_guard(),
     )
@@ -56,7 +58,7 @@ def advance(state: TrainState) -> TrainState:
     params = state.params
     for _ in range(4):
         params = jax.tree.map(lambda x: x + 1e-6 * jnp.sin(x), params)
-    return TrainState(state.step + 1, params, {}, state.key, state.guard)
+    return dataclasses.replace(state, step=state.step + 1, params=params)
 
 
 def seconds_to_copy(state: TrainState) -> float:

@@ -99,11 +99,11 @@ def tokenizer(
     if perceptual:
         job["model"]["objective"]["perceptual_every"] = 4
         path = "data/perceptual/stlpips_alex.safetensors"
-        job["companions"] = {"perceptual": {"format": "stlpips", "path": path}}
+        job["frozen_models"] = {"perceptual": {"format": "stlpips", "path": path}}
     return job
 
 
-def adversary() -> dict[str, Any]:
+def discriminator() -> dict[str, Any]:
     """The published discriminator in small, of which all learns."""
     backbone = {"hidden": 64, "mlp": 128, "layers": 3, "heads": 4}
     return {
@@ -143,7 +143,7 @@ def get_config(word: str = "") -> ConfigDict:
     elif word == "adversarial":
         stages = {"tokenizer": tokenizer(image=64, steps=300, batch=32, perceptual=0.1)}
         stages["tokenizer"]["train"]["image_every"] = 100
-        stages["tokenizer"]["adversary"] = adversary()
+        stages["tokenizer"]["discriminator"] = discriminator()
     elif word == "ablation":
         stages = {"tokenizer": tokenizer(**small)}
     elif word == "clip":

@@ -18,8 +18,8 @@ LPIPS, DINOv2 (both of FoundationVision/unitok_external) and CLIP's tokenizer ar
 
     python -m unitoken_jax.train --config configs/unitok_vitamin_l.py \
         --workdir MOUNT/unitok_vitamin_l --config.data_dir=DATACOMP \
-        --config.companions.perceptual.path=lpips_with_vgg.pth \
-        --config.companions.backbone.path=dinov2_vits14_pretrain.pth \
+        --config.frozen_models.perceptual.path=lpips_with_vgg.pth \
+        --config.frozen_models.backbone.path=dinov2_vits14_pretrain.pth \
         --config.data.clip_tokenizer=bpe_simple_vocab_16e6.txt.gz
 
 MOUNT is a folder that every host shares, such as a bucket mounted with gcsfuse
@@ -29,7 +29,7 @@ The start from a CLIP (reported: 78.6 %) is `--config.init.encoder=CLIP:encoder
 --config.init.text=CLIP:text`. CLIP is a ViTamin-L-256 of open_clip that was converted
 with `--from vitamin-clip --to jax` (docs/convert.md), or the workdir's stage of a run
 of this config with `--config.model.objective.supervision=contrastive
---config.adversary=None --config.companions=None`.
+--config.discriminator=None --config.frozen_models=None`.
 """
 
 from ml_collections import ConfigDict
@@ -83,7 +83,7 @@ def get_config(hardware: str = "v5p_128") -> ConfigDict:
                 "cache_mib": 0,
                 "bad_limit": 1_000_000,
             },
-            "companions": {
+            "frozen_models": {
                 "perceptual": {
                     "format": "lpips",
                     "path": "data/perceptual/lpips_with_vgg.pth",
@@ -108,7 +108,7 @@ def get_config(hardware: str = "v5p_128") -> ConfigDict:
                     "usage": {"pattern": "quantizer/usage", "frozen": True},
                 },
             },
-            "adversary": {
+            "discriminator": {
                 "network": {"backbone": backbone, "dtype": "bfloat16"},
                 "optimizer": {
                     "learning_rate": 2e-5,

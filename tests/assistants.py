@@ -20,7 +20,7 @@ from unitoken_jax.checkpoint.manager import CheckpointConfig, Checkpointer
 from unitoken_jax.evaluate import evaluator
 from unitoken_jax.generate import load as generate
 from unitoken_jax.models import registry
-from unitoken_jax.train.job import build_chain
+from unitoken_jax.train.experiment import build_experiment
 
 CODES = 16
 LONGEST = 80
@@ -156,7 +156,7 @@ def next_logits(unitoken):
 @pytest.fixture(scope="session")
 def sampler(run_node, workdir):
     """The run's sampler; it and the commands share what they compile."""
-    return generate.load(workdir, build_chain(run_node))
+    return generate.load(workdir, build_experiment(run_node))
 
 
 @pytest.fixture

@@ -9,13 +9,15 @@ from typing import Any
 
 from hypothesis import strategies as st
 
+from data_pipelines.config import build_data
+from unitoken_jax import pipeline
 from unitoken_jax.config import load_file, plain, set_fields
 from unitoken_jax.errors import UserError
+from unitoken_jax.evaluate.config import EvaluationConfig
 from unitoken_jax.generate.config import GenerationConfig
 from unitoken_jax.models import registry
-from unitoken_jax.train import __main__ as training
-from unitoken_jax.train import chain as chains
-from unitoken_jax.train.job import Chain, Job, build_chain
+from unitoken_jax.train.config import ExperimentConfig, StageConfig
+from unitoken_jax.train.experiment import build_experiment
 
 ROOT = Path(__file__).parent.parent
 
@@ -29,16 +31,16 @@ def quickstart() -> dict[str, Any]:
 @functools.cache
 def fields() -> dict[str, Any]:
     """The fields and groups of the quickstart by their paths, with every default."""
-    chain = build_chain(quickstart())
+    chain = build_experiment(quickstart())
     found = dict(_walk(plain(chain)))
     for name, job in chain.stages.items():
         at = f"stages.{name}"
         model = registry.build(job.model).config
         found |= dict(_walk(plain(model), f"{at}.model"))
-        data = training.build_data(job.data)
+        data = build_data(job.data)
         found |= dict(_walk(plain(data), f"{at}.data"))
     for name, cls in (
-        ("evaluation", training.EvaluationConfig),
+        ("evaluation", EvaluationConfig),
         ("generation", GenerationConfig),
     ):
         found |= dict(_walk(plain(cls()), name))
@@ -53,11 +55,9 @@ def _walk(node: Any, at: str = "") -> Iterator[tuple[str, Any]]:
             yield from _walk(value, path)
 
 
-class _Workshop:
-    """Makes models once: what they are of has no side effects."""
-
-    def system(self, job: Job, at: str) -> registry.System:
-        return _system(json.dumps(plain(job.model), sort_keys=True), at)
+def _system_of(job: StageConfig, at: str) -> registry.System:
+    """Make a model once: what it is of has no side effects."""
+    return _system(json.dumps(plain(job.model), sort_keys=True), at)
 
 
 @functools.lru_cache(maxsize=64)
@@ -65,7 +65,7 @@ def _system(model: str, at: str) -> registry.System:
     return registry.build(json.loads(model), f"{at}.model")
 
 
-def attempt(overrides: list[tuple[str, str | bool]]) -> Chain | str:
+def attempt(overrides: list[tuple[str, str | bool]]) -> ExperimentConfig | str:
     """Build and check the quickstart with overrides, as `train` does at its start.
 
     Returns:
@@ -74,9 +74,8 @@ def attempt(overrides: list[tuple[str, str | bool]]) -> Chain | str:
     node = copy.deepcopy(quickstart())
     try:
         set_fields(node, overrides)
-        chain = build_chain(node)
-        training.check(chain)
-        chains.check(chain, _Workshop())  # pyright: ignore[reportArgumentType]
+        chain = build_experiment(node)
+        pipeline.check(chain, _system_of)
     except UserError as error:
         return str(error)
     return chain

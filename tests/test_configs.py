@@ -17,9 +17,10 @@ from unitoken_jax.config import build, plain, render
 from unitoken_jax.evaluate.config import EvaluationConfig
 from unitoken_jax.generate.config import GenerationConfig
 from unitoken_jax.models import registry
-from unitoken_jax.train import chain as chains
-from unitoken_jax.train.__main__ import check, check_all_is_read
-from unitoken_jax.train.job import Chain, Job, build_chain
+from unitoken_jax.pipeline import check, system_of
+from unitoken_jax.train.config import ExperimentConfig
+from unitoken_jax.train.experiment import build_experiment
+from unitoken_jax.train.preflight import check_all_is_read
 
 ROOT = Path(__file__).parent.parent
 GOLDEN = Path(__file__).parent / "golden_configs"
@@ -31,22 +32,15 @@ NAMES = sorted(
 )
 
 
-class Models:
-    """The part of a workshop that a check needs."""
-
-    def system(self, job: Job, at: str) -> registry.System:
-        return registry.build(job.model, f"{at}.model")
-
-
-def _chain(name: str) -> Chain:
-    return build_chain(importlib.import_module(f"configs.{name}").get_config())
+def _chain(name: str) -> ExperimentConfig:
+    return build_experiment(importlib.import_module(f"configs.{name}").get_config())
 
 
 def _takes_hardware(name: str) -> bool:
     return "v5e_256" in (importlib.import_module(f"configs.{name}").__doc__ or "")
 
 
-def _complete(chain: Chain) -> Chain:
+def _complete(chain: ExperimentConfig) -> ExperimentConfig:
     """Return the chain with every default written out."""
     stages = {}
     for name, job in chain.stages.items():
@@ -81,8 +75,7 @@ def test_stages_fit_together(name: str) -> None:
     """Groups cover every parameter; stages find what they start from, data suits."""
     chain = _chain(name)
     check(chain)
-    check_all_is_read(chain, begins=True)
-    chains.check(chain, Models())
+    check_all_is_read(chain, system_of, begins=True)
 
 
 @pytest.mark.parametrize("hardware", common.CHIPS)
@@ -91,7 +84,7 @@ def test_a_slice_is_used_whole(name: str, hardware: str) -> None:
     """Every chip has a part of the mesh, and every part of the batch the same size."""
     module = importlib.import_module(f"configs.{name}")
     word = f"{next(iter(module.SHAPES))}_{hardware}" if name == "llamagen" else hardware
-    (job,) = build_chain(module.get_config(word)).stages.values()
+    (job,) = build_experiment(module.get_config(word)).stages.values()
     mesh = job.mesh
     groups = mesh.slice * mesh.data * mesh.fsdp
     assert groups * mesh.tensor * mesh.sequence == common.CHIPS[hardware]

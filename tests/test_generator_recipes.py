@@ -14,9 +14,10 @@ from unitoken_jax.models import registry
 from unitoken_jax.models.llamagen import LlamaGenConfig, published
 from unitoken_jax.models.unitok_mllm import UniTokMllmConfig
 from unitoken_jax.runtime.pytree import flatten
-from unitoken_jax.train.job import Job, build_chain
-from unitoken_jax.train.optimizer import make_optimizer
-from unitoken_jax.train.step import make_train_step, make_update
+from unitoken_jax.train.config import StageConfig
+from unitoken_jax.train.experiment import build_experiment
+from unitoken_jax.train.update.optimizer import make_optimizer
+from unitoken_jax.train.update.step import make_train_step, make_update
 
 CODES, BOOKS, SIZE, LENGTH = 7, 3, 4, 16
 MLLM = {
@@ -25,12 +26,12 @@ MLLM = {
 }
 
 
-def job_of(config: Any) -> Job:
-    (job,) = build_chain(config).stages.values()
+def job_of(config: Any) -> StageConfig:
+    (job,) = build_experiment(config).stages.values()
     return job
 
 
-def steps(job: Job, batches: list[dict[str, np.ndarray]]) -> list[set[str]]:
+def steps(job: StageConfig, batches: list[dict[str, np.ndarray]]) -> list[set[str]]:
     """Train on the batches; return which parameters each step moved."""
     system = registry.build(job.model)
     shapes = registry.abstract_params(system)

@@ -17,9 +17,10 @@ from unitoken_jax.checkpoint import state as states
 from unitoken_jax.config import render
 from unitoken_jax.models import registry
 from unitoken_jax.runtime.pytree import flatten
-from unitoken_jax.train.job import Job, build_chain
-from unitoken_jax.train.optimizer import make_optimizer
-from unitoken_jax.train.step import make_train_step, make_update
+from unitoken_jax.train.config import StageConfig
+from unitoken_jax.train.experiment import build_experiment
+from unitoken_jax.train.update.optimizer import make_optimizer
+from unitoken_jax.train.update.step import make_train_step, make_update
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 NAMES = sorted(
@@ -37,12 +38,12 @@ def recipe(name: str) -> ConfigDict:
     return importlib.import_module(f"configs.{name}").get_config()
 
 
-def job_of(config: ConfigDict) -> Job:
-    (job,) = build_chain(config).stages.values()
+def job_of(config: ConfigDict) -> StageConfig:
+    (job,) = build_experiment(config).stages.values()
     return job
 
 
-def shrunk(name: str) -> Job:
+def shrunk(name: str) -> StageConfig:
     """The recipe with tiny widths, two steps, and all else as it is."""
     config = recipe(name)
     heads = {"heads": 2, "kv_heads": 2, "head_dim": 8}

@@ -8,22 +8,15 @@ import pytest
 from launch.sweep import tasks
 from launch.sweep.config import Point, SweepConfig, points
 from launch.sweep.experiment import evaluate
-from unitoken_jax.config import build, render
+from unitoken_jax.config import build
 from unitoken_jax.models import registry
-from unitoken_jax.train import chain as chains
-from unitoken_jax.train.__main__ import check, check_all_is_read
-from unitoken_jax.train.job import Chain, Job, build_chain
+from unitoken_jax.pipeline import check, system_of
+from unitoken_jax.train.experiment import build_experiment
+from unitoken_jax.train.preflight import check_all_is_read
 
 FOLDER = Path(__file__).parents[1] / "configs" / "sweeps"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "__init__")
 WORDED = [*NAMES, "data_ratio:brief"]
-
-
-class Models:
-    """The part of a workshop that a check needs."""
-
-    def system(self, job: Job, at: str) -> registry.System:
-        return registry.build(job.model, f"{at}.model")
 
 
 def sweep(name: str) -> SweepConfig:
@@ -44,37 +37,27 @@ def along_each_axis(found: SweepConfig) -> list[Point]:
     ]
 
 
-def structure(chain: Chain) -> str:
-    """What decides whether stages fit together: not steps, rates or mixtures."""
-    return render(
-        {
-            name: {
-                "model": job.model,
-                "init": job.init,
-                "groups": [g.pattern for g in job.optimizer.groups.values()],
-            }
-            for name, job in chain.stages.items()
-        }
-    )
-
-
 @pytest.mark.parametrize("name", WORDED)
 def test_points_can_be_trained(name: str) -> None:
-    checked = set()
+    found = {}
+
+    def abstract_params(system: registry.System) -> registry.Params:
+        key = repr((system.kind, system.config))
+        if key not in found:
+            found[key] = registry.abstract_params(system)
+        return found[key]
+
     for point in along_each_axis(sweep(name)):
-        chain = build_chain(evaluate(point.config, point.set))
-        if (key := structure(chain)) not in checked:
-            chains.check(chain, Models())
-            checked.add(key)
-        check(chain)
-        check_all_is_read(chain, begins=True)
+        chain = build_experiment(evaluate(point.config, point.set))
+        check(chain, abstract_params=abstract_params)
+        check_all_is_read(chain, system_of, begins=True)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_pages_show_what_stages_train(name: str) -> None:
     found = sweep(name)
     first = points(found)[0]
-    stages = build_chain(evaluate(first.config, first.set)).stages
+    stages = build_experiment(evaluate(first.config, first.set)).stages
     assert {curve.partition("/")[0] for curve in found.page.curves} <= stages.keys()
 
 
@@ -98,7 +81,7 @@ def test_a_brief_sweep_has_the_same_points_and_fewer_steps() -> None:
     assert [point.name for point in whole] == [point.name for point in brief]
     for one, other in zip(whole, brief, strict=True):
         stages, fewer = (
-            build_chain(evaluate(point.config, point.set)).stages
+            build_experiment(evaluate(point.config, point.set)).stages
             for point in (one, other)
         )
         for name, job in stages.items():
@@ -111,7 +94,7 @@ def test_a_brief_sweep_has_the_same_points_and_fewer_steps() -> None:
 def test_rates_of_the_tower_are_those_of_the_labels() -> None:
     for point in points(sweep("vit_learning_rate")):
         node = evaluate(point.config, point.set)
-        job = build_chain(node).stages["stage1"]
+        job = build_experiment(node).stages["stage1"]
         rate = job.optimizer.learning_rate * job.optimizer.groups["vision"].lr_scale
         assert rate == pytest.approx(float(point.labels["rate"]))
         assert job.optimizer.groups["decoder"].frozen

@@ -24,23 +24,24 @@ from unitoken_jax.models.perceptual.lpips import Lpips, LpipsConfig
 from unitoken_jax.models.system import FrozenModel
 from unitoken_jax.models.vitamin import ViTaminClipConfig
 from unitoken_jax.runtime.pytree import flatten, nest
-from unitoken_jax.train import stage
-from unitoken_jax.train.adversarial import make_adversary
-from unitoken_jax.train.job import Job, build_chain
-from unitoken_jax.train.optimizer import make_optimizer
-from unitoken_jax.train.step import make_train_step
+from unitoken_jax.train import preflight, program
+from unitoken_jax.train.config import StageConfig
+from unitoken_jax.train.experiment import build_experiment
+from unitoken_jax.train.update.adversarial import make_discriminator
+from unitoken_jax.train.update.optimizer import make_optimizer
+from unitoken_jax.train.update.step import make_train_step
 
 SIDE, ROWS, LENGTH = 32, 4, 6
 BACKBONE = {"hidden": 32, "mlp": 32, "layers": 2, "heads": 2, "grid": 2}
 
 
-def published() -> Job:
+def published() -> StageConfig:
     config = importlib.import_module("configs.unitok_vitamin_l").get_config()
-    (job,) = build_chain(config).stages.values()
+    (job,) = build_experiment(config).stages.values()
     return job
 
 
-def shrunk() -> Job:
+def shrunk() -> StageConfig:
     config = importlib.import_module("configs.unitok_vitamin_l").get_config("any")
     config.model.vision.update(
         {"widths": (8, 8), "depths": (1, 1), "hidden": 16, "layers": 2, "heads": 2}
@@ -49,13 +50,13 @@ def shrunk() -> Job:
     text = {"vocab_size": 20, "length": LENGTH, "hidden": 8, "layers": 1, "heads": 2}
     config.model.text.update(text | {"mlp": 16, "embed": 8})
     config.model.update({"vocab_size": 32, "vocab_width": 8, "num_codebooks": 2})
-    config.adversary.network.backbone.update(BACKBONE)
-    config.adversary.network.update({"taps": (0, 1), "groups": 4})
-    config.adversary.start = 0.0
-    config.adversary.optimizer.warmup = 0
+    config.discriminator.network.backbone.update(BACKBONE)
+    config.discriminator.network.update({"taps": (0, 1), "groups": 4})
+    config.discriminator.start = 0.0
+    config.discriminator.optimizer.warmup = 0
     config.optimizer.warmup = 1
     config.train.update({"steps": 2, "batch": ROWS})
-    (job,) = build_chain(config).stages.values()
+    (job,) = build_experiment(config).stages.values()
     return job
 
 
@@ -73,29 +74,34 @@ def test_two_steps_move_both_sides():
     system = registry.build(job.model)
     shapes = registry.abstract_params(system)
     rule = make_optimizer(job.optimizer, flatten(shapes), 2)
-    adversary = make_adversary(job.adversary, 2, "config.adversary")
-    whole = jax.eval_shape(adversary.fresh, jax.random.key(0))
+    discriminator = make_discriminator(job.discriminator, 2, "config.discriminator")
+    whole = jax.eval_shape(discriminator.init_params, jax.random.key(0))
     config = LpipsConfig(widths=(4, 6), depths=(1, 1))
     image = jax.ShapeDtypeStruct((1, SIDE, SIDE, 3), jnp.float32)
     lpips = jax.eval_shape(Lpips(config).init, jax.random.key(0), image, image)
     distance = jax.tree.map(np.abs, random_weights(registry.unboxed(lpips["params"])))
     frozen_models = {
         "perceptual": FrozenModel(Lpips(config), distance),
-        "backbone": FrozenModel(adversary.module, random_weights(whole["backbone"])),
+        "backbone": FrozenModel(
+            discriminator.module, random_weights(whole["backbone"])
+        ),
     }
 
     def run(state, batch, frozen_models):
-        update = stage.make_step_update(job, system, rule, adversary, frozen_models)
+        update = program.make_step_update(
+            job, system, rule, discriminator, frozen_models
+        )
         return make_train_step(update, job.guard)(state, batch)
 
     step = jax.jit(run, compiler_options={"xla_backend_optimization_level": 0})
     start = random_weights(shapes)
     state = states.create(
         lambda _: start,
-        lambda params: {"model": rule.init(params), "adversary": adversary.init()},
+        rule.init,
         jax.random.key(job.seed),
+        init_discriminator=discriminator.init,
     )
-    heads = state.optimizer["adversary"]["params"]
+    heads = state.discriminator.params
     assert not any(path.startswith("backbone") for path in heads)
     rates = []
     for number in range(2):
@@ -108,7 +114,7 @@ def test_two_steps_move_both_sides():
     after = flatten(state.params)
     for path, value in flatten(start).items():
         assert (after[path] != value).any(), path
-    moved = state.optimizer["adversary"]["params"]
+    moved = state.discriminator.params
     for path, value in heads.items():
         # Of a sequence of scores no bias under a norm is seen.
         assert (moved[path] != value).any() or path.endswith("bias"), path
@@ -135,19 +141,19 @@ def test_starts_from_a_converted_clip(tmp_path):
 
     fields = [f"init.{part}={converted}:{part}" for part in ("encoder", "text")]
     node = evaluate("configs/unitok_vitamin_l.py", fields)
-    (job,) = build_chain(node).stages.values()
+    (job,) = build_experiment(node).stages.values()
     assert dict(job.init) == dict(field[5:].split("=") for field in fields)
     small = shrunk()
     job = dataclasses.replace(
         small, init=job.init, model=dict(small.model) | {"text": plain(clip.text)}
     )
     system = registry.build(job.model)
-    laid = stage.lay_out(job, system, "config", jax.devices()[:1])
+    laid = program.make_program(job, system, "config", jax.devices()[:1])
     sources = {
-        ours: warm_start.locate(theirs, tmp_path, {})
+        ours: warm_start.resolve_source(theirs, tmp_path, {})
         for ours, theirs in job.init.items()
     }
-    state = stage.start(job, laid, sources)
+    state = laid.init_state(sources)
     for part in ("encoder", "text"):
         jax.tree.map(np.testing.assert_array_equal, state.params[part], params[part])
     assert float(state.params["logit_scale"]) == pytest.approx(2.659260)
@@ -156,19 +162,25 @@ def test_starts_from_a_converted_clip(tmp_path):
 def test_numbers_of_the_scripts():
     job = published()
     assert (job.train.steps, job.train.batch) == (78_128, 16_384)
-    ours, theirs = job.optimizer, job.adversary.optimizer
+    ours, theirs = job.optimizer, job.discriminator.optimizer
     assert (ours.learning_rate, ours.b1, ours.b2, ours.eps) == (5e-4, 0.9, 0.95, 1e-6)
     assert (theirs.learning_rate, theirs.b1, theirs.b2) == (2e-5, 0.5, 0.9)
     assert (ours.weight_decay, theirs.weight_decay) == (0.02, 0.2)
     assert (ours.clip, theirs.clip) == (10.0, 10.0)
     assert (ours.end_scale, theirs.end_scale) == (0.1, 0.1)
     assert (ours.warmup, theirs.warmup) == (781, 2343)
-    adversary = make_adversary(job.adversary, job.train.steps, "config.adversary")
-    assert adversary.begin == 29_298
-    assert float(adversary.ramp(jnp.int32(29_298))) == 0
-    assert float(adversary.ramp(jnp.int32(29_298 + 1172))) == pytest.approx(0.5, 1e-3)
-    assert float(adversary.fade(jnp.int32(29_298 + 2344))) == pytest.approx(0.5, 1e-3)
-    assert (job.adversary.weight, job.adversary.consistency) == (0.4, 4.0)
+    discriminator = make_discriminator(
+        job.discriminator, job.train.steps, "config.discriminator"
+    )
+    assert discriminator.start_step == 29_298
+    assert float(discriminator.ramp(jnp.int32(29_298))) == 0
+    assert float(discriminator.ramp(jnp.int32(29_298 + 1172))) == pytest.approx(
+        0.5, 1e-3
+    )
+    assert float(discriminator.fade(jnp.int32(29_298 + 2344))) == pytest.approx(
+        0.5, 1e-3
+    )
+    assert (job.discriminator.weight, job.discriminator.consistency) == (0.4, 4.0)
     objective = registry.build(job.model).config.objective
     assert (objective.l1, objective.l2, objective.perceptual) == (0.2, 1.0, 1.0)
 
@@ -204,9 +216,11 @@ def test_decay_falls_on_the_same_tensors_as_in_the_scripts():
 
 
 def test_a_discriminators_norms_and_biases_do_not_decay():
-    config = published().adversary
-    adversary = make_adversary(config, published().train.steps, "config.adversary")
-    shapes = jax.eval_shape(adversary.fresh, jax.random.key(0))["heads"]
+    config = published().discriminator
+    discriminator = make_discriminator(
+        config, published().train.steps, "config.discriminator"
+    )
+    shapes = jax.eval_shape(discriminator.init_params, jax.random.key(0))["heads"]
     no_decay = re.compile(config.optimizer.no_decay)
     spared = {path for path in flatten(shapes) if no_decay.fullmatch(path)}
     assert {path.rpartition("/")[2] for path in spared} == {"scale", "bias"}
@@ -216,23 +230,25 @@ def test_the_small_adversary_differs_in_its_backbone_and_how_it_begins():
     config = importlib.import_module("configs.unitok_pictures").get_config(
         "adversarial"
     )
-    (job,) = build_chain(config).stages.values()
-    adversary = stage.check_adversary(job, registry.build(job.model), "config")
-    assert adversary is not None
-    assert not adversary.config.frozen
-    assert (adversary.begin, job.train.steps) == (75, 300)
-    assert adversary.ramp(jnp.asarray(299)) == pytest.approx(1, abs=0.01)
-    published_one = published().adversary
+    (job,) = build_experiment(config).stages.values()
+    discriminator = preflight.check_discriminator(
+        job, registry.build(job.model), "config"
+    )
+    assert discriminator is not None
+    assert not discriminator.config.frozen
+    assert (discriminator.start_step, job.train.steps) == (75, 300)
+    assert discriminator.ramp(jnp.asarray(299)) == pytest.approx(1, abs=0.01)
+    published_one = published().discriminator
     for name in ("fade", "weight", "least", "most"):
-        assert getattr(adversary.config, name) == getattr(published_one, name)
+        assert getattr(discriminator.config, name) == getattr(published_one, name)
     score = jax.eval_shape(
-        adversary.module.apply,
-        {"params": jax.eval_shape(adversary.fresh, jax.random.key(0))},
+        discriminator.module.apply,
+        {"params": jax.eval_shape(discriminator.init_params, jax.random.key(0))},
         jax.ShapeDtypeStruct((2, 64, 64, 3), jnp.float32),
     )
     assert score.shape == (2, 3 * 64)  # every head scores every patch
 
 
 def test_job_is_strict():
-    with pytest.raises(ValueError, match="adversary"):
-        build(Job, {"name": "x", "adversary": {"wieght": 1}})
+    with pytest.raises(ValueError, match="discriminator"):
+        build(StageConfig, {"name": "x", "discriminator": {"wieght": 1}})

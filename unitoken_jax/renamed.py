@@ -8,7 +8,10 @@ import re
 from collections.abc import Iterable, Mapping
 
 FIELDS: Mapping[str, str] = {
+    "adversary": "discriminator",
+    "average": "ema",
     "colour": "color",
+    "companions": "frozen_models",
     "liquid": "prompts",
     "neighbours": "neighbors",
     "normalise": "normalize",

@@ -16,8 +16,8 @@ from unitoken_jax.checkpoint import state as states
 from unitoken_jax.checkpoint.local import LocalConfig
 from unitoken_jax.checkpoint.manager import CheckpointConfig, Checkpointer
 from unitoken_jax.runtime import processes
-from unitoken_jax.train.guard import GuardConfig
-from unitoken_jax.train.step import make_train_step, make_update
+from unitoken_jax.train.update.guard import GuardConfig
+from unitoken_jax.train.update.step import make_train_step, make_update
 
 # See test_manager.py.
 pytestmark = pytest.mark.filterwarnings(

@@ -22,8 +22,8 @@ from unitoken_jax.checkpoint import warm_start
 from unitoken_jax.checkpoint.manager import CheckpointConfig, Checkpointer
 from unitoken_jax.checkpoint.reader import CheckpointError, Restored
 from unitoken_jax.runtime import processes
-from unitoken_jax.train.guard import GuardConfig
-from unitoken_jax.train.step import make_train_step, make_update
+from unitoken_jax.train.update.guard import GuardConfig
+from unitoken_jax.train.update.step import make_train_step, make_update
 
 # When one read of a damaged checkpoint fails, Orbax closes the event loop that the
 # other reads still want to report to; Python mentions it when it collects them.
@@ -226,7 +226,7 @@ def test_another_stage_starts_from_the_newest_readable(saved, caplog, victim) ->
             file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     params = miniature.make_state(OPTIMIZER).params
     places = jax.tree.map(lambda x: x.sharding, params)
-    started = warm_start.replace(params, places, {"still": (path, "first")})
+    started = warm_start.warm_start(params, places, {"still": (path, "first")})
     theirs, step = checkpoints.restore_params(path, "first")
     assert step == 2
     np.testing.assert_array_equal(started["still"]["kernel"], theirs["kernel"])
@@ -248,7 +248,7 @@ def test_processes_start_from_one_checkpoint(saved, monkeypatch, caplog) -> None
     monkeypatch.setattr(processes, "gather", gather)
     params = miniature.make_state(OPTIMIZER).params
     places = jax.tree.map(lambda x: x.sharding, params)
-    warm_start.replace(params, places, {"still": (path, "first")})
+    warm_start.warm_start(params, places, {"still": (path, "first")})
     assert "checkpoints/4 is damaged (for another process)" in caplog.text
     assert "at step 2" in caplog.text
     # Who reads while the others wait for it asks nobody.

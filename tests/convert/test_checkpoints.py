@@ -57,7 +57,7 @@ def test_training_starts_from_a_conversion_in_its_own_type(tmp_path):
     write_checkpoint(tmp_path / "out", Stacked(params()), {"kind": "toy"})
     fresh = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), params())
     places = jax.tree.map(lambda leaf: leaf.sharding, fresh)
-    started = warm_start.replace(
+    started = warm_start.warm_start(
         fresh, places, {"decoder": (tmp_path / "out", "decoder")}
     )
     assert {leaf.dtype for leaf in jax.tree.leaves(started)} == {np.dtype(np.float32)}
@@ -76,7 +76,7 @@ def test_training_does_not_start_from_nan(tmp_path):
     places = jax.tree.map(lambda leaf: leaf.sharding, fresh)
     source = (tmp_path / "out", "decoder")
     with pytest.raises(CheckpointError, match=r"init.decoder: norm of .*out:decoder"):
-        warm_start.replace(fresh, places, {"decoder": source})
+        warm_start.warm_start(fresh, places, {"decoder": source})
 
 
 def test_read_in_slices(tmp_path):

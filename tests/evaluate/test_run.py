@@ -21,7 +21,7 @@ from unitoken_jax.evaluate import reconstruction, results
 from unitoken_jax.evaluate.config import EvaluationConfig
 from unitoken_jax.evaluate.retrieval import Retrieval
 from unitoken_jax.evaluate.run import EvaluationError, evaluators, run
-from unitoken_jax.train.job import build_chain
+from unitoken_jax.train.experiment import build_experiment
 
 EVALUATORS = (
     *("reconstruction", "retrieval", "zero_shot"),
@@ -31,7 +31,7 @@ EVALUATORS = (
 
 @pytest.fixture(scope="module")
 def evaluated(run_node, workdir):
-    return run(build_chain(run_node), workdir)
+    return run(build_experiment(run_node), workdir)
 
 
 def test_every_evaluator_leaves_numbers_and_pictures(evaluated, workdir):
@@ -69,7 +69,7 @@ def test_another_config_stands_beside_the_runs_own(evaluated, run_node, workdir)
     own = snapshot(workdir / "evaluation", "default")
     part = {"reconstruction": run_node["evaluation"]["reconstruction"]}
     node = run_node | {"evaluation": dict.fromkeys(EVALUATORS) | part}
-    other = run(build_chain(node), workdir, "other")
+    other = run(build_experiment(node), workdir, "other")
     assert (
         other["reconstruction"]["measures"] == evaluated["reconstruction"]["measures"]
     )
@@ -79,7 +79,7 @@ def test_another_config_stands_beside_the_runs_own(evaluated, run_node, workdir)
     assert (workdir / shown).is_file()
     evaluation = run_node["evaluation"] | dict.fromkeys(EVALUATORS[1:])
     evaluation["reconstruction"] = {"images": 2, "batch": 4, "examples": 1}
-    run(build_chain(run_node | {"evaluation": evaluation}), workdir)
+    run(build_experiment(run_node | {"evaluation": evaluation}), workdir)
     assert snapshot(workdir / "evaluation", "default") == own
     names = {path.stem for path in (workdir / "evaluation").glob("*.json")}
     assert {"default", "other"} < names
@@ -89,9 +89,9 @@ def test_another_config_stands_beside_the_runs_own(evaluated, run_node, workdir)
     )
     assert not list((workdir / "evaluation").glob(".*"))
     with pytest.raises(UserError, match="with another config"):
-        run(build_chain(run_node), workdir, "other")
+        run(build_experiment(run_node), workdir, "other")
     with pytest.raises(UserError, match="is the evaluation by the run's own config"):
-        run(build_chain(node), workdir, "default")
+        run(build_experiment(node), workdir, "default")
 
 
 def snapshot(folder, name):
@@ -108,7 +108,7 @@ def test_the_runs_own_config_is_the_one_it_was_trained_with(
     (tmp_path / "config.json").write_text(json.dumps(run_node))
     few = {"reconstruction": {"images": 2, "batch": 4, "examples": 1}}
     node = run_node | {"evaluation": dict.fromkeys(EVALUATORS) | few}
-    found = run(build_chain(node), tmp_path)
+    found = run(build_experiment(node), tmp_path)
     assert found["of"]["name"].startswith("reconstruction.images=2,")
     assert results.read(tmp_path) is None
 
@@ -123,12 +123,12 @@ def test_what_earlier_versions_have_found_is_not_replaced_by_less(
     measure = {"measures": {"accuracy/all": {"value": 0.5, "count": 9}}, "samples": {}}
     earlier = {"seconds": 1, "understanding": measure}
     (tmp_path / "evaluation.json").write_text(json.dumps(earlier))
-    found = run(build_chain(node), tmp_path)
+    found = run(build_experiment(node), tmp_path)
     assert found["of"]["changes"] == ["evaluation.understanding=None"]
     assert json.loads((tmp_path / "evaluation.json").read_text()) == earlier
     earlier["reconstruction"] = earlier.pop("understanding")
     (tmp_path / "evaluation.json").write_text(json.dumps(earlier))
-    assert run(build_chain(node), tmp_path)["of"]["name"] == "default"
+    assert run(build_experiment(node), tmp_path)["of"]["name"] == "default"
 
 
 def test_evaluators_without_their_model_are_left_out(run_node, workdir, tmp_path):
@@ -137,10 +137,14 @@ def test_evaluators_without_their_model_are_left_out(run_node, workdir, tmp_path
     config |= {"perception": {"alexnet": ""}}
     node = run_node | {"stages": stages, "order": ("tokenizer",), "evaluation": config}
     (tmp_path / "tokenizer").symlink_to(workdir / "tokenizer")
-    assert list(run(build_chain(node), tmp_path)) == ["seconds", "of", "reconstruction"]
+    assert list(run(build_experiment(node), tmp_path)) == [
+        "seconds",
+        "of",
+        "reconstruction",
+    ]
     node |= {"evaluation": config | {"retrieval": {"pairs": 2}}}
     with pytest.raises(UserError, match=r"1 of 2 parts failed.*trains a siglip"):
-        run(build_chain(node), tmp_path)
+        run(build_experiment(node), tmp_path)
 
 
 def test_a_part_that_fails_leaves_the_others_and_is_done_again(
@@ -153,7 +157,7 @@ def test_a_part_that_fails_leaves_the_others_and_is_done_again(
     evaluation = {part: run_node["evaluation"][part] for part in parts}
     evaluation |= {"perception": None, "zero_shot": None}
     node = run_node | {"stages": stages, "order": tuple(stages)}
-    chain = build_chain(node | {"evaluation": evaluation})
+    chain = build_experiment(node | {"evaluation": evaluation})
 
     def fail(*_):
         raise MemoryError("no room\nfor it")
@@ -199,7 +203,7 @@ def test_numbers_are_kept_without_room_for_pictures(
         raise OSError(28, "No space left on device", str(path))
 
     monkeypatch.setattr("unitoken_jax.evaluate.results.save", full)
-    found = run(build_chain(node), tmp_path)
+    found = run(build_experiment(node), tmp_path)
     assert found["reconstruction"]["measures"]["psnr"]["count"] == 2
     assert found["reconstruction"]["samples"] == {}
     assert "examples are left out" in caplog.text
@@ -259,7 +263,7 @@ def test_held_out_records_that_do_not_fit_are_set_aside(
         "understanding": {"questions": 12, "examples": 2},
         "generation": {"images": 12, "captions": 2, "drawings": 3},
     }
-    found = run(build_chain(node | {"evaluation": wanted}), workdir, "odd")
+    found = run(build_experiment(node | {"evaluation": wanted}), workdir, "odd")
     assert results.failures(found) == {}
     asked = found["understanding"]
     # Two questions a record; three records have one that does not fit, one no picture.
@@ -285,7 +289,7 @@ def test_a_part_of_which_no_record_fits_says_why(run_node, workdir, odd_data):
     node = run_node | {"data_dir": odd_data(change)}
     parts = {"reconstruction": {"images": 2, "batch": 4}}
     parts |= {"understanding": {"questions": 3}}
-    chain = build_chain(node | {"evaluation": dict.fromkeys(EVALUATORS) | parts})
+    chain = build_experiment(node | {"evaluation": dict.fromkeys(EVALUATORS) | parts})
     with pytest.raises(EvaluationError, match=r"no questions.*set aside.*placeholders"):
         run(chain, workdir, "none-fits")
     assert "psnr" in results.read(workdir, "none-fits")["reconstruction"]["measures"]
@@ -319,7 +323,7 @@ def test_whatever_held_out_texts_are_the_others_are_measured(
     parts = {"retrieval": {"pairs": 8, "batch": 4, "ranks": (1,)}}
     parts |= {"understanding": {"questions": 12}}
     parts |= {"generation": {"images": 12, "captions": 2, "drawings": 2}}
-    chain = build_chain(node | {"evaluation": dict.fromkeys(EVALUATORS) | parts})
+    chain = build_experiment(node | {"evaluation": dict.fromkeys(EVALUATORS) | parts})
     try:
         found = run(chain, workdir)
     except EvaluationError:  # too few captions are left
@@ -331,7 +335,7 @@ def test_whatever_held_out_texts_are_the_others_are_measured(
 
 def names(config, *fields):
     """Evaluators that run for a config."""
-    chain = build_chain(evaluate(config, fields))
+    chain = build_experiment(evaluate(config, fields))
     found = build(EvaluationConfig, chain.evaluation, "config.evaluation")
     return set(evaluators(chain, found))
 
@@ -360,7 +364,7 @@ def test_reconstructions_and_drawings_are_shown_to_another_network(
         },
     }
     node = run_node | {"evaluation": dict.fromkeys(EVALUATORS) | parts}
-    found = run(build_chain(node), workdir, "seen")["perception"]["measures"]
+    found = run(build_experiment(node), workdir, "seen")["perception"]["measures"]
     counts = {key: measure["count"] for key, measure in found.items()}
     names = [f"{name}_alexnet" for name in ("frechet", "kernel", "precision", "recall")]
     assert counts == (
@@ -402,4 +406,4 @@ def test_faults_are_sentences(run_node, workdir, changes, message):
     none = dict.fromkeys(EVALUATORS)
     node = run_node | {"evaluation": none} | changes
     with pytest.raises(UserError, match=message):
-        run(build_chain(node | {"evaluation": none | node["evaluation"]}), workdir)
+        run(build_experiment(node | {"evaluation": none | node["evaluation"]}), workdir)

@@ -12,21 +12,21 @@ from unitoken_jax.generate.sampler import Sampler
 from unitoken_jax.generate.samplers.unitoken import UniTokenSampler
 from unitoken_jax.models import registry
 from unitoken_jax.models.system import resolve
-from unitoken_jax.train.job import build_chain, write_config
+from unitoken_jax.train.experiment import build_experiment, write_config
 
 
 @pytest.fixture
 def chain(run_node):
-    return build_chain(run_node)
+    return build_experiment(run_node)
 
 
 def changed(run_node, **generation):
-    return build_chain(run_node | {"generation": generation})
+    return build_experiment(run_node | {"generation": generation})
 
 
 def with_stages(run_node, **stages):
     """The run's config with other stages, in the order given."""
-    return build_chain(
+    return build_experiment(
         run_node | {"stages": stages, "order": tuple(stages), "generation": {}}
     )
 
@@ -35,9 +35,9 @@ def test_a_run_knows_its_config(run_node, workdir, tmp_path):
     """The directory alone gives what the config and the directory give."""
     directory = tmp_path / "run"
     shutil.copytree(workdir, directory)
-    write_config(directory, build_chain(run_node))
+    write_config(directory, build_experiment(run_node))
     alone = load.load(directory, guidance=2.0)
-    together = load.load(workdir, build_chain(run_node), guidance=2.0)
+    together = load.load(workdir, build_experiment(run_node), guidance=2.0)
     assert isinstance(alone, UniTokenSampler)
     assert alone.config == together.config
     assert alone.config.guidance == 2.0

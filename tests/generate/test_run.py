@@ -14,7 +14,7 @@ from unitoken_jax.config import UserError
 from unitoken_jax.generate import image_files, load
 from unitoken_jax.generate import run as command
 from unitoken_jax.parallel.mesh import MeshConfig, make_mesh
-from unitoken_jax.train.job import build_chain
+from unitoken_jax.train.experiment import build_experiment
 
 
 @pytest.fixture
@@ -89,7 +89,7 @@ def test_many_at_once_keep_their_order_and_name_what_failed(
 
 
 def test_a_image_is_the_same_alone_and_in_company_on_eight_devices(workdir, run_node):
-    sampler = load.load(workdir, build_chain(run_node))
+    sampler = load.load(workdir, build_experiment(run_node))
     prompts, seeds = ["a tree", "a blue bird on a tree", "heart"], [3, 4, 5]
     alone = sampler.draw(prompts[1:2], seeds[1:2])[0]
     mesh = make_mesh(MeshConfig())

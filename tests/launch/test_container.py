@@ -12,7 +12,7 @@ import pytest
 
 from launch.sweep.experiment import evaluate
 from unitoken_jax.errors import REFUSED
-from unitoken_jax.train.job import build_chain
+from unitoken_jax.train.experiment import build_experiment
 
 ROOT = Path(__file__).parents[2]
 LINES = (ROOT / "launch" / "Containerfile").read_text().replace("\\\n", " ").split("\n")
@@ -83,7 +83,7 @@ def test_documented_commands_name_what_is_mounted(name) -> None:
     prefix = "--config."
     fields = [word.removeprefix(prefix) for word in arguments if prefix in word]
     node = evaluate(str(ROOT / file), fields)
-    job = build_chain(node).stages["stage1"]
+    job = build_experiment(node).stages["stage1"]
     assert job.init == node["init"]
     assert job.mesh.sizes(64)  # chips of v5p-128, which is 4x4x4
     for path in (node["data_dir"], *node["init"].values()):

@@ -8,8 +8,8 @@ from configs import llama_2_7b, llamagen, unitok_mllm_7b_pretrain, unitok_pictur
 from data_pipelines.config import build_data
 from unitoken_jax.models import registry
 from unitoken_jax.plan import model_flops
-from unitoken_jax.train import stage
-from unitoken_jax.train.job import build_chain
+from unitoken_jax.train.experiment import build_experiment
+from unitoken_jax.train.program import make_program
 
 SHAPE = {
     "hidden": 64,
@@ -38,12 +38,12 @@ def counted(**groups) -> float:
 
 def counted_of(config) -> float:
     """FLOPs of a step of the only stage of a config."""
-    (job,) = build_chain(config).stages.values()
+    (job,) = build_experiment(config).stages.values()
     system = registry.build(job.model, "config.model")
     shapes = build_data(job.data).batch_spec(
         job.train.batch, codebooks=getattr(system.config, "codebooks", 1)
     )
-    layout = stage.lay_out(job, system, "config", jax.devices())
+    layout = make_program(job, system, "config", jax.devices())
     batch = {
         name: jax.ShapeDtypeStruct(shape, dtype)
         for name, (shape, dtype) in shapes.items()

@@ -13,7 +13,7 @@ from unitoken_jax.config import UserError
 from unitoken_jax.parallel import topology
 from unitoken_jax.plan import search
 from unitoken_jax.plan.search import Trial
-from unitoken_jax.train.job import build_chain
+from unitoken_jax.train.experiment import build_experiment
 
 SPACE = {
     "remat": [{"remat": "full"}, {"remat": "none"}, {"remat": "minimal"}],
@@ -224,7 +224,7 @@ def test_a_command_that_is_killed_says_by_what():
 def test_meshes_share_the_rows_equally():
     from configs import unitoken_7b_anyres_stage2
 
-    (job,) = build_chain(unitoken_7b_anyres_stage2.get_config()).stages.values()
+    (job,) = build_experiment(unitoken_7b_anyres_stage2.get_config()).stages.values()
     lean = {"model.decoder.remat": "full", "model.vision.remat": "full"}
     assert search.leanest(job) == lean
     own = search.current(job, search.axes(job, topology.parse("v5p:4x4x4")))
@@ -243,14 +243,14 @@ def test_meshes_share_the_rows_equally():
     [
         ("unitoken_7b_anyres_stage2", {}, [1, 2, 4]),
         ("unitok_vitamin_l", {}, [1]),
-        ("unitok_vitamin_l", {"adversary": None}, [1]),
-        ("unitok_vitamin_l", {"adversary": None, "contrasts": False}, [1, 2, 4]),
+        ("unitok_vitamin_l", {"discriminator": None}, [1]),
+        ("unitok_vitamin_l", {"discriminator": None, "contrasts": False}, [1, 2, 4]),
         ("unitok_vitamin_l", {"contrasts": False}, [1]),
     ],
 )
 def test_microbatches_are_tried_where_they_change_nothing(name, changes, counts):
     config = importlib.import_module(f"configs.{name}").get_config()
-    (job,) = build_chain(config).stages.values()
+    (job,) = build_experiment(config).stages.values()
     if not changes.pop("contrasts", True):
         objective = job.model["objective"] | {"supervision": "reconstruction"}
         changes["model"] = job.model | {"objective": objective}

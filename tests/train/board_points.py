@@ -3,7 +3,7 @@
 import struct
 from pathlib import Path
 
-from unitoken_jax.train.board import Event, SessionLog, masked_crc32c
+from unitoken_jax.train.monitor.board import Event, SessionLog, masked_crc32c
 
 
 def events(path: Path) -> list:

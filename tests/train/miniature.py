@@ -13,9 +13,9 @@ from unitoken_jax.checkpoint import state
 from unitoken_jax.config import build
 from unitoken_jax.layers.parameter import parameter
 from unitoken_jax.models.system import DataNeeds, System
-from unitoken_jax.train.job import Job
-from unitoken_jax.train.optimizer import Group, Optimizer, OptimizerConfig
-from unitoken_jax.train.optimizer import make_optimizer as _make
+from unitoken_jax.train.config import StageConfig
+from unitoken_jax.train.update.optimizer import Group, Optimizer, OptimizerConfig
+from unitoken_jax.train.update.optimizer import make_optimizer as _make
 
 WIDTH = 16
 ROWS = 16
@@ -85,6 +85,11 @@ class Batches:
     def index(self) -> int:
         return self.position // ROWS
 
+    @property
+    def batch_spec(self) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+        """Shape and type of every array of a batch."""
+        return {name: (array.shape, array.dtype) for name, array in batch(0).items()}
+
     def __next__(self) -> dict[str, np.ndarray]:
         index, self.position = self.index, self.position + ROWS
         made = batch(index)
@@ -131,11 +136,17 @@ class NetworkConfig:
 def system(width: int = WIDTH) -> System:
     """Return the network as the trainer sees one."""
     module = Network(width)
-    needs = DataNeeds(("noise",))
-    return System(NetworkConfig(width), module, loss, dict, needs, kind="miniature")
+    return System(
+        config=NetworkConfig(width),
+        module=module,
+        loss=loss,
+        inputs=dict,
+        data=DataNeeds(kinds=("noise",)),
+        kind="miniature",
+    )
 
 
-def job(name: str = "run", **fields) -> Job:
+def job(name: str = "run", **fields) -> StageConfig:
     """Return a job over the network; `fields` are those of its config."""
     node = {
         "name": name,
@@ -152,7 +163,7 @@ def job(name: str = "run", **fields) -> Job:
         "train": {"steps": 6, "batch": 16, "log_every": 2},
         "checkpoint": {"every": 100},
     }
-    return build(Job, node | fields)
+    return build(StageConfig, node | fields)
 
 
 def make_state(optimizer: Optimizer, seed: int = 0) -> state.TrainState:

@@ -31,11 +31,11 @@ from unitoken_jax.generate import run as generate
 from unitoken_jax.models import registry
 from unitoken_jax.parallel import rules
 from unitoken_jax.parallel.mesh import MeshConfig, make_mesh
+from unitoken_jax.pipeline import train
 from unitoken_jax.runtime.pytree import flatten
-from unitoken_jax.train.__main__ import train
-from unitoken_jax.train.job import build_chain
-from unitoken_jax.train.optimizer import OptimizerConfig, make_optimizer
-from unitoken_jax.train.step import make_update
+from unitoken_jax.train.experiment import build_experiment
+from unitoken_jax.train.update.optimizer import OptimizerConfig, make_optimizer
+from unitoken_jax.train.update.step import make_update
 
 IMAGE, BOOKS, CODES = 16, 2, 8
 STEPS = 2
@@ -135,7 +135,7 @@ def quick():
 def workdir(node, tmp_path_factory):
     """A complete run."""
     directory = tmp_path_factory.mktemp("run") / "generators"
-    assert train(build_chain(node), directory)
+    assert train(build_experiment(node), directory)
     return directory
 
 
@@ -174,7 +174,7 @@ def test_classes_are_told_apart_and_drawn(node, workdir):
         "generation": _generation(node, "llamagen"),
         "evaluation": dict.fromkeys(node["evaluation"]) | chosen,
     }
-    found = evaluate(build_chain(changed), workdir)["classes"]
+    found = evaluate(build_experiment(changed), workdir)["classes"]
     assert found["measures"]["class_rank"]["value"] == 1.0  # there is but one
     assert found["measures"]["bits_per_code"]["value"] > 0
     assert [item["prompt"] for item in found["samples"]["drawings"]] == ["squares"] * 2
@@ -255,7 +255,7 @@ def test_a_model_must_fit_the_codes(node, workdir, tmp_path, *, path, value, sen
     inner[last] = value
     changed["stages"][stage]["train"]["steps"] = STEPS + 1
     with pytest.raises(ConfigError, match=sentence):
-        train(build_chain(changed), tmp_path, stage)
+        train(build_experiment(changed), tmp_path, stage)
 
 
 def golden_mllm():

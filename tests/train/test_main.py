@@ -16,9 +16,10 @@ import tiny_chain
 
 from unitoken_jax.checkpoint import reader as checkpoints
 from unitoken_jax.config import ConfigError, UserError, plain
-from unitoken_jax.train import lock
-from unitoken_jax.train.__main__ import _number, check, check_all_is_read, train
-from unitoken_jax.train.job import build_chain
+from unitoken_jax.pipeline import check, system_of, train
+from unitoken_jax.runtime import lock, processes
+from unitoken_jax.train.experiment import build_experiment
+from unitoken_jax.train.preflight import check_all_is_read
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +107,7 @@ def test_faults_are_found_before_anything_trains(
         inner = inner.setdefault(name, {})
     inner[last] = value
     with pytest.raises(UserError) as caught:
-        train(build_chain(changed), tmp_path / "run")
+        train(build_experiment(changed), tmp_path / "run")
     assert sentence in str(caught.value)
     assert not list(tmp_path.iterdir())  # neither a log nor a lock
 
@@ -118,14 +119,13 @@ def test_data_that_suits_a_model_passes(node) -> None:
     stages["tokenizer"]["data"]["kind"] = "pairs"
     stages["stage1"]["model"]["mask_image_logits"] = True  # it only reads pictures
     stages["stage2"]["data"]["views"]["size"] = 2 * tiny_chain.IMAGE
-    check(build_chain(changed))
+    check(build_experiment(changed))
 
 
 def test_a_tower_that_sees_nothing_is_said(node, caplog) -> None:
     changed = plain(node)
     changed["stages"]["stage2"]["data"]["layout"]["encoding"] = "discrete"
-    del changed["stages"]["stage2"]["data"]["views"]
-    check(build_chain(changed))
+    check(build_experiment(changed))
     (record,) = caplog.records
     assert "stage2.model.vision is a tower that sees nothing" in record.message
 
@@ -157,11 +157,11 @@ def test_fields_that_another_leaves_without_effect_are_refused(
     expected = (
         pytest.raises(ConfigError, match=said) if said else contextlib.nullcontext()
     )
-    chain = build_chain(changed)
+    chain = build_experiment(changed)
     check(chain)
     with expected:
-        check_all_is_read(chain, begins=True)
-    check_all_is_read(chain, begins=False)
+        check_all_is_read(chain, system_of, begins=True)
+    check_all_is_read(chain, system_of, begins=False)
     assert said in caplog.text
     assert bool(caplog.text) == bool(said)
 
@@ -174,7 +174,7 @@ def test_unitok_needs_texts_to_contrast(node, supervision, fits) -> None:
     stage = plain(node)["stages"]["tokenizer"]
     stage["model"] = {"kind": "unitok", "objective": {"supervision": supervision}}
     stage["data"]["image_size"] = 32
-    chain = build_chain(
+    chain = build_experiment(
         {"name": "one", "order": ("only",), "data_dir": "data"}
         | {"stages": {"only": stage}}
     )
@@ -193,7 +193,7 @@ def test_every_byte_of_the_data_is_verified_on_request(node, data, tmp_path) -> 
     content = bytearray(path.read_bytes())
     content[len(content) // 3] ^= 1
     path.write_bytes(content)
-    chain = build_chain(plain(node) | {"data_dir": str(directory)})
+    chain = build_experiment(plain(node) | {"data_dir": str(directory)})
     message = rf"--verify_data: {path} does not have the digest of its manifest"
     with pytest.raises(UserError, match=message):
         train(chain, tmp_path / "run", verify=True)
@@ -204,7 +204,7 @@ def test_two_runs_in_one_directory_are_refused(node, tmp_path, monkeypatch) -> N
     monkeypatch.setattr(lock, "_PATIENCE", 0.0)
     (tmp_path / "log.txt").touch()
     with lock.only_run(tmp_path), pytest.raises(UserError, match=r"remove .*/\.lock"):
-        train(build_chain(node), tmp_path)
+        train(build_experiment(node), tmp_path)
     assert (tmp_path / "log.txt").read_text() == ""
 
 
@@ -214,7 +214,7 @@ def test_a_model_must_number_ids_as_the_data_set(node, tmp_path) -> None:
     changed |= {"order": ("base",), "stages": {"base": base}}
     base["model"]["decoder"]["vocab_size"] = 5000
     with pytest.raises(ConfigError, match=r"vocab_size is 5000, the data set's"):
-        train(build_chain(changed), tmp_path)
+        train(build_experiment(changed), tmp_path)
 
 
 CONFIG_FILE = """
@@ -321,12 +321,12 @@ def test_sigterm_saves_and_the_same_command_resumes(command, tmp_path) -> None:
 @pytest.mark.parametrize("variable", ["JAX_NUM_PROCESSES", "JAX_PROCESS_ID"])
 def test_numbers_of_the_environment(variable, monkeypatch) -> None:
     monkeypatch.delenv(variable, raising=False)
-    assert (_number(None, variable), _number(0, variable)) == (0, 0)
+    assert (processes.number(None, variable), processes.number(0, variable)) == (0, 0)
     monkeypatch.setenv(variable, "3")
-    assert (_number(None, variable), _number(0, variable)) == (3, 0)
+    assert (processes.number(None, variable), processes.number(0, variable)) == (3, 0)
     monkeypatch.setenv(variable, "two")
     with pytest.raises(ConfigError, match=f"{variable}=two in the environment: exp"):
-        _number(None, variable)
+        processes.number(None, variable)
 
 
 def test_a_typo_is_one_line(command) -> None:

@@ -12,8 +12,8 @@ from unitoken_jax.config import build
 from unitoken_jax.models import registry
 from unitoken_jax.parallel import rows
 from unitoken_jax.parallel.mesh import AXES
-from unitoken_jax.train import stage
-from unitoken_jax.train.job import Job
+from unitoken_jax.train.config import StageConfig
+from unitoken_jax.train.program import make_program
 
 SHAPES = [
     s for s in itertools.product((1, 2, 4, 8), repeat=len(AXES)) if np.prod(s) == 8
@@ -32,16 +32,15 @@ def _lay_out(mesh: dict[str, int], devices: int) -> tuple:
         "train": {"steps": STEPS, "batch": ROWS},
         "mesh": mesh,
     }
-    job, system = build(Job, node), registry.build(MODEL)
-    layout = stage.lay_out(job, system, "config", jax.devices()[:devices])
+    job, system = build(StageConfig, node), registry.build(MODEL)
+    layout = make_program(job, system, "config", jax.devices()[:devices])
     return job, system, layout
 
 
 def _losses(job, system, layout, state) -> list[float]:
     held = rows.local_rows(ROWS, layout.mesh)
     batches = [rows.place(batch(i), ROWS, held, layout.mesh) for i in range(STEPS)]
-    with jax.set_mesh(layout.mesh):
-        lowered = stage.make_step(job, system, layout).lower(state, batches[0], {})
+    lowered = layout.lower(state, batches[0], {})
     # Each program runs three times: optimizing it would take most of the time.
     step = lowered.compile(compiler_options={"xla_backend_optimization_level": 0})
     losses = []
@@ -55,7 +54,7 @@ def _losses(job, system, layout, state) -> list[float]:
 def one_device() -> tuple:
     """The state that all start from (`test_registry.py` makes it on a mesh), losses."""
     parts = _lay_out({}, 1)
-    state = stage.start(parts[0], parts[2], {})
+    state = parts[2].init_state({})
     losses = _losses(*parts, jax.tree.map(jnp.copy, state))
     assert losses[-1] < losses[0]
     return state, losses

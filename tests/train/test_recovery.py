@@ -16,6 +16,7 @@ import pytest
 
 from unitoken_jax.checkpoint.reader import steps
 from unitoken_jax.train import stage
+from unitoken_jax.train.components import StageComponents
 
 HERE = Path(__file__).parent
 ENVIRONMENT = os.environ | {
@@ -124,7 +125,7 @@ def _losses(directory: Path) -> dict[int, float]:
 
 def _train_here(directory: Path, fields: dict, devices: int) -> None:
     """Train in this process, on some of its devices."""
-    parts = stage.Parts(miniature.system(), {"kind": "noise"}, miniature.Batches())
+    parts = StageComponents(miniature.system(), {"kind": "noise"}, miniature.Batches())
     job = miniature.job(**fields)
     stage.run(job, parts, directory, devices=jax.devices()[:devices])
 

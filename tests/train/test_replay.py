@@ -12,7 +12,9 @@ import tiny_unitoken
 
 from unitoken_jax.config import UserError
 from unitoken_jax.models import registry
-from unitoken_jax.train import nonfinite, stage
+from unitoken_jax.train import stage
+from unitoken_jax.train.components import StageComponents
+from unitoken_jax.train.monitor import nonfinite
 from unitoken_jax.train.replay import replay
 
 
@@ -40,8 +42,8 @@ def _job(**fields):
     return miniature.job(train=train, checkpoint={"every": 2, "keep": 9})
 
 
-def _parts(poison=None, system=None) -> stage.Parts:
-    return stage.Parts(system or miniature.system(), {}, Poisoned(poison or {}))
+def _parts(poison=None, system=None) -> StageComponents:
+    return StageComponents(system or miniature.system(), {}, Poisoned(poison or {}))
 
 
 def _train(tmp_path, poison=None, **fields) -> None:
@@ -131,6 +133,13 @@ class Pictures(miniature.Batches):
     Row r of batch b is the record 8 b + r.
     """
 
+    @property
+    def batch_spec(self) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+        """Shape and type of every array of a batch."""
+        arrays = tiny_unitoken.batch(0)
+        arrays["pixels"] = arrays["pixels"].astype(np.float32)
+        return {name: (array.shape, array.dtype) for name, array in arrays.items()}
+
     def __next__(self) -> dict[str, np.ndarray]:
         first, rows = self.position, tiny_unitoken.batch(self.position // 8)
         self.position += 8
@@ -146,7 +155,7 @@ def _unitoken() -> tuple:
     groups = {"all": {"pattern": ".*"}}
     optimizer = {"learning_rate": 1e-3, "groups": groups}
     job = miniature.job(model=model, train=train, optimizer=optimizer)
-    return job, stage.Parts(registry.build(model), {}, Pictures())
+    return job, StageComponents(registry.build(model), {}, Pictures())
 
 
 @pytest.mark.slow

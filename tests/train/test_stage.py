@@ -22,7 +22,9 @@ from unitoken_jax.config import ConfigError, plain
 from unitoken_jax.models import registry
 from unitoken_jax.runtime.pytree import flatten
 from unitoken_jax.train import stage
+from unitoken_jax.train.components import StageComponents
 from unitoken_jax.train.loop import DivergedError
+from unitoken_jax.train.program import make_program
 
 
 def _train(
@@ -31,7 +33,7 @@ def _train(
     job = miniature.job(**fields)
     batches = batches or miniature.Batches()
     system = system or miniature.system()
-    parts = stage.Parts(system, {"kind": "noise"}, batches, pictures)
+    parts = StageComponents(system, {"kind": "noise"}, batches, pictures)
     return stage.run(job, parts, directory, devices=devices)
 
 
@@ -57,10 +59,8 @@ def test_the_program_of_a_step_does_not_grow_with_its_layers() -> None:
             optimizer={"learning_rate": 1e-3},
         )
         system = registry.build(model)
-        layout = stage.lay_out(job, system, "config", None)
-        with jax.set_mesh(layout.mesh):
-            step = stage.make_step(job, system, layout)
-            lowered = step.lower(layout.abstract, tiny_unitoken.batch(0), {})
+        layout = make_program(job, system, "config", None)
+        lowered = layout.lower(layout.abstract, tiny_unitoken.batch(0), {})
         lengths.add(len(lowered.as_text().splitlines()))
     assert len(lengths) == 1
 
@@ -323,7 +323,9 @@ def test_an_update_that_breaks_the_parameters_costs_no_good_checkpoint(
         assert checkpoints.steps(tmp_path / "checkpoints") == kept
     job = miniature.job(**fields | {"train": {"steps": 5, "batch": 16}})
     for _ in range(2):  # whoever repeats the command goes on, and not back again
-        parts = stage.Parts(miniature.system(), {"kind": "noise"}, miniature.Batches())
+        parts = StageComponents(
+            miniature.system(), {"kind": "noise"}, miniature.Batches()
+        )
         stage.run(job, parts, tmp_path, restore_step=2)
     assert checkpoints.steps(tmp_path / "checkpoints") == [4, 5]
     moved = [4] if len(kept) > 1 else []
@@ -445,7 +447,7 @@ def test_faults_are_sentences(tmp_path, fields, error, sentence) -> None:
 
 def test_starts_from_parts_of_another_stage(whole, tmp_path, caplog) -> None:
     job = miniature.job(train={"steps": 1, "batch": 16})
-    parts = stage.Parts(miniature.system(), {}, miniature.Batches())
+    parts = StageComponents(miniature.system(), {}, miniature.Batches())
     fitting = {"still": (whole, "first")}
     outcome = stage.run(job, parts, tmp_path / "good", sources=fitting)
     theirs, _ = checkpoints.restore_params(whole, "first")
@@ -463,16 +465,16 @@ def test_starts_from_parts_of_another_stage(whole, tmp_path, caplog) -> None:
 @pytest.mark.parametrize("subtree", ["first", "still"])
 def test_the_average_starts_from_parts_of_another_stage(whole, subtree) -> None:
     """Of a frozen part it would else stay the random start for long."""
-    train = {"steps": 1, "batch": 16, "average": 0.99}
+    train = {"steps": 1, "batch": 16, "ema": 0.99}
     job = miniature.job(train=train, mesh={"data": 4, "fsdp": 2}, seed=1)
-    layout = stage.lay_out(job, miniature.system(), "config", None)
-    state = stage.start(job, layout, {subtree: (whole, subtree)})
+    layout = make_program(job, miniature.system(), "config", None)
+    state = layout.init_state({subtree: (whole, subtree)})
     theirs, _ = checkpoints.restore_params(whole, subtree)
-    averages = state.optimizer["average"]
+    averages = flatten(state.ema)
     np.testing.assert_array_equal(averages[f"{subtree}/kernel"], theirs["kernel"])
     for path, value in flatten(state.params).items():
         np.testing.assert_array_equal(averages[path], value)
-        places = layout.shardings.optimizer["average"]
+        places = flatten(layout.shardings.ema)
         assert averages[path].sharding.is_equivalent_to(places[path], value.ndim)
         # A step gives up the buffers of both.
         ours, own = (x.addressable_shards[0].data for x in (value, averages[path]))

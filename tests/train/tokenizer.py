@@ -1,4 +1,4 @@
-"""A tokenizer of a few thousand parameters, its adversary and its batches."""
+"""A tokenizer of a few thousand parameters, its discriminator and its batches."""
 
 import signal
 from typing import Any
@@ -11,7 +11,7 @@ from unitoken_jax.config import build
 from unitoken_jax.models import registry
 from unitoken_jax.models.perceptual.lpips import Lpips, LpipsConfig
 from unitoken_jax.models.system import FrozenModel
-from unitoken_jax.train.job import Job
+from unitoken_jax.train.config import StageConfig
 
 SIDE, LENGTH = 16, 4
 MODEL = {
@@ -40,7 +40,7 @@ MODEL = {
     "projection": "linear",
 }
 BACKBONE = {"hidden": 16, "mlp": 16, "layers": 2, "heads": 2, "grid": 2, "patch": 8}
-ADVERSARY = {
+DISCRIMINATOR = {
     "optimizer": {"learning_rate": 1e-3, "b1": 0.5, "b2": 0.9, "clip": 10.0},
     "network": {"backbone": BACKBONE, "taps": (0, 1), "kernel": 3, "groups": 4},
     "frozen": False,
@@ -59,7 +59,7 @@ def lpips() -> FrozenModel:
     return FrozenModel(Lpips(LPIPS), jax.tree.map(np.abs, params))
 
 
-def job(**fields: Any) -> Job:
+def job(**fields: Any) -> StageConfig:
     """A job of four steps; `fields` replace those of its config."""
     node = {
         "name": "tokenizer",
@@ -75,12 +75,12 @@ def job(**fields: Any) -> Job:
                 "usage": {"pattern": ".*/usage", "frozen": True},
             },
         },
-        "train": {"steps": 4, "batch": 8, "log_every": 1, "average": 0.9},
-        "companions": {"perceptual": {"format": "lpips", "path": "lpips.pth"}},
-        "adversary": ADVERSARY,
+        "train": {"steps": 4, "batch": 8, "log_every": 1, "ema": 0.9},
+        "frozen_models": {"perceptual": {"format": "lpips", "path": "lpips.pth"}},
+        "discriminator": DISCRIMINATOR,
         "guard": {"spike_factor": 0},
     }
-    return build(Job, node | fields)
+    return build(StageConfig, node | fields)
 
 
 def batch(index: int, rows: int = 8) -> dict[str, np.ndarray]:
@@ -102,6 +102,11 @@ class Batches:
 
     def __init__(self, stop: int = -1) -> None:
         self.position, self._stop = 0, stop
+
+    @property
+    def batch_spec(self) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+        """Shape and type of every array of a batch."""
+        return {name: (array.shape, array.dtype) for name, array in batch(0).items()}
 
     def __next__(self) -> dict[str, np.ndarray]:
         index, self.position = self.position // 8, self.position + 8

@@ -18,8 +18,9 @@ import numpy as np
 from unitoken_jax.parallel.mesh import make_mesh
 from unitoken_jax.parallel.rows import local_rows
 from unitoken_jax.runtime import processes
+from unitoken_jax.runtime.console import log_to_console
 from unitoken_jax.train import stage
-from unitoken_jax.train.console import log_to_console
+from unitoken_jax.train.components import StageComponents
 
 
 class Part(miniature.Batches):
@@ -44,7 +45,7 @@ def train(options: dict) -> None:
     rows = local_rows(job.train.batch, make_mesh(job.mesh))
     batches = Part(rows, options["delay"], options["asked"])
     batches.digest = options["digest"]
-    parts = stage.Parts(miniature.system(), {"kind": "noise"}, batches)
+    parts = StageComponents(miniature.system(), {"kind": "noise"}, batches)
     outcome = stage.run(job, parts, Path(options["directory"]))
     print(f"ended at {int(outcome.state.step)}: {outcome.preempted}")
 

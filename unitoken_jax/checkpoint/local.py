@@ -22,7 +22,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from unitoken_jax.checkpoint import digests
+from unitoken_jax.checkpoint import digests, names
 from unitoken_jax.checkpoint.reader import as_steps
 from unitoken_jax.checkpoint.state import TrainState, plain
 from unitoken_jax.files import OptionalPath
@@ -112,7 +112,7 @@ class LocalCheckpoints:
                 *(self.directory, error),
             )
 
-    def save(self, state: TrainState, notes: Mapping[str, Any]) -> None:
+    def save(self, state: TrainState, notes: Mapping[str, object]) -> None:
         """Start saving; returns when the shards are copied to the host.
 
         Does nothing once the disk has failed.
@@ -125,7 +125,8 @@ class LocalCheckpoints:
         step = int(state.step)
         if self._is_given_up or step in self.steps():
             return
-        leaves = jax.tree.leaves(state)
+        found = names.by_path(state)
+        leaves = list(found.values())
         for leaf in leaves:
             for shard in plain(leaf).addressable_shards:
                 shard.data.copy_to_host_async()
@@ -134,7 +135,7 @@ class LocalCheckpoints:
             for i, leaf in enumerate(leaves)
             for place, array in _copy(leaf).items()
         }
-        header = {"leaves": str(len(leaves)), "notes": json.dumps(dict(notes))}
+        header = {"paths": json.dumps(list(found)), "notes": json.dumps(dict(notes))}
         self._writing = self._writer.submit(self._write, step, shards, header)
 
     def _write(
@@ -173,14 +174,13 @@ class LocalCheckpoints:
         self, step: int, abstract: TrainState
     ) -> tuple[TrainState, dict[str, Any]]:
         leaves, tree = jax.tree.flatten(abstract)
+        paths = list(names.by_path(abstract))
         shards: list[dict[str, np.ndarray]] = [{} for _ in leaves]
         try:
             with safe_open(self.directory / str(step) / _FILE, "numpy") as file:
                 header = file.metadata()
-                if int(header["leaves"]) != len(leaves):
-                    raise ValueError(
-                        f"{header['leaves']} arrays where {len(leaves)} are needed"
-                    )
+                if json.loads(header["paths"]) != paths:
+                    raise ValueError("it holds other arrays than are needed")
                 for name in file.keys():  # noqa: SIM118, it is no mapping
                     number, place = name.split(".")
                     shards[int(number)][place] = file.get_tensor(name)
@@ -226,7 +226,9 @@ def _copy(leaf: jax.Array) -> dict[str, np.ndarray]:
     return copies
 
 
-def _assemble(abstract: Any, shards: Mapping[str, np.ndarray]) -> jax.Array:
+def _assemble(
+    abstract: jax.ShapeDtypeStruct, shards: Mapping[str, np.ndarray]
+) -> jax.Array:
     is_key = jnp.issubdtype(abstract.dtype, jax.dtypes.prng_key)
     shape, dtype = abstract.shape, abstract.dtype
     if is_key:

@@ -26,7 +26,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.path import atomicity
 
-from unitoken_jax.checkpoint import digests, retention
+from unitoken_jax.checkpoint import digests, names, retention
 from unitoken_jax.checkpoint.local import LocalCheckpoints, LocalConfig
 from unitoken_jax.checkpoint.reader import (
     DAMAGE,
@@ -169,7 +169,9 @@ class Checkpointer:
         local = self._local is not None and self._local.is_busy
         return self._manager.is_saving_in_progress() or local
 
-    def save(self, state: TrainState, position: int, meta: Mapping[str, Any]) -> None:
+    def save(
+        self, state: TrainState, position: int, meta: Mapping[str, object]
+    ) -> None:
         """Start saving `state` unless its step is saved already.
 
         Returns when the arrays are copied, so the step may reuse their buffers; if an
@@ -183,7 +185,7 @@ class Checkpointer:
         """
         step = int(state.step)
         items = ocp.args.Composite(
-            state=ocp.args.StandardSave(state),  # pyright: ignore[reportCallIssue]
+            state=ocp.args.StandardSave(names.stored(state)),  # pyright: ignore[reportCallIssue]
             data=ocp.args.JsonSave(position_record(step, position)),  # pyright: ignore[reportCallIssue]
             meta=ocp.args.JsonSave(dict(meta)),  # pyright: ignore[reportCallIssue]
         )
@@ -193,7 +195,7 @@ class Checkpointer:
                 self._manager.save(step, args=items, force=True)
 
     def save_local(
-        self, state: TrainState, position: int, meta: Mapping[str, Any]
+        self, state: TrainState, position: int, meta: Mapping[str, object]
     ) -> None:
         """Start saving `state` on the hosts' own disks, as `save`; needs `local`."""
         if self._local is not None:

@@ -21,15 +21,17 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from unitoken_jax.checkpoint import digests
-from unitoken_jax.checkpoint.state import TrainState
+from unitoken_jax.checkpoint import digests, names
+from unitoken_jax.checkpoint.state import Params, TrainState
 from unitoken_jax.errors import FailedError, UserError, nearest
 from unitoken_jax.runtime import processes
-from unitoken_jax.runtime.pytree import flatten, nest
+from unitoken_jax.runtime.pytree import PyTree, flatten, nest
 
 log = logging.getLogger(__name__)
 
 Shapes = Mapping[str, tuple[int, ...]]
+Nested = Mapping[str, PyTree]
+Keys = tuple[jax.tree_util.DictKey, ...]
 _Read = TypeVar("_Read")
 _SHOWN = 3  # offenders named in a message
 _COMPARED = 64  # newest checkpoints that processes compare
@@ -169,10 +171,15 @@ def read(folder: Path, abstract: TrainState, *, together: bool = False) -> Resto
 
 
 def _read(folder: Path, abstract: TrainState) -> Restored:
-    _check_shapes(folder, abstract)
-    arguments = ocp.args.StandardRestore(abstract)  # pyright: ignore[reportCallIssue]
+    saved = _check_shapes(folder, abstract)
+    wanted = names.stored(abstract)
+    item = wanted
+    if saved is not None and names.is_earlier(saved):
+        item = names.arranged(wanted, saved)
+    arguments = ocp.args.StandardRestore(item)  # pyright: ignore[reportCallIssue]
     with _reading(ocp.StandardCheckpointHandler()) as handler:
-        state = handler.restore(folder / "state", args=arguments)
+        found = handler.restore(folder / "state", args=arguments)
+    state = dataclasses.replace(abstract, **names.arranged(found, wanted))
     data, meta = (_json(folder / name / "metadata") for name in ("data", "meta"))
     return restored_from(int(folder.name), state, data, meta)
 
@@ -235,7 +242,7 @@ def _has_digests(folder: Path) -> bool:
     return False
 
 
-def position_record(step: int, samples: int) -> dict[str, Any]:
+def position_record(step: int, samples: int) -> dict[str, int | bool]:
     """Return what a checkpoint keeps of the stream's position, as JSON.
 
     Args:
@@ -245,7 +252,7 @@ def position_record(step: int, samples: int) -> dict[str, Any]:
     return {"step": step, "samples": samples, "sealed": True}
 
 
-def _is_marked(record: Any) -> bool:
+def _is_marked(record: object) -> bool:
     """Say whether a position is of a checkpoint that was sealed with digests."""
     return isinstance(record, Mapping) and "sealed" in record
 
@@ -293,7 +300,7 @@ _META = {
 }
 
 
-def _natural(record: Any, name: str, item: str) -> int:
+def _natural(record: object, name: str, item: str) -> int:
     """Return a whole number ≥ 0 of a record of JSON in an item of a checkpoint."""
     value = record.get(name) if isinstance(record, Mapping) else None
     if type(value) is not int or value < 0:
@@ -327,34 +334,39 @@ def _twice(folder: Path, reader: Callable[[], _Read]) -> _Read:
         ) from error
 
 
-def _check_shapes(folder: Path, abstract: TrainState) -> None:
+def _check_shapes(folder: Path, abstract: TrainState) -> PyTree | None:
     """Refuse a checkpoint of another config in a sentence, before reading it.
+
+    Returns:
+        The tree of its arrays' descriptions; None if that is damaged.
 
     Raises:
         CheckpointError: it holds other arrays than the state. One whose description
             is damaged is not refused here.
     """
     try:
-        saved, wanted = _shapes(_metadata(folder)), _shapes(abstract)
+        tree = _metadata(folder)
+        saved, wanted = _shapes(tree), _shapes(names.stored(abstract))
         # A typed random key has another shape in a file than in memory.
         del saved["key"], wanted["key"]
     except DAMAGE:
-        return
+        return None
     if problems := describe_differences(saved, wanted):
         raise CheckpointError(
             f"checkpoint {folder} was made with another config: {problems}. Use "
             "that config (it is stored beside it, in `meta`) or another --workdir."
         )
+    return tree
 
 
 def restore_params(
     directory: Path,
     subtree: str = "",
-    shardings: Mapping[str, Any] | Callable[[Shapes], Mapping[str, Any]] | None = None,
+    shardings: Nested | Callable[[Shapes], Nested] | None = None,
     *,
-    average: bool = False,
+    ema: bool = False,
     together: bool = False,
-) -> tuple[dict[str, Any], int]:
+) -> tuple[Params, int]:
     """Read parameters alone, without optimizer, from the newest readable checkpoint.
 
     Args:
@@ -363,8 +375,8 @@ def restore_params(
         shardings: where to put each parameter, nested; what is not named is not read.
             A function is given the shapes that are there, by path, and may refuse
             them. None reads everything as NumPy arrays.
-        average: read the whole of their moving average instead, which a stage with
-            `train.average` keeps.
+        ema: read their moving average instead, which a stage with `train.ema`
+            keeps.
         together: all processes of the run call this alike and get the parameters of
             one checkpoint, which all of them can read. Without it no other process
             is waited for.
@@ -376,15 +388,13 @@ def restore_params(
         CheckpointError: no checkpoint, none readable, or no such subtree.
     """
 
-    def reader(folder: Path) -> dict[str, Any]:
+    def reader(folder: Path) -> Params:
         with _verified(folder, together=together):
             places = shardings
             if callable(places):
-                places = places(_params_shapes(folder, subtree))
-            if average:
-                params = _restore_average(folder)
-                return jax.device_put(params, places) if places else params
-            return _restore_params(folder, subtree, places)
+                found = _described(folder, subtree, ema=ema)
+                places = places({k: tuple(x.shape) for k, (_, x) in found.items()})
+            return _restore_params(folder, subtree, places, ema=ema)
 
     return _newest(_folder(directory), reader, together=together)
 
@@ -398,7 +408,8 @@ def parameter_shapes(directory: Path, subtree: str = "") -> dict[str, tuple[int,
 
     def reader(folder: Path) -> dict[str, tuple[int, ...]]:
         _verify(folder, contents=False)
-        return _params_shapes(folder, subtree)
+        found = _described(folder, subtree)
+        return {path: tuple(leaf.shape) for path, (_, leaf) in found.items()}
 
     return _newest(_folder(directory), reader)[0]
 
@@ -466,7 +477,7 @@ def _folder(directory: Path) -> Path:
     return (inner if inner.is_dir() else directory).absolute()
 
 
-def _metadata(folder: Path) -> dict[str, Any]:
+def _metadata(folder: Path) -> PyTree:
     """Return the tree of array descriptions of one checkpoint."""
     with _reading(ocp.PyTreeCheckpointHandler()) as handler:
         return handler.metadata(folder / "state").tree
@@ -534,70 +545,83 @@ def _cause(error: BaseException) -> BaseException:
         error = inner
 
 
-def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape)
-        for path, leaf in leaves
+def _shapes(tree: PyTree) -> dict[str, tuple[int, ...]]:
+    return {path: tuple(leaf.shape) for path, leaf in names.by_path(tree).items()}
+
+
+def _described(
+    folder: Path, subtree: str, *, ema: bool = False
+) -> dict[str, tuple[Keys, PyTree]]:
+    """Return keys in the file and description of every parameter under `subtree`.
+
+    Raises:
+        CheckpointError: there is no such subtree, or no moving average.
+    """
+    leaves = jax.tree_util.tree_leaves_with_path(_metadata(folder))
+    found = {names.current(names.joined(keys)): (keys, leaf) for keys, leaf in leaves}
+    root = "ema/" if ema else "params/"
+    params = {
+        path.removeprefix(root): entry
+        for path, entry in found.items()
+        if path.startswith(root)
     }
-
-
-def _select(tree: Mapping[str, Any], subtree: str, folder: Path) -> dict[str, Any]:
-    """Return the part of nested parameters under a slash-separated path."""
-    node: Any = tree
-    for name in filter(None, subtree.split("/")):
-        if not isinstance(node, Mapping) or name not in node:
-            known = node if isinstance(node, Mapping) else {}
-            raise CheckpointError(
-                f"the checkpoints in {folder} hold no {subtree!r}{nearest(name, known)}"
-            )
-        node = node[name]
-    return dict(node)
-
-
-def _restore_part(folder: Path, item: Any, how: Any) -> Any:
-    """Restore those arrays of a state that `item` names."""
-    arguments = ocp.args.PyTreeRestore(item, restore_args=how, partial_restore=True)  # pyright: ignore[reportCallIssue]
-    with _reading(ocp.PyTreeCheckpointHandler()) as handler:
-        return handler.restore(folder / "state", args=arguments)
-
-
-def _restore_average(folder: Path) -> dict[str, Any]:
-    kept = _metadata(folder)["optimizer"]
-    if not isinstance(kept, Mapping) or "average" not in kept:
+    if ema and not params:
         raise CheckpointError(
-            f"{folder} holds no average of the parameters; train with train.average, "
+            f"{folder} holds no average of the parameters; train with train.ema, "
             "or use the parameters themselves."
         )
-    shapes = {
-        k: jax.ShapeDtypeStruct(x.shape, x.dtype) for k, x in kept["average"].items()
+    if not params:
+        raise LookupError("it holds no parameters")
+    wanted = "".join(f"{name}/" for name in filter(None, subtree.split("/")))
+    chosen = {
+        path.removeprefix(wanted): entry
+        for path, entry in params.items()
+        if path.startswith(wanted)
     }
-    item: Any = {"optimizer": {"average": shapes}}
-    how = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item)
-    restored = _restore_part(folder, item, how)
-    return nest(restored["optimizer"]["average"])
+    if not chosen:
+        raise CheckpointError(
+            f"the checkpoints in {folder.parent} hold no {subtree!r}"
+            f"{nearest(subtree, _beside(params, subtree))}"
+        )
+    return chosen
 
 
-def _params_shapes(folder: Path, subtree: str) -> dict[str, tuple[int, ...]]:
-    tree = _select(_metadata(folder)["params"], subtree, folder.parent)
-    return {path: tuple(leaf.shape) for path, leaf in flatten(tree).items()}
+def _beside(paths: Iterable[str], subtree: str) -> set[str]:
+    """Return the subtrees of paths that are as deep as `subtree`."""
+    depth = subtree.strip("/").count("/") + 1
+    return {"/".join(path.split("/")[:depth]) for path in paths}
 
 
 def _restore_params(
-    folder: Path, subtree: str, shardings: Mapping[str, Any] | None
-) -> dict[str, Any]:
-    tree = flatten(_select(_metadata(folder)["params"], subtree, folder.parent))
-    if shardings is not None:
-        tree = {path: tree[path] for path in flatten(shardings)}
-    item: Any = nest(
-        {path: jax.ShapeDtypeStruct(x.shape, x.dtype) for path, x in tree.items()}
-    )
-    if shardings is None:
-        how = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item)
-    else:
-        how = jax.tree.map(lambda s: ocp.ArrayRestoreArgs(sharding=s), dict(shardings))
-    names = ["params", *filter(None, subtree.split("/"))]
-    for name in reversed(names):
-        item, how = {name: item}, {name: how}
-    restored = _restore_part(folder, item, how)
-    return _select(restored, "/".join(names), folder)
+    folder: Path, subtree: str, shardings: Nested | None, *, ema: bool
+) -> Params:
+    """Restore the parameters under `subtree`: NumPy arrays, or where they shall be."""
+    described = _described(folder, subtree, ema=ema)
+    places = {} if shardings is None else flatten(shardings)
+    chosen = described if shardings is None else {k: described[k] for k in places}
+    item: dict[str, PyTree] = {}
+    how: dict[str, PyTree] = {}
+    for path, (keys, leaf) in chosen.items():
+        abstract = jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
+        _put(item, keys, abstract)
+        if path in places:
+            _put(how, keys, ocp.ArrayRestoreArgs(sharding=places[path]))
+        else:
+            _put(how, keys, ocp.RestoreArgs(restore_type=np.ndarray))
+    arguments = ocp.args.PyTreeRestore(item, restore_args=how, partial_restore=True)  # pyright: ignore[reportCallIssue]
+    with _reading(ocp.PyTreeCheckpointHandler()) as handler:
+        restored = handler.restore(folder / "state", args=arguments)
+    return nest({path: _get(restored, keys) for path, (keys, _) in chosen.items()})
+
+
+def _put(tree: dict[str, PyTree], keys: Keys, value: object) -> None:
+    """Set what nested dictionaries hold under a path of keys."""
+    *above, last = (key.key for key in keys)
+    for name in above:
+        tree = tree.setdefault(name, {})
+    tree[last] = value
+
+
+def _get(tree: Nested, keys: Keys) -> PyTree:
+    """Return what nested dictionaries hold under a path of keys."""
+    return functools.reduce(lambda node, key: node[key.key], keys, tree)

@@ -2,15 +2,16 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
-from unitoken_jax.runtime.pytree import flatten
+from unitoken_jax.runtime.pytree import PyTree, flatten
 
-Params = dict[str, Any]
+Params = dict[str, PyTree]
+"""Parameters, nested by the names of their modules."""
 
 
 @jax.tree_util.register_dataclass
@@ -27,21 +28,48 @@ class GuardState:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
+class DiscriminatorState:
+    """A discriminator that a system is trained against.
+
+    Attributes:
+        params: the trainable parameters by path.
+        opt_state: the state of their optimizer.
+    """
+
+    params: dict[str, jax.Array]
+    opt_state: optax.OptState
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
 class TrainState:
     """Everything a step changes.
 
-    step: int32 scalar, the number of batches consumed, skipped ones included.
-    params: nested dict of float32 masters, frozen ones included.
-    optimizer: what the update keeps between steps; any pytree.
-    key: the run's random key; step n draws from `fold_in(key, n)`.
-    guard: running means and counts of skipped steps.
+    Attributes:
+        step: int32 scalar, the number of batches consumed, skipped ones included.
+        params: nested dict of float32 masters, frozen ones included.
+        opt_state: the state of the optimizer of the trainable parameters.
+        ema: a moving average of `params`, nested alike; or None.
+        discriminator: the discriminator and its optimizer; or None.
+        key: the run's random key; step n draws from `fold_in(key, n)`.
+        guard: running means and counts of skipped steps.
     """
 
     step: jax.Array
     params: Params
-    optimizer: Any
+    opt_state: optax.OptState
+    ema: Params | None
+    discriminator: DiscriminatorState | None
     key: jax.Array
     guard: GuardState
+
+    @property
+    def learned(self) -> dict[str, PyTree]:
+        """The fields that a refused step leaves as they were, by name."""
+        return {name: getattr(self, name) for name in _LEARNED}
+
+
+_LEARNED = ("params", "opt_state", "ema", "discriminator")
 
 
 def init_guard() -> GuardState:
@@ -54,23 +82,36 @@ def init_guard() -> GuardState:
 
 def create(
     init_params: Callable[[jax.Array], Params],
-    init_optimizer: Callable[[Params], Any],
+    init_optimizer: Callable[[Params], optax.OptState],
     key: jax.Array,
+    *,
+    ema: bool = False,
+    init_discriminator: Callable[[], DiscriminatorState] | None = None,
 ) -> TrainState:
-    """Return the state before the first step; pure, to be jitted with shardings."""
+    """Return the state before the first step; pure, to be jitted with shardings.
+
+    Args:
+        init_params: random key → parameters.
+        init_optimizer: parameters → the state of their optimizer.
+        key: the key of the run.
+        ema: whether a moving average of the parameters is kept.
+        init_discriminator: the discriminator before its first step, if there is one.
+    """
     params_key, run_key = jax.random.split(key)
     params = init_params(params_key)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
-        optimizer=init_optimizer(params),
+        opt_state=init_optimizer(params),
+        ema=jax.tree.map(jnp.copy, params) if ema else None,
+        discriminator=init_discriminator() if init_discriminator else None,
         key=run_key,
         guard=init_guard(),
     )
 
 
 def shardings(
-    state: TrainState, params: Mapping[str, Any], replicated: jax.sharding.Sharding
+    state: TrainState, params: Mapping[str, PyTree], replicated: jax.sharding.Sharding
 ) -> TrainState:
     """Return the sharding of every leaf of an abstract state.
 
@@ -85,7 +126,7 @@ def shardings(
     by_path = flatten(params)
     shapes = {path: leaf.shape for path, leaf in flatten(state.params).items()}
 
-    def place(path: tuple[Any, ...], leaf: Any) -> jax.sharding.Sharding:
+    def place(path: tuple[object, ...], leaf: PyTree) -> jax.sharding.Sharding:
         for entry in path:
             name = getattr(entry, "key", None)
             if name in by_path and shapes[name] == leaf.shape:
@@ -96,7 +137,9 @@ def shardings(
     return dataclasses.replace(
         everywhere,
         params=dict(params),
-        optimizer=jax.tree_util.tree_map_with_path(place, state.optimizer),
+        opt_state=jax.tree_util.tree_map_with_path(place, state.opt_state),
+        ema=None if state.ema is None else dict(params),
+        discriminator=jax.tree_util.tree_map_with_path(place, state.discriminator),
     )
 
 

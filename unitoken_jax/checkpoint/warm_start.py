@@ -4,7 +4,6 @@ import logging
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +15,7 @@ from unitoken_jax.checkpoint.reader import (
     restore_params,
 )
 from unitoken_jax.config import nearest
-from unitoken_jax.runtime.pytree import flatten, nest
+from unitoken_jax.runtime.pytree import PyTree, flatten, nest
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +28,9 @@ def part(source: str) -> tuple[str, str]:
     return (name, subtree) if colon else (source, "")
 
 
-def locate(source: str, workdir: Path, stages: Mapping[str, Any]) -> tuple[Path, str]:
+def resolve_source(
+    source: str, workdir: Path, stages: Mapping[str, object]
+) -> tuple[Path, str]:
     """Split 'STAGE_OR_PATH:subtree' into a directory and a subtree.
 
     A name of one of `stages` stands for its directory in `workdir`; anything else is a
@@ -45,11 +46,11 @@ def locate(source: str, workdir: Path, stages: Mapping[str, Any]) -> tuple[Path,
     return directory, subtree
 
 
-def replace(
-    params: Mapping[str, Any],
-    shardings: Mapping[str, Any],
+def warm_start(
+    params: Mapping[str, PyTree],
+    shardings: Mapping[str, PyTree],
     sources: Mapping[str, tuple[Path, str]],
-) -> dict[str, Any]:
+) -> dict[str, PyTree]:
     """Replace subtrees of freshly initialised parameters by trained ones.
 
     Args:
@@ -92,7 +93,7 @@ def replace(
     return nest(ours)
 
 
-def _check_finite(values: Mapping[str, Any], subtree: str, source: str) -> None:
+def _check_finite(values: Mapping[str, PyTree], subtree: str, source: str) -> None:
     """Refuse to start from numbers that every step would turn into NaN."""
 
     @jax.jit
@@ -117,14 +118,14 @@ class _Choice:
     """
 
     def __init__(
-        self, shapes: Shapes, places: Mapping[str, Any], subtree: str, source: str
+        self, shapes: Shapes, places: Mapping[str, PyTree], subtree: str, source: str
     ) -> None:
         self._shapes, self._places = shapes, places
         self._subtree, self._source = subtree, source
         self.wanted: Shapes = {}
         self.unused: list[str] = []
 
-    def __call__(self, found: Shapes) -> dict[str, Any]:
+    def __call__(self, found: Shapes) -> dict[str, PyTree]:
         """Return where each parameter shall live, nested."""
         self.wanted = check_part(self._shapes, self._subtree, found, self._source)
         left = found.keys() - self.wanted.keys()

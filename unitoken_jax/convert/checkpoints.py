@@ -10,30 +10,19 @@ lays the files out, TensorStore moves the slices. The folder is
     PATH/checkpoints/0/state      the parameters, under `params`
 """
 
-import asyncio
-import errno
 import json
-import os
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
-import orbax.checkpoint as ocp
-import tensorstore
-from flax import traverse_util
-from orbax.checkpoint import type_handlers
 
-from unitoken_jax.checkpoint import digests
 from unitoken_jax.checkpoint.reader import CheckpointError, find_intact, steps
+from unitoken_jax.checkpoint.slices import open_params, write_params
 from unitoken_jax.convert.files.sinks import check_space, refuse_existing, replacing
 from unitoken_jax.convert.tensors import Reader, Spec, WeightsError
 from unitoken_jax.files import read_json
-from unitoken_jax.renamed import parameter, translate
-
-_CHUNK_BYTES = 2**26  # what one read moves at least, of a large parameter
-_WAITING_BYTES = 2**27  # how much is written at once
+from unitoken_jax.renamed import translate
 
 
 class CheckpointReader:
@@ -44,34 +33,21 @@ class CheckpointReader:
 
         Args:
             path: of the stage.
-            weights: "params", or "average" for their moving average.
+            weights: "params", or "ema" for their moving average.
 
         Raises:
             WeightsError: there is no complete checkpoint of ours, or it has no average.
         """
         folder = _newest(path) / "state"
         self._folder = folder
-        below = ("optimizer", "average") if weights == "average" else ("params",)
         try:
-            described = read_json((folder / "_METADATA").read_bytes())
-            names = [
-                tuple(part["key"] for part in entry["key_metadata"])
-                for entry in described["tree_metadata"].values()
-            ]
-            opened = {
-                parameter("/".join(name[len(below) :])): _open(
-                    folder, ".".join(name), described
-                )
-                for name in names
-                if name[: len(below)] == below
-            }
-            self._stores = {path: store.result() for path, store in opened.items()}
+            self._stores = open_params(folder.parent, weights)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as fault:
             raise _incomplete(folder, fault) from fault
-        if not self._stores and weights == "average":
+        if not self._stores and weights == "ema":
             raise WeightsError(
                 f"{folder} holds no average of the parameters; train with"
-                " train.average, or use --weights=params"
+                " train.ema, or use --weights=params"
             )
         if not self._stores:
             raise WeightsError(
@@ -110,18 +86,6 @@ def _incomplete(folder: Path, fault: Exception) -> WeightsError:
         f"{folder} is not a complete checkpoint ({said[:300]}); take another one, or"
         " convert again"
     )
-
-
-def _open(folder: Path, name: str, described: Mapping[str, Any]) -> Any:
-    """A stored array (a future of it), in whichever layout Orbax wrote it."""
-    if described.get("use_ocdbt"):
-        base = f"file://{folder}/"
-        where = {"driver": "ocdbt", "base": base, "path": f"{name}/"}
-    else:
-        where = {"driver": "file", "path": f"{folder}/{name}/"}
-    driver = "zarr3" if described.get("use_zarr3") else "zarr"
-    spec = tensorstore.Spec({"driver": driver, "kvstore": where})
-    return tensorstore.open(spec, open=True, read=True)
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -184,12 +148,7 @@ def write_checkpoint(
     refuse_existing(path)
     specs = reader.specs
     check_space(path, sum(spec.size for spec in specs.values()))
-    registry = type_handlers.create_type_handler_registry(
-        (_Sliced, _SlicedHandler()),
-        (jax.Array, type_handlers.ArrayHandler()),
-    )
-    leaves = {key: _Sliced(reader, key, spec) for key, spec in specs.items()}
-    tree = {"params": traverse_util.unflatten_dict(leaves, sep="/")}
+    arrays = {key: _Sliced(reader, key, spec) for key, spec in specs.items()}
     with replacing(path) as temporary:
         temporary.mkdir()
         described = {"model": dict(model), "published": dict(published or {})}
@@ -197,100 +156,20 @@ def write_checkpoint(
         (temporary / "config.json").write_text(text + "\n")
         for name, content in (files or {}).items():
             (temporary / name).write_bytes(content)
-        handler = ocp.PyTreeCheckpointHandler(type_handler_registry=registry)
-        with ocp.Checkpointer(handler) as writer:
-            target = (temporary / "checkpoints" / "0" / "state").absolute()
-            target.parent.mkdir(parents=True)
-            try:
-                writer.save(target, args=ocp.args.PyTreeSave(tree))  # pyright: ignore[reportCallIssue]
-            except Exception as fault:  # Orbax wraps what a reader or a disk says
-                raise _unwrapped(fault) from fault
-        digests.seal(target.parent)
-
-
-def _unwrapped(fault: Exception) -> Exception:
-    """What is behind an error of Orbax: a sentence of ours, or a full disk."""
-    behind: BaseException | None = fault
-    while behind is not None:
-        if isinstance(behind, WeightsError):
-            return behind
-        if isinstance(behind, OSError):
-            return behind
-        if "RESOURCE_EXHAUSTED" in str(behind) or "No space left" in str(behind):
-            return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        behind = behind.__cause__ or behind.__context__
-    return fault
+        write_params(temporary / "checkpoints" / "0", arrays)
 
 
 class _Sliced:
-    """A parameter that has not been read: a leaf for Orbax."""
+    """A parameter that has not been read."""
 
     def __init__(self, reader: Reader, path: str, spec: Spec) -> None:
-        self.reader, self.path = reader, path
+        self._reader, self._path = reader, path
         self.shape, self.dtype = spec
         self.depth = reader.stacked(path)
 
-
-class _SlicedHandler(type_handlers.NumpyHandler):
-    """Writes `_Sliced` leaves as Orbax writes NumPy arrays, in chunks of a slice."""
-
-    async def serialize(
-        self,
-        values: Sequence[Any],
-        infos: Sequence[type_handlers.ParamInfo],
-        args: Sequence[type_handlers.SaveArgs] | None = None,
-    ) -> Sequence[Any]:
-        """Write slice after slice, a few of them at once."""
-        args = args or [type_handlers.SaveArgs()] * len(values)
-        for info in infos:
-            await info.await_path_creation()
-        stores = await asyncio.gather(*map(_create, values, infos, args))
-        writes: list[Awaitable[Any]] = []
-        waiting = 0  # bytes
-        try:
-            for value, store in zip(values, stores, strict=True):
-                for index in np.ndindex(value.shape[: value.depth]):
-                    array = value.reader.read(value.path, index)
-                    writes.append(store[index].write(array))
-                    waiting += array.nbytes
-                    if waiting > _WAITING_BYTES:
-                        await asyncio.gather(*writes)
-                        writes, waiting = [], 0
-            await asyncio.gather(*writes)
-        finally:
-            # After a fault nobody may go on writing into a folder that is removed.
-            await asyncio.gather(*writes, return_exceptions=True)
-        return []
-
-
-async def _create(
-    value: _Sliced, info: type_handlers.ParamInfo, arg: type_handlers.SaveArgs
-) -> tensorstore.TensorStore:
-    """An empty array where and how Orbax would write the leaf."""
-    use_ocdbt = bool(info.is_ocdbt_checkpoint)
-    spec = type_handlers.get_json_tspec_write(
-        info,
-        use_ocdbt=use_ocdbt,
-        global_shape=value.shape,
-        local_shape=value.shape,
-        dtype=value.dtype,
-        process_index=0 if use_ocdbt else None,
-        arg=arg,
-    )
-    chunk = _chunk(value.shape[value.depth :], value.dtype.itemsize)
-    spec["metadata"]["chunks"] = (1,) * value.depth + chunk
-    return await tensorstore.open(
-        tensorstore.Spec(spec), create=True, open=True, context=info.ts_context
-    )
-
-
-def _chunk(shape: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
-    """`shape` cut along its first axis into chunks of at most `_CHUNK_BYTES`."""
-    if not shape:
-        return ()
-    row = int(np.prod(shape[1:], dtype=np.int64)) * itemsize
-    rows = max(1, min(shape[0], _CHUNK_BYTES // max(1, row)))
-    return (rows, *shape[1:])
+    def read(self, index: tuple[int, ...]) -> np.ndarray:
+        """Return the slice at `index` of the leading axes."""
+        return self._reader.read(self._path, index)
 
 
 def _stage(path: Path) -> Path:

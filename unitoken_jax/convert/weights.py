@@ -302,21 +302,21 @@ def held(
 
 def _own_set(described: Mapping[str, object], weights: str | None) -> str:
     """Which parameters of a run: those that its generation and evaluation take."""
-    known = ("params", "average")
+    known = ("params", "ema")
     if weights is not None:
         if weights not in known:
             raise WeightsError(
                 f"a checkpoint of ours holds no weights {weights!r}; it holds params,"
-                " and average if it was trained with train.average"
+                " and ema if it was trained with train.ema"
             )
         return weights
     train = described.get("train")
-    if isinstance(train, Mapping) and train.get("average"):
+    if isinstance(train, Mapping) and train.get("ema"):
         log.warning(
             "The moving average of the run's parameters is taken, as in its evaluation;"
             " --weights=params takes the parameters themselves."
         )
-        return "average"
+        return "ema"
     return "params"
 
 

@@ -21,13 +21,13 @@ from unitoken_jax.evaluate.perception import PerceptionConfig
 from unitoken_jax.evaluate.run import run
 from unitoken_jax.evaluate.statistics.intervals import table
 from unitoken_jax.files import define_path_flag
-from unitoken_jax.train.console import log_to_console
-from unitoken_jax.train.environment import (
+from unitoken_jax.runtime.console import log_to_console
+from unitoken_jax.runtime.environment import (
     COMPILE_CACHE,
     let_cpu_devices_meet,
     use_compile_cache,
 )
-from unitoken_jax.train.job import chain_of
+from unitoken_jax.train.experiment import experiment_of
 
 _WEIGHTS = {
     "inception": "Weights of the FID's Inception, or none.",
@@ -56,7 +56,7 @@ def main() -> None:
             "--generated DIR to compare two folders of pictures."
         )
     with log_to_console():
-        run(chain_of(given.config, given.workdir), given.workdir, given.name)
+        run(experiment_of(given.config, given.workdir), given.workdir, given.name)
 
 
 def _compare(given: flags.FlagValues) -> None:

@@ -38,7 +38,7 @@ from unitoken_jax.generate.sampler import Sampler, Trained
 from unitoken_jax.models import registry
 from unitoken_jax.models.system import System, resolve
 from unitoken_jax.parallel.mesh import make_mesh
-from unitoken_jax.train.job import Chain
+from unitoken_jax.train.config import ExperimentConfig
 
 _SHOWN = 20  # records set aside that are named in the file
 
@@ -139,7 +139,9 @@ class EvaluatedRun:
         drawings: What the evaluators before have drawn, uint8 [H, W, 3] each.
     """
 
-    def __init__(self, chain: Chain, workdir: Path, config: HeldOutConfig) -> None:
+    def __init__(
+        self, chain: ExperimentConfig, workdir: Path, config: HeldOutConfig
+    ) -> None:
         """Open the data set.
 
         Raises:
@@ -350,7 +352,7 @@ def offered(systems: Iterable[System]) -> dict[str, type[Evaluator[Any]]]:
     return {evaluator.name: evaluator for evaluator in every}
 
 
-def systems_of(chain: Chain) -> dict[str, System]:
+def systems_of(chain: ExperimentConfig) -> dict[str, System]:
     """Return the systems of an experiment's stages by name.
 
     Raises:
@@ -367,7 +369,9 @@ def known_evaluators() -> dict[str, type[Evaluator[Any]]]:
     return offered(_default_systems())
 
 
-def measured_kinds(evaluator: str, chain: Chain | None = None) -> tuple[str, ...]:
+def measured_kinds(
+    evaluator: str, chain: ExperimentConfig | None = None
+) -> tuple[str, ...]:
     """Return the kinds of model that an evaluator measures.
 
     Args:

@@ -30,7 +30,8 @@ from unitoken_jax.evaluate.statistics.intervals import Measure, table
 from unitoken_jax.files import read_json
 from unitoken_jax.generate.config import GenerationConfig
 from unitoken_jax.renamed import translate
-from unitoken_jax.train.job import CONFIG, Chain, build_chain
+from unitoken_jax.train.config import ExperimentConfig
+from unitoken_jax.train.experiment import CONFIG, build_experiment
 
 log = logging.getLogger("unitoken_jax.evaluate")
 
@@ -55,7 +56,7 @@ class Planned:
 
 
 def run(
-    chain: Chain,
+    chain: ExperimentConfig,
     workdir: Path,
     name: str | None = None,
     *,
@@ -116,7 +117,7 @@ def run(
     return content
 
 
-def evaluators(chain: Chain, config: EvaluationConfig) -> dict[str, Planned]:
+def evaluators(chain: ExperimentConfig, config: EvaluationConfig) -> dict[str, Planned]:
     """Return the evaluators that apply, in the order in which they run.
 
     Args:
@@ -170,7 +171,7 @@ def _verdict(part: results.Part, config: memorization.MemorizationConfig) -> str
     return memorization.verdict(Evaluation(measures, part["samples"]), config)
 
 
-def _complete(chain: Chain, config: EvaluationConfig) -> results.Content:
+def _complete(chain: ExperimentConfig, config: EvaluationConfig) -> results.Content:
     """Return all that changes what is measured, with defaults, as plain values."""
     sampler = configs.build(GenerationConfig, chain.generation, "config.generation")
     return {
@@ -183,7 +184,7 @@ def _complete(chain: Chain, config: EvaluationConfig) -> results.Content:
                     build_data(job.data, f"config.stages.{name}.data")
                 ),
                 "codes": configs.plain(job.codes),
-                "average": bool(job.train.average),
+                "ema": bool(job.train.ema),
             }
             for name, job in chain.stages.items()
         },
@@ -209,7 +210,7 @@ def _own(workdir: Path) -> results.Content | None:
     """Return the complete config that a run was trained with, or first evaluated."""
     try:
         node, _ = translate(configs.plain(read_json((workdir / CONFIG).read_bytes())))
-        chain = build_chain(node)
+        chain = build_experiment(node)
         config = configs.build(EvaluationConfig, chain.evaluation, "config.evaluation")
         own = _complete(chain, config)
         return results.Subject.of(workdir, (), own).config
@@ -218,7 +219,9 @@ def _own(workdir: Path) -> results.Content | None:
         return of.get("config") if isinstance(of, Mapping) else None
 
 
-def _open(chain: Chain, workdir: Path, config: EvaluationConfig) -> EvaluatedRun:
+def _open(
+    chain: ExperimentConfig, workdir: Path, config: EvaluationConfig
+) -> EvaluatedRun:
     try:
         return EvaluatedRun(chain, workdir, config)
     except DataError as error:

@@ -14,7 +14,7 @@ from absl import flags
 from unitoken_jax import config as configs
 from unitoken_jax.files import define_path_flag
 from unitoken_jax.generate.run import Options, run
-from unitoken_jax.train.environment import COMPILE_CACHE
+from unitoken_jax.runtime.environment import COMPILE_CACHE
 
 
 def _define_flags() -> None:

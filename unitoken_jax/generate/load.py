@@ -21,12 +21,15 @@ from unitoken_jax.models.system import System, resolve
 from unitoken_jax.parallel import rules
 from unitoken_jax.parallel.mesh import make_mesh
 from unitoken_jax.runtime.pytree import flatten
-from unitoken_jax.train.job import Chain, chain_of
+from unitoken_jax.train.config import ExperimentConfig
+from unitoken_jax.train.experiment import experiment_of
 
 log = logging.getLogger("unitoken_jax.generate")
 
 
-def load(workdir: Path, chain: Chain | None = None, **changes: object) -> Sampler:
+def load(
+    workdir: Path, chain: ExperimentConfig | None = None, **changes: object
+) -> Sampler:
     """Return a trained model with its tokenizer, ready to draw and answer.
 
     Args:
@@ -38,7 +41,7 @@ def load(workdir: Path, chain: Chain | None = None, **changes: object) -> Sample
     Raises:
         UserError: Something is missing or does not fit, in a sentence.
     """
-    chain = chain or chain_of(None, workdir)
+    chain = chain or experiment_of(None, workdir)
     given = {key: value for key, value in changes.items() if value is not None}
     fields = dict(chain.generation) | given
     config = configs.build(GenerationConfig, fields, "config.generation")
@@ -58,7 +61,7 @@ def load(workdir: Path, chain: Chain | None = None, **changes: object) -> Sample
         raise UserError(f"config.stages.{name}.data: {error}.") from error
 
 
-def check(chain: Chain) -> None:
+def check(chain: ExperimentConfig) -> None:
     """Refuse a `generation` group that is wrong or that its model does not read.
 
     Raises:
@@ -91,7 +94,7 @@ def check_fields(config: GenerationConfig, system: System) -> None:
             )
 
 
-def find_sampled_stage(chain: Chain, config: GenerationConfig) -> str:
+def find_sampled_stage(chain: ExperimentConfig, config: GenerationConfig) -> str:
     """Return the stage whose model draws and answers.
 
     Raises:
@@ -101,7 +104,9 @@ def find_sampled_stage(chain: Chain, config: GenerationConfig) -> str:
     return find_stage(chain, config.model, kinds, "config.generation.model")
 
 
-def find_tokenizer_stage(chain: Chain, config: GenerationConfig, model: str) -> str:
+def find_tokenizer_stage(
+    chain: ExperimentConfig, config: GenerationConfig, model: str
+) -> str:
     """Return the stage of the image tokenizer whose codes a model speaks.
 
     Args:
@@ -127,7 +132,7 @@ def find_tokenizer_stage(chain: Chain, config: GenerationConfig, model: str) -> 
 
 
 def find_stage(
-    chain: Chain, name: str, kind: str | tuple[str, ...], config_path: str
+    chain: ExperimentConfig, name: str, kind: str | tuple[str, ...], config_path: str
 ) -> str:
     """Return the stage `name`, or the last one of a kind of model if it is ''.
 
@@ -161,7 +166,7 @@ def find_stage(
     return name
 
 
-def restore(chain: Chain, name: str, workdir: Path, mesh: Mesh) -> Trained:
+def restore(chain: ExperimentConfig, name: str, workdir: Path, mesh: Mesh) -> Trained:
     """Read the newest checkpoint of a stage.
 
     Args:
@@ -194,13 +199,13 @@ def restore(chain: Chain, name: str, workdir: Path, mesh: Mesh) -> Trained:
         )
     places = rules.shardings(registry.logical_axes(system), shapes, mesh)
     params, step = checkpoints.restore_params(
-        directory, shardings=places, average=bool(job.train.average)
+        directory, shardings=places, ema=bool(job.train.ema)
     )
     log.info("%s: step %d of stage %s", system.kind, step, name)
     return Trained(system, params, data)
 
 
-def _system(chain: Chain, name: str) -> System:
+def _system(chain: ExperimentConfig, name: str) -> System:
     return registry.build(chain.stages[name].model, f"config.stages.{name}.model")
 
 
@@ -211,7 +216,7 @@ def _sampler(system: System) -> type[Sampler]:
     return found
 
 
-def _kinds(chain: Chain, fits: Callable[[System], bool]) -> tuple[str, ...]:
+def _kinds(chain: ExperimentConfig, fits: Callable[[System], bool]) -> tuple[str, ...]:
     """Return the kinds of model that fit, of all kinds that there are."""
     trained = (_system(chain, name) for name in chain.order)
     kinds = [each.kind for each in (*_default_systems(), *trained) if fits(each)]

@@ -12,12 +12,12 @@ from unitoken_jax.config import UserError
 from unitoken_jax.generate import image_files, requests, worker
 from unitoken_jax.generate.load import load
 from unitoken_jax.generate.sampler import Sampler
-from unitoken_jax.train.environment import (
+from unitoken_jax.runtime.environment import (
     COMPILE_CACHE,
     let_cpu_devices_meet,
     use_compile_cache,
 )
-from unitoken_jax.train.job import chain_of
+from unitoken_jax.train.experiment import experiment_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,7 +101,7 @@ def run(options: Options) -> None:
         UserError: It cannot be done, or not all of it.
     """
     options.check()
-    chain = chain_of(options.config, options.workdir)
+    chain = experiment_of(options.config, options.workdir)
     image = image_files.read(options.image) if options.image else None
     asked: Sequence[requests.Request | requests.Refusal] = []
     if options.input and options.output:

@@ -85,7 +85,7 @@ FrozenModels = Mapping[str, FrozenModel]
 
 @dataclass(frozen=True)
 class GeneratorLoss:
-    """A loss in two parts, between which an adversary can stand.
+    """A loss in two parts, between which a discriminator can stand.
 
     Attributes:
         forward: (params, batch, rng) → what is generated.
@@ -139,7 +139,7 @@ class System:
         frozen_models: names of the frozen networks that its loss consults.
         post_update: (params, metrics) → (params, metrics), what is set after a step
             without a gradient, and the metrics of that; or None.
-        generator_loss: the loss in the parts that an adversary needs, if it makes
+        generator_loss: the loss in the parts that a discriminator needs, if it makes
             images.
         whole_batch: whether the loss compares elements of a batch with each other, so
             that it is another one in microbatches.

@@ -9,6 +9,9 @@ from jax.sharding import Mesh, NamedSharding
 
 from unitoken_jax.parallel import rules
 
+Spec = Mapping[str, tuple[tuple[int, ...], np.dtype | type[np.generic]]]
+"""Shape and type of every array of a batch, by name."""
+
 
 def local_rows(size: int, mesh: Mesh) -> np.ndarray:
     """Rows of a batch of `size` that this process's devices hold.
@@ -24,6 +27,16 @@ def local_rows(size: int, mesh: Mesh) -> np.ndarray:
     slices = [index[0] for index in places if index is not None]
     rows = {row for part in slices for row in range(*part.indices(size))}
     return np.asarray(sorted(rows))
+
+
+def abstract(spec: Spec, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
+    """Returns shapes of a global batch with their shardings, as `place` has them."""
+    shapes = {name: jax.ShapeDtypeStruct(*array) for name, array in spec.items()}
+    places = rules.batch_shardings(shapes, mesh)
+    return {
+        name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=places[name])
+        for name, x in shapes.items()
+    }
 
 
 def place(

@@ -18,9 +18,9 @@ from unitoken_jax.config import ConfigError, UserError
 from unitoken_jax.files import define_path_flag
 from unitoken_jax.parallel import topology as topologies
 from unitoken_jax.plan import report, selfcheck, stage
-from unitoken_jax.train.console import log_to_console
-from unitoken_jax.train.environment import write_text
-from unitoken_jax.train.job import build_chain
+from unitoken_jax.runtime.console import log_to_console
+from unitoken_jax.runtime.environment import write_text
+from unitoken_jax.train.experiment import build_experiment
 
 log = logging.getLogger("unitoken_jax.plan.main")
 
@@ -50,7 +50,7 @@ def main() -> None:
                 raise UserError(
                     f"--{name}={path}: its directory is not there; make it."
                 )
-        job = stage.choose(build_chain(given.config), given.stage)
+        job = stage.choose(build_experiment(given.config), given.stage)
         topology = topologies.parse(given.topology, given.slices)
         if given.search:
             stage.find_fastest(

@@ -19,10 +19,10 @@ from jax.sharding import NamedSharding
 
 from unitoken_jax.config import UserError
 from unitoken_jax.models.system import FrozenModels, System
-from unitoken_jax.parallel import rules
+from unitoken_jax.parallel.rows import abstract
 from unitoken_jax.parallel.topology import Topology, devices
-from unitoken_jax.train import stage
-from unitoken_jax.train.job import Job
+from unitoken_jax.train.config import StageConfig
+from unitoken_jax.train.program import TrainProgram, make_program
 
 Shapes = Mapping[str, tuple[tuple[int, ...], np.dtype]]
 
@@ -109,7 +109,7 @@ class Compiled:
     text: str
     memory: Memory
     mesh: Mapping[str, int]
-    layout: stage.Layout
+    layout: TrainProgram
     batch: Mapping[str, jax.ShapeDtypeStruct]
     lower_seconds: float
     compile_seconds: float
@@ -118,7 +118,7 @@ class Compiled:
 
 
 def compile_job(
-    job: Job,
+    job: StageConfig,
     system: System,
     shapes: Shapes,
     topology: Topology,
@@ -141,30 +141,19 @@ def compile_job(
         CompileError: the compiler refuses it otherwise.
         UserError: mesh, batch or axes do not fit.
     """
-    layout = stage.lay_out(job, system, at, devices(topology))
-    abstract = {
-        name: jax.ShapeDtypeStruct(shape, dtype)
-        for name, (shape, dtype) in shapes.items()
-    }
-    places = rules.batch_shardings(abstract, layout.mesh)
-    batch = {
-        name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=places[name])
-        for name, x in abstract.items()
-    }
+    layout = make_program(job, system, at, devices(topology))
+    batch = abstract(shapes, layout.mesh)
     networks = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=layout.replicated),
         dict(frozen_models or {}),
     )
-    step = stage.make_step(job, system, layout)
     began = time.monotonic()
+    lowered = layout.lower(layout.abstract, batch, networks)
+    middle = time.monotonic()
     with jax.set_mesh(layout.mesh):
-        lowered = step.lower(layout.abstract, batch, networks)
-        middle = time.monotonic()
         try:
             with listening() as heard:
-                compiled = lowered.compile(
-                    compiler_options=stage.compiler_options(job, layout)
-                )
+                compiled = lowered.compile(compiler_options=layout.compiler_options)
         except jax.errors.JaxRuntimeError as error:
             fault = refusal(str(error), topology)
             if not isinstance(fault, TooLargeError):
@@ -198,12 +187,12 @@ def _itemsize(dtype: np.dtype) -> int:
     return np.dtype(dtype).itemsize
 
 
-def _memory(analysis: Any, layout: stage.Layout, batch: Mapping[str, object]) -> Memory:
+def _memory(analysis: Any, layout: TrainProgram, batch: Mapping[str, object]) -> Memory:
     def total(tree: object) -> float:
         return sum(map(shard_bytes, jax.tree.leaves(tree)))
 
     parameters = total(layout.abstract.params)
-    optimizer = total(layout.abstract.optimizer)
+    optimizer = total({**layout.abstract.learned, "params": None})
     rows = total(batch)
     arguments = float(analysis.argument_size_in_bytes)
     return Memory(

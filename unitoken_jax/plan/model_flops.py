@@ -19,9 +19,9 @@ from jax.interpreters.partial_eval import dce_jaxpr
 from unitoken_jax.checkpoint.state import TrainState
 from unitoken_jax.models import registry
 from unitoken_jax.models.system import Shapes, System
-from unitoken_jax.train.job import Job
-from unitoken_jax.train.optimizer import Optimizer
-from unitoken_jax.train.stage import Layout, make_step_update
+from unitoken_jax.train.config import StageConfig
+from unitoken_jax.train.program import TrainProgram, make_step_update
+from unitoken_jax.train.update.optimizer import Optimizer
 
 _CHUNKS = ("chunks", "perceptual_chunks")
 FORMULA = (
@@ -32,13 +32,13 @@ FORMULA = (
 
 
 def count(
-    job: Job,
+    job: StageConfig,
     system: System,
-    layout: Layout,
+    layout: TrainProgram,
     batch: Mapping[str, jax.ShapeDtypeStruct],
     frozen_models: Mapping[str, Any],
 ) -> float:
-    """FLOPs of one step of all chips, the adversary's among them.
+    """FLOPs of one step of all chips, the discriminator's among them.
 
     Args:
         job: the stage.
@@ -57,9 +57,10 @@ def count(
 
     def update(state: TrainState, batch: Any, frozen_models: Any) -> Any:
         rule = make_step_update(
-            whole, plain, layout.optimizer, layout.adversary, frozen_models
+            whole, plain, layout.optimizer, layout.discriminator, frozen_models
         )
-        return rule(state.params, state.optimizer, batch, state.key, state.step)
+        after, metrics = rule(state, batch, state.key)
+        return after.learned, metrics
 
     traced = jax.make_jaxpr(update)(state, shapes, networks).jaxpr
     # Gradients that nobody asks for, such as that of a frozen head, fall away.

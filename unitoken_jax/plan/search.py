@@ -25,8 +25,8 @@ from unitoken_jax import config as configs
 from unitoken_jax.config import UserError
 from unitoken_jax.models import registry
 from unitoken_jax.parallel.topology import Topology
-from unitoken_jax.train.environment import write_text
-from unitoken_jax.train.job import Job
+from unitoken_jax.runtime.environment import write_text
+from unitoken_jax.train.config import StageConfig
 
 log = logging.getLogger(__name__)
 
@@ -89,7 +89,7 @@ _REFUSED = "the compiler refuses"
 _ABORTED = f"killed by signal {signal.SIGABRT:d}"
 
 
-def axes(job: Job, topology: Topology) -> dict[str, list[Setting]]:
+def axes(job: StageConfig, topology: Topology) -> dict[str, list[Setting]]:
     """What a search varies: axis → settings to try."""
     space: dict[str, list[Setting]] = {"mesh": list(_meshes(job, topology))}
     for part in _rematerialised(job):
@@ -102,7 +102,7 @@ def axes(job: Job, topology: Topology) -> dict[str, list[Setting]]:
             }
             for count in CHUNKS
         ]
-    whole = job.adversary is not None or registry.build(job.model).whole_batch
+    whole = job.discriminator is not None or registry.build(job.model).whole_batch
     space["microbatches"] = [
         {"train.microbatches": count}
         for count in ((1,) if whole else MICROBATCHES)
@@ -114,7 +114,7 @@ def axes(job: Job, topology: Topology) -> dict[str, list[Setting]]:
     return space
 
 
-def _meshes(job: Job, topology: Topology) -> Iterator[Setting]:
+def _meshes(job: StageConfig, topology: Topology) -> Iterator[Setting]:
     chips = topology.chips // topology.slices
     rows = job.train.batch // job.train.microbatches
     for axis in ("tensor", "sequence"):
@@ -132,17 +132,17 @@ def _meshes(job: Job, topology: Topology) -> Iterator[Setting]:
                 yield {f"mesh.{name}": size for name, size in sizes.items()}
 
 
-def leanest(job: Job) -> Setting:
+def leanest(job: StageConfig) -> Setting:
     """The rematerialisation that keeps least, for settings that do not fit."""
     return {f"model.{part}.remat": "full" for part in _rematerialised(job)}
 
 
-def _rematerialised(job: Job) -> list[str]:
+def _rematerialised(job: StageConfig) -> list[str]:
     parts = ("decoder", "vision")
     return [part for part in parts if isinstance(job.model.get(part), Mapping)]
 
 
-def current(job: Job, space: Mapping[str, Sequence[Setting]]) -> Setting:
+def current(job: StageConfig, space: Mapping[str, Sequence[Setting]]) -> Setting:
     """What the config has of the fields that a search varies, where it sets them."""
     names = {name for settings in space.values() for each in settings for name in each}
     found: dict[str, object] = {}

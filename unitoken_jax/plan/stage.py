@@ -12,8 +12,8 @@ from unitoken_jax.models import registry
 from unitoken_jax.models.system import FrozenModel
 from unitoken_jax.parallel import topology as topologies
 from unitoken_jax.plan import ahead, model_flops, report, search
-from unitoken_jax.train.environment import write_text
-from unitoken_jax.train.job import Chain, Job
+from unitoken_jax.runtime.environment import write_text
+from unitoken_jax.train.config import ExperimentConfig, StageConfig
 
 log = logging.getLogger("unitoken_jax.plan.main")
 
@@ -22,7 +22,7 @@ SEARCH_FLAGS = ("search", "limit", "axes")
 
 
 def plan(
-    job: Job, topology: topologies.Topology, text: Path | None = None
+    job: StageConfig, topology: topologies.Topology, text: Path | None = None
 ) -> report.Plan:
     """Compile the step of a job and price it; see `report.assemble`.
 
@@ -40,8 +40,8 @@ def plan(
     codebooks = getattr(system.config, "codebooks", 1)
     shapes = data.batch_spec(job.train.batch, codebooks=codebooks)
     frozen_models = {
-        name: _frozen(weights.format, f"{at}.companions.{name}")
-        for name, weights in job.companions.items()
+        name: _frozen(weights.format, f"{at}.frozen_models.{name}")
+        for name, weights in job.frozen_models.items()
     }
     compiled = ahead.compile_job(
         job, system, shapes, topology, at=at, frozen_models=frozen_models
@@ -60,7 +60,7 @@ def plan(
     return {"name": job.name} | found
 
 
-def choose(chain: Chain, name: str | None) -> Job:
+def choose(chain: ExperimentConfig, name: str | None) -> StageConfig:
     """Return the stage of a name, or the last one.
 
     Raises:
@@ -78,7 +78,7 @@ def choose(chain: Chain, name: str | None) -> Job:
 
 
 def find_fastest(
-    job: Job,
+    job: StageConfig,
     topology: topologies.Topology,
     journal: Path,
     *,

@@ -20,6 +20,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from unitoken_jax.config import Bounds
 from unitoken_jax.errors import (
     FAILED,
     ConfigError,
@@ -30,6 +31,7 @@ from unitoken_jax.errors import (
 )
 
 AUTO = "auto"
+_NUMBERS = Bounds(0, most=2**20)  # numbers of processes, and how many
 _LAST_PORT = 65_535
 
 
@@ -270,3 +272,18 @@ def _is_of_others(error: Exception) -> bool:
 def _brief(error: Exception) -> str:
     lines = str(error).splitlines() or [type(error).__name__]
     return lines[0][:200]
+
+
+def number(given: int | None, variable: str) -> int:
+    """Return what a flag says, or else a variable of the environment, or else 0."""
+    if given is not None:
+        return _NUMBERS(given, "--processes or --process")
+    text = os.environ.get(variable) or "0"
+    try:
+        number = int(text)
+    except ValueError as error:
+        raise ConfigError(
+            f"{variable}={text} in the environment: expected a whole number; correct "
+            "it or leave it out."
+        ) from error
+    return _NUMBERS(number, variable)

@@ -5,12 +5,15 @@ from typing import Any, cast
 
 from flax import traverse_util
 
+PyTree = Any
+"""A tree of arrays, shapes or shardings, or a leaf of one; JAX takes any container."""
 
-def flatten(nested: Mapping[str, Any]) -> dict[str, Any]:
+
+def flatten(nested: Mapping[str, PyTree]) -> dict[str, PyTree]:
     """Return the leaves keyed by slash-separated path."""
-    return cast("dict[str, Any]", traverse_util.flatten_dict(dict(nested), sep="/"))
+    return cast("dict[str, PyTree]", traverse_util.flatten_dict(dict(nested), sep="/"))
 
 
-def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
+def nest(flat: Mapping[str, PyTree]) -> dict[str, PyTree]:
     """Undo `flatten`."""
     return traverse_util.unflatten_dict(dict(flat), sep="/")

@@ -11,27 +11,26 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
 
 import jax
 import numpy as np
 
+from data_pipelines.loader import Loader
 from unitoken_jax.checkpoint.manager import Checkpointer
 from unitoken_jax.checkpoint.reader import CheckpointError
 from unitoken_jax.checkpoint.state import Params, TrainState
 from unitoken_jax.config import UserError
-from unitoken_jax.runtime import processes
+from unitoken_jax.runtime import preemption, processes
 from unitoken_jax.runtime.outlet import Outlet
-from unitoken_jax.train import preemption
-from unitoken_jax.train.alarms import Alarms
-from unitoken_jax.train.flight import FlightRecorder
-from unitoken_jax.train.goodput import Goodput
-from unitoken_jax.train.job import Job, TrainConfig
-from unitoken_jax.train.metrics import Recorder, count_items
-from unitoken_jax.train.pace import Pace
-from unitoken_jax.train.preemption import Preemption
-from unitoken_jax.train.soundness import Soundness, is_finite, tried
-from unitoken_jax.train.watchdog import Watchdog
+from unitoken_jax.runtime.preemption import Preemption
+from unitoken_jax.train.config import StageConfig, TrainConfig
+from unitoken_jax.train.monitor.alarms import Alarms
+from unitoken_jax.train.monitor.flight_recorder import FlightRecorder
+from unitoken_jax.train.monitor.goodput import Goodput
+from unitoken_jax.train.monitor.metrics import Recorder, count_items
+from unitoken_jax.train.monitor.pace import Pace
+from unitoken_jax.train.monitor.soundness import Soundness, is_finite, tried
+from unitoken_jax.train.monitor.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
 
@@ -40,33 +39,12 @@ _PATIENCE = 60.0  # seconds for a profile to be written
 _LAST_STEPS = 10  # that a run which is to end may take to reach a good state
 
 HostBatch = dict[str, np.ndarray]
+"""A host's part of a batch; `record` (indices, −1 for none) stays on the host."""
+Batch = Mapping[str, jax.Array]
 
 
 class DivergedError(UserError):
     """Too many steps in a row were refused."""
-
-
-class Batches(Protocol):
-    """A stream of batches whose whole state is the number of samples it has given.
-
-    Batches are dicts of arrays; `record` (indices, −1 for none) stays on the host.
-    """
-
-    @property
-    def position(self) -> int:
-        """The samples that were given: elements of batches of whatever size."""
-        ...
-
-    @position.setter
-    def position(self, element: int) -> None: ...
-
-    def __next__(self) -> HostBatch:
-        """Return the batch of the samples from `position` on, and move there."""
-        ...
-
-    def identify(self, record: np.ndarray) -> list[str]:
-        """Return the ids of the records of a batch."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -81,8 +59,8 @@ class Program:
         rows: the rows of the global batch that are this host's part.
     """
 
-    step: Callable[[TrainState, Any], tuple[TrainState, Mapping[str, jax.Array]]]
-    place: Callable[[HostBatch], Any]
+    step: Callable[[TrainState, Batch], tuple[TrainState, Mapping[str, jax.Array]]]
+    place: Callable[[HostBatch], Batch]
     pictures: Callable[[Params, HostBatch], Mapping[str, np.ndarray]] | None = None
     rows: Sequence[int] = ()
 
@@ -119,14 +97,14 @@ class _Pending:
 
 
 def run(
-    job: Job,
+    job: StageConfig,
     program: Program,
     state: TrainState,
-    batches: Batches,
+    batches: Loader,
     checkpointer: Checkpointer,
     *,
     directory: Path,
-    meta: Mapping[str, Any],
+    meta: Mapping[str, object],
     goodput: Goodput,
     pace: Pace | None = None,
 ) -> Outcome:
@@ -223,7 +201,9 @@ class _Saves:
         saved: the step that was saved last for all; None if none was.
     """
 
-    def __init__(self, job: Job, checkpointer: Checkpointer, first: int) -> None:
+    def __init__(
+        self, job: StageConfig, checkpointer: Checkpointer, first: int
+    ) -> None:
         self.job = job
         self.sound = Soundness(first)
         self.saved: int | None = None
@@ -260,7 +240,7 @@ class _Saves:
         return ""
 
     def save(
-        self, tier: str, state: TrainState, position: int, meta: Mapping[str, Any]
+        self, tier: str, state: TrainState, position: int, meta: Mapping[str, object]
     ) -> None:
         """Save a state whose step was judged, as `decide` said, if it is good."""
         step = int(state.step)
@@ -290,8 +270,8 @@ class _Saves:
         self,
         program: Program,
         state: TrainState,
-        batches: Batches,
-        meta: Mapping[str, Any],
+        batches: Loader,
+        meta: Mapping[str, object],
     ) -> TrainState:
         """Save the last state, unless it is saved, once it is known to be good.
 
@@ -358,7 +338,7 @@ class _Reader:
         recorder: Recorder,
         flight: FlightRecorder,
         goodput: Goodput,
-        batches: Batches,
+        batches: Loader,
         saves: _Saves,
     ) -> None:
         self._recorder, self._flight, self._goodput = recorder, flight, goodput

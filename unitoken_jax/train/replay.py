@@ -18,15 +18,25 @@ import numpy as np
 from unitoken_jax.checkpoint import reader as checkpoints
 from unitoken_jax.checkpoint.state import TrainState
 from unitoken_jax.config import UserError
-from unitoken_jax.train import environment, flight, nonfinite, stage
-from unitoken_jax.train.job import Job
-from unitoken_jax.train.loop import HostBatch
-from unitoken_jax.train.step import make_gradient
+from unitoken_jax.runtime import environment
+from unitoken_jax.runtime.pytree import PyTree
+from unitoken_jax.train.components import StageComponents
+from unitoken_jax.train.config import StageConfig
+from unitoken_jax.train.loop import Batch, HostBatch
+from unitoken_jax.train.monitor import flight_recorder, nonfinite
+from unitoken_jax.train.program import TrainProgram, loss_of, make_program
+from unitoken_jax.train.update.step import make_gradient
 
 log = logging.getLogger(__name__)
 
 _TRACES = ("checkpoints", "flight", "metrics.jsonl")  # of a run, in its directory
 _NAMED = 8  # rows to blame, before it is the whole batch
+_NAMES = {  # field of the state → its name in messages
+    "params": "parameters",
+    "opt_state": "optimizer",
+    "ema": "ema",
+    "discriminator": "discriminator",
+}
 _AGREES = 1e-3  # of a loss, relative: as another mesh or device rounds
 
 
@@ -79,12 +89,12 @@ class Finding:
 
 
 def replay(
-    job: Job,
-    parts: stage.Parts,
+    job: StageConfig,
+    parts: StageComponents,
     directory: Path,
     step: int,
     *,
-    at: str = "config",
+    config_path: str = "config",
     sources: Mapping[str, tuple[Path, str]] | None = None,
     devices: Sequence[Any] | None = None,
 ) -> Finding:
@@ -95,7 +105,7 @@ def replay(
         parts: what it is made of.
         directory: of the stage.
         step: counted from 1, as in the log.
-        at: dotted path of `job` in the config, for messages.
+        config_path: dotted path of `job` in the config, for messages.
         sources: see `stage.run`.
         devices: see `stage.run`.
 
@@ -114,13 +124,13 @@ def replay(
             f"--replay={step}: {directory} holds neither a checkpoint nor a flight "
             "record of a run; give the --workdir and --stage of the step."
         )
-    layout = stage.lay_out(job, parts.system, at, devices)
+    layout = make_program(job, parts.system, config_path, devices)
     state, start, position = _restore(directory, layout, step - 1)
     if state is None:
-        state = stage.start(job, layout, sources or {})
+        state = layout.init_state(sources or {})
     log.info("replaying step %d from step %d", step, start)
-    program = stage.compile_step(job, parts, layout, state)
-    recorded = flight.read(directory / "flight", range(start + 1, step + 1))
+    program = layout.compile(parts.batches.batch_spec, parts.frozen_models)
+    recorded = flight_recorder.read(directory / "flight", range(start + 1, step + 1))
     deviations: list[str] = []
     parts.batches.position = position
     for number in range(start + 1, step):
@@ -145,7 +155,7 @@ def replay(
 
 
 def _restore(
-    directory: Path, layout: stage.Layout, latest: int
+    directory: Path, layout: TrainProgram, latest: int
 ) -> tuple[TrainState | None, int, int]:
     """Return the newest readable checkpoint up to a step, its step and position.
 
@@ -164,13 +174,13 @@ def _restore(
     return None, 0, 0
 
 
-def _next(parts: stage.Parts) -> tuple[HostBatch, np.ndarray | None]:
+def _next(parts: StageComponents) -> tuple[HostBatch, np.ndarray | None]:
     batch = dict(next(parts.batches))
     return batch, batch.pop("record", None)
 
 
 def _compare_input(
-    step: int, batch: HostBatch, entries: Mapping[int, flight.Entry]
+    step: int, batch: HostBatch, entries: Mapping[int, flight_recorder.Entry]
 ) -> list[str]:
     rows = len(next(iter(batch.values())))
     return [
@@ -178,13 +188,15 @@ def _compare_input(
         "config or code have changed"
         for process, entry in entries.items()
         if max(entry.rows, default=0) < rows
-        and flight.digest({k: x[list(entry.rows)] for k, x in batch.items()})
+        and flight_recorder.digest({k: x[list(entry.rows)] for k, x in batch.items()})
         != entry.digest
     ]
 
 
 def _compare_loss(
-    step: int, metrics: Mapping[str, Any], entries: Mapping[int, flight.Entry]
+    step: int,
+    metrics: Mapping[str, jax.Array | float],
+    entries: Mapping[int, flight_recorder.Entry],
 ) -> list[str]:
     now = float(metrics["loss"])
     before = [e.metrics["loss"] for e in entries.values() if "loss" in e.metrics][:1]
@@ -202,24 +214,24 @@ class _Case:
     state: TrainState
     batch: HostBatch
     record: np.ndarray | None
-    place: Callable[[HostBatch], Any]
+    place: Callable[[HostBatch], Batch]
 
 
-def _look(job: Job, parts: stage.Parts, layout: stage.Layout, case: _Case) -> Finding:
+def _look(
+    job: StageConfig, parts: StageComponents, layout: TrainProgram, case: _Case
+) -> Finding:
     """Look into the update of one step."""
     state, batch, record, place = case.state, case.batch, case.record, case.place
-    update = stage.make_step_update(
-        job, parts.system, layout.optimizer, layout.adversary, parts.frozen_models
-    )
+    update = layout.update(parts.frozen_models)
     key = jax.random.fold_in(state.key, state.step)
 
-    def step(inputs: Mapping[str, Any]) -> dict[str, Any]:
-        params, kept, metrics = update(
-            inputs["parameters"], inputs["optimizer"], inputs["batch"], key, state.step
-        )
-        return {"metrics": metrics, "parameters": params, "optimizer": kept}
+    def step(inputs: Mapping[str, PyTree]) -> dict[str, PyTree]:
+        learned = {field: inputs[name] for field, name in _NAMES.items()}
+        before = dataclasses.replace(state, **learned)
+        after, metrics = update(before, inputs["batch"], key)
+        return {"metrics": metrics, **_named(after)}
 
-    inputs = {"parameters": state.params, "optimizer": state.optimizer}
+    inputs = _named(state)
     results, found = nonfinite.find(step, {**inputs, "batch": place(batch)})
     rows: list[int] = []
     gradients: list[str] = []
@@ -235,8 +247,8 @@ def _look(job: Job, parts: stage.Parts, layout: stage.Layout, case: _Case) -> Fi
             return all(bool(jnp.isfinite(value)) for value in values)
 
         rows = _blame(is_finite, range(size))
-        if layout.adversary is None:
-            loss = stage.loss_of(parts.system, parts.frozen_models)
+        if layout.discriminator is None:
+            loss = loss_of(parts.system, parts.frozen_models)
             gradient = make_gradient(loss, layout.optimizer, job.train.microbatches)
             flat, _ = jax.jit(gradient)(state.params, place(batch), key)
             gradients = [k for k, x in flat.items() if not bool(jnp.isfinite(x).all())]
@@ -252,6 +264,11 @@ def _look(job: Job, parts: stage.Parts, layout: stage.Layout, case: _Case) -> Fi
         rows=rows,
         records=[] if record is None else parts.batches.identify(record),
     )
+
+
+def _named(state: TrainState) -> dict[str, PyTree]:
+    """Return what a state has learned, by its name in messages."""
+    return {name: getattr(state, field) for field, name in _NAMES.items()}
 
 
 def _blame(is_finite: Callable[[Sequence[int]], bool], rows: range) -> list[int]:

@@ -9,15 +9,13 @@ import contextlib
 import json
 import logging
 import sys
-from pathlib import Path
 
 from launch.sweep import experiment
+from unitoken_jax import pipeline
 from unitoken_jax.config import UserError
 from unitoken_jax.models import registry
 from unitoken_jax.models.system import System
-from unitoken_jax.train import __main__ as training
-from unitoken_jax.train import chain as chains
-from unitoken_jax.train.job import build_chain
+from unitoken_jax.train.experiment import build_experiment
 
 
 class _Memory:
@@ -36,10 +34,8 @@ class _Memory:
 def fault(file: str, fields: list[str], params: _Memory) -> str:
     """Return why training would refuse a config, '' if it would not."""
     try:
-        chain = build_chain(experiment.evaluate(file, fields))
-        training.check(chain)
-        workshop = training.Workshop(Path())
-        chains.check(chain, workshop, params)
+        chain = build_experiment(experiment.evaluate(file, fields))
+        pipeline.check(chain, abstract_params=params)
         experiment.read(file, fields)
     except UserError as error:
         return str(error)

@@ -1,0 +1,177 @@
+"""One experiment from its config to its report: check, train, evaluate, report."""
+
+import contextlib
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from data_pipelines.errors import DataError
+from data_pipelines.verify import verify as verify_data
+from unitoken_jax import config as configs
+from unitoken_jax.config import UserError, sentence
+from unitoken_jax.evaluate import results
+from unitoken_jax.evaluate.config import EvaluationConfig
+from unitoken_jax.evaluate.run import run as evaluate
+from unitoken_jax.generate import load as generation
+from unitoken_jax.models import registry
+from unitoken_jax.models.system import Params, System
+from unitoken_jax.report import page
+from unitoken_jax.runtime import lock, processes
+from unitoken_jax.runtime.console import held_for_file, log_to_file
+from unitoken_jax.train import chain as chains
+from unitoken_jax.train import preflight, stage
+from unitoken_jax.train.components import StageBuilder
+from unitoken_jax.train.config import ExperimentConfig, StageConfig
+from unitoken_jax.train.experiment import CONFIG, write_config
+from unitoken_jax.train.replay import Finding
+
+log = logging.getLogger(__name__)
+
+
+def system_of(job: StageConfig, config_path: str) -> System:
+    """Return the model of a stage, whose config has the dotted path `config_path`."""
+    return registry.build(job.model, f"{config_path}.model")
+
+
+def check(
+    experiment: ExperimentConfig,
+    system_of: Callable[[StageConfig, str], System] = system_of,
+    abstract_params: Callable[[System], Params] = registry.abstract_params,
+) -> None:
+    """Refuse what does not fit, before anything is written or compiled.
+
+    Args:
+        experiment: to be trained and evaluated.
+        system_of: makes the model of a stage, for who has made it before.
+        abstract_params: of a model, for who has found them before.
+
+    Raises:
+        ConfigError: naming the field.
+    """
+    preflight.check_data(experiment, system_of)
+    configs.build(EvaluationConfig, experiment.evaluation, "config.evaluation")
+    generation.check(experiment)
+    preflight.check_models(experiment, system_of, abstract_params)
+
+
+def train(
+    chain: ExperimentConfig,
+    workdir: Path,
+    only: str | None = None,
+    written: Mapping[str, object] | None = None,
+    *,
+    verify: bool = False,
+    restore_step: int | None = None,
+) -> bool:
+    """Train what is left of a chain, then evaluate it and build its report page.
+
+    Args:
+        chain: the experiment.
+        workdir: of its run; made if missing, resumed if not.
+        only: the one stage to train; nothing is evaluated then.
+        written: the config as it was written, for the run's record; None: `chain`'s.
+        verify: compare every byte of the data with its manifest first.
+        restore_step: the checkpoint of the stage to go back to.
+
+    Returns:
+        Whether every stage is complete.
+
+    Raises:
+        UserError: whatever the user can mend, in a sentence.
+    """
+    first = processes.is_first()
+    with held_for_file() as release, contextlib.ExitStack() as run:
+        builder = StageBuilder(workdir, verify=verify)
+        check(chain, builder.system)
+        preflight.check_all_is_read(
+            chain, builder.system, begins=not (workdir / CONFIG).exists()
+        )
+        if verify:
+            _verify(chain)
+
+        def begin() -> contextlib.AbstractContextManager[None]:
+            """Take the folder; its log and lock outlast the stages."""
+            workdir.mkdir(parents=True, exist_ok=True)
+            run.enter_context(lock.only_run(workdir))
+            if first:
+                run.enter_context(log_to_file(workdir / "log.txt"))
+                write_config(workdir, written or chain)
+            release()
+            return contextlib.nullcontext()
+
+        complete = chains.run(
+            chain, workdir, builder, only=only, restore_step=restore_step, begin=begin
+        )
+        if complete and chain.finish and only is None:
+            if first:
+                _finish(chain, workdir)
+            processes.wait_for_all("the evaluation")
+    return complete
+
+
+def _verify(chain: ExperimentConfig) -> None:
+    """Refuse data that is not as its manifests say, to the last byte."""
+    named = [job.data.get("directory") for job in chain.stages.values()]
+    for directory in {str(name or chain.data_dir) for name in named}:
+        try:
+            faults = verify_data(Path(directory))
+        except DataError as error:
+            raise UserError(f"--verify_data: {error}.") from error
+        if faults:
+            raise UserError(f"--verify_data: {'; '.join(faults)}.")
+        log.info("%s: every file is as it was written", directory)
+
+
+def _report(workdir: Path) -> None:
+    """Build the report page; the run is complete also without."""
+    try:
+        log.info("report: %s", page.build(workdir))
+    except Exception as error:
+        said = sentence(error) if isinstance(error, OSError) else str(error)
+        log.warning(
+            "the report page is not built: %s Nothing else is lost: python -m "
+            "unitoken_jax.report --workdir %s builds it.",
+            *(said, workdir),
+        )
+        log.info("why", exc_info=True, extra={"file_only": True})
+
+
+def replay(
+    chain: ExperimentConfig, workdir: Path, step: int, only: str | None = None
+) -> Finding:
+    """Execute a step of a run again and print what was not finite in it.
+
+    Args:
+        chain: the experiment.
+        workdir: of its run.
+        step: of the stage.
+        only: the stage, if there are several.
+
+    Raises:
+        UserError: whatever the user can mend, in a sentence.
+    """
+    finding = chains.run_again(chain, workdir, StageBuilder(workdir), step, only=only)
+    for line in finding.lines():
+        log.info("%s", line)
+    return finding
+
+
+def _was_evaluated(chain: ExperimentConfig, workdir: Path) -> bool:
+    """Say whether an earlier version has evaluated the stages as they are.
+
+    It has not written down what its numbers are of, so that times must do.
+    """
+    result = workdir / results.EARLIER
+    if results.read(workdir) is not None or not result.exists():
+        return False
+    marks = [workdir / name / stage.FINISHED for name in chain.order]
+    return result.stat().st_mtime >= max(mark.stat().st_mtime for mark in marks)
+
+
+def _finish(chain: ExperimentConfig, workdir: Path) -> None:
+    """Evaluate what is not evaluated yet, and build the report page in any case."""
+    try:
+        if not _was_evaluated(chain, workdir):
+            evaluate(chain, workdir, resume=True)
+    finally:
+        _report(workdir)

@@ -1,0 +1,1 @@
+"""What is seen of a run while it trains, and what says that it goes wrong."""

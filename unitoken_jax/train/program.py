@@ -1,0 +1,258 @@
+"""The program of a stage on its devices: what is computed, and where all of it lives.
+
+A `TrainProgram` is known before anything is computed. It makes the first state and
+compiles the step for the shapes of a batch; the planner compiles it for devices that
+are not there.
+"""
+
+import dataclasses
+import functools
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from unitoken_jax.checkpoint import state as states
+from unitoken_jax.checkpoint import warm_start
+from unitoken_jax.checkpoint.state import Params, TrainState
+from unitoken_jax.models import registry
+from unitoken_jax.models.system import FrozenModels, System
+from unitoken_jax.parallel import rows, rules
+from unitoken_jax.parallel.mesh import make_mesh
+from unitoken_jax.parallel.rows import Spec
+from unitoken_jax.runtime.pytree import flatten
+from unitoken_jax.train import loop, preflight
+from unitoken_jax.train.config import StageConfig
+from unitoken_jax.train.update.adversarial import (
+    DiscriminatorTrainer,
+    make_adversarial_update,
+)
+from unitoken_jax.train.update.ema import with_ema
+from unitoken_jax.train.update.optimizer import Optimizer, make_optimizer
+from unitoken_jax.train.update.step import (
+    Batch,
+    Loss,
+    Metrics,
+    Update,
+    make_train_step,
+    make_update,
+    with_post_update,
+)
+
+log = logging.getLogger(__name__)
+
+Images = Callable[[Params, loop.HostBatch], Mapping[str, np.ndarray]]
+"""Draws what a model does with a batch, by name."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainProgram:
+    """What a stage computes and where it lives, before anything is computed.
+
+    Attributes:
+        job: the stage's config.
+        system: the model.
+        mesh: the devices.
+        params: a sharding for each parameter, nested.
+        replicated: the sharding of what every device holds.
+        optimizer: of the trainable parameters.
+        discriminator: what the system is trained against, or None.
+        create: random key → the state before the first step.
+        abstract: shapes, types and shardings of the state.
+    """
+
+    job: StageConfig
+    system: System
+    mesh: Mesh
+    params: Params
+    replicated: NamedSharding
+    optimizer: Optimizer
+    discriminator: DiscriminatorTrainer | None
+    create: Callable[[jax.Array], TrainState]
+    abstract: TrainState
+
+    @property
+    def shardings(self) -> TrainState:
+        """The sharding of every leaf of the state."""
+        return jax.tree.map(lambda leaf: leaf.sharding, self.abstract)
+
+    @property
+    def compiler_options(self) -> dict[str, Any] | None:
+        """The job's options for the compiler of its devices, None for others."""
+        is_tpu = self.mesh.devices.flat[0].platform == "tpu"
+        return dict(self.job.tpu_options) if is_tpu and self.job.tpu_options else None
+
+    def init_state(self, sources: Mapping[str, tuple[Path, str]]) -> TrainState:
+        """Return the state before the first step, with its parts of earlier stages.
+
+        Args:
+            sources: our subtree → (directory, subtree there), see `warm_start`.
+        """
+        # It runs once: on the CPU, optimizing it takes far longer than running it.
+        is_cpu = self.mesh.devices.flat[0].platform == "cpu"
+        options: dict[str, Any] | None = None
+        if is_cpu:
+            options = {"xla_backend_optimization_level": 0}
+        key = jax.random.key(self.job.seed)
+        with jax.set_mesh(self.mesh):
+            create = jax.jit(self.create, out_shardings=self.shardings).lower(key)
+            state = create.compile(compiler_options=options)(key)
+        params = warm_start.warm_start(state.params, self.params, sources)
+        ema = state.ema
+        if ema is not None and sources:  # so far it is of what was replaced
+            ema = jax.tree.map(jnp.copy, params)
+        return dataclasses.replace(state, params=params, ema=ema)
+
+    def lower(
+        self,
+        state: TrainState,
+        batch: Mapping[str, jax.Array | jax.ShapeDtypeStruct],
+        frozen_models: FrozenModels,
+    ) -> jax.stages.Lowered:
+        """Lower the step (state, batch, frozen_models) → (state, metrics).
+
+        Args:
+            state: arrays, or their shapes; its buffers are given up by a step.
+            batch: arrays, or their shapes.
+            frozen_models: what the loss consults, of arrays or of their shapes.
+        """
+
+        def train_step(
+            state: TrainState, batch: Batch, frozen_models: FrozenModels
+        ) -> tuple[TrainState, Metrics]:
+            return make_train_step(self.update(frozen_models), self.job.guard)(
+                state, batch
+            )
+
+        step = jax.jit(
+            train_step,
+            donate_argnums=0,
+            out_shardings=(self.shardings, self.replicated),
+        )
+        with jax.set_mesh(self.mesh):
+            return step.lower(state, batch, frozen_models)
+
+    def compile(
+        self,
+        spec: Spec,
+        frozen_models: FrozenModels,
+        images: Images | None = None,
+    ) -> loop.Program:
+        """Compile the step.
+
+        Args:
+            spec: of this host's part of a batch.
+            frozen_models: what the loss consults.
+            images: draws what the model does with a batch, or None.
+        """
+        began, size = time.monotonic(), self.job.train.batch
+        own = rows.local_rows(size, self.mesh)
+        frozen_models = jax.device_put(dict(frozen_models), self.replicated)
+        shapes = {k: ((size, *shape[1:]), dtype) for k, (shape, dtype) in spec.items()}
+        batch = rows.abstract(shapes, self.mesh)
+        lowered = self.lower(self.abstract, batch, frozen_models)
+        with jax.set_mesh(self.mesh):
+            compiled = lowered.compile(compiler_options=self.compiler_options)
+        log.info("compiled in %.1f s", time.monotonic() - began)
+        return loop.Program(
+            lambda state, batch: compiled(state, batch, frozen_models),
+            lambda batch: rows.place(batch, size, own, self.mesh),
+            images,
+            own.tolist(),
+        )
+
+    def update(self, frozen_models: FrozenModels) -> Update:
+        """Return the update of a step; inside a jitted function, of its arguments."""
+        return make_step_update(
+            self.job, self.system, self.optimizer, self.discriminator, frozen_models
+        )
+
+
+def make_program(
+    job: StageConfig,
+    system: System,
+    config_path: str,
+    devices: Sequence[Any] | None,
+) -> TrainProgram:
+    """Say where everything of a stage will live.
+
+    Args:
+        job: the stage's config.
+        system: the model.
+        config_path: dotted path of `job` in the config, for messages.
+        devices: to run on; all if None.
+    """
+    mesh = make_mesh(job.mesh, devices)
+    preflight.check_microbatches(job, system, config_path)
+    preflight.check_rows(job, mesh, config_path)
+    shapes = registry.abstract_params(system)
+    params = rules.shardings(registry.logical_axes(system), shapes, mesh)
+    replicated = NamedSharding(mesh, PartitionSpec())
+    optimizer = make_optimizer(
+        job.optimizer, flatten(shapes), job.train.steps, f"{config_path}.optimizer"
+    )
+    discriminator = preflight.check_discriminator(job, system, config_path)
+
+    def create(key: jax.Array) -> TrainState:
+        return states.create(
+            system.init_params,
+            optimizer.init,
+            key,
+            ema=bool(job.train.ema),
+            init_discriminator=discriminator.init if discriminator else None,
+        )
+
+    state = jax.eval_shape(create, jax.random.key(0))
+    abstract = jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+        state,
+        states.shardings(state, params, replicated),
+    )
+    return TrainProgram(
+        *(job, system, mesh, params, replicated, optimizer, discriminator),
+        create=create,
+        abstract=abstract,
+    )
+
+
+def make_step_update(
+    job: StageConfig,
+    system: System,
+    optimizer: Optimizer,
+    discriminator: DiscriminatorTrainer | None,
+    frozen_models: FrozenModels,
+) -> Update:
+    """Return the update of a job's step.
+
+    Args:
+        job: the stage's config.
+        system: the model.
+        optimizer: of its parameters.
+        discriminator: the discriminator, or None.
+        frozen_models: frozen networks; inside a jitted function, its arguments.
+    """
+    if discriminator is not None and system.generator_loss is not None:
+        update = make_adversarial_update(
+            system.generator_loss, optimizer, discriminator, frozen_models
+        )
+    else:
+        loss = loss_of(system, frozen_models)
+        update = make_update(loss, optimizer, job.train.microbatches)
+    if system.post_update is not None:
+        update = with_post_update(update, system.post_update)
+    if job.train.ema:
+        update = with_ema(update, job.train.ema)
+    return update
+
+
+def loss_of(system: System, frozen_models: FrozenModels) -> Loss:
+    """Return the loss of a system, given the frozen networks it consults."""
+    if not system.frozen_models:
+        return system.loss
+    return functools.partial(system.loss, frozen_models=frozen_models)

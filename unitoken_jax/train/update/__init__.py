@@ -1,0 +1,1 @@
+"""One step: gradients, optimizer, guard, moving average, discriminator."""
