@@ -35,7 +35,7 @@ ALLOWED = {
     "generate": _BELOW_TRAIN | {"data_pipelines", "train"},
     "evaluate": _BELOW_TRAIN | {"convert", "data_pipelines", "generate", "train"},
     "convert": _BELOW_TRAIN,
-    "plan": _BELOW_TRAIN | {"train"},
+    "plan": _BELOW_TRAIN | {"convert", "data_pipelines", "train"},
     "pipeline": {
         *("config", "data_pipelines", "evaluate", "generate", "models", "report"),
         *("runtime", "train", "errors"),
