@@ -19,10 +19,10 @@ from unitoken_jax.convert.table import (
     import_tensors,
 )
 from unitoken_jax.convert.tensors import WeightsError
-from unitoken_jax.models import unitok_objective
+from unitoken_jax.models import unitok
 from unitoken_jax.models.clip_text import ClipTextConfig
 from unitoken_jax.models.unitok import UniTok, UniTokConfig
-from unitoken_jax.models.unitok_objective import ObjectiveConfig
+from unitoken_jax.models.unitok_objective import ObjectiveConfig, every
 from unitoken_jax.models.vitamin import (
     VITAMIN_BASE,
     VITAMIN_LARGE,
@@ -110,7 +110,7 @@ def test_reproduces_published_activations_and_gradients(case, vision):
 
     def objective(params):
         model, key = UniTok(config), jax.random.key(0)
-        loss, metrics = unitok_objective.loss(model, params, batch, key)
+        loss, metrics = unitok.loss(model, params, batch, key)
         output = model.apply({"params": params}, images, text, deterministic=False)
         return loss, (output, metrics)
 
@@ -296,4 +296,4 @@ def test_sizes_that_codebooks_do_not_divide_are_refused():
 
 def test_a_batch_that_does_not_divide_is_a_fault_of_the_config():
     with pytest.raises(ConfigError, match=r"one in 4 of a batch of 6 .*decode_every"):
-        unitok_objective.every(jnp.zeros((6, 2)), 4)
+        every(jnp.zeros((6, 2)), 4)

@@ -9,7 +9,7 @@ beside CLIP's text tower. Images are float [B, H, W, 3] in [-1, 1], codes int32
 import math
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -22,25 +22,36 @@ from unitoken_jax.layers.linear import Linear
 from unitoken_jax.layers.norms import LayerNorm
 from unitoken_jax.layers.parameter import parameter, vit_init
 from unitoken_jax.layers.projection import AttentionProjection
-from unitoken_jax.models import unitok_objective
 from unitoken_jax.models.clip_text import ClipText, ClipTextConfig
 from unitoken_jax.models.image_tokenizer import ImageTokenizer
 from unitoken_jax.models.system import (
+    Batch,
     DataNeeds,
+    FrozenModels,
     GeneratorLoss,
+    GeneratorOutput,
     Learns,
+    Metrics,
+    Params,
     Shapes,
     System,
     half_of_attention,
 )
-from unitoken_jax.models.unitok_objective import ObjectiveConfig, every
+from unitoken_jax.models.unitok_objective import PERCEPTUAL, ObjectiveConfig, every
 from unitoken_jax.models.vitamin import (
     ViTaminConfig,
     ViTaminDecoder,
     ViTaminEncoder,
 )
+from unitoken_jax.ops import pixels, quantization
+from unitoken_jax.ops.chunks import chunked_map
+from unitoken_jax.ops.contrastive import contrastive_loss
+from unitoken_jax.ops.fidelity import psnr
 from unitoken_jax.ops.normalization import l2_normalize
 from unitoken_jax.ops.quantization import Quantizer
+
+LARGEST_LOGIT_SCALE = 4.605170185988092
+"""ln 100; the logarithmic logit scale is clipped to [0, this] after every step."""
 
 
 @dataclass(frozen=True)
@@ -285,6 +296,150 @@ def _square(length: int) -> tuple[int, int]:
     return side, side
 
 
+def forward(
+    model: "UniTok", params: Params, batch: Batch, rng: jax.Array
+) -> GeneratorOutput:
+    """Code and decode a batch of pairs.
+
+    Args:
+        model: the tokenizer.
+        params: its parameters.
+        batch: `image` uint8 [B, H, W, 3] and, unless supervision is "reconstruction",
+            `text` int32 [B, X].
+        rng: key of the dropped paths.
+    """
+    config = model.config.objective
+    images = pixels.normalize(batch["image"])
+    apply = partial(model.apply, {"params": params})
+    output: Any = apply(
+        images,
+        batch["text"] if config.contrasts else None,
+        deterministic=False,
+        decode_every=config.decode_every if config.reconstructs else 0,
+        rngs={"dropout": rng},
+    )
+    counts = quantization.count_codes(output["codes"], model.config.codes)
+    metrics = {
+        "quantization": output["vq_loss"],
+        "histogram": counts / counts.sum(-1, keepdims=True),
+    }
+    rest = config.quantization * output["vq_loss"]
+    if config.contrasts:
+        contrast, accuracy = contrastive_loss(
+            output["image_features"],
+            output["text_features"],
+            output["logit_scale"],
+            chunk=config.contrastive_chunk,
+        )
+        rest += config.contrastive * contrast
+        metrics |= {
+            "contrastive": contrast,
+            "accuracy": accuracy,
+            "logit_scale": output["logit_scale"],
+        }
+    if config.revival:
+        revival: Any = apply(output["latent"], counts, method="revival_loss")
+        rest += config.revival * revival
+        metrics["revival"] = revival
+    if not config.reconstructs:
+        nothing = jnp.zeros((0, *images.shape[1:]), jnp.float32)
+        return GeneratorOutput(nothing, nothing, nothing, rest, metrics)
+    return GeneratorOutput(
+        output["reconstruction"],
+        every(images, config.decode_every),
+        output["last_layer_input"],
+        rest,
+        metrics,
+    )
+
+
+def reconstruction_loss(
+    config: ObjectiveConfig,
+    made: jax.Array,
+    real: jax.Array,
+    frozen_models: FrozenModels,
+) -> tuple[jax.Array, Metrics]:
+    """Return the weighted distance of pictures and their originals, and its terms."""
+    difference = made - real
+    l1, l2 = jnp.mean(jnp.abs(difference)), jnp.mean(jnp.square(difference))
+    metrics = {
+        "l1": l1,
+        "l2": l2,
+        "psnr": jnp.mean(psnr(real, jnp.clip(made, -1, 1))),
+    }
+    total = config.l1 * l1 + config.l2 * l2
+    if config.perceptual:
+        step = config.perceptual_every
+        seen = every(real, step), every(made, step)
+        network = frozen_models[PERCEPTUAL]
+        distance = jnp.mean(chunked_map(network, config.perceptual_chunks, *seen))
+        total += config.perceptual * distance
+        metrics["perceptual"] = distance
+    return total, metrics
+
+
+def loss(
+    model: "UniTok",
+    params: Params,
+    batch: Batch,
+    rng: jax.Array,
+    frozen_models: FrozenModels | None = None,
+) -> tuple[jax.Array, Metrics]:
+    """Everything but the adversarial term.
+
+    Args:
+        model: the tokenizer.
+        params: its parameters.
+        batch: see `forward`.
+        rng: key of the dropped paths.
+        frozen_models: `perceptual`, unless its weight is 0.
+
+    Returns:
+        The scalar to minimise, and metrics: the terms, psnr (dB), accuracy (share of
+        pictures whose nearest text is their own) and `histogram` [C, V], which
+        `post_update` takes.
+    """
+    config = model.config.objective
+    result = forward(model, params, batch, rng)
+    total, metrics = result.other_loss, result.metrics
+    if config.reconstructs:
+        distance, compared = reconstruction_loss(
+            config, result.reconstruction, result.original, frozen_models or {}
+        )
+        total, metrics = total + distance, metrics | compared
+    return total, {"loss": total} | metrics
+
+
+def post_update(
+    model: "UniTok", params: Params, metrics: Metrics
+) -> tuple[Params, Metrics]:
+    """What is set after a step: the logit scale's bounds and the codes' statistics.
+
+    Returns:
+        The parameters, and the metrics with `histogram` replaced by figures of its
+        moving mean: by codebook k the share of codes in use `usage/k` (those with more
+        than a hundredth of the even share, as published), `perplexity/k` and the
+        number `dead/k` of the others; `usage` and `perplexity` are means over k.
+    """
+    metrics = dict(metrics)
+    now = metrics.pop("histogram")
+    before = params["quantizer"]["usage"]
+    decay = jnp.where(jnp.any(before > 0), model.config.objective.usage_decay, 0.0)
+    shares = decay * before + (1.0 - decay) * now  # [C, V]
+    scale = jnp.clip(params["logit_scale"], 0.0, LARGEST_LOGIT_SCALE)
+    params = params | {
+        "quantizer": params["quantizer"] | {"usage": shares},
+        "logit_scale": scale,
+    }
+    used = quantization.published_usage(shares) / 100
+    dead = jnp.round((1 - used) * shares.shape[-1])
+    perplexity = quantization.perplexity(shares)
+    metrics |= {"usage": used.mean(), "perplexity": perplexity.mean()}
+    for name, values in (("usage", used), ("perplexity", perplexity), ("dead", dead)):
+        metrics |= {f"{name}/{k}": value for k, value in enumerate(values)}
+    return params, metrics
+
+
 # What a text tower adds.
 _ALIGNED = (
     "unitoken_jax.evaluate.retrieval:Retrieval",
@@ -314,15 +469,15 @@ def system(config: UniTokConfig) -> System:
 
     module, objective = UniTok(config), config.objective
     generator_loss = GeneratorLoss(
-        forward=partial(unitok_objective.forward, module),
-        reconstruction_loss=partial(unitok_objective.reconstruction_loss, objective),
+        forward=partial(forward, module),
+        reconstruction_loss=partial(reconstruction_loss, objective),
         last_layer=f"decoder/{ViTaminDecoder.LAST_LAYER}",
         apply_last_layer=ViTaminDecoder(config.vision).apply_last_layer,
     )
     return System(
         config,
         module,
-        partial(unitok_objective.loss, module),
+        partial(loss, module),
         inputs,
         DataNeeds(
             ("pairs",) if objective.contrasts else ("pairs", "images"),
@@ -330,7 +485,7 @@ def system(config: UniTokConfig) -> System:
             text_length="text.length" if objective.contrasts else None,
         ),
         frozen_models=objective.frozen_models,
-        post_update=partial(unitok_objective.post_update, module),
+        post_update=partial(post_update, module),
         generator_loss=generator_loss if objective.reconstructs else None,
         whole_batch=objective.whole_batch,
         image_tokenizer=module,

@@ -1,37 +1,19 @@
 """What UniTok's tokenizer is trained for (arXiv 2502.20321, section 3.2).
 
 l1·L1 + l2·L2 + perceptual·LPIPS + quantization·VQ + contrastive·CLIP; an adversarial
-term comes from the trainer. The loss stands in two halves, as that term needs them:
-what the tokenizer makes of a batch, and how far a picture is from the original.
+term comes from the trainer.
 """
 
 from dataclasses import dataclass, fields
-from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Literal
 
 import jax
-import jax.numpy as jnp
 
 from unitoken_jax.config import Amount, ConfigError, below_one, positive
-from unitoken_jax.models.system import (
-    Batch,
-    FrozenModels,
-    GeneratorOutput,
-    Metrics,
-    Params,
-)
-from unitoken_jax.ops import pixels, quantization
-from unitoken_jax.ops.chunks import chunked_map, split
-from unitoken_jax.ops.contrastive import contrastive_loss
-from unitoken_jax.ops.fidelity import psnr
-
-if TYPE_CHECKING:
-    from unitoken_jax.models.unitok import UniTok
+from unitoken_jax.ops.chunks import split
 
 PERCEPTUAL = "perceptual"
 """Name of the frozen network that measures the perceptual distance."""
-LARGEST_LOGIT_SCALE = 4.605170185988092
-"""ln 100; the logarithmic logit scale is clipped to [0, this] after every step."""
 
 
 @dataclass(frozen=True)
@@ -114,150 +96,6 @@ class ObjectiveConfig:
     def frozen_models(self) -> tuple[str, ...]:
         """Names of the frozen networks it needs."""
         return (PERCEPTUAL,) if self.reconstructs and self.perceptual else ()
-
-
-def forward(
-    model: "UniTok", params: Params, batch: Batch, rng: jax.Array
-) -> GeneratorOutput:
-    """Code and decode a batch of pairs.
-
-    Args:
-        model: the tokenizer.
-        params: its parameters.
-        batch: `image` uint8 [B, H, W, 3] and, unless supervision is "reconstruction",
-            `text` int32 [B, X].
-        rng: key of the dropped paths.
-    """
-    config = model.config.objective
-    images = pixels.normalize(batch["image"])
-    apply = partial(model.apply, {"params": params})
-    output: Any = apply(
-        images,
-        batch["text"] if config.contrasts else None,
-        deterministic=False,
-        decode_every=config.decode_every if config.reconstructs else 0,
-        rngs={"dropout": rng},
-    )
-    counts = quantization.count_codes(output["codes"], model.config.codes)
-    metrics = {
-        "quantization": output["vq_loss"],
-        "histogram": counts / counts.sum(-1, keepdims=True),
-    }
-    rest = config.quantization * output["vq_loss"]
-    if config.contrasts:
-        contrast, accuracy = contrastive_loss(
-            output["image_features"],
-            output["text_features"],
-            output["logit_scale"],
-            chunk=config.contrastive_chunk,
-        )
-        rest += config.contrastive * contrast
-        metrics |= {
-            "contrastive": contrast,
-            "accuracy": accuracy,
-            "logit_scale": output["logit_scale"],
-        }
-    if config.revival:
-        revival: Any = apply(output["latent"], counts, method="revival_loss")
-        rest += config.revival * revival
-        metrics["revival"] = revival
-    if not config.reconstructs:
-        nothing = jnp.zeros((0, *images.shape[1:]), jnp.float32)
-        return GeneratorOutput(nothing, nothing, nothing, rest, metrics)
-    return GeneratorOutput(
-        output["reconstruction"],
-        every(images, config.decode_every),
-        output["last_layer_input"],
-        rest,
-        metrics,
-    )
-
-
-def reconstruction_loss(
-    config: ObjectiveConfig,
-    made: jax.Array,
-    real: jax.Array,
-    frozen_models: FrozenModels,
-) -> tuple[jax.Array, Metrics]:
-    """Return the weighted distance of pictures and their originals, and its terms."""
-    difference = made - real
-    l1, l2 = jnp.mean(jnp.abs(difference)), jnp.mean(jnp.square(difference))
-    metrics = {
-        "l1": l1,
-        "l2": l2,
-        "psnr": jnp.mean(psnr(real, jnp.clip(made, -1, 1))),
-    }
-    total = config.l1 * l1 + config.l2 * l2
-    if config.perceptual:
-        step = config.perceptual_every
-        seen = every(real, step), every(made, step)
-        network = frozen_models[PERCEPTUAL]
-        distance = jnp.mean(chunked_map(network, config.perceptual_chunks, *seen))
-        total += config.perceptual * distance
-        metrics["perceptual"] = distance
-    return total, metrics
-
-
-def loss(
-    model: "UniTok",
-    params: Params,
-    batch: Batch,
-    rng: jax.Array,
-    frozen_models: FrozenModels | None = None,
-) -> tuple[jax.Array, Metrics]:
-    """Everything but the adversarial term.
-
-    Args:
-        model: the tokenizer.
-        params: its parameters.
-        batch: see `forward`.
-        rng: key of the dropped paths.
-        frozen_models: `perceptual`, unless its weight is 0.
-
-    Returns:
-        The scalar to minimise, and metrics: the terms, psnr (dB), accuracy (share of
-        pictures whose nearest text is their own) and `histogram` [C, V], which
-        `post_update` takes.
-    """
-    config = model.config.objective
-    result = forward(model, params, batch, rng)
-    total, metrics = result.other_loss, result.metrics
-    if config.reconstructs:
-        distance, compared = reconstruction_loss(
-            config, result.reconstruction, result.original, frozen_models or {}
-        )
-        total, metrics = total + distance, metrics | compared
-    return total, {"loss": total} | metrics
-
-
-def post_update(
-    model: "UniTok", params: Params, metrics: Metrics
-) -> tuple[Params, Metrics]:
-    """What is set after a step: the logit scale's bounds and the codes' statistics.
-
-    Returns:
-        The parameters, and the metrics with `histogram` replaced by figures of its
-        moving mean: by codebook k the share of codes in use `usage/k` (those with more
-        than a hundredth of the even share, as published), `perplexity/k` and the
-        number `dead/k` of the others; `usage` and `perplexity` are means over k.
-    """
-    metrics = dict(metrics)
-    now = metrics.pop("histogram")
-    before = params["quantizer"]["usage"]
-    decay = jnp.where(jnp.any(before > 0), model.config.objective.usage_decay, 0.0)
-    shares = decay * before + (1.0 - decay) * now  # [C, V]
-    scale = jnp.clip(params["logit_scale"], 0.0, LARGEST_LOGIT_SCALE)
-    params = params | {
-        "quantizer": params["quantizer"] | {"usage": shares},
-        "logit_scale": scale,
-    }
-    used = quantization.published_usage(shares) / 100
-    dead = jnp.round((1 - used) * shares.shape[-1])
-    perplexity = quantization.perplexity(shares)
-    metrics |= {"usage": used.mean(), "perplexity": perplexity.mean()}
-    for name, values in (("usage", used), ("perplexity", perplexity), ("dead", dead)):
-        metrics |= {f"{name}/{k}": value for k, value in enumerate(values)}
-    return params, metrics
 
 
 def every(images: jax.Array, step: int) -> jax.Array:

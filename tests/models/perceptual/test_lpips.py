@@ -14,7 +14,8 @@ from unitoken_jax.convert.published import lpips as layout
 from unitoken_jax.convert.table import expected_shapes, import_tensors
 from unitoken_jax.models.perceptual.lpips import Lpips, LpipsConfig
 from unitoken_jax.models.system import FrozenModel
-from unitoken_jax.models.unitok_objective import ObjectiveConfig, reconstruction_loss
+from unitoken_jax.models.unitok import reconstruction_loss
+from unitoken_jax.models.unitok_objective import ObjectiveConfig
 
 TINY = LpipsConfig(widths=(4, 6), depths=(1, 2))
 
