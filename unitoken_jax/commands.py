@@ -1,10 +1,12 @@
-"""What `python -m` starts here: any other module says so instead of doing nothing.
+"""What may be started here, by `python -m` or as a script of an installed package.
 
-Standard library only: the packages import it before anything else.
+Any other module says so instead of doing nothing. Standard library only: the packages
+import it before anything else.
 """
 
 import sys
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 _ROOT = Path(__file__).parent.parent
@@ -34,6 +36,36 @@ def refuse_others() -> None:
 def commands() -> list[str]:
     """Name everything that `python -m` may start, in alphabetical order."""
     return sorted(name for name in _modules() if _is_command(name))
+
+
+def _run(module: str) -> None:
+    """Run a module as `python -m` does, with the arguments of this process."""
+    import runpy  # noqa: PLC0415 - only scripts need it
+
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+# Scripts of an installed package, as pyproject.toml names them.
+train = partial(_run, "unitoken_jax.train")
+generate = partial(_run, "unitoken_jax.generate")
+evaluate = partial(_run, "unitoken_jax.evaluate")
+convert = partial(_run, "unitoken_jax.convert")
+plan = partial(_run, "unitoken_jax.plan")
+report = partial(_run, "unitoken_jax.report")
+prepare = partial(_run, "data_pipelines.prepare")
+verify = partial(_run, "data_pipelines.verify")
+sweep = partial(_run, "launch.sweep")
+
+
+def launch() -> None:
+    """Run the launcher that the first word names: unitoken-launch slurm …."""
+    known = ("gke", "local", "slurm", "tpu_vm")
+    name = sys.argv.pop(1) if len(sys.argv) > 1 else ""
+    if name not in known:
+        given = f"there is no launcher {name!r}" if name else "name a launcher"
+        print(f"error: {given}: {', '.join(known)}.", file=sys.stderr)
+        sys.exit(0 if name in ("-h", "--help") else 78)
+    _run(f"launch.{name}")
 
 
 def _modules() -> Iterator[str]:

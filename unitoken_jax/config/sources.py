@@ -14,11 +14,16 @@ from unitoken_jax.config.schema import plain
 from unitoken_jax.errors import ConfigError, nearest, shown
 from unitoken_jax.files import user_path
 
+# Beside our packages, in a checkout as well as where they are installed.
+_OURS = Path(__file__).parents[2] / "configs"
+
 
 def split_file(given: str) -> tuple[Path, str | None]:
     """Part 'FILE.py:WORD' into the file and the word for its `get_config`.
 
-    A path may hold colons itself: the first part of it that is a file is the file.
+    A path may hold colons itself: the first part of it that is a file is the file. If
+    none is, the name of a config of ours is looked for, from any directory:
+    'quickstart', 'configs/quickstart.py', 'sweeps/data_ratio'.
 
     Raises:
         ConfigError: there is no such file, or it cannot be a path.
@@ -29,13 +34,42 @@ def split_file(given: str) -> tuple[Path, str | None]:
         file = user_path(given[:end] or ".", "config")
         if _is_file(file):
             return file, given[end + 1 :] if end < len(given) else None
+    for end in ends:
+        file = _ours(given[:end])
+        if file is not None:
+            return file, given[end + 1 :] if end < len(given) else None
     name = given if len(ends) == 1 else given[: ends[-1]]
     file = user_path(name or given, "config")
+    if file.parent == Path() and file.suffix != ".py":
+        known = [_name(path) for path in _OURS.rglob("*.py")]
+        raise ConfigError(
+            f"there is neither such a file nor a config of this name"
+            f"{nearest(str(file), filter(None, known))}"
+        )
     try:
         beside = [str(p) for p in file.parent.glob("*.py") if p.name != "__init__.py"]
     except OSError:
         beside = []
     raise ConfigError(f"there is no such file{nearest(str(file), beside)}")
+
+
+def _ours(name: str) -> Path | None:
+    """Return the file of a config of ours, by its name or path in a checkout."""
+    path = Path(name)
+    if path.is_absolute() or ".." in path.parts or not path.parts:
+        return None
+    if path.parts[0] == "configs":
+        path = path.relative_to("configs")
+    if not path.name:
+        return None
+    file = _OURS / path.with_name(f"{path.name.removesuffix('.py')}.py")
+    return file if _name(file) and _is_file(file) else None
+
+
+def _name(file: Path) -> str:
+    """Return the name by which a file of ours is found; '' if it is no config."""
+    inner = file.relative_to(_OURS).with_suffix("")
+    return "" if inner.name in ("__init__", "common") else inner.as_posix()
 
 
 def _is_file(path: Path) -> bool:
