@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from unitoken_jax.convert import load as load_weights
     from unitoken_jax.convert import save as save_weights
     from unitoken_jax.evaluate.run import run as evaluate_run
+    from unitoken_jax.generate.load import load as load_run
     from unitoken_jax.report import build as build_report
 
     __version__: str
@@ -30,6 +31,7 @@ __all__ = [
     "evaluate_run",
     "generate",
     "load_config",
+    "load_run",
     "load_weights",
     "open_tokenizer",
     "plan",
@@ -45,6 +47,7 @@ _PLACES = {
     "convert_weights": "unitoken_jax.convert:convert",
     "evaluate_run": "unitoken_jax.evaluate.run:run",
     "load_config": "unitoken_jax.config:load_file",
+    "load_run": "unitoken_jax.generate.load:load",
     "load_weights": "unitoken_jax.convert:load",
     "open_tokenizer": "data_pipelines.tokenizers.tokenizer:open_tokenizer",
     "save_weights": "unitoken_jax.convert:save",

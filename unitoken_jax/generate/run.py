@@ -9,6 +9,7 @@ from tqdm import tqdm
 
 from data_pipelines.errors import DataError
 from unitoken_jax.config import UserError
+from unitoken_jax.errors import FailedError
 from unitoken_jax.generate import image_files, requests, worker
 from unitoken_jax.generate.load import load
 from unitoken_jax.generate.sampler import Sampler
@@ -157,12 +158,12 @@ def report(answers: Sequence[Mapping[str, object]], output: Path) -> None:
     """Say how many requests are done.
 
     Raises:
-        UserError: Some are not.
+        FailedError: Some are not.
     """
     failed = sum("error" in answer for answer in answers)
     print(f"{len(answers) - failed} of {len(answers)} done: {output}")
     if failed:
-        raise UserError(
+        raise FailedError(
             f"{failed} of {len(answers)} requests could not be done; their 'error' in "
             f"{output} says why."
         )
