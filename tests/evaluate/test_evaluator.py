@@ -11,7 +11,7 @@ from unitoken_jax.evaluate.evaluator import EvaluatedRun, batches, evenly_spaced
 @pytest.mark.parametrize("evaluator", ["retrieval", "zero_shot"])
 def test_a_stage_that_has_seen_no_caption_is_refused(evaluator):
     """As a UniTok that learned from images alone, where its evaluator is named."""
-    said = f"config.evaluation.{evaluator}: .* kind 'pictures', which has no captions"
+    said = f"config.evaluation.{evaluator}: .* kind 'images', which has no captions"
     with pytest.raises(ConfigError, match=said):
         EvaluatedRun.caption_encoder(None, evaluator, ImagesConfig())
 

@@ -172,7 +172,7 @@ class EvaluatedRun:
     @functools.cached_property
     def answer_counts(self) -> accuracy.Counts:
         """How often training gives each answer, by kind of question."""
-        train = Split(self.chain.data_dir, self.config.train_split, pictures=False)
+        train = Split(self.chain.data_dir, self.config.train_split, images=False)
         counts = accuracy.count_answers(
             (
                 (question["kind"], question["answer"])
@@ -235,7 +235,7 @@ class EvaluatedRun:
 
     def questions(self) -> list[tuple[int, Question]]:
         """List all held-out questions with the numbers of their records, shuffled."""
-        outlines = self.heldout.without_pictures()
+        outlines = self.heldout.without_images()
         every = [
             (number, question)
             for number, record in self._records(outlines, range(len(outlines)))
