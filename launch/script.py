@@ -5,6 +5,7 @@ exactly what would run, and can be kept, read and run by hand.
 """
 
 import argparse
+import contextlib
 import itertools
 import os
 import posixpath
@@ -244,12 +245,14 @@ def warn_of_loss(arguments: Sequence[str], targets: Sequence[str]) -> None:
     place = posixpath.normpath(workdir)
     kept = [posixpath.normpath(target) for target in targets]
     if not any(place == target or place.startswith(f"{target}/") for target in kept):
-        print(
-            f"warning: --workdir={workdir} lies on nothing that is mounted "
-            f"({', '.join(kept) or 'there is nothing'}): every checkpoint is lost with "
-            "the container; name a folder on a mount.",
-            file=sys.stderr,
-        )
+        with contextlib.suppress(OSError):  # nobody may be left to read it
+            print(
+                f"warning: --workdir={workdir} lies on nothing that is mounted "
+                f"({', '.join(kept) or 'there is nothing'}): every checkpoint is lost "
+                "with the container; name a folder on a mount.",
+                file=sys.stderr,
+                flush=True,
+            )
 
 
 def document(text: str, *, background: bool = False) -> str:
