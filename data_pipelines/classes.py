@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 
@@ -60,12 +60,13 @@ class ClassesConfig(DataConfig):
         del vocabulary, seed
         classes = size = None
         label: Callable[[Any], Labeled] = label_file
+        items = cast(Sequence[Any], source)
         if isinstance(source, Split):
             self.check_codes(source)
             names = class_names(source.directory)
             label = partial(label_record, names=names)
             classes, size = len(names), source.codebook_size
-        shape = label(source[0]).codes.shape[1:]
+        shape = label(items[0]).codes.shape[1:]
 
         def prepare(item: Any) -> Labeled:
             labeled = label(item)

@@ -9,10 +9,10 @@ shapes: another kind is such a module, and a line in `KINDS`.
 import dataclasses
 import math
 import pkgutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar, cast, get_type_hints
 
 import numpy as np
 
@@ -220,8 +220,9 @@ class DataConfig:
         self, source: Source, prepare: Callable[[Any], T]
     ) -> RecordCache[T]:
         """Return the records of a data set, prepared for batches."""
+        records = cast(Sequence[Any], source)  # of whatever `prepare` takes
         return RecordCache(
-            source,
+            records,
             prepare,
             outlines=source.without_images() if isinstance(source, Split) else None,
             cache_bytes=self.cache_mib * 2**20,
@@ -357,7 +358,9 @@ def _refuse_field(kind: str, name: str, path: str) -> None:
     inner = [
         f"{group}.{name}"
         for group, hint in hints.items()
-        if dataclasses.is_dataclass(hint) and name in _names(hint)
+        if isinstance(hint, type)
+        and dataclasses.is_dataclass(hint)
+        and name in _names(hint)
     ]
     raise ConfigError(
         f"{path}.{name}: data of kind {kind!r} does not have it, only that of kind "

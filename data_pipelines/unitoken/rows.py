@@ -215,6 +215,6 @@ def packed_rows(
 ) -> PackedRows[Shown]:
     """Read every record of the cache once and plan the rows of UniToken."""
     ratios = config.mixture.ratios
-    wanted = [task for task in TASKS if task in ratios]
+    wanted: list[Task] = [task for task in TASKS if task in ratios]
     row_format = UniTokenFormat(vocabulary, config, wanted)
     return PackedRows(cache, row_format, config, ratios, seed)

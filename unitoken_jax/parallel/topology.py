@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import jax
 from jax.experimental import topologies
 
 from unitoken_jax.config import UserError, nearest
@@ -96,7 +95,7 @@ def is_available() -> bool:
     return importlib.util.find_spec("libtpu") is not None
 
 
-def devices(topology: Topology) -> Sequence[jax.Device]:
+def devices(topology: Topology) -> Sequence[Any]:
     """Devices to compile for; nothing can be computed on them.
 
     Raises:

@@ -24,7 +24,7 @@ from unitoken_jax.parallel.topology import Topology, devices
 from unitoken_jax.train.config import StageConfig
 from unitoken_jax.train.program import TrainProgram, make_program
 
-Shapes = Mapping[str, tuple[tuple[int, ...], np.dtype]]
+Shapes = Mapping[str, tuple[tuple[int, ...], type[np.generic]]]
 
 _EXCEEDS = re.compile(
     r"(?:Used |required for HLO temporaries \()([\d.]+[KMG])\)? "

@@ -67,7 +67,8 @@ def compare(plan: Plan, path: Path) -> list[str]:
     before = json.loads(path.read_text())
     faults = []
     for name in sorted(before.keys() | now.keys()):
-        old, new = before.get(name), now.get(name)
+        old: Any = before.get(name)
+        new: Any = now.get(name)
         if name in EXACT or old is None or new is None:
             if old != new:
                 faults.append(f"{name} was {old}, is {new}")

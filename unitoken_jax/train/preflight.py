@@ -295,8 +295,9 @@ def _unread(system: System, data: DataConfig, config_path: str) -> Iterator[str]
             f"{config_path}.model.{field} is {system.value(field)!r}, but {why}, so "
             "that it changes nothing; leave it out."
         )
-    is_blind = isinstance(data, SequencesConfig) and not data.shows_views
-    if is_blind and data.views != ViewsConfig():
+    if not isinstance(data, SequencesConfig) or data.shows_views:
+        return
+    if data.views != ViewsConfig():
         yield (
             f"{config_path}.data.views: {config_path}.data.layout.encoding is "
             f"{data.layout.encoding!r}, whose rows show no views; leave it out."
