@@ -19,7 +19,7 @@ from unitoken_jax.config import ConfigError, UserError, plain
 from unitoken_jax.pipeline import check, system_of, train
 from unitoken_jax.runtime import lock, processes
 from unitoken_jax.train.experiment import build_experiment
-from unitoken_jax.train.preflight import check_all_is_read
+from unitoken_jax.train.preflight import check_all_is_read, check_data
 
 
 @pytest.fixture(scope="module")
@@ -158,7 +158,7 @@ def test_fields_that_another_leaves_without_effect_are_refused(
         pytest.raises(ConfigError, match=said) if said else contextlib.nullcontext()
     )
     chain = build_experiment(changed)
-    check(chain)
+    check_data(chain, system_of)
     with expected:
         check_all_is_read(chain, system_of, begins=True)
     check_all_is_read(chain, system_of, begins=False)
@@ -183,7 +183,7 @@ def test_unitok_needs_texts_to_contrast(node, supervision, fits) -> None:
         if fits
         else pytest.raises(ConfigError, match="'pairs'")
     ):
-        check(chain)
+        check_data(chain, system_of)
 
 
 def test_every_byte_of_the_data_is_verified_on_request(node, data, tmp_path) -> None:
