@@ -35,7 +35,7 @@ def define_flags() -> None:
     flags.DEFINE_string(
         "weights",
         None,
-        "Which set of a file that holds several: model, ema, trainer/disc; average or"
+        "Which set of a file that holds several: model, ema, trainer/disc; ema or"
         " params of a run.",
     )
     flags.DEFINE_string(
