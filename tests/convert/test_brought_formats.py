@@ -27,6 +27,7 @@ from unitoken_jax.convert.layouts import LINEAR
 from unitoken_jax.convert.networks import Network
 from unitoken_jax.convert.table import Rule, norm
 from unitoken_jax.convert.tensors import WeightsError
+from unitoken_jax.errors import REFUSED
 from unitoken_jax.models import registry
 from unitoken_jax.models.system import DataNeeds, System
 
@@ -201,7 +202,7 @@ def test_the_command_takes_entry_points(tmp_path):
         return subprocess.run(call, check=False, capture_output=True, text=True)
 
     done = command("vqgn")
-    assert done.returncode == 1
+    assert done.returncode == REFUSED
     assert done.stderr.startswith("error: there is no format 'vqgn'; did you mean")
     done = command("unitoken_jax.convert.published.vqgan:VQGAN_CKPT")
     assert (done.returncode, done.stderr) == (0, "")

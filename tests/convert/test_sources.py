@@ -184,3 +184,14 @@ def test_an_unannounced_tensor_is_refused(tmp_path):
     specs = {"w": Spec((2,), np.dtype(np.float32))}
     with pytest.raises(WeightsError, match="was announced as"):
         sinks.write_weights(tmp_path / "x.safetensors", specs, lambda _: np.zeros(2))
+
+
+@pytest.mark.parametrize("length", [0x0280, 0x0480])
+def test_a_header_as_long_as_a_pickle_begins_is_read(length, tmp_path):
+    """The length's first two bytes are those of a pickle of protocol 2 or 4."""
+    path = tmp_path / "model.safetensors"
+    entry = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}
+    text = json.dumps({"w": entry}).encode().ljust(length)
+    path.write_bytes(length.to_bytes(8, "little") + text + bytes(4))
+    assert path.read_bytes()[:1] == b"\x80"
+    assert open_source(path)["w"].tolist() == [0]

@@ -35,8 +35,8 @@ def define_flags() -> None:
     flags.DEFINE_string(
         "weights",
         None,
-        "Which set of a file that holds several: model, ema, trainer/disc; average or"
-        " params of a run.",
+        "Which set of a file that holds several: model, ema,"
+        " trainer/disc; params or ema of a run.",
     )
     flags.DEFINE_string(
         "part", None, "Part of the model to write alone: decoder, vision, text."

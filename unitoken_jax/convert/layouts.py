@@ -83,8 +83,8 @@ def transpose(*axes: int, name: str = "", text: str = "") -> Layout:
     return _one(
         name or f"transpose{axes}",
         text or f"axes {axes}",
-        lambda array, _: array.transpose(axes),
-        lambda array: array.transpose(back),
+        lambda array, _: array.transpose(axes),  # published → ours
+        lambda array: array.transpose(back),  # ours → published
     )
 
 
@@ -124,20 +124,24 @@ POINTWISE = _one(
 HEADS_IN = _one(
     "HEADS_IN",
     "(heads·size, width) → [width, heads, size]",
+    # [N·H, D] → [D, N·H] → [D, N, H]
     lambda array, shape: contiguous(array.T).reshape(shape),
+    # [D, N, H] → [D, N·H] → [N·H, D]
     lambda array: array.reshape(array.shape[0], -1).T,
 )
 HEADS_OUT = _one(
     "HEADS_OUT",
     "(width, heads·size) → [heads, size, width]",
+    # [D, N·H] → [N·H, D] → [N, H, D]
     lambda array, shape: contiguous(array.T).reshape(shape),
+    # [N, H, D] → [N·H, D] → [D, N·H]
     lambda array: array.reshape(-1, array.shape[-1]).T,
 )
 HEADS_BIAS = _one(
     "HEADS_BIAS",
     "(heads·size) → [heads, size]",
-    lambda array, shape: array.reshape(shape),
-    lambda array: array.reshape(-1),
+    lambda array, shape: array.reshape(shape),  # [N·H] → [N, H]
+    lambda array: array.reshape(-1),  # [N, H] → [N·H]
 )
 
 
@@ -176,7 +180,7 @@ def repeated_rows(rows: int) -> Layout:
     """
 
     def to_ours(array: np.ndarray, shape: Shape) -> np.ndarray:
-        groups = array.reshape(shape[0], -1, *shape[1:])
+        groups = array.reshape(shape[0], -1, *shape[1:])  # [N, H] → [S, N/S, H]
         if not (groups == groups[:, :1]).all():
             raise LayoutError(
                 f"the {rows} rows should be {shape[0]} vector(s), each repeated, but"
@@ -203,10 +207,12 @@ def rotary_halves(size: int, axis: int = 0) -> Layout:
     def regroup(array: np.ndarray, inner: tuple[int, int]) -> np.ndarray:
         place = axis % array.ndim
         shape = array.shape
+        # [.., N·H, ..] → [.., N, H/2, 2, ..], or [.., N, 2, H/2, ..] on the way back
         pairs = contiguous(array).reshape(
             *shape[:place], -1, *inner, *shape[place + 1 :]
         )
-        return pairs.swapaxes(place + 1, place + 2).reshape(shape)
+        # The inner two change places, and all three are one axis again.
+        return pairs.swapaxes(place + 1, place + 2).reshape(shape)  # [.., N·H, ..]
 
     return _one(
         f"rotary_halves({size})" if axis == 0 else f"rotary_halves({size}, {axis})",

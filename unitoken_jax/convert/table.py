@@ -82,7 +82,7 @@ class Constant:
         value = np.asarray(self.value, np.float64)
         if value.ndim:
             long = [size if size == len(value) else 1 for size in self.shape]
-            value = value.reshape(long)
+            value = value.reshape(long)  # [C] → [1, C, 1, 1], say
         return np.broadcast_to(value, self.shape).astype(dtype)
 
 

@@ -65,7 +65,7 @@ def _read(file: IO[bytes]) -> dict[str, np.ndarray]:
 def _take(tensor: _Tensor, storages: Mapping[str, np.ndarray]) -> np.ndarray:
     count = int(np.prod(tensor.size, dtype=np.int64))
     numbers = storages[tensor.storage][tensor.offset : tensor.offset + count]
-    return numbers.reshape(tensor.size)
+    return numbers.reshape(tensor.size)  # [count] → the tensor's shape
 
 
 def _rebuild(storage: str, offset: int, size: tuple[int, ...], *rest: Any) -> _Tensor:

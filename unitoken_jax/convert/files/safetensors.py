@@ -61,7 +61,8 @@ def read_header(path: Path) -> Header:
         WeightsError: it cannot be read, is another kind of file, cut off or damaged.
     """
     head = recognize.look(path)
-    if head.startswith((b"PK\x03\x04", b"\x80\x02", b"\x80\x04")):
+    # The length of a header may begin as a pickle does; its JSON is no part of one.
+    if head[8:9] != b"{" and head.startswith((b"PK\x03\x04", b"\x80\x02", b"\x80\x04")):
         raise WeightsError(
             f"{path} is a PyTorch file and not safetensors; rename it to end in .pth"
         )
