@@ -16,6 +16,7 @@ import tiny_chain
 
 from unitoken_jax.checkpoint import reader as checkpoints
 from unitoken_jax.config import ConfigError, UserError, plain
+from unitoken_jax.errors import REFUSED
 from unitoken_jax.pipeline import check, system_of, train
 from unitoken_jax.runtime import lock, processes
 from unitoken_jax.train.experiment import build_experiment
@@ -332,7 +333,7 @@ def test_numbers_of_the_environment(variable, monkeypatch) -> None:
 def test_a_typo_is_one_line(command) -> None:
     process = command("--config.stages.tokenizer.optimizer.learning_rat=1")
     output, errors = process.communicate(timeout=60)
-    assert (process.returncode, output) == (1, "")
+    assert (process.returncode, output) == (REFUSED, "")
     (line,) = errors.splitlines()
     assert line.startswith(
         "error: config.stages.tokenizer.optimizer.learning_rat: unknown name; did you "

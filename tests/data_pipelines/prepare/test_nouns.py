@@ -2,8 +2,15 @@
 
 import pytest
 
-from data_pipelines.config import KINDS
-from data_pipelines.prepare.nouns import Noun, article, kind_of, may_be, noun_of, plural
+from data_pipelines.prepare.nouns import (
+    KINDS,
+    Noun,
+    article,
+    kind_of,
+    may_be,
+    noun_of,
+    plural,
+)
 
 
 def _annotation(caption, place):

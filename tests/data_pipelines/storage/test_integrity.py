@@ -21,6 +21,7 @@ from data_pipelines.storage.code_files import CodeFileError, CodeFiles
 from data_pipelines.storage.manifest import FILE, Manifest, file_digest, read_manifest
 from data_pipelines.storage.readers import READERS, ShardError, StorageError
 from data_pipelines.storage.shards import Split, write_split
+from unitoken_jax.errors import REFUSED
 
 TEXTS = "train-00001-of-00003.array_record"
 UNCHECKED = integrity.Found((), ())
@@ -402,7 +403,7 @@ def test_published_code_files_have_digests_when_asked(tmp_path, capsys):
         np.save(tmp_path / "x_labels" / f"{i}.npy", np.array([i]))
     before = CodeFiles(tmp_path).digest
     arguments = ["--input", str(tmp_path)]
-    assert verify.main(arguments) == 1
+    assert verify.main(arguments) == REFUSED
     assert "--record writes those" in capsys.readouterr().err
     assert verify.main([*arguments, "--record"]) == 0
     recorded = CodeFiles(tmp_path)
