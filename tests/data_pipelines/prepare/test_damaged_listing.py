@@ -11,8 +11,8 @@ import pytest
 from damage import DAMAGES, damaged
 from hypothesis import strategies as st
 
-from data_pipelines.config import KINDS
 from data_pipelines.prepare.job import picture_record
+from data_pipelines.prepare.nouns import KINDS
 from data_pipelines.prepare.pictures import (
     Archive,
     EntryError,

@@ -18,7 +18,7 @@ from data_pipelines.prepare.split import concept_key
 from data_pipelines.storage.directory import DirectoryError
 from data_pipelines.storage.shards import Split
 from data_pipelines.tokenizers.chameleon import ChameleonVocabulary
-from unitoken_jax.config import UserError
+from unitoken_jax.errors import REFUSED, UserError
 
 CONFIG = PrepareConfig(
     heldout_fraction=0.3,
@@ -259,9 +259,9 @@ def test_command_line(tmp_path, make_zip, capsys):
     arguments += ["--train_scenes", "8", "--heldout_scenes", "4"]
     assert main(arguments) == 0
     assert "train: " in capsys.readouterr().out
-    assert main([*arguments, "--seed", "2"]) == 1
+    assert main([*arguments, "--seed", "2"]) == REFUSED
     assert "give --overwrite to replace it" in capsys.readouterr().err
-    assert main([*arguments, "--image_size", "7"]) == 1
+    assert main([*arguments, "--image_size", "7"]) == REFUSED
     with pytest.raises(SystemExit):
         main(["--help"])
     assert "--heldout_fraction" in capsys.readouterr().out

@@ -2,8 +2,7 @@
 
 from collections import Counter
 
-from data_pipelines.config import KINDS
-from data_pipelines.prepare.nouns import kind_of, may_be
+from data_pipelines.prepare.nouns import KINDS, kind_of, may_be
 from data_pipelines.prepare.questions import balanced_kinds, questions_of
 
 

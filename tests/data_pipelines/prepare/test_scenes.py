@@ -6,12 +6,11 @@ import re
 import numpy as np
 import pytest
 
-from data_pipelines.config import KINDS
 from data_pipelines.images.decoding import decode
 from data_pipelines.prepare import scenes
 from data_pipelines.prepare.colors import PAINTS, single_color
 from data_pipelines.prepare.job import PrepareConfig, make_things
-from data_pipelines.prepare.nouns import may_be
+from data_pipelines.prepare.nouns import KINDS, may_be
 from data_pipelines.storage import records
 
 SIZE = 64
