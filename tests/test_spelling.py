@@ -20,48 +20,6 @@ BRITISH = re.compile(
 )
 # Names that others have given: of published files, classes and packages.
 PUBLISHED: frozenset[str] = frozenset()
-# Files that hold British names still; none is added.
-LEFT = frozenset(
-    {
-        "data_pipelines/images/decoding.py",
-        "tests/convert/test_exchange.py",
-        "tests/convert/test_table.py",
-        "tests/data_pipelines/images/test_anyres.py",
-        "tests/data_pipelines/images/test_images.py",
-        "tests/data_pipelines/prepare/test_captions.py",
-        "tests/data_pipelines/prepare/test_colors.py",
-        "tests/data_pipelines/prepare/test_pictures.py",
-        "tests/data_pipelines/prepare/test_questions.py",
-        "tests/data_pipelines/prepare/test_scenes.py",
-        "tests/evaluate/feature_networks/test_preprocessing.py",
-        "tests/launch/sweep/stand_in.py",
-        "tests/launch/sweep/test_runner.py",
-        "tests/models/random_weights.py",
-        "tests/ops/test_dropout.py",
-        "tests/parallel/test_mesh.py",
-        "tests/report/test_chart.py",
-        "tests/report/test_quantities.py",
-        "tests/test_renamed.py",
-        "tests/train/test_chain.py",
-        "tests_torch/test_transformers.py",
-        "unitoken_jax/convert/published/chameleon.py",
-        "unitoken_jax/convert/published/llamagen.py",
-        "unitoken_jax/convert/published/unitok_mllm.py",
-        "unitoken_jax/convert/published/unitoken.py",
-        "unitoken_jax/models/decoder.py",
-        "unitoken_jax/models/llamagen.py",
-        "unitoken_jax/models/perceptual/inception.py",
-        "unitoken_jax/models/unitok_mllm.py",
-        "unitoken_jax/models/unitoken.py",
-        "unitoken_jax/models/vitamin.py",
-        "unitoken_jax/ops/adversarial.py",
-        "unitoken_jax/ops/normalization.py",
-        "unitoken_jax/ops/positions.py",
-        "unitoken_jax/plan/search.py",
-        "unitoken_jax/train/__main__.py",
-        "unitoken_jax/train/chain.py",
-    }
-)
 
 
 def _british(text: str) -> list[str]:
@@ -79,16 +37,10 @@ def _files() -> list[str]:
 @pytest.mark.parametrize("folder", FOLDERS)
 def test_identifiers_are_american(folder):
     for name in _files():
-        if name.startswith(f"{folder}/") and name not in LEFT:
+        if name.startswith(f"{folder}/"):
             found = _british((ROOT / name).read_text("utf-8"))
             assert not found, f"{name}: {', '.join(found)}"
             assert not BRITISH.search(Path(name).stem), name
-
-
-def test_files_that_are_clean_leave_the_list():
-    for name in LEFT:
-        text = (ROOT / name).read_text("utf-8")
-        assert _british(text) or BRITISH.search(Path(name).stem), name
 
 
 def test_the_test_notices():

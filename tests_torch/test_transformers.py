@@ -62,8 +62,8 @@ def random_params(config, scale=0.3):
     rng = np.random.default_rng(0)
 
     def draw(path, leaf):
-        centre = 1.0 if path[-1].key == "scale" else 0.0
-        return rng.normal(centre, scale, leaf.shape).astype(np.float32)
+        center = 1.0 if path[-1].key == "scale" else 0.0
+        return rng.normal(center, scale, leaf.shape).astype(np.float32)
 
     abstract = network_of(config).abstract(config)
     return jax.tree_util.tree_map_with_path(draw, abstract)

@@ -151,20 +151,20 @@ def _from_wide(picture: Image.Image, clear: int | None, where: str) -> Image.Ima
     tags = getattr(picture, "tag_v2", {})
     values = np.asarray(picture if picture.mode == "F" else picture.convert("I"))
     if picture.mode == "F":
-        grey = _from_floats(values, where)
+        gray = _from_floats(values, where)
     elif picture.mode == "I":
-        grey = _from_integers(values, where)
+        gray = _from_integers(values, where)
     else:
         bits = tags.get(TiffImagePlugin.BITSPERSAMPLE, (16,))[0]
-        grey = values >> (bits - 8)
-    grey = grey.astype(np.uint8)
+        gray = values >> (bits - 8)
+    gray = gray.astype(np.uint8)
     if tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0:
-        grey = 255 - grey  # zero is white, which Pillow heeds for 8 bits only
+        gray = 255 - gray  # zero is white, which Pillow heeds for 8 bits only
     is_clear = values == (-1 if clear is None else clear)
     if not is_clear.any():
-        return Image.fromarray(grey).convert("RGB")
+        return Image.fromarray(gray).convert("RGB")
     alpha = np.where(is_clear, 0, 255).astype(np.uint8)
-    return Image.fromarray(np.stack([grey, grey, grey, alpha], -1))
+    return Image.fromarray(np.stack([gray, gray, gray, alpha], -1))
 
 
 def _from_integers(values: np.ndarray, where: str) -> np.ndarray:

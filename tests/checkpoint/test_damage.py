@@ -4,6 +4,7 @@ import gc
 import json
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -318,6 +319,7 @@ def test_a_run_resumes_from_the_one_before_whatever_bit_is_flipped(
             restored = checkpointer.restore(abstract)
         assert restored is not None
         assert int(restored.state.step) == 0
-        assert f"checkpoints/1 is damaged (DamagedError: {name}: " in caplog.text
+        said = rf"checkpoints/1 is damaged \((DamagedError: )?{re.escape(name)}: "
+        assert re.search(said, caplog.text)
         assert (tmp_path / "copy" / "checkpoints-damaged" / "1").is_dir()
         shutil.rmtree(tmp_path / "copy")

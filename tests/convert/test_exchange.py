@@ -477,7 +477,7 @@ def test_unknown_formats_are_refused():
     refused("no format 'unitokn'; did you mean 'unitoken'", format_of, "unitokn")
 
 
-def test_the_wrong_format_is_recognised():
+def test_the_wrong_format_is_recognized():
     weights = load_file(GOLDEN / "vqgan_tiny.weights.safetensors")
     refused("look like vqgan", convert.load, "lumina", weights, WIDE)
     refused("lumina holds a Chameleon", convert.load, "lumina", weights, VQ)

@@ -141,7 +141,7 @@ def test_ignored_keys_are_dropped():
     import_tensors(TABLE, weights, abstract(), COUNTS)
 
 
-def test_a_common_prefix_is_recognised():
+def test_a_common_prefix_is_recognized():
     weights = {f"module.{key}": array for key, array in source().items()}
     refused(weights, "carry the prefix 'module.'")
 

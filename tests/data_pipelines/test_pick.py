@@ -5,6 +5,7 @@ import pytest
 from data_pipelines import pick
 from data_pipelines.storage.shards import Split
 from data_pipelines.tokenizers.chameleon import ChameleonVocabulary
+from unitoken_jax.errors import REFUSED
 
 
 def test_one_record_stands_in_both_splits(tmp_path, examples) -> None:
@@ -42,5 +43,5 @@ def test_faults_are_sentences(tmp_path, examples, capsys) -> None:
     words = ["--input", str(source), "--output", str(output), "--caption"]
     assert pick.main([*words, "picture number 1"]) == 0
     assert capsys.readouterr().out == f"{output} holds 'picture number 1'\n"
-    assert pick.main([*words, "nothing"]) == 1
+    assert pick.main([*words, "nothing"]) == REFUSED
     assert capsys.readouterr().err.startswith("error: no training picture")

@@ -1,4 +1,4 @@
-"""Random weights for tests, drawn by NumPy: compiling an initialiser takes seconds."""
+"""Random weights for tests, drawn by NumPy: compiling an initializer takes seconds."""
 
 import jax
 import numpy as np
@@ -9,7 +9,7 @@ from unitoken_jax.models import registry
 
 
 def random_weights(abstract, seed=0):
-    """Weights of the scale that the initialisers give, for a tree of shapes."""
+    """Weights of the scale that the initializers give, for a tree of shapes."""
     rng = np.random.default_rng(seed)
 
     def draw(path, leaf):
@@ -27,8 +27,8 @@ def random_system(node, seed=0):
     rng = np.random.default_rng(seed)
 
     def leaf(path, shape):
-        centre = 1.0 if path[-1].key == "scale" else 0.0
-        return rng.normal(centre, 0.4, shape.shape).astype(np.float32)
+        center = 1.0 if path[-1].key == "scale" else 0.0
+        return rng.normal(center, 0.4, shape.shape).astype(np.float32)
 
     shapes = registry.abstract_params(system)
     return system.module, jax.device_put(jax.tree_util.tree_map_with_path(leaf, shapes))

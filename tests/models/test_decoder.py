@@ -33,7 +33,7 @@ POSITIONS = np.broadcast_to(np.arange(10, dtype=np.int32), (2, 10))
 
 
 def abstract(config):
-    init = partial(Decoder(config).init, method="initialise")
+    init = partial(Decoder(config).init, method="initialize")
     return jax.eval_shape(init, jax.random.key(0))["params"]
 
 

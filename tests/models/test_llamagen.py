@@ -33,7 +33,7 @@ SMALL = LlamaGenConfig(
 
 
 def abstract(config):
-    init = partial(LlamaGen(config).init, method="initialise")
+    init = partial(LlamaGen(config).init, method="initialize")
     return jax.eval_shape(init, jax.random.key(0))["params"]
 
 
@@ -196,7 +196,7 @@ def test_half_precision_keeps_parameters_and_loss_in_float32():
 
 
 def test_logits_start_at_zero():
-    init = partial(LlamaGen(SMALL).init, method="initialise")
+    init = partial(LlamaGen(SMALL).init, method="initialize")
     head = jax.jit(lambda key: init(key)["params"]["depth"]["head"])(jax.random.key(0))
     assert not head["kernel"].value.any()
     assert not head["bias"].value.any()

@@ -49,7 +49,7 @@ def published_config():
 
 
 def abstract(config):
-    init = partial(UniTokMllm(config).init, method="initialise")
+    init = partial(UniTokMllm(config).init, method="initialize")
     return jax.eval_shape(init, jax.random.key(0))["params"]
 
 

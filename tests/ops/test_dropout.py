@@ -26,7 +26,7 @@ def test_the_share_is_the_rate(rate: float, seed: int):
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
 @pytest.mark.parametrize("distance", [1, 2, 5])
-def test_neighbours_know_nothing_of_each_other(axis: int, distance: int):
+def test_neighbors_know_nothing_of_each_other(axis: int, distance: int):
     noise = dropped(0, 0.5) - 0.5
     shifted = np.roll(noise, distance, axis)
     assert abs((noise * shifted).mean() / 0.25) < 6 / np.prod(SHAPE) ** 0.5

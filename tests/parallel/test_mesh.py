@@ -16,7 +16,7 @@ def test_one_axis_takes_what_is_left():
     assert set(mesh.axis_types) == {AxisType.Auto}
 
 
-def test_inner_axes_are_neighbours_and_slices_far_apart():
+def test_inner_axes_are_neighbors_and_slices_far_apart():
     mesh = make_mesh(MeshConfig(slice=2, tensor=2))
     ids = [device.id for device in mesh.devices[1, 0, 0, :, 0]]
     assert ids == [4, 5]

@@ -49,7 +49,7 @@ def test_a_long_curve_is_thinned_without_losing_its_spike(place):
 
 
 @given(curves)
-def test_smoothing_stays_between_neighbours_and_keeps_the_ends(values):
+def test_smoothing_stays_between_neighbors_and_keeps_the_ends(values):
     smoothed = chart.smooth(values)
     assert smoothed.shape == values.shape
     slack = 1e-6 * (1 + np.abs(values).sum())

@@ -51,7 +51,7 @@ def test_tick(value, words):
         ([7.0], ["7"]),
     ],
 )
-def test_ticks_tell_neighbours_apart(values, words):
+def test_ticks_tell_neighbors_apart(values, words):
     assert quantities.ticks(values) == words
 
 

@@ -23,16 +23,19 @@ def test_writes_are_done_in_order() -> None:
 
 def test_what_waits_for_a_full_disk_is_written_when_there_is_space(caplog) -> None:
     done: list[int] = []
-    full = threading.Event()
+    tried, full = threading.Event(), threading.Event()
     full.set()
 
     def write(number: int) -> None:
+        tried.set()
         if full.is_set():
             raise OSError(28, "No space left on device")
         done.append(number)
 
     with Outlet("numbers", waiting=8) as numbers:
-        for number in range(20):
+        numbers.put(lambda: write(0))
+        assert tried.wait(60)
+        for number in range(1, 20):
             numbers.put(lambda number=number: write(number))
         assert outlet.dropped() == numbers.dropped == 12
         full.clear()

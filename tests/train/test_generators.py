@@ -19,6 +19,7 @@ from PIL import Image
 from data_pipelines.storage import records
 from data_pipelines.storage.shards import Split
 from tests.models import golden, test_llamagen, test_unitok, test_unitok_mllm
+from unitoken_jax.checkpoint.state import create
 from unitoken_jax.config import ConfigError, UserError, plain
 from unitoken_jax.convert.published import llamagen as llamagen_tables
 from unitoken_jax.convert.published import unitok as unitok_tables
@@ -329,10 +330,9 @@ def test_the_trainers_update_has_the_published_loss_and_gradients(case, divided)
     params = jax.tree.map(jnp.asarray, params)
 
     def run(params, batch):
-        new, _, metrics = update(
-            params, rule.init(params), batch, jax.random.key(0), jnp.int32(0)
-        )
-        return jax.tree.map(gradient, params, new), metrics
+        state = create(lambda _: params, rule.init, jax.random.key(0))
+        new, metrics = update(state, batch, jax.random.key(0))
+        return jax.tree.map(gradient, params, new.params), metrics
 
     def gradient(old, new):
         step = old - new
@@ -356,9 +356,11 @@ def test_the_trainers_update_has_the_published_loss_and_gradients(case, divided)
     for key in [key for key in found if key.endswith(constant)] if constant else []:
         assert not found.pop(key).any()
     assert found.keys() == expected.keys()
-    # A difference of float32 parameters has lost digits.
+    # A difference of float32 parameters has lost digits, and so has a sum of gradients
+    # that nearly cancel.
     for key, value in expected.items():
-        np.testing.assert_allclose(found[key], value, 1e-3, 1e-6, err_msg=key)
+        lost = 1e-6 + 1e-5 * np.abs(value).max()
+        np.testing.assert_allclose(found[key], value, 1e-3, lost, err_msg=key)
 
 
 def test_a_packed_row_has_the_loss_of_its_samples_alone():

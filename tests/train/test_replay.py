@@ -1,7 +1,7 @@
 """A poisoned record is found by executing its step again."""
 
-import dataclasses
 import json
+from dataclasses import fields
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,7 @@ import tiny_unitoken
 
 from unitoken_jax.config import UserError
 from unitoken_jax.models import registry
+from unitoken_jax.models.system import System
 from unitoken_jax.train import stage
 from unitoken_jax.train.components import StageComponents
 from unitoken_jax.train.monitor import nonfinite
@@ -85,14 +86,15 @@ def test_a_record_that_overflows_names_the_operation(tmp_path) -> None:
 def test_a_parameter_that_is_not_finite_is_named_and_no_record(tmp_path) -> None:
     system = miniature.system()
 
-    def broken(key):
-        variables = system.init(key)
-        kernel = variables["params"]["still"]["kernel"]
-        value = kernel.value.at[0, 3].set(jnp.inf)
-        variables["params"]["still"]["kernel"] = kernel.replace(value=value)
-        return variables
+    class Broken(System):
+        def init(self, rng):
+            variables = super().init(rng)
+            kernel = variables["params"]["still"]["kernel"]
+            value = kernel.value.at[0, 3].set(jnp.inf)
+            variables["params"]["still"]["kernel"] = kernel.replace(value=value)
+            return variables
 
-    changed = dataclasses.replace(system, init=broken)
+    changed = Broken(**{f.name: getattr(system, f.name) for f in fields(system)})
     (tmp_path / "flight").mkdir()  # of a run that ended before its first checkpoint
     found = replay(_job(), _parts(system=changed), tmp_path, 1)
     assert found.start == 0

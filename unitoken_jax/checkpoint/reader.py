@@ -531,7 +531,13 @@ def _forget_reads() -> None:
         if str(error) != _LEFT[0]:
             report_uncaught(kind, error, trace)
 
+    def of_others(record: logging.LogRecord) -> bool:
+        # A read that failed after the first is reported by its event loop.
+        text = record.getMessage()
+        return not ("was never retrieved" in text and "orbax" in text)
+
     sys.unraisablehook, sys.excepthook = hook, uncaught
+    logging.getLogger("asyncio").addFilter(of_others)
 
 
 def _cause(error: BaseException) -> BaseException:

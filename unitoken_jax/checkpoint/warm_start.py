@@ -51,7 +51,7 @@ def warm_start(
     shardings: Mapping[str, PyTree],
     sources: Mapping[str, tuple[Path, str]],
 ) -> dict[str, PyTree]:
-    """Replace subtrees of freshly initialised parameters by trained ones.
+    """Replace subtrees of freshly initialized parameters by trained ones.
 
     Args:
         params: our nested parameters.

@@ -60,8 +60,8 @@ class Attention(nn.Module):
         norm_rows: rows of the QK-norm's parameters; 0 for no QK-norm.
         backend: see `ops.attention`.
         block: see `ops.attention`.
-        kernel_init: initialiser of the kernels; normal, variance 1 / fan-in, if None.
-        out_init: initialiser of the output's kernel where it differs.
+        kernel_init: initializer of the kernels; normal, variance 1 / fan-in, if None.
+        out_init: initializer of the output's kernel where it differs.
         rows: logical name of the axis B.
         quantization: in what the four maps multiply, see `layers.quantization`.
         dtype: type of the computation.

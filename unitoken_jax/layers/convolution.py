@@ -25,8 +25,8 @@ class Conv(nn.Module):
         size: side of the square kernel.
         stride: steps along both axes.
         padding: zeros around each axis; "centred" adds (size - 1) / 2 on all sides.
-        kernel_init: initialiser of the kernel.
-        bias_init: initialiser of the bias; None means PyTorch's default.
+        kernel_init: initializer of the kernel.
+        bias_init: initializer of the bias; None means PyTorch's default.
         dtype: computation dtype.
     """
 
@@ -65,7 +65,7 @@ class DepthwiseConv(nn.Module):
     Attributes:
         size: side of the square kernel.
         stride: steps along both axes.
-        kernel_init: initialiser of the kernel.
+        kernel_init: initializer of the kernel.
         dtype: computation dtype.
     """
 

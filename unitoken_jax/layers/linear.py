@@ -15,7 +15,7 @@ class Linear(nn.Module):
         features: sizes of the output axes.
         axes: logical names of the kernel's axes, inputs first.
         use_bias: whether a bias of shape `features` is added.
-        kernel_init: initialiser of the kernel; normal, variance 1 / fan-in, if None.
+        kernel_init: initializer of the kernel; normal, variance 1 / fan-in, if None.
         quantization: in what it multiplies, see `layers.quantization`.
         dtype: type of the computation.
     """

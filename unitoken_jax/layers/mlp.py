@@ -26,7 +26,7 @@ class GatedMLP(nn.Module):
 
     Attributes:
         features: inner width F.
-        kernel_init: initialiser of the kernels.
+        kernel_init: initializer of the kernels.
         quantization: in what the maps multiply, see `layers.quantization`.
         dtype: type of the computation.
     """
@@ -59,7 +59,7 @@ class MLP(nn.Module):
         features: inner width F.
         activation: which GELU, exact (erf) or its tanh approximation.
         output: width of the result; the input's when None.
-        kernel_init: initialiser of the kernels; normal, variance 1 / fan-in, if None.
+        kernel_init: initializer of the kernels; normal, variance 1 / fan-in, if None.
         rows: logical name of the axis B.
         dtype: type of the computation.
     """
@@ -91,7 +91,7 @@ class GeGLU(nn.Module):
 
     Attributes:
         features: inner width F.
-        kernel_init: initialiser of the kernels.
+        kernel_init: initializer of the kernels.
         dtype: type of the computation.
     """
 

@@ -1,4 +1,4 @@
-"""Parameters of Linen modules, and the initialisers that networks share.
+"""Parameters of Linen modules, and the initializers that networks share.
 
 A parameter is float32 and has a logical name for every axis.
 """
@@ -19,7 +19,7 @@ uniform_fan_in = initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 """PyTorch's default for convolutions and linear layers: U(±1/√fan_in)."""
 
 vit_init = initializers.normal(0.02)
-"""timm's initialiser of linear maps: its truncation lies at 100 standard deviations."""
+"""timm's initializer of linear maps: its truncation lies at 100 standard deviations."""
 
 xavier_half = initializers.variance_scaling(0.25, "fan_avg", "normal")
 """Xavier normal with gain 0.5: UniTok's for its decoder and its discriminator."""
@@ -37,7 +37,7 @@ def parameter(
     Args:
         module: the module that calls, inside `setup` or a compact method.
         name: the parameter's name.
-        init: initialiser, called with (key, shape, dtype).
+        init: initializer, called with (key, shape, dtype).
         axes: logical name of each axis; None for an axis that is never divided.
         shape: its shape.
 

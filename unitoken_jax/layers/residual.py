@@ -61,7 +61,7 @@ class EncoderBlock(nn.Module):
         taps: whether the result of the block is also what it gives to the scan.
         backend: of the attention, see `ops.attention`.
         block: likewise.
-        kernel_init: initialiser of the kernels; None for that of each layer.
+        kernel_init: initializer of the kernels; None for that of each layer.
         out_init: that of the attention's output where it differs.
         mlp_init: that of the MLP where it differs.
         rows: logical name of the axis B.

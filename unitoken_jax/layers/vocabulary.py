@@ -17,7 +17,7 @@ class Embedding(nn.Module):
         size: V.
         width: D.
         axes: logical names of the table's axes.
-        table_init: initialiser of the table.
+        table_init: initializer of the table.
         dtype: type of the result.
     """
 

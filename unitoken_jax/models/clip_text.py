@@ -101,7 +101,7 @@ class ClipText(nn.Module):
         axes = ("position", "embed")
         table = parameter(self, "position_embedding", init, axes, shape)
         x = x + table[:length].astype(config.dtype)
-        # The published initialiser: outputs shrink with the depth of the residual sum.
+        # The published initializer: outputs shrink with the depth of the residual sum.
         shrunk = config.hidden**-0.5 * (2 * config.layers) ** -0.5
         into = (2 * config.hidden) ** -0.5
         blocks = scan_layers(EncoderBlock, config.layers, config.remat, shared=0)

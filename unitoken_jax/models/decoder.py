@@ -257,7 +257,7 @@ class Decoder(nn.Module):
         )
         return self.norm(x)
 
-    def initialise(self) -> None:
+    def initialize(self) -> None:
         """Uses every parameter once: the method to give to `init`."""
         row = jnp.zeros((1, 1), jnp.int32)
         self.logits(self(self.embed(row), row))

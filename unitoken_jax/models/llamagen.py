@@ -256,7 +256,7 @@ class LlamaGen(nn.Module):
         """Scores of codes int32 [B, L, K] by states [B, L, K, D]."""
         return self.depth.score(features, targets)
 
-    def initialise(self) -> None:
+    def initialize(self) -> None:
         """Uses every parameter once: the method to give to `init`."""
         shape = (1, 2, self.config.codebooks)
         self.logits(self(jnp.zeros(1, jnp.int32), jnp.zeros(shape, jnp.int32)))
@@ -361,7 +361,7 @@ def system(config: LlamaGenConfig) -> System:
         config,
         module,
         partial(loss, module),
-        lambda: {"method": "initialise"},
+        lambda: {"method": "initialize"},
         DataNeeds(
             ("classes",), codes={"codes": "size"} | {name: name for name in agreed}
         ),

@@ -255,9 +255,9 @@ class UniTokMllm(nn.Module):
         targets = jnp.where((positions >= 0)[..., None], chosen, -1)
         return self.depth.score(features, targets), targets
 
-    def initialise(self) -> None:
+    def initialize(self) -> None:
         """Uses every parameter once: the method to give to `init`."""
-        self.decoder.initialise()
+        self.decoder.initialize()
         codes = jnp.zeros((1, 1, 1, self.config.codebooks), jnp.int32)
         states = self.embed_images(codes)
         self.depth.logits(self.depth(states, codes[:, 0]))
@@ -359,7 +359,7 @@ def system(config: UniTokMllmConfig) -> System:
         config,
         module,
         partial(loss, module),
-        lambda: {"method": "initialise"},
+        lambda: {"method": "initialize"},
         DataNeeds(
             ("unitok_mllm",),
             vocabulary={"decoder.vocab_size": "size"},

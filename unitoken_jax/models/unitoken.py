@@ -183,9 +183,9 @@ class UniToken(nn.Module):
             return logits
         return jnp.where(excluded, jnp.finfo(jnp.float32).min, logits)
 
-    def initialise(self) -> None:
+    def initialize(self) -> None:
         """Uses every parameter once: the method to give to `init`."""
-        self.decoder.initialise()
+        self.decoder.initialize()
         if self.config.vision is not None:
             size = self.config.vision.image
             self.encode_image(jnp.zeros((1, size, size, 3)))
@@ -259,7 +259,7 @@ def system(config: UniTokenConfig) -> System:
         config,
         module,
         partial(loss, module),
-        lambda: {"method": "initialise"},
+        lambda: {"method": "initialize"},
         DataNeeds(
             ("sequences",),
             vocabulary={

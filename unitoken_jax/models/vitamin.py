@@ -28,7 +28,7 @@ from unitoken_jax.ops.attention import Backend
 from unitoken_jax.ops.convolution import average_pool, convolve
 from unitoken_jax.ops.resize import double_nearest
 
-_CENTRED = ((1, 1), (1, 1))
+_CENTERED = ((1, 1), (1, 1))
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ VITAMIN_XLARGE = ViTaminConfig(widths=(192, 384), hidden=1152, layers=32, mlp=23
 
 
 def he_fan_out(groups: int = 1) -> Initializer:
-    """The published initialiser of convolutions: N(0, 2 / (k² · out / groups))."""
+    """The published initializer of convolutions: N(0, 2 / (k² · out / groups))."""
 
     def init(key: jax.Array, shape: Sequence[int], dtype: jnp.dtype) -> jax.Array:
         fan_out = shape[0] * shape[1] * shape[-1] / groups
@@ -132,7 +132,7 @@ class MBConv(nn.Module):
         )(h)
         h = conv(self.features, name="reduce")(_gelu(h))
         if self.stride > 1:
-            x = average_pool(x, (3, 3), (2, 2), _CENTRED)
+            x = average_pool(x, (3, 3), (2, 2), _CENTERED)
         if x.shape[-1] != self.features:
             x = conv(self.features, name="shortcut")(x)
         return x + h
@@ -281,7 +281,7 @@ class ViTaminDecoder(nn.Module):
         """Return images of `features` by the last layer's kernel, without its bias."""
         dtype = self.config.dtype
         images = convolve(
-            features.astype(dtype), kernel.astype(dtype), padding=_CENTRED
+            features.astype(dtype), kernel.astype(dtype), padding=_CENTERED
         )
         return images.astype(jnp.float32)
 

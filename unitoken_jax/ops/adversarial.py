@@ -107,8 +107,8 @@ def augment(
         return jax.random.uniform(key, shape, images.dtype, -largest, largest)
 
     images = images + change(keys[1], brightness)
-    grey = images.mean(3, keepdims=True)
-    images = (images - grey) * (1 + change(keys[2], saturation)) + grey
+    gray = images.mean(3, keepdims=True)
+    images = (images - gray) * (1 + change(keys[2], saturation)) + gray
     middle = images.mean((1, 2, 3), keepdims=True)
     images = (images - middle) * (1 + change(keys[3], contrast)) + middle
     return images * _cutout(keys[4], images.shape, cut).astype(images.dtype)

@@ -26,9 +26,9 @@ def layer_norm(
         float32 array of x's shape.
     """
     x = x.astype(jnp.float32)
-    centred = x - jnp.mean(x, axis=-1, keepdims=True)
-    variance = jnp.mean(jnp.square(centred), axis=-1, keepdims=True)
-    normed = centred * jax.lax.rsqrt(variance + eps)
+    centered = x - jnp.mean(x, axis=-1, keepdims=True)
+    variance = jnp.mean(jnp.square(centered), axis=-1, keepdims=True)
+    normed = centered * jax.lax.rsqrt(variance + eps)
     return normed * scale.astype(jnp.float32) + bias.astype(jnp.float32)
 
 

@@ -21,11 +21,11 @@ def bicubic_matrix(source: int, target: int, scale: float | None = None) -> np.n
     """
     a = -0.75
     step = source / target if scale is None else 1 / scale
-    centres = (np.arange(target) + 0.5) * step - 0.5
-    base = np.floor(centres).astype(np.int64)
+    centers = (np.arange(target) + 0.5) * step - 0.5
+    base = np.floor(centers).astype(np.int64)
     matrix = np.zeros((target, source))
     for offset in range(-1, 3):
-        distance = np.abs(centres - (base + offset))
+        distance = np.abs(centers - (base + offset))
         near = ((a + 2) * distance - (a + 3)) * distance**2 + 1
         far = ((distance - 5) * distance + 8) * distance * a - 4 * a
         weight = np.where(distance <= 1, near, far)

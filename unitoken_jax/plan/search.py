@@ -92,7 +92,7 @@ _ABORTED = f"killed by signal {signal.SIGABRT:d}"
 def axes(job: StageConfig, topology: Topology) -> dict[str, list[Setting]]:
     """What a search varies: axis → settings to try."""
     space: dict[str, list[Setting]] = {"mesh": list(_meshes(job, topology))}
-    for part in _rematerialised(job):
+    for part in _rematerialized(job):
         space[f"{part}_remat"] = [{f"model.{part}.remat": name} for name in REMAT]
     if job.model.get("kind") == "unitok":
         space["chunks"] = [
@@ -134,10 +134,10 @@ def _meshes(job: StageConfig, topology: Topology) -> Iterator[Setting]:
 
 def leanest(job: StageConfig) -> Setting:
     """The rematerialisation that keeps least, for settings that do not fit."""
-    return {f"model.{part}.remat": "full" for part in _rematerialised(job)}
+    return {f"model.{part}.remat": "full" for part in _rematerialized(job)}
 
 
-def _rematerialised(job: StageConfig) -> list[str]:
+def _rematerialized(job: StageConfig) -> list[str]:
     parts = ("decoder", "vision")
     return [part for part in parts if isinstance(job.model.get(part), Mapping)]
 

@@ -111,7 +111,7 @@ def test_blocks_index_every_kept_feature_once(width, height):
     np.testing.assert_array_equal(slots[: views.features], np.arange(views.features))
 
 
-def test_mosaic_rows_run_through_neighbouring_tiles():
+def test_mosaic_rows_run_through_neighboring_tiles():
     views = ViewsConfig(2, 1, ((2, 1),))  # two features a side, tiles 1 and 2 abreast
     block = anyres.feature_indices(4, 2, views)
     assert block[:4].tolist() == [0, 1, 2, 3]

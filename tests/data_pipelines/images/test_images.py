@@ -79,9 +79,9 @@ def _little(values, kind="u2"):
 
 
 def _wide_files():
-    grey = WIDE.astype(np.uint16)[None]
+    gray = WIDE.astype(np.uint16)[None]
     big = Image.frombytes("I;16B", (5, 1), _big(WIDE))
-    little = Image.fromarray(grey)
+    little = Image.fromarray(gray)
     return {
         "PNG": crafted.png((5, 1), 16, 0, [_big(WIDE)]),
         "PNG of Pillow": crafted.encoded(little, "PNG"),
@@ -92,7 +92,7 @@ def _wide_files():
         "TIFF by hand": crafted.tiff(5, 16, 1, _little(WIDE)),
         "TIFF, white is zero": crafted.tiff(5, 16, 0, _little(WIDE ^ 0xFFFF)),
         "TIFF of 32 bits": crafted.encoded(
-            Image.fromarray(grey.astype(np.int32)), "TIFF"
+            Image.fromarray(gray.astype(np.int32)), "TIFF"
         ),
         "PNG in colour": crafted.png((5, 1), 16, 2, [_big(np.repeat(WIDE, 3))]),
     }
@@ -105,9 +105,9 @@ def test_of_sixteen_bits_the_upper_eight_are_kept(name):
 
 def test_sixteen_bits_with_alpha():
     pixels = np.array([[0x1234, 0xFFFF], [0xFFFF, 0x8000]])
-    grey = crafted.png((2, 1), 16, 4, [_big(pixels)])
-    colour = crafted.png((2, 1), 16, 6, [_big(pixels[:, [0, 0, 0, 1]])])
-    for data in (grey, colour):
+    gray = crafted.png((2, 1), 16, 4, [_big(pixels)])
+    color = crafted.png((2, 1), 16, 6, [_big(pixels[:, [0, 0, 0, 1]])])
+    for data in (gray, color):
         assert _row(data) == [[18, 18, 18, 255], [255, 255, 255, 128]]
 
 
@@ -153,7 +153,7 @@ def test_numbers_that_do_not_say_what_white_is(bits, kind, values, expected):
         (16, 2, _big([0x1234] * 6 + [7] * 6), [0x1234] * 3, [0, 0, 255, 255]),
     ],
 )
-def test_the_clear_colour_of_a_png(depth, kind, row, clear, alpha):
+def test_the_clear_color_of_a_png(depth, kind, row, clear, alpha):
     clear_chunk = crafted.chunk(b"tRNS", _big(clear))
     data = crafted.png((4, 1), depth, kind, [row], clear_chunk)
     assert [pixel[3] for pixel in _row(data)] == alpha
@@ -320,7 +320,7 @@ def test_opaque_pictures_are_the_same_without_alpha():
         assert one.convert("RGBA").tobytes() == two.tobytes()
 
 
-def test_hidden_colours_do_not_bleed():
+def test_hidden_colors_do_not_bleed():
     picture = Image.new("RGBA", (64, 64), (0, 255, 0, 0))
     picture.paste((255, 0, 0, 255), (16, 16, 48, 48))
     square = transforms.to_square(picture, 16)
@@ -333,8 +333,8 @@ def test_whiten_truncates():
     assert transforms.whiten(picture).getpixel((0, 0)) == tuple(expected)
     opaque = Image.new("RGBA", (1, 1), (7, 8, 9, 255))
     assert transforms.whiten(opaque).getpixel((0, 0)) == (7, 8, 9)
-    grey = Image.new("L", (1, 1), 5)
-    assert transforms.whiten(grey).getpixel((0, 0)) == (5, 5, 5)
+    gray = Image.new("L", (1, 1), 5)
+    assert transforms.whiten(gray).getpixel((0, 0)) == (5, 5, 5)
 
 
 def test_crop_places_of_the_published_code():

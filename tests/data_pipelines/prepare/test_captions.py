@@ -71,7 +71,7 @@ def test_skin_tones_only_of_variants():
     assert skin_tones("dark skin tone") == []
 
 
-def test_plain_things_get_articles_and_colours():
+def test_plain_things_get_articles_and_colors():
     apple = _annotation("red apple", "food & drink", "food-fruit")
     assert captions_of(apple, "red")[:2] == ["red apple", "a red apple"]
     surfer = _annotation("woman surfing: dark skin tone")

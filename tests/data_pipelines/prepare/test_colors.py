@@ -32,12 +32,12 @@ def test_shares_count_what_is_opaque():
     assert single_color(_plain((1, 2, 3), alpha=0), 0.1) is None
 
 
-def test_skin_has_no_colour_name():
+def test_skin_has_no_color_name():
     assert single_color(_plain((250, 220, 190)), 0.5) is None
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_repainting_gives_the_colour_and_keeps_the_shape(pictures, name):
+def test_repainting_gives_the_color_and_keeps_the_shape(pictures, name):
     heart = next(p for p in pictures if p.annotation["caption"] == "red heart")
     pixels = np.asarray(heart.pixels.convert("RGBA"))
     painted = repaint(pixels, PAINTS[name])

@@ -277,7 +277,7 @@ def test_damaged_and_huge_members_are_refused(tmp_path, make_zip, lines):
         archive.read("bomb.webp")
 
 
-def test_thumbnails_do_not_depend_on_hidden_colours(make_zip, lines):
+def test_thumbnails_do_not_depend_on_hidden_colors(make_zip, lines):
     clear_red = np.zeros((64, 64, 4), np.uint8)
     clear_red[..., 0] = 255
     clear_red[16:48, 16:48] = (0, 0, 255, 255)

@@ -39,7 +39,7 @@ def test_people():
     assert not {"skin_tone", "gender"} & {kind for kind, _ in _asked(couple)}
 
 
-def test_flags_and_colours():
+def test_flags_and_colors():
     flag = _annotation("flag: denmark", "flags", "country-flag")
     asked = _asked(flag, "red")
     assert asked["country", "whose flag is this?"] == "denmark"

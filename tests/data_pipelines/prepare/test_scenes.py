@@ -84,7 +84,7 @@ def test_counts_are_true(things):
     assert set(numbers) == {1, 2, 3, 4}
 
 
-def test_colours_are_true(things):
+def test_colors_are_true(things):
     seen = set()
     for scene in _scenes(scenes.COLOR, things, count=60):
         item = scene.items[0]

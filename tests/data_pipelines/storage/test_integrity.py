@@ -422,8 +422,8 @@ def test_published_code_files_have_digests_when_asked(tmp_path, capsys):
     assert verify.main(arguments) == 1
     assert "40.npy is not in digests.sha256" in capsys.readouterr().err
     (tmp_path / "digests.sha256").write_text("nonsense\n")
-    assert verify.main(arguments) == 1
+    assert verify.main(arguments) == REFUSED
     assert "line 1 is no digest of a file" in capsys.readouterr().err
     prepared.make(tmp_path / "set")
-    assert verify.main(["--input", str(tmp_path / "set"), "--record"]) == 1
+    assert verify.main(["--input", str(tmp_path / "set"), "--record"]) == REFUSED
     assert "leave --record out" in capsys.readouterr().err

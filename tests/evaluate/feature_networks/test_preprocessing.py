@@ -21,7 +21,7 @@ def test_every_variant_gives_its_size(variant, sides):
     assert (found.shape, found.dtype) == (expected, np.uint8)
 
 
-def test_the_centre_is_cut_out_without_resampling():
+def test_the_center_is_cut_out_without_resampling():
     found = preprocessing.apply(ramp(21, 17), "center_crop", 8)
     # torchvision rounds half to even: (21 - 8) / 2 = 6.5 begins at 6, 4.5 at 4.
     assert found[0, 0].tolist() == [6, 4, 0]
@@ -48,7 +48,7 @@ def test_adm_halves_before_it_interpolates():
     np.testing.assert_array_equal(found, expected)
 
 
-def test_liquid_pads_with_its_grey():
+def test_liquid_pads_with_its_gray():
     found = preprocessing.apply(ramp(32, 8), "liquid", 32)
     assert found[0, 0].tolist() == [122, 116, 104]
     assert found[16, 5].tolist() == [5, 4, 0]

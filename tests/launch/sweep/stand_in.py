@@ -14,12 +14,12 @@ def train(words: list[str]) -> None:
     given = dict(word.removeprefix("--").split("=", 1) for word in words)
     workdir = Path(given["workdir"])
     stages = [given["stage"]] if "stage" in given else ["tokenizer", "base", "last"]
-    behaviour = json.loads((workdir.parents[1] / "behaviour.json").read_text())
+    behavior = json.loads((workdir.parents[1] / "behaviour.json").read_text())
     for name in stages:
         folder = workdir / name
         if (folder / "finished.json").exists():
             continue
-        what = behaviour.get(f"{name}:{given.get('config.stages.last.rate')}")
+        what = behavior.get(f"{name}:{given.get('config.stages.last.rate')}")
         if what == "fail":
             raise RuntimeError("the chip is lost")
         if what == "refuse":

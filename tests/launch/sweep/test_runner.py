@@ -40,10 +40,10 @@ def folder(tmp_path, monkeypatch):
     return tmp_path / "s"
 
 
-def behave(folder: Path, **behaviour: str) -> None:
+def behave(folder: Path, **behavior: str) -> None:
     """Say what becomes of a stage: '{stage}:{rate}' → 'fail' or 'preempt once'."""
     folder.mkdir(exist_ok=True)
-    (folder / "behaviour.json").write_text(json.dumps(behaviour))
+    (folder / "behaviour.json").write_text(json.dumps(behavior))
 
 
 def runner(folder: Path, only: Sequence[str] = (), **options) -> Runner:
@@ -265,10 +265,10 @@ def alone(folder: Path) -> Runner:
 
 @pytest.mark.parametrize("behaviour", ["", "fail"])
 def test_a_sweep_that_grows_shares_what_its_first_point_trained(
-    folder, behaviour
+    folder, behavior
 ) -> None:
-    behave(folder, **{"last:0.1": behaviour})
-    assert alone(folder).run() == (not behaviour)
+    behave(folder, **{"last:0.1": behavior})
+    assert alone(folder).run() == (not behavior)
     (point,) = folder.glob("points/*")
     assert not (point / "tokenizer").is_symlink()
     behave(folder)

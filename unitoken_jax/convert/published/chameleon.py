@@ -258,7 +258,7 @@ NETWORK = Network(
     "chameleon",
     DecoderConfig,
     Decoder,
-    Decoder.initialise,
+    Decoder.initialize,
     counts,
     ids=lambda config: Ids(config.vocab_size),
     title="Chameleon",

@@ -292,7 +292,7 @@ def _width_rule(config: LlamaGenConfig) -> dict[str, Any]:
     )
 
 
-NETWORK = Network("llamagen", LlamaGenConfig, LlamaGen, LlamaGen.initialise, counts)
+NETWORK = Network("llamagen", LlamaGenConfig, LlamaGen, LlamaGen.initialize, counts)
 LLAMAGEN = Format(
     "llamagen",
     "LlamaGen over UniTok's codes (FoundationVision/UniTok)",

@@ -172,7 +172,7 @@ NETWORK = Network(
     "unitok_mllm",
     UniTokMllmConfig,
     UniTokMllm,
-    UniTokMllm.initialise,
+    UniTokMllm.initialize,
     counts,
     _parts,
     ids=lambda config: Ids(config.decoder.vocab_size),

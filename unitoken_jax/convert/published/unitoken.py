@@ -160,7 +160,7 @@ def _ids(config: UniTokenConfig) -> Ids:
 
 
 NETWORK = Network(
-    "unitoken", UniTokenConfig, UniToken, UniToken.initialise, counts, _parts, _ids
+    "unitoken", UniTokenConfig, UniToken, UniToken.initialize, counts, _parts, _ids
 )
 UNITOKEN = Format(
     "unitoken",

@@ -22,7 +22,7 @@ from unitoken_jax.ops.resize import antialiased, bilinear_tensorflow
 
 CLASSES = 1008
 _SIDE = 299
-_CENTRED = ((1, 1), (1, 1))
+_CENTERED = ((1, 1), (1, 1))
 
 
 @dataclass(frozen=True)
@@ -211,7 +211,7 @@ class Block(nn.Module):
 
     def _follow(self, x: jax.Array, branch: Branch) -> jax.Array:
         if branch.pool == "average":
-            x = average_pool(x, (3, 3), (1, 1), _CENTRED)
+            x = average_pool(x, (3, 3), (1, 1), _CENTERED)
         elif branch.pool == "max":
             x = _max_pool(x, branch.stride)
         for i, (name, features, size) in enumerate(branch.convs):
@@ -265,7 +265,7 @@ class InceptionV3(nn.Module):
 
 def _max_pool(x: jax.Array, stride: int) -> jax.Array:
     """Maximum of 3×3 windows; with stride 1 centred on every pixel."""
-    margins = _CENTRED if stride == 1 else ((0, 0), (0, 0))
+    margins = _CENTERED if stride == 1 else ((0, 0), (0, 0))
     padding = ((0, 0), *margins, (0, 0))
     lowest = np.array(-np.inf, x.dtype)
     steps = (1, stride, stride, 1)
