@@ -16,7 +16,6 @@ from unitoken_jax.errors import REFUSED
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
-DATA = ROOT / "data" / "prepared" / "pictures"
 
 
 def test_importing_it_imports_nothing_large():
@@ -124,7 +123,6 @@ def installed(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not DATA.is_dir(), reason="needs the prepared pictures")
 def test_an_installed_package_trains_from_anywhere(installed, tmp_path):
     def run(*words):
         return subprocess.run(
@@ -139,9 +137,13 @@ def test_an_installed_package_trains_from_anywhere(installed, tmp_path):
     done = run("unitoken-train", "--config", "quickstart", "--help")
     assert done.returncode == 0, done.stderr
     assert "--workdir" in done.stdout
-    steps = "--config.stages.tokenizer.train.steps=2"
+    prepared = ["--input", ROOT / "data" / "pictures.zip", "--output", "pictures"]
+    done = run("unitoken-prepare", *prepared)
+    assert done.returncode == 0, done.stderr
     train = ["unitoken-train", "--config", "quickstart", "--workdir", "run"]
-    train += ["--stage", "tokenizer", steps, f"--config.data_dir={DATA.resolve()}"]
+    train += ["--stage", "tokenizer", "--config.data_dir=pictures"]
+    train += ["--config.stages.tokenizer.train.steps=2"]
+    train += ["--config.stages.tokenizer.optimizer.warmup=1"]
     done = run(*train)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "run" / "tokenizer" / "finished.json").is_file()
