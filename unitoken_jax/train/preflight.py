@@ -111,7 +111,11 @@ def check_models(
             registry.check_shapes(system, f"{config_path}.model", abstract_params)
         )
         own = {path: leaf.shape for path, leaf in params.items()}
-        make_optimizer(job.optimizer, own, job.train.steps, f"{config_path}.optimizer")
+        rule = f"{config_path}.optimizer"
+        axes = None
+        if any(group.rule == "muon" for group in job.optimizer.groups.values()):
+            axes = flatten(registry.logical_axes(system))
+        make_optimizer(job.optimizer, own, job.train.steps, rule, axes)
         for source in stages_needed(chain, job):
             if source not in shapes:
                 raise UserError(

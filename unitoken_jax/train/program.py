@@ -192,10 +192,15 @@ def make_program(
     preflight.check_microbatches(job, system, config_path)
     preflight.check_rows(job, mesh, config_path)
     shapes = registry.abstract_params(system)
-    params = rules.shardings(registry.logical_axes(system), shapes, mesh)
+    axes = registry.logical_axes(system)
+    params = rules.shardings(axes, shapes, mesh)
     replicated = NamedSharding(mesh, PartitionSpec())
     optimizer = make_optimizer(
-        job.optimizer, flatten(shapes), job.train.steps, f"{config_path}.optimizer"
+        job.optimizer,
+        flatten(shapes),
+        job.train.steps,
+        f"{config_path}.optimizer",
+        flatten(axes),
     )
     discriminator = preflight.check_discriminator(job, system, config_path)
 

@@ -84,7 +84,7 @@ def test_a_constant_rate_has_no_end_of_its_own() -> None:
 
 @pytest.mark.parametrize("field", ["lr_scale", "weight_decay"])
 def test_a_frozen_group_has_nothing_else(field) -> None:
-    with pytest.raises(ValueError, match="is frozen, so that its lr_scale and weight"):
+    with pytest.raises(ValueError, match="is frozen, so that its rule, lr_scale"):
         Group(".*", frozen=True, **{field: 0.5})
 
 

@@ -1,22 +1,24 @@
-"""AdamW by groups of parameters, chosen by patterns over their paths.
+"""AdamW or Muon by groups of parameters, chosen by patterns over their paths.
 
-What trains is data: groups name freezing, learning-rate scale and weight decay for the
-parameters whose path ('decoder/layers/attention/query/kernel') matches in full. Every
-parameter belongs to exactly one group and every pattern matches something. Frozen
-parameters get no gradient and no optimizer state, so both live on a flat dictionary
-that holds the trainable paths only. Decoupled decay: Loshchilov & Hutter,
-arXiv 1711.05101.
+What trains is data: groups name freezing, the rule, learning-rate scale and weight
+decay for the parameters whose path ('decoder/layers/attention/query/kernel') matches in
+full. Every parameter belongs to exactly one group and every pattern matches something.
+Frozen parameters get no gradient and no optimizer state, so both live on a flat
+dictionary that holds the trainable paths only. Decoupled decay: Loshchilov & Hutter,
+arXiv 1711.05101; Muon: Jordan 2024, scaled as in arXiv 2502.16982.
 """
 
 import dataclasses
 import math
 import re
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
+from optax import contrib
 
 from unitoken_jax.config import (
     NONE_IS_DEFAULT,
@@ -24,6 +26,7 @@ from unitoken_jax.config import (
     ConfigError,
     Natural,
     Positive,
+    ShareBelowOne,
     below_one,
     shown,
 )
@@ -31,17 +34,36 @@ from unitoken_jax.runtime.pytree import PyTree, flatten
 from unitoken_jax.train.update import schedule as schedules
 
 Flat = dict[str, jax.Array]
+Axes = Mapping[str, tuple[str | None, ...]]
+"""Path of a parameter → the logical names of its axes."""
+
+_STACKED = "layers"  # axis along which equal layers are stacked, each its own matrix
+_HEADS = ("heads", "kv_heads")  # first axis of what a projection to heads gives
+_MUON_RMS = 0.2  # root mean square of an update, that of AdamW's in practice
 
 
 @dataclasses.dataclass(frozen=True)
 class Group:
     """Parameters whose path matches `pattern` and not `exclude`, both in full.
 
-    `weight_decay` None takes the optimizer's.
+    Attributes:
+        pattern: an expression.
+        exclude: another; "" excludes nothing.
+        rule: "adamw", or "muon", which makes the momentum of every matrix (and of
+            every convolution's, from all it reads to its outputs) orthogonal before
+            it is applied. Updates of both are of one size, so that one learning rate
+            serves both. It is for kernels of hidden layers; embeddings, heads, norms
+            and biases stay with AdamW.
+        momentum: of "muon"; None is 0.95.
+        lr_scale: factor of the learning rate.
+        weight_decay: None takes the optimizer's.
+        frozen: whether they stay as they are.
     """
 
     pattern: str
     exclude: str = ""
+    rule: Literal["adamw", "muon"] = "adamw"
+    momentum: ShareBelowOne | None = None
     lr_scale: Amount = 1.0
     weight_decay: Amount | None = None
     frozen: bool = False
@@ -50,10 +72,16 @@ class Group:
         for field in ("pattern", "exclude"):
             _check_expression(field, getattr(self, field))
         _check(lr_scale=self.lr_scale, weight_decay=self.weight_decay or 0.0)
-        if self.frozen and (self.lr_scale != 1.0 or self.weight_decay):
+        if self.momentum is not None and self.rule != "muon":
             raise ValueError(
-                "the group is frozen, so that its lr_scale and weight_decay would "
-                "change nothing; leave them out."
+                f"momentum is of the rule 'muon', and the group's is {self.rule!r} "
+                "(see b1); leave it out."
+            )
+        own = self.lr_scale != 1.0 or self.weight_decay or self.rule != "adamw"
+        if self.frozen and own:
+            raise ValueError(
+                "the group is frozen, so that its rule, lr_scale and weight_decay "
+                "would change nothing; leave them out."
             )
 
     def matches(self, path: str) -> bool:
@@ -64,7 +92,7 @@ class Group:
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW, its schedule and its groups.
+    """AdamW, its schedule, and its groups, of which some may have another rule.
 
     `clip` bounds the global L2 norm of the trainable parameters' gradient (None: no
     bound); parameters whose path matches `no_decay` in full have no weight decay.
@@ -195,13 +223,21 @@ def make_optimizer(
     paths: Iterable[str],
     steps: int,
     config_path: str = "optimizer",
+    axes: Axes | None = None,
 ) -> Optimizer:
-    """Build AdamW for the parameters at `paths` over a run of `steps` steps.
+    """Build the optimizer of the parameters at `paths` over a run of `steps` steps.
+
+    Args:
+        config: which rule, rate and decay each parameter has.
+        paths: of all parameters.
+        steps: of the run.
+        config_path: dotted path of `config`, for messages.
+        axes: logical names of the axes; without them no group can have the rule "muon".
 
     Raises:
         ConfigError: groups that do not cover the parameters (see `assign`), nothing
-            left to train, or a schedule that does not fit; `config_path` is the dotted
-            path of `config`.
+            left to train, a parameter that is no matrix in a group of "muon", or a
+            schedule that does not fit.
     """
     names = assign(config.groups, paths, f"{config_path}.groups")
     groups = {p: name for p, name in names.items() if not config.groups[name].frozen}
@@ -225,7 +261,7 @@ def make_optimizer(
         optax.identity()
         if config.clip is None
         else optax.clip_by_global_norm(config.clip),
-        optax.scale_by_adam(config.b1, config.b2, config.eps),
+        _directions(config, groups, axes, f"{config_path}.groups"),
         _decay_and_scale(decays, scales),
     )
     try:
@@ -239,6 +275,115 @@ def make_optimizer(
     except ValueError as error:
         raise ConfigError(f"{config_path}.warmup: {error}") from error
     return Optimizer(transform, schedule, groups)
+
+
+def matrix_axes(
+    names: tuple[str | None, ...],
+) -> contrib.MuonDimensionNumbers | None:
+    """Say which axes of a kernel are read and which are given; None if it is no matrix.
+
+    Args:
+        names: logical names of its axes. Stacked layers are matrices of their own; a
+            convolution reads its window and channels; a projection to heads gives both
+            heads and their width.
+    """
+    own = [axis for axis, name in enumerate(names) if name != _STACKED]
+    heads = [axis for axis in own if names[axis] in _HEADS]
+    given = own[own.index(heads[0]) :] if heads else own[-1:]
+    read = own[: len(own) - len(given)]
+    if not read or "norm" in names:
+        return None
+    return contrib.MuonDimensionNumbers(tuple(read), tuple(given))
+
+
+def _directions(
+    config: OptimizerConfig,
+    groups: Mapping[str, str],
+    axes: Axes | None,
+    config_path: str,
+) -> optax.GradientTransformation:
+    """Return what turns gradients into directions, by the rules of the groups."""
+    adam = optax.scale_by_adam(config.b1, config.b2, config.eps)
+    muon: dict[str, tuple[set[str], optax.GradientTransformation]] = {}
+    for name, group in config.groups.items():
+        if group.rule == "muon":
+            paths = {path for path, own in groups.items() if own == name}
+            muon[name] = (paths, _muon(group, paths, axes, f"{config_path}.{name}"))
+    if not muon:
+        return adam  # its state is that of checkpoints without any other rule
+    matrices = set().union(*(paths for paths, _ in muon.values()))
+    return _divided(
+        {
+            "adamw": (groups.keys() - matrices, adam),
+            "muon": (matrices, _divided(muon)),
+        }
+    )
+
+
+def _muon(
+    group: Group, paths: Iterable[str], axes: Axes | None, config_path: str
+) -> optax.GradientTransformation:
+    """Return Muon for the matrices at `paths`; its updates are as large as AdamW's."""
+    dimensions: dict[str, contrib.MuonDimensionNumbers] = {}
+    for path in paths:
+        found = matrix_axes(axes[path]) if axes else None
+        if found is None or not path.endswith("kernel"):
+            raise ConfigError(
+                f"{config_path}: {path!r} is no kernel of a layer, which the rule "
+                "'muon' is for; narrow the pattern, such as to '.*/kernel'."
+            )
+        dimensions[path] = found
+
+    def scale(updates: Any, params: object) -> Any:
+        del params
+        return {
+            path: update * _muon_scale(update.shape, dimensions[path])
+            for path, update in updates.items()
+        }
+
+    return optax.chain(
+        contrib.scale_by_muon(
+            beta=0.95 if group.momentum is None else group.momentum,
+            weight_dimension_numbers=dimensions,
+        ),
+        optax.stateless(scale),
+    )
+
+
+def _muon_scale(shape: tuple[int, ...], axes: contrib.MuonDimensionNumbers) -> float:
+    """Return what gives an orthogonal matrix the root mean square `_MUON_RMS`.
+
+    A matrix of n x m with singular values of one has a mean square of 1 / max(n, m).
+    """
+    sides = (axes.reduction_axis, axes.output_axis)
+    largest = max(math.prod(shape[i] for i in np.atleast_1d(side)) for side in sides)
+    return _MUON_RMS * math.sqrt(largest)
+
+
+def _divided(
+    rules: Mapping[str, tuple[set[str], optax.GradientTransformation]],
+) -> optax.GradientTransformation:
+    """Apply to each set of paths its own rule; the state is a dict by rule."""
+
+    def part(tree: Mapping[str, Any], paths: set[str]) -> dict[str, Any]:
+        return {path: leaf for path, leaf in tree.items() if path in paths}
+
+    def init(params: Any) -> Any:
+        return {
+            name: rule.init(part(params, paths))
+            for name, (paths, rule) in rules.items()
+        }
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        found, kept = {}, {}
+        for name, (paths, rule) in rules.items():
+            own = None if params is None else part(params, paths)
+            some: Any
+            some, kept[name] = rule.update(part(updates, paths), state[name], own)
+            found |= some
+        return {path: found[path] for path in updates}, kept
+
+    return optax.GradientTransformation(init, update)
 
 
 def _check_expression(name: str, pattern: str) -> None:
