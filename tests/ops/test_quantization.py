@@ -12,6 +12,7 @@ from unitoken_jax.ops.quantization import (
     Quantizer,
     count_codes,
     dead_codes,
+    effective_rank,
     entropy,
     nearest,
     perplexity,
@@ -175,3 +176,19 @@ def test_revival_moves_unused_codes_to_their_nearest_latent_only():
     np.testing.assert_allclose(gradient, [[0, 0], [1, 0]])
     by_latents = jax.grad(revival_loss)(latents, book, np.array([2, 0]))
     np.testing.assert_array_equal(by_latents, 0)
+
+
+@pytest.mark.parametrize("spread", [(1.0,), (1.0, 1.0), (0.8, 0.2), (1.0,) * 5])
+def test_latents_span_as_many_directions_as_they_were_given(spread):
+    rng = np.random.default_rng(0)
+    axes = np.linalg.qr(rng.normal(size=(6, 6)))[0][: len(spread)]
+    drawn = rng.normal(size=(20_000, len(spread))) * np.sqrt(spread)
+    latents = jnp.asarray(3.0 + drawn @ axes, jnp.float32).reshape(4, -1, 6)
+    expected = sum(spread) ** 2 / sum(share**2 for share in spread)
+    assert effective_rank(latents) == pytest.approx(expected, rel=0.02)
+
+
+def test_equal_latents_span_nothing_and_the_rank_has_no_gradient():
+    assert effective_rank(jnp.ones((2, 3, 4))) == 0
+    latents = jnp.arange(24.0).reshape(2, 3, 4)
+    assert not jax.grad(effective_rank)(latents).any()

@@ -322,6 +322,7 @@ def forward(
     metrics = {
         "quantization": output["vq_loss"],
         "histogram": counts / counts.sum(-1, keepdims=True),
+        "latent_rank": quantization.effective_rank(output["latent"]),
     }
     rest = config.quantization * output["vq_loss"]
     if config.contrasts:
@@ -458,14 +459,19 @@ def system(config: UniTokConfig) -> System:
         }
 
     def uncounted(batch: Shapes, learns: Learns) -> float:
+        images, *sides, _ = batch["image"].shape
+        tokens = math.prod(side // config.vision.factor for side in sides)
+        measured = quantization.effective_rank_flops(
+            (images, tokens, config.vocab_width)
+        )
         if not objective.contrasts:
-            return 0.0
+            return measured
         text = config.text
         rows, length = batch["text"].shape
         half = half_of_attention(
             text.layers, text.hidden, (rows, length), learns("text")
         )
-        return half + 2.0 * text.embed * rows**2
+        return measured + half + 2.0 * text.embed * rows**2
 
     module, objective = UniTok(config), config.objective
     generator_loss = GeneratorLoss(

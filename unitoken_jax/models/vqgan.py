@@ -7,6 +7,7 @@ float [B, H, W, 3] in [-1, 1], code grids int32 [B, h, w].
 
 import dataclasses
 import functools
+import math
 from typing import Any, Literal
 
 import jax
@@ -21,12 +22,14 @@ from unitoken_jax.layers.parameter import parameter
 from unitoken_jax.layers.quantization import Dtype
 from unitoken_jax.layers.residual import Dropout
 from unitoken_jax.models.image_tokenizer import ImageTokenizer
-from unitoken_jax.models.system import DataNeeds, System
+from unitoken_jax.models.system import DataNeeds, Learns, Shapes, System
 from unitoken_jax.ops.attention import attention
 from unitoken_jax.ops.fidelity import psnr
 from unitoken_jax.ops.quantization import (
     Quantizer,
     count_codes,
+    effective_rank,
+    effective_rank_flops,
     perplexity,
     revival_loss,
     usage,
@@ -365,8 +368,9 @@ def loss(
         rng: key of the dropout.
 
     Returns:
-        The scalar to minimise, and the metrics loss, l1, l2, commit, psnr
-        (dB), usage (share of the codes in this batch) and perplexity.
+        The scalar to minimize, and the metrics loss, l1, l2, commit, psnr
+        (dB), usage (share of the codes in this batch), perplexity, and latent_rank, the
+        number of directions that latents spread over.
     """
     config = model.config
     images = batch["image"].astype(jnp.float32) / 127.5 - 1
@@ -390,6 +394,7 @@ def loss(
         "psnr": jnp.mean(psnr(images, jnp.clip(output["reconstruction"], -1, 1))),
         "usage": usage(counts)[0],
         "perplexity": perplexity(counts)[0],
+        "latent_rank": effective_rank(output["latent"]),
     }
 
 
@@ -400,6 +405,12 @@ def system(config: VQGANConfig) -> System:
         size = config.resolution
         return {"images": jnp.zeros((1, size, size, config.in_channels))}
 
+    def uncounted(batch: Shapes, learns: Learns) -> float:
+        del learns
+        images, *sides, _ = batch["image"].shape
+        tokens = math.prod(side // config.factor for side in sides)
+        return effective_rank_flops((images, tokens, config.embed_dim))
+
     module = VQGAN(config)
     return System(
         config,
@@ -409,6 +420,7 @@ def system(config: VQGANConfig) -> System:
         DataNeeds(("images", "pairs"), pixels_per_code=config.factor),
         whole_batch=config.whole_batch,
         image_tokenizer=module,
+        uncounted_flops=uncounted,
         formats=("vqgan",),
         evaluators=(
             "unitoken_jax.evaluate.reconstruction:Reconstruction",

@@ -7,6 +7,7 @@ arXiv 2502.20321), and several in sequence on what the earlier ones left (residu
 """
 
 import dataclasses
+import math
 from typing import Literal, NamedTuple
 
 import jax
@@ -240,6 +241,31 @@ def entropy(counts: jax.Array) -> jax.Array:
 def perplexity(counts: jax.Array) -> jax.Array:
     """Number [C] of equally likely codes that have the entropy of `counts` [C, V]."""
     return jnp.exp(entropy(counts))
+
+
+def effective_rank(latents: jax.Array) -> jax.Array:
+    """Over how many directions latents spread: (Σλ)² / Σλ² of their covariance.
+
+    The participation ratio: 1 if they lie on a line, D if all D directions have equal
+    shares. Latents that have collapsed keep a healthy usage of codes, but not this.
+
+    Args:
+        latents: [..., D]; they get no gradient.
+
+    Returns:
+        Scalar, 1 … D; 0 for latents that are all the same.
+    """
+    # [..., D] → [N, D]
+    flat = latents.reshape(-1, latents.shape[-1]).astype(jnp.float32)
+    centered = lax.stop_gradient(flat - flat.mean(0))
+    covariance = jnp.einsum("nd,ne->de", centered, centered)  # [D, D]
+    squares = jnp.sum(jnp.square(covariance))  # Σλ²; the trace is Σλ
+    return jnp.square(jnp.trace(covariance)) / jnp.maximum(squares, 1e-30)
+
+
+def effective_rank_flops(latents: tuple[int, ...]) -> float:
+    """FLOPs of `effective_rank` for latents [..., D] of a shape: no work of a model."""
+    return 2.0 * math.prod(latents) * latents[-1]
 
 
 def revival_loss(

@@ -43,6 +43,7 @@ _TITLES = {
     "kid": "KID",
     "l1": "L1 loss",
     "l2": "L2 loss",
+    "latent_rank": "Directions of the latents",
     "lpips": "LPIPS",
     "memory_bytes": "Memory",
     "perception": "In the eyes of other networks",

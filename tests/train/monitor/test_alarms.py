@@ -37,6 +37,22 @@ def test_a_collapsed_codebook_is_named(caplog):
     assert not warnings(caplog, [full, full, full | {"usage/1": 0.2}, full, full])
 
 
+def test_the_only_codebook_is_seen_by_its_mean(caplog):
+    low = CALM | {"usage": 0.05}
+    (line,) = warnings(caplog, [low] * 10)
+    assert "step 2: the codebook has collapsed: usage says that 5.0 %" in line
+    assert not warnings(caplog, [low | {"usage/0": 0.5}] * 10)
+
+
+def test_latents_that_lie_in_a_plane_are_told(caplog):
+    plane = CALM | {"usage": 0.6, "latent_rank": 1.5}
+    (line,) = warnings(caplog, [plane] * 10)
+    assert "step 2: the latents have collapsed: latent_rank says" in line
+    assert "1.50 directions" in line
+    assert not warnings(caplog, [plane] * 10, rank=1.0)
+    assert not warnings(caplog, [plane | {"latent_rank": 4.0}] * 10)
+
+
 def test_a_discriminator_that_wins_is_named(caplog):
     off = CALM | {"adversary/hinge": 0.0, "adversary/ramp": 0.0}
     wins = off | {"adversary/ramp": 1.0, "adversary/hinge": 0.02}
