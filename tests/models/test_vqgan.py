@@ -13,7 +13,8 @@ from random_weights import random_weights
 
 from unitoken_jax.convert.published import vqgan as layout
 from unitoken_jax.convert.table import expected_shapes, export_tensors, import_tensors
-from unitoken_jax.models.vqgan import VQGAN, VQGANConfig, loss
+from unitoken_jax.models.vqgan import VQGAN, ResidualBlock, VQGANConfig, loss
+from unitoken_jax.runtime.pytree import flatten
 
 SMALL = VQGANConfig(
     resolution=16,
@@ -179,6 +180,55 @@ def test_codebook_starts_as_configured():
     normal, published = both()
     assert float(jnp.std(normal)) == pytest.approx(SMALL.codebook_scale, rel=0.2)
     assert 0.9 / SMALL.n_embed < jnp.abs(published).max() <= 1 / SMALL.n_embed
+
+
+def test_residual_blocks_can_begin_as_the_identity():
+    config = dataclasses.replace(SMALL, residual_init="zero")
+    init = partial(VQGAN(config).init, jax.random.key(0), jnp.zeros((1, 16, 16, 3)))
+    params = nn.unbox(jax.jit(init)())["params"]
+    kernels = {
+        path: leaf
+        for path, leaf in flatten(params).items()
+        if path.endswith(("conv_1/kernel", "conv_2/kernel"))
+    }
+    for path, kernel in kernels.items():
+        assert jnp.any(kernel != 0) == path.endswith("conv_1/kernel"), path
+    block, name = ResidualBlock(config, config.ch), "block_0"
+    shown = jnp.asarray(np.random.default_rng(0).normal(size=(1, 4, 4, config.ch)))
+    own = params["encoder"]["down_0"][name]
+    passed = block.apply({"params": own}, shown, deterministic=True)
+    assert float(jnp.abs(passed - shown - own["conv_2"]["bias"]).max()) < 1e-6
+
+
+def test_the_quantizers_loss_has_a_weight():
+    def terms(weight):
+        model = VQGAN(dataclasses.replace(SMALL, quantization_weight=weight))
+        batch = {"image": pictures()}
+        return jax.jit(partial(loss, model))(small_params(), batch, jax.random.key(0))
+
+    (whole, metrics), (half, _) = terms(1.0), terms(0.5)
+    assert float(whole - half) == pytest.approx(0.5 * float(metrics["commit"]), 1e-4)
+
+
+def test_without_quantizing_only_the_codebook_learns_from_the_codes():
+    config = dataclasses.replace(SMALL, quantizes=False, revival_weight=0.0)
+    batch, key = {"image": pictures()}, jax.random.key(0)
+
+    def gradient(model):
+        def objective(params):
+            return loss(model, params, batch, key)[0]
+
+        return jax.jit(jax.grad(objective))(small_params())
+
+    off = dataclasses.replace(config, quantization_weight=0.0)
+    with_codes, without = gradient(VQGAN(config)), gradient(VQGAN(off))
+    assert jnp.any(with_codes["codebook"] != 0)
+    assert not jnp.any(without["codebook"])
+    for path, value in flatten(without).items():
+        if path != "codebook":
+            np.testing.assert_array_equal(flatten(with_codes)[path], value, path)
+    output = apply(config, small_params(), pictures() / np.float32(127.5) - 1)
+    np.testing.assert_array_equal(output["quantized"], output["latent"])
 
 
 def test_widths_that_groups_do_not_divide_are_refused():

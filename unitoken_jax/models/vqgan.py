@@ -13,12 +13,13 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax import lax
 from jax.nn import initializers
 
 from unitoken_jax.config import Amount, Count, Natural, ShareBelowOne
 from unitoken_jax.layers.convolution import Conv
 from unitoken_jax.layers.norms import GroupNorm
-from unitoken_jax.layers.parameter import parameter
+from unitoken_jax.layers.parameter import parameter, uniform_fan_in
 from unitoken_jax.layers.quantization import Dtype
 from unitoken_jax.layers.residual import Dropout
 from unitoken_jax.models.image_tokenizer import ImageTokenizer
@@ -56,11 +57,19 @@ class VQGANConfig:
         num_groups: groups of the normalizations; must divide every width.
         dropout: rate inside residual blocks.
         beta: weight of the codebook term beside the commitment term (published form).
+        quantization_weight: weight of both. Published is 1, with which latents of a
+            small network trained from scratch collapse into a plane: what the codes do
+            not hold yet is noise to the decoder, and committing takes it away.
+        quantizes: False decodes the latents themselves, while the codebook learns to
+            follow them: a start from which codes hold all that the latents do.
         l1_weight: weight of the mean absolute error.
         l2_weight: weight of the mean squared error.
         codebook_init: "uniform" is the published U(±1/n_embed); "normal" draws
             N(0, `codebook_scale`²), which spreads the codes over untrained latents.
         codebook_scale: standard deviation of the "normal" initialisation.
+        residual_init: of the last convolution of each residual block: "published" is
+            PyTorch's default, "zero" begins with blocks that pass their input on, which
+            trains faster from scratch.
         revival_weight: weight of the term that draws unused codes to latents (0 as
             published; short trainings from scratch lose most codes without it).
         search_chunk: code positions searched at once; 0 means all.
@@ -80,10 +89,13 @@ class VQGANConfig:
     num_groups: Count = 32
     dropout: ShareBelowOne = 0.0
     beta: Amount = 0.25
+    quantization_weight: Amount = 1.0
+    quantizes: bool = True
     l1_weight: Amount = 1.0
     l2_weight: Amount = 0.0
     codebook_init: Literal["uniform", "normal"] = "uniform"
     codebook_scale: Amount = 1.0
+    residual_init: Literal["published", "zero"] = "published"
     revival_weight: Amount = 0.0
     search_chunk: Natural = 0
     dtype: Dtype = "float32"
@@ -142,7 +154,9 @@ class ResidualBlock(nn.Module):
         h = Conv(self.features, dtype=config.dtype, name="conv_1")(h)
         h = nn.swish(GroupNorm(config.num_groups, name="norm_2")(h))
         h = Dropout(config.dropout)(h, deterministic=deterministic)
-        h = Conv(self.features, dtype=config.dtype, name="conv_2")(h)
+        zero = config.residual_init == "zero"
+        last = initializers.zeros if zero else uniform_fan_in
+        h = Conv(self.features, kernel_init=last, dtype=config.dtype, name="conv_2")(h)
         if x.shape[-1] != self.features:
             x = Conv(self.features, 1, dtype=config.dtype, name="shortcut")(x)
         return x + h
@@ -343,9 +357,13 @@ class VQGAN(ImageTokenizer):
         grid = latents.shape[:-1]
         # [B, h, w, E] → [B, h · w, E]
         flat = latents.reshape(grid[0], -1, latents.shape[-1])
-        quantized = self.quantizer(flat, self.codebook[None])
-        # [B, h · w, E] → [B, h, w, E]
-        vectors = quantized.vectors.reshape(latents.shape)
+        if not self.config.quantizes:
+            quantized = self.quantizer(lax.stop_gradient(flat), self.codebook[None])
+            vectors = latents
+        else:
+            quantized = self.quantizer(flat, self.codebook[None])
+            # [B, h · w, E] → [B, h, w, E]
+            vectors = quantized.vectors.reshape(latents.shape)
         return {
             "reconstruction": self.decode_vectors(vectors, deterministic=deterministic),
             # [B, h · w, 1] → [B, h, w]
@@ -379,7 +397,8 @@ def loss(
     )
     difference = output["reconstruction"] - images
     l1, l2 = jnp.mean(jnp.abs(difference)), jnp.mean(jnp.square(difference))
-    total = config.l1_weight * l1 + config.l2_weight * l2 + output["commit_loss"]
+    total = config.l1_weight * l1 + config.l2_weight * l2
+    total += config.quantization_weight * output["commit_loss"]
     counts = count_codes(output["codes"][..., None], config.n_embed)
     if config.revival_weight:
         # [B, h, w, E] → [B · h · w, E]

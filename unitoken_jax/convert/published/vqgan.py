@@ -111,10 +111,13 @@ def _attention(key: str, path: str) -> Iterator[Rule]:
 
 _TRAINING: Fields = trains(
     "beta",
+    "quantization_weight",
+    "quantizes",
     "l1_weight",
     "l2_weight",
     "codebook_init",
     "codebook_scale",
+    "residual_init",
     "revival_weight",
 )
 VQGAN_FIELDS: Fields = {

@@ -1,0 +1,62 @@
+r"""The small parts that UniToken's stages start from, trained for hours.
+
+What: the image tokenizer of the quickstart. First its encoder and decoder alone, while
+the codebook follows the latents, then with codes. Kernels are trained by Muon: in 400
+steps without codes it reaches 20.5 dB where AdamW reaches 16.3. Committing to codes has
+a small weight: with the published one the latents of so small a network collapse into a
+plane.
+
+Hardware: 2 CPU cores, 2 GiB of memory. Time: about an hour.
+
+    python -m data_pipelines.prepare --input data/pictures.zip \
+        --output data/prepared/pictures
+    python -m unitoken_jax.train --config configs/pretrain_pictures.py \
+        --workdir runs/pretrain_pictures
+"""
+
+from ml_collections import ConfigDict
+
+from configs import quickstart
+
+TOKENIZER = quickstart.TOKENIZER | {
+    "residual_init": "zero",
+    "quantization_weight": 0.025,
+    "revival_weight": 0.025,
+}
+
+
+def stage(seed: int, steps: int, rate: float, **fields: object) -> dict:
+    """Encoder, decoder and codebook on images."""
+    return {
+        "seed": seed,
+        "model": TOKENIZER,
+        "data": {"kind": "images", "image_size": 64, "augment": {"flip": 0.5}},
+        "optimizer": {
+            "learning_rate": rate,
+            "warmup": 50,
+            "end_scale": 0.02,
+            "groups": {
+                "kernels": {"pattern": ".*/kernel", "rule": "muon"},
+                "codebook": {"pattern": "codebook"},
+                "others": {"pattern": ".*", "exclude": ".*/kernel|codebook"},
+            },
+        },
+        "train": {"steps": steps, "batch": 8, "log_every": 20, "image_every": 500},
+        "checkpoint": {"every": 250},
+    } | fields
+
+
+def get_config() -> ConfigDict:
+    """Return the chain."""
+    start = stage(1, 500, 5e-3)
+    start["model"] = TOKENIZER | {"quantizes": False}
+    parts = ("encoder", "decoder", "codebook", "quant_conv", "post_quant_conv")
+    codes = stage(2, 5000, 3e-3, init={part: f"start:{part}" for part in parts})
+    return ConfigDict(
+        {
+            "name": "pretrain_pictures",
+            "data_dir": "data/prepared/pictures",
+            "order": ("start", "tokenizer"),
+            "stages": {"start": start, "tokenizer": codes},
+        }
+    )
