@@ -50,8 +50,7 @@ def get_config() -> ConfigDict:
     """Return the chain."""
     start = stage(1, 500, 5e-3)
     start["model"] = TOKENIZER | {"quantizes": False}
-    parts = ("encoder", "decoder", "codebook", "quant_conv", "post_quant_conv")
-    codes = stage(2, 5000, 3e-3, init={part: f"start:{part}" for part in parts})
+    codes = stage(2, 5000, 3e-3, init={"all": "start"})
     return ConfigDict(
         {
             "name": "pretrain_pictures",

@@ -466,6 +466,24 @@ def test_starts_from_parts_of_another_stage(whole, tmp_path, caplog) -> None:
         stage.run(job, parts, tmp_path / "bad", sources={"stil": (whole, "first")})
 
 
+def test_starts_from_all_of_another_stage(whole, tmp_path) -> None:
+    job = miniature.job(train={"steps": 1, "batch": 16})
+    state = make_program(job, miniature.system(), "config", None).init_state(
+        {"all": (whole, "")}
+    )
+    theirs, _ = checkpoints.restore_params(whole)
+    expected = flatten(theirs)
+    assert expected.keys() == flatten(state.params).keys()
+    for path, value in flatten(state.params).items():
+        np.testing.assert_array_equal(value, expected[path])
+
+
+def test_a_single_parameter_is_no_part(whole) -> None:
+    program = make_program(miniature.job(), miniature.system(), "config", None)
+    with pytest.raises(CheckpointError, match=r"single parameter.*init\.all"):
+        program.init_state({"still/kernel": (whole, "still")})
+
+
 @pytest.mark.parametrize("subtree", ["first", "still"])
 def test_the_average_starts_from_parts_of_another_stage(whole, subtree) -> None:
     """Of a frozen part it would else stay the random start for long."""

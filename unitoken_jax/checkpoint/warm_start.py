@@ -19,6 +19,14 @@ from unitoken_jax.runtime.pytree import PyTree, flatten, nest
 
 log = logging.getLogger(__name__)
 
+WHOLE = "all"
+"""What stands for all parameters of a model in place of a part's name."""
+
+
+def _prefix(subtree: str) -> str:
+    """Return what the paths of a part begin with."""
+    return "" if subtree == WHOLE else f"{subtree}/"
+
 
 def part(source: str) -> tuple[str, str]:
     """Part 'STAGE_OR_PATH:subtree'; a path may hold colons itself."""
@@ -56,7 +64,8 @@ def warm_start(
     Args:
         params: our nested parameters.
         shardings: where each of them lives, nested alike.
-        sources: our subtree ('decoder') → directory of a stage and subtree there.
+        sources: our subtree ('decoder', or 'all' of them) → directory of a stage and
+            subtree there.
 
     Every parameter of a named subtree must be there, of the same shape; what else the
     source has is left out, and what is not named here stays fresh. The log says so.
@@ -69,7 +78,7 @@ def warm_start(
     shapes = {path: value.shape for path, value in ours.items()}
     fresh = set(ours)
     for subtree, (directory, theirs) in sources.items():
-        prefix = f"{subtree}/"
+        prefix = _prefix(subtree)
         choice = _Choice(shapes, places, subtree, f"{directory}:{theirs}")
         values, step = restore_params(directory, theirs, choice, together=True)
         found = flatten(values)
@@ -130,7 +139,9 @@ class _Choice:
         self.wanted = check_part(self._shapes, self._subtree, found, self._source)
         left = found.keys() - self.wanted.keys()
         self.unused = sorted({path.split("/")[0] for path in left})
-        return nest({k: self._places[f"{self._subtree}/{k}"] for k in self.wanted})
+        return nest(
+            {path: self._places[_prefix(self._subtree) + path] for path in self.wanted}
+        )
 
 
 def check_part(shapes: Shapes, subtree: str, found: Shapes, source: str) -> Shapes:
@@ -148,16 +159,22 @@ def check_part(shapes: Shapes, subtree: str, found: Shapes, source: str) -> Shap
     Raises:
         CheckpointError: we have no such subtree, or they do not fit.
     """
-    prefix = f"{subtree}/"
+    prefix = _prefix(subtree)
     wanted = {
         path.removeprefix(prefix): shape
         for path, shape in shapes.items()
         if path.startswith(prefix)
     }
     if not wanted:
+        if subtree in shapes:
+            raise CheckpointError(
+                f"init.{subtree}: this is a single parameter, and only parts are "
+                f"started from another stage; name the whole model: init.{WHOLE}."
+            )
         tops = {path.split("/")[0] for path in shapes}
         raise CheckpointError(
-            f"init.{subtree}: this model has no such part{nearest(subtree, tops)}"
+            f"init.{subtree}: this model has no such part"
+            f"{nearest(subtree, [*sorted(tops), WHOLE])}"
         )
     shared = {path: shape for path, shape in found.items() if path in wanted}
     if problems := describe_differences(shared, wanted):

@@ -91,7 +91,8 @@ class StageConfig:
         model: `kind` and the fields of that kind's config.
         data: fields of the loader's config.
         codes: where the image codes come from, if the data needs any.
-        init: parameters to start from, our subtree → 'STAGE_OR_PATH:subtree'.
+        init: parameters to start from, our subtree, or 'all' of them →
+            'STAGE_OR_PATH:subtree'.
         frozen_models: frozen networks that the loss or the discriminator consults, by
             name.
         discriminator: a discriminator to train against, for systems that draw.
