@@ -32,7 +32,7 @@ FORMULA = (
 
 
 def count(
-    job: StageConfig,
+    stage: StageConfig,
     system: System,
     layout: TrainProgram,
     batch: Mapping[str, jax.ShapeDtypeStruct],
@@ -41,7 +41,7 @@ def count(
     """FLOPs of one step of all chips, the discriminator's among them.
 
     Args:
-        job: the stage.
+        stage: the stage.
         system: its model.
         layout: of the stage; which parameters learn, and shapes of the state.
         batch: shapes of the global batch.
@@ -49,7 +49,7 @@ def count(
     """
     plain = registry.system_of(system.kind, _plain(system.config))
     whole = dataclasses.replace(
-        job, train=dataclasses.replace(job.train, microbatches=1)
+        stage, train=dataclasses.replace(stage.train, microbatches=1)
     )
     state = jax.tree.map(_shape, layout.abstract)
     shapes = {name: _shape(x) for name, x in batch.items()}

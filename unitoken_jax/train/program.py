@@ -56,7 +56,7 @@ class TrainProgram:
     """What a stage computes and where it lives, before anything is computed.
 
     Attributes:
-        job: the stage's config.
+        stage: the stage's config.
         system: the model.
         mesh: the devices.
         params: a sharding for each parameter, nested.
@@ -67,7 +67,7 @@ class TrainProgram:
         abstract: shapes, types and shardings of the state.
     """
 
-    job: StageConfig
+    stage: StageConfig
     system: System
     mesh: Mesh
     params: Params
@@ -84,9 +84,11 @@ class TrainProgram:
 
     @property
     def compiler_options(self) -> dict[str, Any] | None:
-        """The job's options for the compiler of its devices, None for others."""
+        """The stage's options for the compiler of its devices, None for others."""
         is_tpu = self.mesh.devices.flat[0].platform == "tpu"
-        return dict(self.job.tpu_options) if is_tpu and self.job.tpu_options else None
+        return (
+            dict(self.stage.tpu_options) if is_tpu and self.stage.tpu_options else None
+        )
 
     def init_state(self, sources: Mapping[str, tuple[Path, str]]) -> TrainState:
         """Return the state before the first step, with its parts of earlier stages.
@@ -99,7 +101,7 @@ class TrainProgram:
         options: dict[str, Any] | None = None
         if is_cpu:
             options = {"xla_backend_optimization_level": 0}
-        key = jax.random.key(self.job.seed)
+        key = jax.random.key(self.stage.seed)
         with jax.set_mesh(self.mesh):
             create = jax.jit(self.create, out_shardings=self.shardings).lower(key)
             state = create.compile(compiler_options=options)(key)
@@ -126,7 +128,7 @@ class TrainProgram:
         def train_step(
             state: TrainState, batch: Batch, frozen_models: FrozenModels
         ) -> tuple[TrainState, Metrics]:
-            return make_train_step(self.update(frozen_models), self.job.guard)(
+            return make_train_step(self.update(frozen_models), self.stage.guard)(
                 state, batch
             )
 
@@ -151,7 +153,7 @@ class TrainProgram:
             frozen_models: what the loss consults.
             images: draws what the model does with a batch, or None.
         """
-        began, size = time.monotonic(), self.job.train.batch
+        began, size = time.monotonic(), self.stage.train.batch
         own = rows.local_rows(size, self.mesh)
         frozen_models = jax.device_put(dict(frozen_models), self.replicated)
         shapes = {k: ((size, *shape[1:]), dtype) for k, (shape, dtype) in spec.items()}
@@ -170,12 +172,12 @@ class TrainProgram:
     def update(self, frozen_models: FrozenModels) -> Update:
         """Return the update of a step; inside a jitted function, of its arguments."""
         return make_step_update(
-            self.job, self.system, self.optimizer, self.discriminator, frozen_models
+            self.stage, self.system, self.optimizer, self.discriminator, frozen_models
         )
 
 
 def make_program(
-    job: StageConfig,
+    stage: StageConfig,
     system: System,
     config_path: str,
     devices: Sequence[Any] | None,
@@ -183,28 +185,28 @@ def make_program(
     """Say where everything of a stage will live.
 
     Args:
-        job: the stage's config.
+        stage: the stage's config.
         system: the model.
-        config_path: dotted path of `job` in the config, for messages.
+        config_path: dotted path of `stage` in the config, for messages.
         devices: to run on; all if None.
     """
-    mesh = make_mesh(job.mesh, devices)
-    preflight.check_microbatches(job, system, config_path)
-    preflight.check_rows(job, mesh, config_path)
+    mesh = make_mesh(stage.mesh, devices)
+    preflight.check_microbatches(stage, system, config_path)
+    preflight.check_rows(stage, mesh, config_path)
     shapes = registry.abstract_params(system)
     params = rules.shardings(registry.logical_axes(system), shapes, mesh)
     replicated = NamedSharding(mesh, PartitionSpec())
     optimizer = make_optimizer(
-        job.optimizer, flatten(shapes), job.train.steps, f"{config_path}.optimizer"
+        stage.optimizer, flatten(shapes), stage.train.steps, f"{config_path}.optimizer"
     )
-    discriminator = preflight.check_discriminator(job, system, config_path)
+    discriminator = preflight.check_discriminator(stage, system, config_path)
 
     def create(key: jax.Array) -> TrainState:
         return states.create(
             system.init_params,
             optimizer.init,
             key,
-            ema=bool(job.train.ema),
+            ema=bool(stage.train.ema),
             init_discriminator=discriminator.init if discriminator else None,
         )
 
@@ -215,23 +217,23 @@ def make_program(
         states.shardings(state, params, replicated),
     )
     return TrainProgram(
-        *(job, system, mesh, params, replicated, optimizer, discriminator),
+        *(stage, system, mesh, params, replicated, optimizer, discriminator),
         create=create,
         abstract=abstract,
     )
 
 
 def make_step_update(
-    job: StageConfig,
+    stage: StageConfig,
     system: System,
     optimizer: Optimizer,
     discriminator: DiscriminatorTrainer | None,
     frozen_models: FrozenModels,
 ) -> Update:
-    """Return the update of a job's step.
+    """Return the update of a stage's step.
 
     Args:
-        job: the stage's config.
+        stage: the stage's config.
         system: the model.
         optimizer: of its parameters.
         discriminator: the discriminator, or None.
@@ -243,11 +245,11 @@ def make_step_update(
         )
     else:
         loss = loss_of(system, frozen_models)
-        update = make_update(loss, optimizer, job.train.microbatches)
+        update = make_update(loss, optimizer, stage.train.microbatches)
     if system.post_update is not None:
         update = with_post_update(update, system.post_update)
-    if job.train.ema:
-        update = with_ema(update, job.train.ema)
+    if stage.train.ema:
+        update = with_ema(update, stage.train.ema)
     return update
 
 

@@ -89,7 +89,7 @@ class Finding:
 
 
 def replay(
-    job: StageConfig,
+    stage: StageConfig,
     parts: StageComponents,
     directory: Path,
     step: int,
@@ -101,11 +101,11 @@ def replay(
     """Execute a step again; nothing but `replay-STEP.json` is written.
 
     Args:
-        job: the stage's config; its mesh may be another than the run's.
+        stage: the stage's config; its mesh may be another than the run's.
         parts: what it is made of.
         directory: of the stage.
         step: counted from 1, as in the log.
-        config_path: dotted path of `job` in the config, for messages.
+        config_path: dotted path of `stage` in the config, for messages.
         sources: see `stage.run`.
         devices: see `stage.run`.
 
@@ -115,16 +115,17 @@ def replay(
     """
     if jax.process_count() > 1:
         raise UserError("--replay runs in one process; its mesh may be another.")
-    if not 1 <= step <= job.train.steps:
+    if not 1 <= step <= stage.train.steps:
         raise UserError(
-            f"--replay={step}: the stage {job.name!r} has steps 1 to {job.train.steps}."
+            f"--replay={step}: the stage {stage.name!r} has steps 1 to "
+            f"{stage.train.steps}."
         )
     if not any((directory / name).exists() for name in _TRACES):
         raise UserError(
             f"--replay={step}: {directory} holds neither a checkpoint nor a flight "
             "record of a run; give the --workdir and --stage of the step."
         )
-    layout = make_program(job, parts.system, config_path, devices)
+    layout = make_program(stage, parts.system, config_path, devices)
     state, start, position = _restore(directory, layout, step - 1)
     if state is None:
         state = layout.init_state(sources or {})
@@ -142,7 +143,7 @@ def replay(
     deviations += _compare_input(step, batch, recorded.get(step, {}))
     case = _Case(state, batch, record, program.place)
     with jax.set_mesh(layout.mesh):
-        finding = _look(job, parts, layout, case)
+        finding = _look(stage, parts, layout, case)
     deviations += _compare_loss(step, {"loss": finding.loss}, recorded.get(step, {}))
     finding = dataclasses.replace(
         finding, step=step, start=start, deviations=tuple(deviations)
@@ -218,7 +219,7 @@ class _Case:
 
 
 def _look(
-    job: StageConfig, parts: StageComponents, layout: TrainProgram, case: _Case
+    stage: StageConfig, parts: StageComponents, layout: TrainProgram, case: _Case
 ) -> Finding:
     """Look into the update of one step."""
     state, batch, record, place = case.state, case.batch, case.record, case.place
@@ -249,7 +250,7 @@ def _look(
         rows = _blame(is_finite, range(size))
         if layout.discriminator is None:
             loss = loss_of(parts.system, parts.frozen_models)
-            gradient = make_gradient(loss, layout.optimizer, job.train.microbatches)
+            gradient = make_gradient(loss, layout.optimizer, stage.train.microbatches)
             flat, _ = jax.jit(gradient)(state.params, place(batch), key)
             gradients = [k for k, x in flat.items() if not bool(jnp.isfinite(x).all())]
     if record is not None and rows and max(rows) < len(record):

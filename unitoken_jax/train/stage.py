@@ -3,7 +3,6 @@
 Start at `run` to see how a training is put together.
 """
 
-import dataclasses
 import json
 import logging
 import time
@@ -55,7 +54,7 @@ def _finished(directory: Path) -> Mapping[str, Any]:
 
 
 def run(
-    job: StageConfig,
+    stage: StageConfig,
     parts: StageComponents,
     directory: Path,
     *,
@@ -69,10 +68,10 @@ def run(
     """Train one stage, from its newest checkpoint if it has one.
 
     Args:
-        job: the stage's config.
+        stage: the stage's config.
         parts: what it is made of.
         directory: of the stage; made if missing.
-        config_path: dotted path of `job` in the config, for messages.
+        config_path: dotted path of `stage` in the config, for messages.
         sources: our subtree → (directory, subtree) to start from, see `warm_start`.
         origins: stage that it starts from, or whose codes it sees → a mark of what
             that has come to, kept to notice when it is trained again.
@@ -86,14 +85,14 @@ def run(
     directory.mkdir(parents=True, exist_ok=True)
     with _logged(directory):
         began, now = time.monotonic(), time.time()
-        description = _describe(job, parts, directory, config_path)
+        description = _describe(stage, directory, config_path)
         preflight.check_streams(parts.batches.digest, config_path)
-        program = make_program(job, parts.system, config_path, devices)
-        with Checkpointer(directory / "checkpoints", job.checkpoint) as checkpointer:
+        program = make_program(stage, parts.system, config_path, devices)
+        with Checkpointer(directory / "checkpoints", stage.checkpoint) as checkpointer:
             restored = checkpointer.restore(program.abstract, restore_step)
             if restored is not None:
                 preflight.check_step(
-                    job, int(restored.state.step), directory, config_path
+                    stage, int(restored.state.step), directory, config_path
                 )
                 _reopen(directory, restored, restore_step)
             _write_description(directory, description)
@@ -104,18 +103,18 @@ def run(
                 meta = restored.meta
                 log.info(
                     "resuming at step %d of %d, sample %d of the data",
-                    *(int(state.step), job.train.steps, position),
+                    *(int(state.step), stage.train.steps, position),
                 )
                 _report_changes(meta, description)
                 _report_stream(meta, parts.batches.digest)
-                origins = _origins(meta, origins or {}, job.name)
+                origins = _origins(meta, origins or {}, stage.name)
             _report_size(state, program.optimizer)
             compiled = program.compile(
                 parts.batches.batch_spec, parts.frozen_models, parts.pictures
             )
             parts.batches.position = position
             outcome = loop.run(
-                job,
+                stage,
                 compiled,
                 state,
                 parts.batches,
@@ -133,12 +132,12 @@ def run(
                 checkpointer.discard_local()
         if outcome.complete:
             seconds = time.monotonic() - began
-            _finish(job, directory, outcome, seconds, origins or {})
+            _finish(stage, directory, outcome, seconds, origins or {})
         return outcome
 
 
 def _finish(
-    job: StageConfig,
+    stage: StageConfig,
     directory: Path,
     outcome: loop.Outcome,
     seconds: float,
@@ -146,17 +145,17 @@ def _finish(
 ) -> None:
     """Mark the stage as complete."""
     # Nothing is left to do where an earlier start was killed before it came here.
-    metrics = outcome.metrics or last_metrics(directory, job.train.steps)
+    metrics = outcome.metrics or last_metrics(directory, stage.train.steps)
     content = {
-        "steps": job.train.steps,
+        "steps": stage.train.steps,
         "seconds": seconds,
         "metrics": dict(metrics),
         "origins": dict(origins),
     }
     if processes.is_first():
         environment.write_json(directory / FINISHED, content)
-    processes.wait_for_all(f"the end of stage {job.name}")
-    log.info("stage %s is complete after %.0f s", job.name, seconds)
+    processes.wait_for_all(f"the end of stage {stage.name}")
+    log.info("stage %s is complete after %.0f s", stage.name, seconds)
 
 
 @contextmanager
@@ -173,14 +172,10 @@ def _logged(directory: Path) -> Iterator[None]:
             raise
 
 
-def _describe(
-    job: StageConfig, parts: StageComponents, directory: Path, config_path: str
-) -> dict[str, Any]:
+def _describe(stage: StageConfig, directory: Path, config_path: str) -> dict[str, Any]:
     """Log config and environment; return them, as they stand in the checkpoints."""
-    model = {"kind": parts.system.kind, **plain(parts.system.config)}
-    complete = dataclasses.replace(job, model=model, data=plain(parts.data))
-    config, surroundings = plain(complete), environment.describe()
-    text = render(complete, config_path)
+    config, surroundings = plain(stage), environment.describe()
+    text = render(stage, config_path)
     log.info("%s", text, extra={"file_only": True})
     log.info(
         "config: %s, %d fields, also in %s",

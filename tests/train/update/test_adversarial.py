@@ -43,10 +43,10 @@ LAST = "decoder/head/kernel"
 
 def train(directory: Path, batches=None, devices=None, **fields):
     job = tokenizer.job(**fields)
-    system = registry.build(job.model)
+    system = job.system
     frozen_models = FROZEN_MODELS if system.frozen_models else {}
     parts = StageComponents(
-        system, {}, batches or tokenizer.Batches(), frozen_models=frozen_models
+        system, batches or tokenizer.Batches(), frozen_models=frozen_models
     )
     return stage.run(job, parts, directory, devices=devices)
 
@@ -95,8 +95,7 @@ def test_every_term_is_a_metric_and_the_adversary_begins_in_time(whole):
     assert [row["adversary/ramp"] for row in found] == [0, 0, 1, 1]
     assert [bool(row["adversary/hinge"]) for row in found] == [0, 0, 1, 1]
     assert [bool(row["deceit"]) for row in found] == [0, 0, 1, 1]
-    config = tokenizer.job().model | {}
-    objective = registry.build(config).config.objective
+    objective = tokenizer.job().system.config.objective
     last = found[-1]
     total = sum(
         getattr(objective, name) * last[name]
@@ -148,8 +147,8 @@ def test_the_average_lags_behind_and_can_be_restored(whole):
 def parts():
     """System, plain gradient descent, discriminator and parameters."""
     job = tokenizer.job()
-    node = {**job.model, "vision": {**job.model["vision"], "drop_path": 0.0}}
-    system = registry.build(node)
+    vision = tokenizer.MODEL["vision"] | {"drop_path": 0.0}
+    system = registry.build(tokenizer.MODEL | {"vision": vision})
     shapes = registry.abstract_params(system)
     config = dataclasses.replace(job.optimizer, schedule="constant", learning_rate=1.0)
     rule = make_optimizer(config, flatten(shapes), 4)
@@ -284,9 +283,7 @@ def test_a_fault_on_the_other_side_refuses_the_step_of_both(tmp_path):
     spoilt = jax.tree.map(lambda x: x * np.float32(np.nan), network.params)
     broken["perceptual"] = dataclasses.replace(network, params=spoilt)
     job = tokenizer.job()
-    parts = StageComponents(
-        registry.build(job.model), {}, tokenizer.Batches(), frozen_models=broken
-    )
+    parts = StageComponents(job.system, tokenizer.Batches(), frozen_models=broken)
     with pytest.raises(DivergedError, match="each of the steps 1 to 4 was skipped"):
         stage.run(job, parts, tmp_path)
     assert [row["skipped"] for row in rows(tmp_path)] == [1, 2, 3, 4]

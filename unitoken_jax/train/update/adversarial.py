@@ -46,7 +46,7 @@ class AdversarialConfig:
         optimizer: of the discriminator; its schedule begins with it.
         network: shape of the discriminator.
         frozen: whether its backbone is frozen and comes from a file, named by
-            `frozen_models.backbone` of the job; otherwise all of it learns.
+            `frozen_models.backbone` of the stage; otherwise all of it learns.
         start: share of the steps before it begins; the first step it learns in is the
             one after that.
         ramp: share over which its weight grows to the full one.
