@@ -24,7 +24,7 @@ from data_pipelines.storage.record_cache import RecordCache, Sized
 from data_pipelines.storage.shards import Split
 from data_pipelines.tokenizers.chameleon import ChameleonVocabulary
 from data_pipelines.tokenizers.vocabulary import ImageTextVocabulary
-from unitoken_jax.config import Kinds, Name, build_kind
+from unitoken_jax.config import Dataclass, Kinds, Name, build_kind
 from unitoken_jax.files import UserPath
 
 KINDS: Mapping[str, str] = {
@@ -333,5 +333,5 @@ def build_data(node: object, path: str = "config.data") -> DataConfig:
     return build_kind(DATA, node, path)
 
 
-def _fields(of: Any) -> tuple[dataclasses.Field[Any], ...]:
+def _fields(of: Dataclass) -> tuple[dataclasses.Field[object], ...]:
     return dataclasses.fields(of)

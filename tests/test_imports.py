@@ -46,7 +46,7 @@ ALLOWED = {
         *("config", "data_pipelines", "evaluate", "generate", "models", "report"),
         *("runtime", "train", "errors"),
     },
-    "report": {"config", "files"},
+    "report": {"config", "files", "renamed"},
     "data_pipelines": {"commands", "config", "errors", "files"},
     "configs": set(),
     "launch": {

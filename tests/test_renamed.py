@@ -57,6 +57,13 @@ def test_an_old_kind_is_refused_with_its_new_name():
     kinds.refuse_old_kind(["big"], ["large"], "x.kind")
 
 
+def test_metrics_of_an_old_group_have_the_name_of_today(monkeypatch):
+    monkeypatch.setattr(renamed, "METRICS", {"side": "discriminator"})
+    assert renamed.metric("side/hinge") == "discriminator/hinge"
+    assert renamed.metric("side") == "side"
+    assert renamed.metric("aside/hinge") == "aside/hinge"
+
+
 def test_where_the_old_name_means_something_it_stays():
     assert build(Both, {"colour": 3}).colour == 3
 

@@ -87,12 +87,8 @@ def test_two_steps_move_both_sides():
         ),
     }
 
-    def run(state, batch, frozen_models):
-        update = program.make_step_update(
-            job, system, rule, discriminator, frozen_models
-        )
-        return make_train_step(update, job.guard)(state, batch)
-
+    update = program.make_step_update(job, system, rule, discriminator)
+    run = make_train_step(update, job.guard)
     step = jax.jit(run, compiler_options={"xla_backend_optimization_level": 0})
     start = random_weights(shapes)
     state = states.create(
@@ -109,7 +105,7 @@ def test_two_steps_move_both_sides():
         rates.append(float(metrics["learning_rate"]))
         assert np.isfinite(float(metrics["loss"]))
     assert rates == [0.0, pytest.approx(5e-4)]
-    assert float(metrics["adversary/ramp"]) == 1
+    assert float(metrics["discriminator/ramp"]) == 1
     assert not state.guard.skipped
     after = flatten(state.params)
     for path, value in flatten(start).items():

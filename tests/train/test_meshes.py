@@ -40,7 +40,8 @@ def _lay_out(mesh: dict[str, int], devices: int) -> tuple:
 def _losses(job, system, layout, state) -> list[float]:
     held = rows.local_rows(ROWS, layout.mesh)
     batches = [rows.place(batch(i), ROWS, held, layout.mesh) for i in range(STEPS)]
-    lowered = layout.lower(state, batches[0], {})
+    with jax.set_mesh(layout.mesh):
+        lowered = layout.step.lower(state, batches[0], {})
     # Each program runs three times: optimizing it would take most of the time.
     step = lowered.compile(compiler_options={"xla_backend_optimization_level": 0})
     losses = []

@@ -60,7 +60,8 @@ def test_the_program_of_a_step_does_not_grow_with_its_layers() -> None:
         )
         system = registry.build(model)
         layout = make_program(job, system, "config", None)
-        lowered = layout.lower(layout.abstract, tiny_unitoken.batch(0), {})
+        with jax.set_mesh(layout.mesh):
+            lowered = layout.step.lower(layout.abstract, tiny_unitoken.batch(0), {})
         lengths.add(len(lowered.as_text().splitlines()))
     assert len(lengths) == 1
 

@@ -3,7 +3,7 @@
 import dataclasses
 import typing
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, ClassVar, Generic, Protocol, TypeVar
+from typing import ClassVar, Generic, Protocol, TypeVar
 
 from unitoken_jax.errors import ConfigError, nearest
 from unitoken_jax.renamed import FIELDS, KINDS, now_called
@@ -12,7 +12,7 @@ from unitoken_jax.renamed import FIELDS, KINDS, now_called
 class Dataclass(Protocol):
     """An instance of any dataclass."""
 
-    __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
+    __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[object]]]
 
 
 T = TypeVar("T", bound=Dataclass)

@@ -30,15 +30,16 @@ def plain(node: object) -> Any:
     return node
 
 
-def _complete(node: Dataclass, field: dataclasses.Field[Any]) -> object:
+def _complete(node: Dataclass, field: dataclasses.Field[object]) -> object:
     """Return the value of a field, with the kind of what is of one."""
     value = getattr(node, field.name)
     kinds = _kinds_of(field.type)
-    is_config = dataclasses.is_dataclass(value)
-    return plain(kinds.complete(value)) if kinds is not None and is_config else value
+    if kinds is None or not dataclasses.is_dataclass(value) or isinstance(value, type):
+        return value
+    return plain(kinds.complete(value))
 
 
-def _kinds_of(hint: object) -> Kinds[Any] | None:
+def _kinds_of(hint: object) -> Kinds[Dataclass] | None:
     """Return what a field's annotation chooses among, if it does."""
     found = [extra for extra in typing.get_args(hint)[1:] if isinstance(extra, Kinds)]
     return found[0] if found else None
@@ -140,7 +141,7 @@ def build_kind(
     return build(*kinds.choose(plain(node), path), path)
 
 
-def _convert(hint: Any, value: object, path: str) -> object:  # noqa: PLR0911
+def _convert(hint: object, value: object, path: str) -> object:  # noqa: PLR0911
     """Convert one value to the annotated type `hint`, or raise ConfigError."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated:
@@ -162,7 +163,7 @@ def _convert(hint: Any, value: object, path: str) -> object:  # noqa: PLR0911
             )
         inner = arguments[1]
         return {k: _convert(inner, v, f"{path}.{k}") for k, v in value.items()}
-    return _convert_primitive(hint, value, path)
+    return _convert_primitive(typing.cast("type", hint), value, path)
 
 
 def _convert_annotated(arguments: Sequence[Any], value: object, path: str) -> object:

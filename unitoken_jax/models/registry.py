@@ -112,6 +112,6 @@ def logical_axes(system: System) -> Params:
     return jax.tree.map(names, _abstract(system), is_leaf=is_boxed)
 
 
-def _abstract(system: System) -> Any:
+def _abstract(system: System) -> Params:
     key = jax.eval_shape(lambda: jax.random.key(0))
     return jax.eval_shape(system.init, key)["params"]

@@ -148,9 +148,9 @@ def compile_job(
         dict(frozen_models or {}),
     )
     began = time.monotonic()
-    lowered = layout.lower(layout.abstract, batch, networks)
-    middle = time.monotonic()
     with jax.set_mesh(layout.mesh):
+        lowered = layout.step.lower(layout.abstract, batch, networks)
+        middle = time.monotonic()
         try:
             with listening() as heard:
                 compiled = lowered.compile(compiler_options=layout.compiler_options)

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 from unitoken_jax import config as configs
 from unitoken_jax.config import UserError
@@ -320,7 +321,7 @@ def _resume(journal: Path, header: Mapping[str, object], limit: float) -> list[T
     return trials
 
 
-def _read(journal: Path) -> tuple[dict[str, object] | None, list[Trial]]:
+def _read(journal: Path) -> tuple[dict[str, Any] | None, list[Trial]]:
     """The header and the trials that were written whole; no header if no file."""
     if not journal.exists():
         return None, []

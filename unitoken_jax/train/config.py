@@ -127,7 +127,7 @@ class StageConfig:
     tpu_options: Annotated[Mapping[str, _Option], NONE_IS_DEFAULT] = dataclasses.field(
         default_factory=dict
     )
-    flight: FlightConfig = dataclasses.field(default_factory=FlightConfig)
+    flight_recorder: FlightConfig = dataclasses.field(default_factory=FlightConfig)
     watchdog: WatchdogConfig = dataclasses.field(default_factory=WatchdogConfig)
 
     @functools.cached_property

@@ -131,7 +131,7 @@ def run(
     key = np.asarray(jax.random.key_data(state.key))
     flight = FlightRecorder(
         directory / "flight",
-        stage.flight,
+        stage.flight_recorder,
         process=jax.process_index(),
         rows=program.rows,
         rng=key.ravel().tolist(),

@@ -9,7 +9,6 @@ import dataclasses
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +17,7 @@ import numpy as np
 from unitoken_jax.checkpoint import reader as checkpoints
 from unitoken_jax.checkpoint.state import TrainState
 from unitoken_jax.config import UserError
+from unitoken_jax.parallel.mesh import Devices
 from unitoken_jax.runtime import environment
 from unitoken_jax.runtime.pytree import PyTree
 from unitoken_jax.train.components import StageComponents
@@ -96,7 +96,7 @@ def replay(
     *,
     config_path: str = "config",
     sources: Mapping[str, tuple[Path, str]] | None = None,
-    devices: Sequence[Any] | None = None,
+    devices: Devices | None = None,
 ) -> Finding:
     """Execute a step again; nothing but `replay-STEP.json` is written.
 
@@ -223,13 +223,14 @@ def _look(
 ) -> Finding:
     """Look into the update of one step."""
     state, batch, record, place = case.state, case.batch, case.record, case.place
-    update = layout.update(parts.frozen_models)
     key = jax.random.fold_in(state.key, state.step)
 
     def step(inputs: Mapping[str, PyTree]) -> dict[str, PyTree]:
         learned = {field: inputs[name] for field, name in _NAMES.items()}
         before = dataclasses.replace(state, **learned)
-        after, metrics = update(before, inputs["batch"], key)
+        after, metrics = layout.update(
+            before, inputs["batch"], key, parts.frozen_models
+        )
         return {"metrics": metrics, **_named(after)}
 
     inputs = _named(state)
@@ -249,9 +250,12 @@ def _look(
 
         rows = _blame(is_finite, range(size))
         if layout.discriminator is None:
-            loss = loss_of(parts.system, parts.frozen_models)
-            gradient = make_gradient(loss, layout.optimizer, stage.train.microbatches)
-            flat, _ = jax.jit(gradient)(state.params, place(batch), key)
+            gradient = make_gradient(
+                loss_of(parts.system), layout.optimizer, stage.train.microbatches
+            )
+            flat, _ = jax.jit(gradient)(
+                state.params, place(batch), key, parts.frozen_models
+            )
             gradients = [k for k, x in flat.items() if not bool(jnp.isfinite(x).all())]
     if record is not None and rows and max(rows) < len(record):
         record = record[rows]

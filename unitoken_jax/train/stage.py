@@ -6,7 +6,7 @@ Start at `run` to see how a training is put together.
 import json
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,8 @@ from unitoken_jax.checkpoint.manager import Checkpointer
 from unitoken_jax.checkpoint.reader import Restored
 from unitoken_jax.checkpoint.state import TrainState
 from unitoken_jax.config import plain, render
+from unitoken_jax.parallel.mesh import Devices
+from unitoken_jax.renamed import translate
 from unitoken_jax.runtime import environment, processes
 from unitoken_jax.runtime.console import log_to_file
 from unitoken_jax.train import loop, preflight
@@ -45,7 +47,7 @@ def origins_of(directory: Path) -> dict[str, str]:
     return dict(found) if isinstance(found, Mapping) else {}
 
 
-def _finished(directory: Path) -> Mapping[str, Any]:
+def _finished(directory: Path) -> Mapping[str, object]:
     try:
         found = json.loads((directory / FINISHED).read_bytes())
     except (OSError, ValueError, RecursionError):
@@ -62,7 +64,7 @@ def run(
     sources: Mapping[str, tuple[Path, str]] | None = None,
     origins: Mapping[str, str] | None = None,
     restore_step: int | None = None,
-    devices: Sequence[Any] | None = None,
+    devices: Devices | None = None,
     pace: Pace | None = None,
 ) -> loop.Outcome:
     """Train one stage, from its newest checkpoint if it has one.
@@ -172,7 +174,9 @@ def _logged(directory: Path) -> Iterator[None]:
             raise
 
 
-def _describe(stage: StageConfig, directory: Path, config_path: str) -> dict[str, Any]:
+def _describe(
+    stage: StageConfig, directory: Path, config_path: str
+) -> dict[str, dict[str, Any]]:
     """Log config and environment; return them, as they stand in the checkpoints."""
     config, surroundings = plain(stage), environment.describe()
     text = render(stage, config_path)
@@ -205,18 +209,16 @@ def _reopen(directory: Path, restored: Restored, restore_step: int | None) -> No
         (directory / FINISHED).unlink(missing_ok=True)
 
 
-def _report_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+def _report_changes(before: Mapping[str, object], now: Mapping[str, object]) -> None:
     """Warn of fields that differ from the config of the checkpoint."""
     # Through JSON and back, so that tuples and lists compare.
-    old, new = (
-        set(render(json.loads(json.dumps(meta.get("config", {}))), "").splitlines())
-        for meta in (before, now)
-    )
+    configs = (json.loads(json.dumps(meta.get("config", {}))) for meta in (before, now))
+    old, new = (set(render(translate(c)[0], "").splitlines()) for c in configs)
     for line in sorted(new - old):
         log.warning("changed since the checkpoint: %s", line.removeprefix("."))
 
 
-def _report_stream(before: Mapping[str, Any], digest: str) -> None:
+def _report_stream(before: Mapping[str, object], digest: str) -> None:
     """Warn of another stream than the checkpoint's; older ones do not say."""
     if before.get("stream", digest) != digest:
         log.warning(

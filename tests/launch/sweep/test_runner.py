@@ -263,7 +263,7 @@ def alone(folder: Path) -> Runner:
     return Runner(sweep, plan, folder, command=pretend, retries=0)
 
 
-@pytest.mark.parametrize("behaviour", ["", "fail"])
+@pytest.mark.parametrize("behavior", ["", "fail"])
 def test_a_sweep_that_grows_shares_what_its_first_point_trained(
     folder, behavior
 ) -> None:

@@ -12,7 +12,7 @@ import dataclasses
 import math
 import re
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
@@ -266,7 +266,7 @@ def _decay_and_scale(
     groups' names into checkpoints.
     """
 
-    def apply(updates: Any, params: Any) -> Any:
+    def apply(updates: PyTree, params: PyTree) -> PyTree:
         return {
             path: -scales[path] * (direction + decays[path] * params[path])
             for path, direction in updates.items()
