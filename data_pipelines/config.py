@@ -1,7 +1,7 @@
-"""What a job's `data` group may hold: one dataclass for each kind of batches.
+"""What a stage's `data` group may hold: one dataclass for each kind of batches.
 
 A kind has the fields that its batches depend on and no others, so that a field which
-would change nothing is refused; `build_data` chooses by `kind`. The dataclass of a kind
+would change nothing is refused; `DATA` chooses by `kind`. The dataclass of a kind
 stands in the module that makes its batches, and says how they are made and of what
 shapes: another kind is such a module, and a line in `KINDS`.
 """
@@ -12,7 +12,7 @@ import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar, cast, get_type_hints
+from typing import Any, TypeVar, cast
 
 import numpy as np
 
@@ -24,14 +24,7 @@ from data_pipelines.storage.record_cache import RecordCache, Sized
 from data_pipelines.storage.shards import Split
 from data_pipelines.tokenizers.chameleon import ChameleonVocabulary
 from data_pipelines.tokenizers.vocabulary import ImageTextVocabulary
-from unitoken_jax.config import (
-    ConfigError,
-    Name,
-    build,
-    nearest,
-    plain,
-    refuse_old_kind,
-)
+from unitoken_jax.config import Dataclass, Kinds, Name, build_kind
 from unitoken_jax.files import UserPath
 
 KINDS: Mapping[str, str] = {
@@ -125,7 +118,7 @@ class DataConfig:
     Attributes:
         kind: of batches; the loader documents the arrays of each.
         split: of the prepared data set.
-        directory: the prepared data set; None is the job's own data directory.
+        directory: the prepared data set; None is the experiment's data directory.
         image_size: side in pixels of the square that a picture is fitted into; where
             data holds codes, of the one that was encoded.
         background: colour behind transparency and beside a fitted picture.
@@ -323,6 +316,10 @@ def kind_class(kind: str) -> type[DataConfig]:
     return pkgutil.resolve_name(KINDS[kind])
 
 
+DATA: Kinds[DataConfig] = Kinds("data", KINDS, kind_class)
+"""What a field that holds the config of data is annotated with."""
+
+
 def build_data(node: object, path: str = "config.data") -> DataConfig:
     """Convert a config's `data` node into the dataclass of its kind, strictly.
 
@@ -333,44 +330,8 @@ def build_data(node: object, path: str = "config.data") -> DataConfig:
     Raises:
         ConfigError: as `config.build`; a field of other kinds is refused with theirs.
     """
-    fields = plain(node)
-    if not isinstance(fields, Mapping):
-        raise ConfigError(f"{path}: expected a group of fields, found {node!r}.")
-    if "kind" not in fields:
-        raise ConfigError(f"{path}.kind: missing; known are {', '.join(KINDS)}.")
-    kind = fields["kind"]
-    if not isinstance(kind, str) or kind not in KINDS:
-        refuse_old_kind(kind, KINDS, f"{path}.kind")
-        raise ConfigError(
-            f"{path}.kind: {kind!r} is not among the choices{nearest(str(kind), KINDS)}"
-        )
-    for name in fields.keys() - _names(kind_class(kind)):
-        _refuse_field(kind, str(name), path)
-    return build(kind_class(kind), fields, path)
+    return build_kind(DATA, node, path)
 
 
-def _refuse_field(kind: str, name: str, path: str) -> None:
-    """Refuse a field that other kinds have; one that none has is left to `build`."""
-    others = [repr(kind) for kind in KINDS if name in _names(kind_class(kind))]
-    if not others:
-        return
-    hints = get_type_hints(kind_class(kind))
-    inner = [
-        f"{group}.{name}"
-        for group, hint in hints.items()
-        if isinstance(hint, type)
-        and dataclasses.is_dataclass(hint)
-        and name in _names(hint)
-    ]
-    raise ConfigError(
-        f"{path}.{name}: data of kind {kind!r} does not have it, only that of kind "
-        f"{' or '.join(others)}{nearest(name, {*_names(kind_class(kind)), *inner})}"
-    )
-
-
-def _names(cls: type) -> set[str]:
-    return {entry.name for entry in _fields(cls)}
-
-
-def _fields(of: Any) -> tuple[dataclasses.Field[Any], ...]:
+def _fields(of: Dataclass) -> tuple[dataclasses.Field[object], ...]:
     return dataclasses.fields(of)

@@ -12,7 +12,6 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
 
 import yaml
 
@@ -85,7 +84,7 @@ def manifest(
     restarts: int = 3,
     spot: bool = False,
     pods: Pods | None = None,
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Return a JobSet.
 
     Args:
@@ -119,7 +118,7 @@ def manifest(
     }
     selector |= {"cloud.google.com/gke-spot": "true"} if spot else {}
     volumes = _volumes(pods)
-    container: dict[str, Any] = {
+    container: dict[str, object] = {
         "name": "train",
         "image": image,
         "imagePullPolicy": _PULLS[pods.pull],
@@ -134,7 +133,7 @@ def manifest(
     }
     if pods.secret:
         container["envFrom"] = [{"secretRef": {"name": pods.secret}}]
-    pod: dict[str, Any] = {
+    pod: dict[str, object] = {
         "restartPolicy": "Never",
         "terminationGracePeriodSeconds": _GRACE,
         "nodeSelector": selector,
@@ -148,7 +147,7 @@ def manifest(
         pod["serviceAccountName"] = pods.service_account
     if pods.pull_secret:
         pod["imagePullSecrets"] = [{"name": pods.pull_secret}]
-    template: dict[str, Any] = {"spec": pod}
+    template: dict[str, object] = {"spec": pod}
     if pods.fuse:
         limits = {f"{_FUSE}/{k}-limit": v for k, v in pods.fuse_limits.items()}
         template["metadata"] = {"annotations": {f"{_FUSE}/volumes": "true"} | limits}
@@ -213,10 +212,10 @@ _ENDED = [
 ]
 
 
-def _volumes(pods: Pods) -> list[tuple[str, dict[str, Any]]]:
+def _volumes(pods: Pods) -> list[tuple[str, Mapping[str, object]]]:
     """Return the volumes of a pod, each behind its path in the container."""
     memory = {"name": "memory", "emptyDir": {"medium": "Memory"}}
-    found: list[tuple[str, dict[str, Any]]] = [("/dev/shm", memory)]
+    found: list[tuple[str, Mapping[str, object]]] = [("/dev/shm", memory)]
     for number, claim in enumerate(pods.claims):
         name = f"data-{number}" if number else "data"
         volume = {"persistentVolumeClaim": {"claimName": claim.name}}

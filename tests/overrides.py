@@ -1,22 +1,19 @@
 """Random overrides of the quickstart, as users might write them, and what they give."""
 
 import copy
+import dataclasses
 import functools
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from hypothesis import strategies as st
 
-from data_pipelines.config import build_data
 from unitoken_jax import pipeline
-from unitoken_jax.config import load_file, plain, set_fields
+from unitoken_jax.config import Dataclass, load_file, plain, set_fields
 from unitoken_jax.errors import UserError
-from unitoken_jax.evaluate.config import EvaluationConfig
-from unitoken_jax.generate.config import GenerationConfig
 from unitoken_jax.models import registry
-from unitoken_jax.train.config import ExperimentConfig, StageConfig
+from unitoken_jax.train.config import ExperimentConfig
 from unitoken_jax.train.experiment import build_experiment
 
 ROOT = Path(__file__).parent.parent
@@ -32,19 +29,8 @@ def quickstart() -> dict[str, Any]:
 def fields() -> dict[str, Any]:
     """The fields and groups of the quickstart by their paths, with every default."""
     chain = build_experiment(quickstart())
-    found = dict(_walk(plain(chain)))
-    for name, job in chain.stages.items():
-        at = f"stages.{name}"
-        model = registry.build(job.model).config
-        found |= dict(_walk(plain(model), f"{at}.model"))
-        data = build_data(job.data)
-        found |= dict(_walk(plain(data), f"{at}.data"))
-    for name, cls in (
-        ("evaluation", EvaluationConfig),
-        ("generation", GenerationConfig),
-    ):
-        found |= dict(_walk(plain(cls()), name))
-    return found
+    complete = dataclasses.replace(chain, evaluation=chain.evaluation.complete())
+    return dict(_walk(plain(complete)))
 
 
 def _walk(node: Any, at: str = "") -> Iterator[tuple[str, Any]]:
@@ -55,14 +41,10 @@ def _walk(node: Any, at: str = "") -> Iterator[tuple[str, Any]]:
             yield from _walk(value, path)
 
 
-def _system_of(job: StageConfig, at: str) -> registry.System:
-    """Make a model once: what it is of has no side effects."""
-    return _system(json.dumps(plain(job.model), sort_keys=True), at)
-
-
 @functools.lru_cache(maxsize=64)
-def _system(model: str, at: str) -> registry.System:
-    return registry.build(json.loads(model), f"{at}.model")
+def _abstract_params(model: Dataclass) -> registry.Params:
+    """Make a model's shapes once: what they are of has no side effects."""
+    return registry.abstract_params(registry.make_system(model))
 
 
 def attempt(overrides: list[tuple[str, str | bool]]) -> ExperimentConfig | str:
@@ -75,7 +57,7 @@ def attempt(overrides: list[tuple[str, str | bool]]) -> ExperimentConfig | str:
     try:
         set_fields(node, overrides)
         chain = build_experiment(node)
-        pipeline.check(chain, _system_of)
+        pipeline.check(chain, lambda system: _abstract_params(system.config))
     except UserError as error:
         return str(error)
     return chain

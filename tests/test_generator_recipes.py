@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from configs import llamagen, unitok_mllm_7b_finetune, unitok_mllm_7b_pretrain
+from data_pipelines.unitok_mllm.sequence import PromptsConfig
 from tests.models.random_weights import random_weights
 from unitoken_jax.checkpoint import state as states
 from unitoken_jax.models import registry
@@ -33,7 +34,7 @@ def job_of(config: Any) -> StageConfig:
 
 def steps(job: StageConfig, batches: list[dict[str, np.ndarray]]) -> list[set[str]]:
     """Train on the batches; return which parameters each step moved."""
-    system = registry.build(job.model)
+    system = job.system
     shapes = registry.abstract_params(system)
     optimizer = make_optimizer(job.optimizer, flatten(shapes), job.train.steps)
     update = make_update(system.loss, optimizer, job.train.microbatches)
@@ -83,7 +84,7 @@ def test_all_of_the_mllm_learns_but_the_codebooks() -> None:
     config.train.update({"steps": 2, "batch": 2})
     job = job_of(config)
     (_, second) = steps(job, [rows(0), rows(1)])
-    every = set(flatten(registry.abstract_params(registry.build(job.model))))
+    every = set(flatten(registry.abstract_params(job.system)))
     assert every - second == {
         "embedder/quantizer/codebooks",
         "embedder/quantizer/usage",
@@ -104,24 +105,22 @@ def test_all_of_a_llamagen_learns(size: str) -> None:
     }
     job = job_of(config)
     (_, second) = steps(job, [batch, batch])
-    assert second == set(flatten(registry.abstract_params(registry.build(job.model))))
+    assert second == set(flatten(registry.abstract_params(job.system)))
 
 
 def test_numbers_of_the_papers_and_the_readme() -> None:
     pretrain, finetune = (job_of(make()) for make in MLLM.values())
-    assert registry.build(pretrain.model).config == UniTokMllmConfig(
-        decoder=registry.build(finetune.model).config.decoder
-    )
+    assert pretrain.model == UniTokMllmConfig(decoder=finetune.model.decoder)
     assert (pretrain.optimizer.learning_rate, finetune.optimizer.learning_rate) == (
         5e-5,
         2e-5,
     )
     for job in (pretrain, finetune):
-        assert job.data["prompt_drop"] == 0.1
-        assert "request" not in job.data["prompts"]  # the released one
+        assert job.data.prompt_drop == 0.1
+        assert job.data.prompts.request == PromptsConfig().request  # the released one
     for size in llamagen.SHAPES:
         job = job_of(llamagen.get_config(size))
-        model: LlamaGenConfig = registry.build(job.model).config
+        model: LlamaGenConfig = job.model
         fields = {"dtype": "bfloat16", "remat": "minimal"}
         fields |= {name: getattr(model, name) for name in ("null_class",)}
         assert model == published(size, class_dropout=model.class_dropout, **fields)

@@ -35,22 +35,27 @@ ALLOWED = {
     "models": {"layers", "ops", "parallel", "config"},
     "runtime": {"config", "errors", "files"},
     "checkpoint": {"parallel"} | _RUNTIME,
-    "train": _BELOW_TRAIN | {"convert", "data_pipelines"},
-    "generate": _BELOW_TRAIN | {"data_pipelines", "train"},
-    "evaluate": _BELOW_TRAIN | {"convert", "data_pipelines", "generate", "train"},
+    "train": _BELOW_TRAIN | {"convert", "data_pipelines", "groups"},
+    "generate": _BELOW_TRAIN | {"data_pipelines", "groups", "train"},
+    "evaluate": _BELOW_TRAIN
+    | {"convert", "data_pipelines", "generate", "groups", "train"},
     "convert": _BELOW_TRAIN,
+    "groups": {"config", "evaluate", "files", "generate", "ops", "parallel"},
     "plan": _BELOW_TRAIN | {"convert", "data_pipelines", "train"},
     "pipeline": {
         *("config", "data_pipelines", "evaluate", "generate", "models", "report"),
         *("runtime", "train", "errors"),
     },
-    "report": {"config", "files"},
+    "report": {"config", "files", "renamed"},
     "data_pipelines": {"commands", "config", "errors", "files"},
     "configs": set(),
     "launch": {
         *("commands", "config", "configs", "errors", "files", "renamed", "report"),
     },
 }
+# Dataclasses alone, which the config of an experiment holds; test_no_cycles keeps them
+# from what their packages are for.
+GROUPS = ("unitoken_jax.evaluate.config", "unitoken_jax.generate.config")
 # What a package may import besides our own and the standard library; packages that
 # are not named may use any requirement.
 OUTSIDE = {
@@ -69,6 +74,8 @@ OUTSIDE = {
 
 def _package(module: str) -> str:
     """Return the package of ours that a module belongs to, such as 'ops'."""
+    if module in GROUPS:
+        return "groups"
     top, *rest = module.split(".")
     return rest[0] if top == "unitoken_jax" and rest else top
 

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from data_pipelines.config import build_data
 from data_pipelines.unitoken.rows import SequencesConfig
 from tests.models.random_weights import random_weights
 from unitoken_jax.checkpoint import state as states
@@ -84,9 +83,9 @@ def rows(seed: int, views: int) -> dict[str, np.ndarray]:
 @pytest.mark.parametrize("name", NAMES)
 def test_two_steps_move_what_is_to_learn(name: str) -> None:
     job = shrunk(name)
-    system = registry.build(job.model)
+    system = job.system
     views = 0 if system.config.vision is None else VIEWS
-    data = build_data(job.data)
+    data = job.data
     assert isinstance(data, SequencesConfig)
     assert data.shows_views == bool(views)
 
@@ -141,8 +140,8 @@ def test_numbers_of_the_paper_and_the_scripts() -> None:
         assert (found.weight_decay, found.no_decay) == (0.1, "")
         assert found.clip == 4.0
         assert found.warmup == job.train.steps // 100
-        assert job.model["decoder"]["dropout"] == 0.05
-        assert job.model["z_loss"] == 1e-5
+        assert job.model.decoder.dropout == 0.05
+        assert job.model.z_loss == 1e-5
     for views in ("base", "anyres"):
         first, *later = (rates[f"unitoken_7b_{views}_stage{n}"] for n in (1, 2, 3))
         assert first == {"adapter": 1e-3, "vision": pytest.approx(1e-5)}

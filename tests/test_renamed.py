@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unitoken_jax import config, renamed
-from unitoken_jax.config import ConfigError, build, schema
+from unitoken_jax import renamed
+from unitoken_jax.config import ConfigError, build, kinds, schema, set_fields
 
 ROOT = Path(__file__).parent.parent
 FOLDERS = ("unitoken_jax", "data_pipelines", "launch")
@@ -37,7 +37,7 @@ def _tables(monkeypatch):
     monkeypatch.setattr(renamed, "FIELDS", {"colour": "color"})
     monkeypatch.setattr(schema, "FIELDS", renamed.FIELDS)
     monkeypatch.setattr(renamed, "KINDS", {"big": "large"})
-    monkeypatch.setattr(schema, "KINDS", renamed.KINDS)
+    monkeypatch.setattr(kinds, "KINDS", renamed.KINDS)
     parameters = {"quantiser": "quantizer", "head/old": "tail"}
     monkeypatch.setattr(renamed, "PARAMETERS", parameters)
 
@@ -52,9 +52,16 @@ def test_an_old_kind_is_refused_with_its_new_name():
     with pytest.raises(ConfigError, match=r"^config.kind=big is called config.kind=la"):
         build(Painting, {"kind": "big"})
     with pytest.raises(ConfigError, match=r"x.kind=big is called x.kind=large now\."):
-        config.refuse_old_kind("big", ["large"], "x.kind")
-    config.refuse_old_kind("big", ["big", "large"], "x.kind")
-    config.refuse_old_kind(["big"], ["large"], "x.kind")
+        kinds.refuse_old_kind("big", ["large"], "x.kind")
+    kinds.refuse_old_kind("big", ["big", "large"], "x.kind")
+    kinds.refuse_old_kind(["big"], ["large"], "x.kind")
+
+
+def test_metrics_of_an_old_group_have_the_name_of_today(monkeypatch):
+    monkeypatch.setattr(renamed, "METRICS", {"side": "discriminator"})
+    assert renamed.metric("side/hinge") == "discriminator/hinge"
+    assert renamed.metric("side") == "side"
+    assert renamed.metric("aside/hinge") == "aside/hinge"
 
 
 def test_where_the_old_name_means_something_it_stays():
@@ -63,7 +70,7 @@ def test_where_the_old_name_means_something_it_stays():
 
 def test_an_override_with_an_old_name_is_refused():
     node = {"color": 1}
-    config.set_fields(node, [("colour", "5")])
+    set_fields(node, [("colour", "5")])
     with pytest.raises(ConfigError, match=r"config.colour is called config.color now"):
         build(Painting, node)
 

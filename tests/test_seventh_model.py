@@ -106,7 +106,7 @@ def test_it_is_evaluated(node, workdir) -> None:
 
 def test_its_step_is_planned(node) -> None:
     job = build_experiment(node).stages["table"]
-    system = registry.build(job.model)
+    system = job.system
     program = make_program(job, system, "config", jax.devices())
     tokens = system.config.tokens
     batch = {

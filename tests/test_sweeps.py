@@ -10,7 +10,7 @@ from launch.sweep.config import Point, SweepConfig, points
 from launch.sweep.experiment import evaluate
 from unitoken_jax.config import build
 from unitoken_jax.models import registry
-from unitoken_jax.pipeline import check, system_of
+from unitoken_jax.pipeline import check
 from unitoken_jax.train.experiment import build_experiment
 from unitoken_jax.train.preflight import check_all_is_read
 
@@ -50,7 +50,7 @@ def test_points_can_be_trained(name: str) -> None:
     for point in along_each_axis(sweep(name)):
         chain = build_experiment(evaluate(point.config, point.set))
         check(chain, abstract_params=abstract_params)
-        check_all_is_read(chain, system_of, begins=True)
+        check_all_is_read(chain, begins=True)
 
 
 @pytest.mark.parametrize("name", NAMES)

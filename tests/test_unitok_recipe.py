@@ -15,7 +15,7 @@ from tests.models.random_weights import random_weights
 from unitoken_jax import convert
 from unitoken_jax.checkpoint import state as states
 from unitoken_jax.checkpoint import warm_start
-from unitoken_jax.config import build, plain
+from unitoken_jax.config import build
 from unitoken_jax.convert.formats import format_of, network_of
 from unitoken_jax.convert.published import unitok as layout
 from unitoken_jax.convert.table import Constant, expected_shapes, export_tensors
@@ -71,7 +71,7 @@ def batch(seed: int) -> dict[str, np.ndarray]:
 @pytest.mark.slow
 def test_two_steps_move_both_sides():
     job = shrunk()
-    system = registry.build(job.model)
+    system = job.system
     shapes = registry.abstract_params(system)
     rule = make_optimizer(job.optimizer, flatten(shapes), 2)
     discriminator = make_discriminator(job.discriminator, 2, "config.discriminator")
@@ -87,12 +87,8 @@ def test_two_steps_move_both_sides():
         ),
     }
 
-    def run(state, batch, frozen_models):
-        update = program.make_step_update(
-            job, system, rule, discriminator, frozen_models
-        )
-        return make_train_step(update, job.guard)(state, batch)
-
+    update = program.make_step_update(job, system, rule, discriminator)
+    run = make_train_step(update, job.guard)
     step = jax.jit(run, compiler_options={"xla_backend_optimization_level": 0})
     start = random_weights(shapes)
     state = states.create(
@@ -109,7 +105,7 @@ def test_two_steps_move_both_sides():
         rates.append(float(metrics["learning_rate"]))
         assert np.isfinite(float(metrics["loss"]))
     assert rates == [0.0, pytest.approx(5e-4)]
-    assert float(metrics["adversary/ramp"]) == 1
+    assert float(metrics["discriminator/ramp"]) == 1
     assert not state.guard.skipped
     after = flatten(state.params)
     for path, value in flatten(start).items():
@@ -122,8 +118,8 @@ def test_two_steps_move_both_sides():
 
 def test_starts_from_a_converted_clip(tmp_path):
     """A ViTamin CLIP as open_clip names it, through `convert`, to a fresh state."""
-    vision = registry.build(shrunk().model).config.vision
-    text = registry.build(shrunk().model).config.text
+    vision = shrunk().system.config.vision
+    text = shrunk().system.config.text
     clip = ViTaminClipConfig(
         dataclasses.replace(vision, dtype="float32", remat="none"),
         dataclasses.replace(text, dtype="float32", remat="none", mlp=4 * text.hidden),
@@ -145,9 +141,9 @@ def test_starts_from_a_converted_clip(tmp_path):
     assert dict(job.init) == dict(field[5:].split("=") for field in fields)
     small = shrunk()
     job = dataclasses.replace(
-        small, init=job.init, model=dict(small.model) | {"text": plain(clip.text)}
+        small, init=job.init, model=dataclasses.replace(small.model, text=clip.text)
     )
-    system = registry.build(job.model)
+    system = job.system
     laid = program.make_program(job, system, "config", jax.devices()[:1])
     sources = {
         ours: warm_start.resolve_source(theirs, tmp_path, {})
@@ -181,7 +177,7 @@ def test_numbers_of_the_scripts():
         0.5, 1e-3
     )
     assert (job.discriminator.weight, job.discriminator.consistency) == (0.4, 4.0)
-    objective = registry.build(job.model).config.objective
+    objective = job.system.config.objective
     assert (objective.l1, objective.l2, objective.perceptual) == (0.2, 1.0, 1.0)
 
 
@@ -231,9 +227,7 @@ def test_the_small_adversary_differs_in_its_backbone_and_how_it_begins():
         "adversarial"
     )
     (job,) = build_experiment(config).stages.values()
-    discriminator = preflight.check_discriminator(
-        job, registry.build(job.model), "config"
-    )
+    discriminator = preflight.check_discriminator(job, job.system, "config")
     assert discriminator is not None
     assert not discriminator.config.frozen
     assert (discriminator.start_step, job.train.steps) == (75, 300)

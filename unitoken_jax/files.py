@@ -225,7 +225,7 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode())
 
 
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
+def write_json(path: Path, content: Mapping[str, object]) -> None:
     """Write indented JSON with sorted keys as `write_bytes` does."""
     write_text(path, json.dumps(content, indent=2, sort_keys=True) + "\n")
 
@@ -316,7 +316,7 @@ def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not a JSON number")
 
 
-def _has_surrogate(value: Any) -> bool:
+def _has_surrogate(value: object) -> bool:
     if isinstance(value, str):
         return any("\ud800" <= letter <= "\udfff" for letter in value)
     if isinstance(value, Mapping):

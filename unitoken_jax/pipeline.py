@@ -7,10 +7,8 @@ from pathlib import Path
 
 from data_pipelines.errors import DataError
 from data_pipelines.verify import verify as verify_data
-from unitoken_jax import config as configs
 from unitoken_jax.config import UserError, sentence
 from unitoken_jax.evaluate import results
-from unitoken_jax.evaluate.config import EvaluationConfig
 from unitoken_jax.evaluate.run import run as evaluate
 from unitoken_jax.generate import load as generation
 from unitoken_jax.models import registry
@@ -19,43 +17,36 @@ from unitoken_jax.report import page
 from unitoken_jax.runtime import lock, processes
 from unitoken_jax.runtime.console import held_for_file, log_to_file
 from unitoken_jax.train import chain as chains
-from unitoken_jax.train import preflight, stage
+from unitoken_jax.train import preflight
+from unitoken_jax.train import stage as stages
 from unitoken_jax.train.components import StageBuilder
-from unitoken_jax.train.config import ExperimentConfig, StageConfig
+from unitoken_jax.train.config import ExperimentConfig
 from unitoken_jax.train.experiment import CONFIG, write_config
 from unitoken_jax.train.replay import Finding
 
 log = logging.getLogger(__name__)
 
 
-def system_of(job: StageConfig, config_path: str) -> System:
-    """Return the model of a stage, whose config has the dotted path `config_path`."""
-    return registry.build(job.model, f"{config_path}.model")
-
-
 def check(
     experiment: ExperimentConfig,
-    system_of: Callable[[StageConfig, str], System] = system_of,
     abstract_params: Callable[[System], Params] = registry.abstract_params,
 ) -> None:
     """Refuse what does not fit, before anything is written or compiled.
 
     Args:
         experiment: to be trained and evaluated.
-        system_of: makes the model of a stage, for who has made it before.
         abstract_params: of a model, for who has found them before.
 
     Raises:
         ConfigError: naming the field.
     """
-    preflight.check_data(experiment, system_of)
-    configs.build(EvaluationConfig, experiment.evaluation, "config.evaluation")
+    preflight.check_data(experiment)
     generation.check(experiment)
-    preflight.check_models(experiment, system_of, abstract_params)
+    preflight.check_models(experiment, abstract_params)
 
 
 def train(
-    chain: ExperimentConfig,
+    experiment: ExperimentConfig,
     workdir: Path,
     only: str | None = None,
     written: Mapping[str, object] | None = None,
@@ -66,10 +57,10 @@ def train(
     """Train what is left of a chain, then evaluate it and build its report page.
 
     Args:
-        chain: the experiment.
+        experiment: the experiment.
         workdir: of its run; made if missing, resumed if not.
         only: the one stage to train; nothing is evaluated then.
-        written: the config as it was written, for the run's record; None: `chain`'s.
+        written: the config as it was written, for the run's record; None: as it is.
         verify: compare every byte of the data with its manifest first.
         restore_step: the checkpoint of the stage to go back to.
 
@@ -82,12 +73,10 @@ def train(
     first = processes.is_first()
     with held_for_file() as release, contextlib.ExitStack() as run:
         builder = StageBuilder(workdir, verify=verify)
-        check(chain, builder.system)
-        preflight.check_all_is_read(
-            chain, builder.system, begins=not (workdir / CONFIG).exists()
-        )
+        check(experiment)
+        preflight.check_all_is_read(experiment, begins=not (workdir / CONFIG).exists())
         if verify:
-            _verify(chain)
+            _verify(experiment)
 
         def begin() -> contextlib.AbstractContextManager[None]:
             """Take the folder; its log and lock outlast the stages."""
@@ -95,24 +84,29 @@ def train(
             run.enter_context(lock.only_run(workdir))
             if first:
                 run.enter_context(log_to_file(workdir / "log.txt"))
-                write_config(workdir, written or chain)
+                write_config(workdir, written or experiment)
             release()
             return contextlib.nullcontext()
 
         complete = chains.run(
-            chain, workdir, builder, only=only, restore_step=restore_step, begin=begin
+            experiment,
+            workdir,
+            builder,
+            only=only,
+            restore_step=restore_step,
+            begin=begin,
         )
-        if complete and chain.finish and only is None:
+        if complete and experiment.finish and only is None:
             if first:
-                _finish(chain, workdir)
+                _finish(experiment, workdir)
             processes.wait_for_all("the evaluation")
     return complete
 
 
-def _verify(chain: ExperimentConfig) -> None:
+def _verify(experiment: ExperimentConfig) -> None:
     """Refuse data that is not as its manifests say, to the last byte."""
-    named = [job.data.get("directory") for job in chain.stages.values()]
-    for directory in {str(name or chain.data_dir) for name in named}:
+    named = [stage.data.directory for stage in experiment.stages.values()]
+    for directory in {str(name or experiment.data_dir) for name in named}:
         try:
             faults = verify_data(Path(directory))
         except DataError as error:
@@ -137,12 +131,12 @@ def _report(workdir: Path) -> None:
 
 
 def replay(
-    chain: ExperimentConfig, workdir: Path, step: int, only: str | None = None
+    experiment: ExperimentConfig, workdir: Path, step: int, only: str | None = None
 ) -> Finding:
     """Execute a step of a run again and print what was not finite in it.
 
     Args:
-        chain: the experiment.
+        experiment: the experiment.
         workdir: of its run.
         step: of the stage.
         only: the stage, if there are several.
@@ -150,13 +144,15 @@ def replay(
     Raises:
         UserError: whatever the user can mend, in a sentence.
     """
-    finding = chains.run_again(chain, workdir, StageBuilder(workdir), step, only=only)
+    finding = chains.run_again(
+        experiment, workdir, StageBuilder(workdir), step, only=only
+    )
     for line in finding.lines():
         log.info("%s", line)
     return finding
 
 
-def _was_evaluated(chain: ExperimentConfig, workdir: Path) -> bool:
+def _was_evaluated(experiment: ExperimentConfig, workdir: Path) -> bool:
     """Say whether an earlier version has evaluated the stages as they are.
 
     It has not written down what its numbers are of, so that times must do.
@@ -164,14 +160,14 @@ def _was_evaluated(chain: ExperimentConfig, workdir: Path) -> bool:
     result = workdir / results.EARLIER
     if results.read(workdir) is not None or not result.exists():
         return False
-    marks = [workdir / name / stage.FINISHED for name in chain.order]
+    marks = [workdir / name / stages.FINISHED for name in experiment.order]
     return result.stat().st_mtime >= max(mark.stat().st_mtime for mark in marks)
 
 
-def _finish(chain: ExperimentConfig, workdir: Path) -> None:
+def _finish(experiment: ExperimentConfig, workdir: Path) -> None:
     """Evaluate what is not evaluated yet, and build the report page in any case."""
     try:
-        if not _was_evaluated(chain, workdir):
-            evaluate(chain, workdir, resume=True)
+        if not _was_evaluated(experiment, workdir):
+            evaluate(experiment, workdir, resume=True)
     finally:
         _report(workdir)

@@ -1,7 +1,8 @@
 """Names that configs and checkpoints had earlier: old name → new name.
 
 `config.build` refuses an old name and says the new one. What old runs wrote is read
-with the new names: their config by `translate`, their parameters by `parameter`.
+with the new names: their config by `translate`, their parameters by `parameter`, their
+metrics by `metric`.
 """
 
 import re
@@ -12,6 +13,7 @@ FIELDS: Mapping[str, str] = {
     "average": "ema",
     "colour": "color",
     "companions": "frozen_models",
+    "flight": "flight_recorder",
     "liquid": "prompts",
     "neighbours": "neighbors",
     "normalise": "normalize",
@@ -34,6 +36,11 @@ PARAMETERS: Mapping[str, str] = {
     "quantiser": "quantizer",
 }
 """Of a part of a parameter's path, one name or several between slashes."""
+
+METRICS: Mapping[str, str] = {
+    "adversary": "discriminator",
+}
+"""Of the group of a metric, what stands before the slash in its name."""
 
 # Groups whose keys are no fields: users choose them, or others gave them.
 _FREE = frozenset({"stages", "groups", "companions", "frozen_models", "tpu_options"})
@@ -58,6 +65,12 @@ def parameter(path: str) -> str:
     for old, new in PARAMETERS.items():
         path = re.sub(rf"(?<![\w-]){re.escape(old)}(?![\w-])", new, path)
     return path
+
+
+def metric(name: str) -> str:
+    """Return the name of today of a metric that an old run wrote."""
+    group, slash, rest = name.partition("/")
+    return f"{METRICS.get(group, group)}{slash}{rest}" if slash else name
 
 
 def translate(node: Mapping[str, object]) -> tuple[dict[str, object], list[str]]:

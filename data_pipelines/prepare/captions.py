@@ -4,10 +4,9 @@ import hashlib
 import html
 import re
 import unicodedata
-from typing import Any
 
 from data_pipelines.prepare.colors import SPELLINGS
-from data_pipelines.prepare.nouns import article, noun_of
+from data_pipelines.prepare.nouns import Annotation, article, noun_of
 
 _QUOTES = str.maketrans("‘’“”", "''\"\"")
 _FRAMES = ("a picture of {}", "an image of {}", "a drawing of {}", "a small {} icon")
@@ -33,7 +32,7 @@ def skin_tones(caption: str) -> list[str]:
     return _SKIN_TONE.findall(caption) if ":" in caption else []
 
 
-def country_of(annotation: dict[str, Any]) -> str | None:
+def country_of(annotation: Annotation) -> str | None:
     """The country or region whose flag a picture shows, if the annotation says so."""
     caption = annotation["caption"]
     if annotation["category"] == "flags":
@@ -43,7 +42,7 @@ def country_of(annotation: dict[str, Any]) -> str | None:
     return caption if plain and annotation["subcategory"] in _CONTINENTS else None
 
 
-def head(annotation: dict[str, Any]) -> str:
+def head(annotation: Annotation) -> str:
     """What a picture shows without its variants: 'woman surfing', 'flag of denmark'."""
     name, _, rest = annotation["caption"].partition(":")
     if name == "keycap" or not name or not rest or country_of(annotation):
@@ -51,7 +50,7 @@ def head(annotation: dict[str, Any]) -> str:
     return name
 
 
-def phrase(annotation: dict[str, Any]) -> str:
+def phrase(annotation: Annotation) -> str:
     """A caption as one would say it: 'woman surfing with dark skin'."""
     if country := country_of(annotation):
         return f"flag of {country}"
@@ -80,7 +79,7 @@ def _listed(parts: list[str]) -> str:
     return f"{', '.join(first)} and {last}" if first else last
 
 
-def captions_of(annotation: dict[str, Any], color: str | None) -> list[str]:
+def captions_of(annotation: Annotation, color: str | None) -> list[str]:
     """The captions of a picture, the annotation's own first, without repetitions.
 
     Args:

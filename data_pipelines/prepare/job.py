@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import numpy as np
 from tqdm import tqdm
@@ -184,7 +184,7 @@ def prepare(
     return manifest
 
 
-def _provenance(archive: Archive, config: PrepareConfig) -> dict[str, Any]:
+def _provenance(archive: Archive, config: PrepareConfig) -> dict[str, object]:
     """Everything that the bytes of the data set are a function of."""
     package = Path(data_pipelines.__file__).parent
     code = hashlib.sha256()
@@ -246,7 +246,7 @@ def _write(
     directory: Path,
     pictures: Sequence[Picture],
     rejected: Sequence[Rejection],
-    provenance: dict[str, Any],
+    provenance: dict[str, object],
     config: PrepareConfig,
 ) -> Manifest:
     """Writes shards, vocabulary, rejected lines and manifest into `directory`."""
@@ -429,7 +429,7 @@ def _texts(chosen: Iterable[records.Record]) -> Iterable[str]:
             yield question["answer"]
 
 
-def _counts(chosen: Sequence[records.Record]) -> dict[str, Any]:
+def _counts(chosen: Sequence[records.Record]) -> dict[str, object]:
     questions = Counter(q["kind"] for record in chosen for q in record["questions"])
     scene = Counter(r["subcategory"] for r in chosen if r["category"] == "scene")
     return {

@@ -6,13 +6,26 @@ not say clearly, there is no kind or no noun, and no question is asked about it.
 
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import TypedDict
 
 from data_pipelines.prepare.colors import SPELLINGS
 
 
 def _listed(words: str) -> frozenset[str]:
     return frozenset(words.split(","))
+
+
+class Annotation(TypedDict):
+    """A line of captions.jsonl, its texts in clean lower case."""
+
+    image: str
+    caption: str
+    concept: str
+    category: str
+    subcategory: str
+    keywords: list[str]
+    source: str
+    license: str
 
 
 # kind → how it is asked about
@@ -193,7 +206,7 @@ class Noun:
         return f"{article(self.singular)} {self.singular}"
 
 
-def kind_of(annotation: dict[str, Any]) -> str | None:
+def kind_of(annotation: Annotation) -> str | None:
     """The kind of thing that an annotation names, one of KINDS or None."""
     place = f"{annotation['category']}/{annotation['subcategory']}"
     caption = annotation["caption"]
@@ -212,7 +225,7 @@ def may_be(kind: str, other: str) -> bool:
     return kind == other or other in _OVERLAPS.get(kind, frozenset())
 
 
-def noun_of(annotation: dict[str, Any]) -> Noun | None:
+def noun_of(annotation: Annotation) -> Noun | None:
     """The countable noun of a picture that shows one plain thing, else None.
 
     Colours are left out: 'red apple' gives 'apple'.

@@ -13,7 +13,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import cast
 
 import numpy as np
 from PIL import Image
@@ -23,6 +23,7 @@ from data_pipelines.images import decoding, transforms
 from data_pipelines.prepare.captions import clean
 from data_pipelines.prepare.colors import single_color
 from data_pipelines.prepare.identity import plain_name
+from data_pipelines.prepare.nouns import Annotation
 from data_pipelines.prepare.split import thumbnail
 from data_pipelines.storage.manifest import file_digest
 from unitoken_jax import files
@@ -62,7 +63,7 @@ class Picture:
         is_turned: Whether its EXIF says that it is to be turned or mirrored.
     """
 
-    annotation: dict[str, Any]
+    annotation: Annotation
     data: bytes
     pixels: Image.Image
     thumbnail: np.ndarray
@@ -227,7 +228,7 @@ def commonest(rejected: Sequence[Rejection], most: int = 3) -> str:
     )
 
 
-def read_annotation(entry: Any) -> dict[str, Any]:
+def read_annotation(entry: object) -> Annotation:
     """A line of captions.jsonl, checked, with its texts in clean lower case.
 
     Args:
@@ -256,10 +257,11 @@ def read_annotation(entry: Any) -> dict[str, Any]:
         _check_text(keyword, "keyword")
     annotation = {key: clean(entry[key]) for key in _TEXTS}
     annotation |= {key: entry[key] for key in ("image", "source", "license")}
-    return annotation | {"keywords": [clean(keyword) for keyword in keywords]}
+    cleaned = [clean(keyword) for keyword in keywords]
+    return cast(Annotation, annotation | {"keywords": cleaned})
 
 
-def _check_text(value: Any, key: str) -> None:
+def _check_text(value: object, key: str) -> None:
     """Refuses what is no text, a blank or huge one, or one with control characters."""
     if not isinstance(value, str):
         raise EntryError(f"the {key} is not a text: {reprlib.repr(value)}")
@@ -282,7 +284,7 @@ def _is_blank(text: str) -> bool:
 
 
 def read_picture(
-    annotation: dict[str, Any],
+    annotation: Annotation,
     data: bytes,
     image_size: int,
     max_pixels: int,

@@ -7,11 +7,10 @@ Kinds that can be answered for a concept never seen: 'kind', 'yes_no', 'skin_ton
 import random
 import re
 from collections.abc import Mapping
-from typing import Any
 
 from data_pipelines.prepare.captions import country_of, head, skin_tones
 from data_pipelines.prepare.colors import SPELLINGS
-from data_pipelines.prepare.nouns import KINDS, kind_of, may_be
+from data_pipelines.prepare.nouns import KINDS, Annotation, kind_of, may_be
 from data_pipelines.storage.records import Question
 
 _LONGEST_NAME = 5  # words
@@ -22,7 +21,7 @@ _COLORED_KINDS |= {"arrow", "heart", "shape", "vehicle", "instrument", "drink"}
 
 
 def questions_of(
-    annotation: dict[str, Any],
+    annotation: Annotation,
     color: str | None,
     wrong_kinds: Mapping[str, float],
     seed: int,
@@ -71,7 +70,7 @@ def balanced_kinds(kind_counts: Mapping[str, int]) -> dict[str, float]:
     return {kind: weight / total for kind, weight in weights.items()}
 
 
-def _name_questions(annotation: dict[str, Any]) -> list[Question]:
+def _name_questions(annotation: Annotation) -> list[Question]:
     name = head(annotation)
     questions: list[Question] = []
     # "by …" begins with its artist's name
@@ -83,7 +82,7 @@ def _name_questions(annotation: dict[str, Any]) -> list[Question]:
 
 
 def _kind_questions(
-    annotation: dict[str, Any], wrong_kinds: Mapping[str, float], rng: random.Random
+    annotation: Annotation, wrong_kinds: Mapping[str, float], rng: random.Random
 ) -> list[Question]:
     kind = kind_of(annotation)
     if kind is None:
@@ -104,7 +103,7 @@ def _kind_questions(
     return questions
 
 
-def _person_questions(annotation: dict[str, Any]) -> list[Question]:
+def _person_questions(annotation: Annotation) -> list[Question]:
     if annotation["category"] not in ("people & body", "people"):
         return []
     questions: list[Question] = []

@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from data_pipelines.errors import DataError
 from unitoken_jax.files import read_json, write_text
@@ -22,6 +22,11 @@ TOKENIZER = "tokenizer.json"
 FORMATS = (1, 2)
 _MOST = 2**31 - 1  # records of a split: they are numbered in int32
 _DIGEST = re.compile(r"[0-9a-f]{64}")
+
+
+T = TypeVar("T")
+Fields = Mapping[str, object]
+"""What a group of JSON says."""
 
 
 class ManifestError(DataError):
@@ -92,7 +97,7 @@ def _digest(splits: Mapping[str, Sequence[Shard]], files: Mapping[str, str]) -> 
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-def _seal(data: Mapping[str, Any]) -> str:
+def _seal(data: Mapping[str, object]) -> str:
     """A SHA-256 of everything else in a manifest."""
     rest = {key: value for key, value in data.items() if key != "seal"}
     text = json.dumps(rest, sort_keys=True, separators=(",", ":"))
@@ -134,7 +139,7 @@ class _Reader:
     def __init__(self, path: Path) -> None:
         self._path = path
 
-    def manifest(self, data: Any) -> Manifest:
+    def manifest(self, data: object) -> Manifest:
         """The manifest that `data` describes."""
         if not isinstance(data, dict):
             self._refuse(_lacks("it is no group of fields"))
@@ -164,7 +169,7 @@ class _Reader:
             self._refuse("was changed after it was written: its digest is another's")
         return manifest
 
-    def _shard(self, row: Any, split: str, inner: bool = False) -> Shard:
+    def _shard(self, row: object, split: str, inner: bool = False) -> Shard:
         if not isinstance(row, dict):
             self._refuse(_lacks(f"a shard of {split!r} is {row!r}"))
         known = Shard.__dataclass_fields__.keys()
@@ -211,7 +216,7 @@ class _Reader:
         if "tokenizer_id" in made:
             self._check_codes(made)
 
-    def _check_codes(self, made: Mapping[str, Any]) -> None:
+    def _check_codes(self, made: Mapping[str, object]) -> None:
         """Refuses a data set of codes that does not say what they were made of."""
         side, color = made.get("image_size"), made.get("background")
         codebook = made.get("codebook", [1, 1])
@@ -226,7 +231,7 @@ class _Reader:
         ):
             self._refuse(_lacks("'codebook' of codes"))
 
-    def _group(self, data: dict[str, Any], key: str, inner: type) -> dict[str, Any]:
+    def _group(self, data: Fields, key: str, inner: type[T]) -> dict[str, T]:
         value = data.get(key)
         if not isinstance(value, dict) or not all(
             isinstance(entry, inner) for entry in value.values()
@@ -235,8 +240,8 @@ class _Reader:
         return value
 
     def _rows(
-        self, data: dict[str, Any], key: str, inner: type, absent: Any = None
-    ) -> list[Any]:
+        self, data: Fields, key: str, inner: type[T], absent: object = None
+    ) -> list[T]:
         value = data.get(key, absent)
         if not isinstance(value, list | tuple) or not all(
             isinstance(entry, inner) for entry in value
@@ -244,20 +249,24 @@ class _Reader:
             self._refuse(_lacks(f"{key!r}"))
         return list(value)
 
-    def _name(self, value: Any) -> str:
+    def _name(self, value: object) -> str:
         """A file's name, in the directory itself."""
-        plain = isinstance(value, str) and value not in ("", ".", "..")
-        if not plain or "/" in value or "\0" in value:
+        if (
+            not isinstance(value, str)
+            or value in ("", ".", "..")
+            or "/" in value
+            or "\0" in value
+        ):
             self._refuse(_lacks(f"{value!r} is no name of a file"))
         return value
 
-    def _number(self, row: dict[str, Any], key: str, most: int) -> int:
-        value: Any = row.get(key)
-        if not _are_counts([value], 0) or value > most:
+    def _number(self, row: Fields, key: str, most: int) -> int:
+        value = row.get(key)
+        if not isinstance(value, int) or not _are_counts([value], 0) or value > most:
             self._refuse(_lacks(f"{key!r} of a shard is no count"))
         return value
 
-    def _digest_of(self, row: dict[str, Any], key: str) -> str:
+    def _digest_of(self, row: Fields, key: str) -> str:
         value = row.get(key)
         if not isinstance(value, str) or not _DIGEST.fullmatch(value):
             self._refuse(_lacks(f"{key!r} is no SHA-256"))
@@ -275,7 +284,7 @@ def _lacks(what: str) -> str:
     return f"lacks what a manifest holds ({what})"
 
 
-def _are_counts(values: list[Any], least: int) -> bool:
+def _are_counts(values: list[object], least: int) -> bool:
     return all(
         isinstance(value, int) and not isinstance(value, bool) and value >= least
         for value in values

@@ -15,7 +15,6 @@ import time
 from collections import OrderedDict
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from array_record.python.array_record_module import ArrayRecordReader
 
@@ -111,7 +110,7 @@ class _Open:
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
-        self.reader: Any = None
+        self.reader: ArrayRecordReader | None = None
         self.users = 0
 
 
@@ -176,7 +175,7 @@ class Readers:
         finally:
             self._give_back(path, place)
 
-    def _opened(self, path: str, shard: Shard, place: _Open) -> Any:
+    def _opened(self, path: str, shard: Shard, place: _Open) -> ArrayRecordReader:
         with place.lock:
             if place.reader is None:
                 place.reader = _open(Path(path), shard)
@@ -256,7 +255,7 @@ def most_open() -> int:
     return max(1, min(_MOST_OPEN, soft // 4))
 
 
-def _open(path: Path, shard: Shard) -> Any:
+def _open(path: Path, shard: Shard) -> ArrayRecordReader:
     """Opens a shard whose footer is whole.
 
     The reader takes a file that is missing, or anything else, for an empty one.
@@ -287,7 +286,7 @@ def _close(places: Iterable[_Open]) -> None:
                 place.reader = None
 
 
-def _shut(reader: Any) -> None:
+def _shut(reader: ArrayRecordReader) -> None:
     """Closes a reader, which says again what it said when it failed."""
     with contextlib.suppress(RuntimeError, ValueError):
         reader.close()

@@ -53,19 +53,19 @@ class Record(TypedDict):
     grid: list[int] | None
 
 
-def _is_name(value: Any) -> bool:
+def _is_name(value: object) -> bool:
     return isinstance(value, str) and bool(value)
 
 
-def _is_length(value: Any) -> bool:
+def _is_length(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
-def _is_texts(value: Any) -> bool:
+def _is_texts(value: object) -> bool:
     return isinstance(value, list) and all(isinstance(text, str) for text in value)
 
 
-def _is_questions(value: Any) -> bool:
+def _is_questions(value: object) -> bool:
     return isinstance(value, list) and all(
         isinstance(item, dict)
         and item.keys() == Question.__annotations__.keys()
@@ -74,14 +74,14 @@ def _is_questions(value: Any) -> bool:
     )
 
 
-def _is_grid(value: Any) -> bool:
+def _is_grid(value: object) -> bool:
     return value is None or (
         isinstance(value, list) and len(value) in (2, 3) and all(map(_is_length, value))
     )
 
 
 # key → (what it must be, in words for the message; the check)
-_SCHEMA: dict[str, tuple[str, Callable[[Any], bool]]] = {
+_SCHEMA: dict[str, tuple[str, Callable[[object], bool]]] = {
     "id": ("a non-empty string", _is_name),
     "image": ("the bytes of a picture", lambda v: isinstance(v, bytes) and bool(v)),
     "width": ("a positive integer", _is_length),
@@ -104,7 +104,7 @@ _NO_PICTURE = {"image": b"", "width": 0, "height": 0}  # of a record of text alo
 Where = str | Callable[[], str]  # a place for messages, maybe put in words when needed
 
 
-def validate(record: Any, where: Where = "", *, outline: bool = False) -> Record:
+def validate(record: object, where: Where = "", *, outline: bool = False) -> Record:
     """Returns `record` unchanged if it follows the schema.
 
     Args:
@@ -202,7 +202,11 @@ def decode_outline(data: bytes, where: Where = "") -> tuple[Record, int]:
     """
     value = _unpack(data, where)
     length = value.get("image") if isinstance(value, dict) else None
-    if not isinstance(length, int) or isinstance(length, bool):
+    if (
+        not isinstance(value, dict)
+        or not isinstance(length, int)
+        or isinstance(length, bool)
+    ):
         raise RecordError(
             f"{_place(where)}{_type(value)} is no record whose picture stands in "
             "another file; prepare the data again"
@@ -238,7 +242,7 @@ def with_image(
     return {**record, "image": picture}
 
 
-def _unpack(data: bytes, where: Where) -> Any:
+def _unpack(data: bytes, where: Where) -> object:
     try:
         return msgpack.unpackb(data, raw=False)
     except (ValueError, msgpack.exceptions.UnpackException) as error:
@@ -288,7 +292,7 @@ def codes_of(record: Record) -> np.ndarray:
     return codes.reshape(record["grid"])
 
 
-def _type(value: Any) -> str:
+def _type(value: object) -> str:
     text = repr(value)
     shown = text if len(text) <= 40 else text[:37] + "…"
     return f"{type(value).__name__} {shown}"

@@ -12,10 +12,9 @@ import itertools
 import operator
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from array_record.python.array_record_module import ArrayRecordWriter
 
@@ -270,7 +269,7 @@ class Split(Sequence[records.Record]):
         READERS.forget(f"{self._folder}/{shard.name}" for shard in self._files())
 
 
-def find_made(directory: Path, provenance: dict[str, Any]) -> Manifest | None:
+def find_made(directory: Path, provenance: Mapping[str, object]) -> Manifest | None:
     """The manifest of `directory` if it is whole and was made of the same.
 
     Args:

@@ -125,6 +125,6 @@ def _stages(node: Mapping[str, Any]) -> tuple[Stage, ...]:
     return tuple(found.values())
 
 
-def _digest(node: Any) -> str:
+def _digest(node: object) -> str:
     text = json.dumps(node, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:8]

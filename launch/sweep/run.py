@@ -9,7 +9,6 @@ import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from launch.signals import PREEMPTED
 from launch.sweep import refusals
@@ -43,7 +42,7 @@ class Options:
         dry_run: whether the commands are printed and nothing is run.
     """
 
-    config: Mapping[str, Any]
+    config: Mapping[str, object]
     workdir: Path | None = None
     only: Sequence[str] = ()
     reuse: Path | None = None
@@ -133,7 +132,7 @@ def _end(
         raise (FailedError if failed else UserError)(" ".join(faults))
 
 
-def _read(node: Mapping[str, Any]) -> tuple[SweepConfig, list[str]]:
+def _read(node: Mapping[str, object]) -> tuple[SweepConfig, list[str]]:
     """Return the sweep, and fields that the command line sets at every point.
 
     Raises:

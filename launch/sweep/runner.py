@@ -490,12 +490,14 @@ def _saved(task: Task) -> set[tuple[str, int]]:
     return {(str(path), path.stat().st_mtime_ns) for path in found}
 
 
-def _description(task: Task, folder: Path) -> dict[str, Any]:
+def _description(task: Task, folder: Path) -> dict[str, object]:
     run = str(task.workdir.relative_to(folder))
     return _about(task.point, run, task.arguments)
 
 
-def _about(point: Point | None, run: str, arguments: Sequence[str]) -> dict[str, Any]:
+def _about(
+    point: Point | None, run: str, arguments: Sequence[str]
+) -> dict[str, object]:
     return {
         "run": run,
         "labels": dict(point.labels) if point else None,

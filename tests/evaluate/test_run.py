@@ -15,10 +15,9 @@ from data_pipelines.storage import records
 from data_pipelines.storage.manifest import Manifest, file_digest
 from data_pipelines.storage.shards import Split, write_split
 from launch.sweep.experiment import evaluate
-from unitoken_jax.config import UserError, build
+from unitoken_jax.config import UserError
 from unitoken_jax.errors import REFUSED
 from unitoken_jax.evaluate import reconstruction, results
-from unitoken_jax.evaluate.config import EvaluationConfig
 from unitoken_jax.evaluate.retrieval import Retrieval
 from unitoken_jax.evaluate.run import EvaluationError, evaluators, run
 from unitoken_jax.train.experiment import build_experiment
@@ -335,9 +334,7 @@ def test_whatever_held_out_texts_are_the_others_are_measured(
 
 def names(config, *fields):
     """Evaluators that run for a config."""
-    chain = build_experiment(evaluate(config, fields))
-    found = build(EvaluationConfig, chain.evaluation, "config.evaluation")
-    return set(evaluators(chain, found))
+    return set(evaluators(build_experiment(evaluate(config, fields))))
 
 
 def test_tokenizers_without_captions_are_not_asked_for_any():

@@ -140,8 +140,8 @@ def test_a_chain_is_checked_without_a_run(run_node):
         load.check(changed(run_node, guidance_interval=2))
     with pytest.raises(ConfigError, match="no stage 'absent'"):
         load.check(changed(run_node, model="absent"))
-    with pytest.raises(ConfigError, match="unknown name"):
-        load.check(changed(run_node, model="model", limit=2))
+    with pytest.raises(ConfigError, match=r"generation\.limit: unknown name"):
+        changed(run_node, model="model", limit=2)
 
 
 def test_every_sampler_that_is_named_is_there():
@@ -162,4 +162,4 @@ def test_a_stage_is_restored_with_its_data_rules(chain, workdir, unitoken):
 
 
 def _mesh(chain):
-    return GenerationConfig(**chain.generation).mesh
+    return chain.generation.mesh

@@ -101,7 +101,7 @@ def test_parameters_are_made_where_they_live():
 
 def test_faults_name_the_path_and_the_nearest():
     with pytest.raises(
-        ConfigError, match=r"config\.model\.kind is 'unitokn'.*unitoken"
+        ConfigError, match=r"config\.model\.kind: 'unitokn' is not .*unitoken"
     ):
         registry.build({"kind": "unitokn"})
     with pytest.raises(ConfigError, match=r"config\.model\.decoder\.hiden.*'hidden'"):

@@ -5,8 +5,6 @@ import jax.numpy as jnp
 import pytest
 
 from configs import llama_2_7b, llamagen, unitok_mllm_7b_pretrain, unitok_pictures
-from data_pipelines.config import build_data
-from unitoken_jax.models import registry
 from unitoken_jax.plan import model_flops
 from unitoken_jax.train.experiment import build_experiment
 from unitoken_jax.train.program import make_program
@@ -39,8 +37,8 @@ def counted(**groups) -> float:
 def counted_of(config) -> float:
     """FLOPs of a step of the only stage of a config."""
     (job,) = build_experiment(config).stages.values()
-    system = registry.build(job.model, "config.model")
-    shapes = build_data(job.data).batch_spec(
+    system = job.system
+    shapes = job.data.batch_spec(
         job.train.batch, codebooks=getattr(system.config, "codebooks", 1)
     )
     layout = make_program(job, system, "config", jax.devices())

@@ -252,8 +252,10 @@ def test_microbatches_are_tried_where_they_change_nothing(name, changes, counts)
     config = importlib.import_module(f"configs.{name}").get_config()
     (job,) = build_experiment(config).stages.values()
     if not changes.pop("contrasts", True):
-        objective = job.model["objective"] | {"supervision": "reconstruction"}
-        changes["model"] = job.model | {"objective": objective}
+        objective = dataclasses.replace(
+            job.model.objective, supervision="reconstruction"
+        )
+        changes["model"] = dataclasses.replace(job.model, objective=objective)
     space = search.axes(
         dataclasses.replace(job, **changes), topology.parse("v5p:4x4x4")
     )

@@ -6,12 +6,16 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from flax import linen as nn
 from jax.nn import initializers
 
+import data_pipelines.config
+from data_pipelines.config import DataConfig
 from unitoken_jax.checkpoint import state
 from unitoken_jax.config import build
 from unitoken_jax.layers.parameter import parameter
+from unitoken_jax.models import registry
 from unitoken_jax.models.system import DataNeeds, System
 from unitoken_jax.train.config import StageConfig
 from unitoken_jax.train.update.optimizer import Group, Optimizer, OptimizerConfig
@@ -128,16 +132,33 @@ class Matrix(nn.Module):
 
 @dataclasses.dataclass(frozen=True)
 class NetworkConfig:
-    """What the network would be configured by."""
+    """What the network is configured by."""
 
     width: int = WIDTH
 
 
-def system(width: int = WIDTH) -> System:
+@dataclasses.dataclass(frozen=True)
+class NoiseConfig(DataConfig):
+    """What the data would be configured by; no stream is made of it."""
+
+    kind: str = "noise"
+    stride: int = 8
+
+
+DEFAULT = NetworkConfig()
+
+
+def register(patch: pytest.MonkeyPatch) -> None:
+    """Make the kinds of the network and of its data known."""
+    patch.setitem(registry.KINDS, "miniature", __name__)
+    patch.setitem(data_pipelines.config.KINDS, "noise", f"{__name__}:NoiseConfig")  # pyright: ignore[reportArgumentType]
+
+
+def system(config: NetworkConfig = DEFAULT) -> System:
     """Return the network as the trainer sees one."""
-    module = Network(width)
+    module = Network(config.width)
     return System(
-        config=NetworkConfig(width),
+        config=config,
         module=module,
         loss=loss,
         inputs=dict,

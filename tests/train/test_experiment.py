@@ -129,13 +129,13 @@ def test_a_run_knows_its_config(tmp_path, monkeypatch) -> None:
 
 def test_an_old_run_is_read_with_the_names_of_today(tmp_path, caplog) -> None:
     old = JOB | {"name": "only", "data_dir": "data"}
-    model = {"kind": "unitok"}
-    write_config(tmp_path, old | {"model": model | {"products": "int8"}})
+    model = {"kind": "unitoken", "decoder": {"products": "int8"}}
+    write_config(tmp_path, old | {"model": model})
     with caplog.at_level("INFO"):
         chain = experiment_of(None, tmp_path)
-    assert chain.stages["only"].model == model | {"quantization": "int8"}
+    assert chain.stages["only"].model.decoder.quantization == "int8"
     assert len(caplog.records) == 1
-    assert "today's names: model.products → quantization" in caplog.text
+    assert "today's names: model.decoder.products → quantization" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ import tiny_chain
 from unitoken_jax.checkpoint import reader as checkpoints
 from unitoken_jax.config import ConfigError, UserError, plain
 from unitoken_jax.errors import REFUSED
-from unitoken_jax.pipeline import check, system_of, train
+from unitoken_jax.pipeline import check, train
 from unitoken_jax.runtime import lock, processes
 from unitoken_jax.train.experiment import build_experiment
 from unitoken_jax.train.preflight import check_all_is_read, check_data
@@ -83,8 +83,8 @@ def node(data):
             "does not have it, only that of ki",
         ),
         ("stages.tokenizer.data.mixture.draw", 0, "only that of kind 'sequences'"),
-        ("stages.siglip.data.kind", "images", "this siglip learns from 'pairs'; set"),
-        ("stages.stage2.data.kind", "pairs", "this unitoken learns from 'sequences'"),
+        ("stages.siglip.data.kind", "images", "only that of kind 'pairs'"),
+        ("stages.stage2.data.kind", "pairs", "only that of kind 'sequences'"),
         ("stages.stage2.data.views.patch", 2, "model.vision.patch is 4, so that slots"),
         ("stages.stage2.data.views.patch", 6, "set the data's to 4"),
         ("stages.stage2.data.row_views", 0, "whose rows show pictures; set"),
@@ -159,10 +159,10 @@ def test_fields_that_another_leaves_without_effect_are_refused(
         pytest.raises(ConfigError, match=said) if said else contextlib.nullcontext()
     )
     chain = build_experiment(changed)
-    check_data(chain, system_of)
+    check_data(chain)
     with expected:
-        check_all_is_read(chain, system_of, begins=True)
-    check_all_is_read(chain, system_of, begins=False)
+        check_all_is_read(chain, begins=True)
+    check_all_is_read(chain, begins=False)
     assert said in caplog.text
     assert bool(caplog.text) == bool(said)
 
@@ -184,7 +184,7 @@ def test_unitok_needs_texts_to_contrast(node, supervision, fits) -> None:
         if fits
         else pytest.raises(ConfigError, match="'pairs'")
     ):
-        check_data(chain, system_of)
+        check_data(chain)
 
 
 def test_every_byte_of_the_data_is_verified_on_request(node, data, tmp_path) -> None:

@@ -9,7 +9,6 @@ import pytest
 from tiny_unitoken import MODEL, ROWS, batch
 
 from unitoken_jax.config import build
-from unitoken_jax.models import registry
 from unitoken_jax.parallel import rows
 from unitoken_jax.parallel.mesh import AXES
 from unitoken_jax.train.config import StageConfig
@@ -27,12 +26,13 @@ def _lay_out(mesh: dict[str, int], devices: int) -> tuple:
         "name": "run",
         "seed": 0,
         "model": MODEL,
-        "data": {},
+        "data": {"kind": "sequences"},
         "optimizer": {"learning_rate": 1e-3},
         "train": {"steps": STEPS, "batch": ROWS},
         "mesh": mesh,
     }
-    job, system = build(StageConfig, node), registry.build(MODEL)
+    job = build(StageConfig, node)
+    system = job.system
     layout = make_program(job, system, "config", jax.devices()[:devices])
     return job, system, layout
 
@@ -40,7 +40,8 @@ def _lay_out(mesh: dict[str, int], devices: int) -> tuple:
 def _losses(job, system, layout, state) -> list[float]:
     held = rows.local_rows(ROWS, layout.mesh)
     batches = [rows.place(batch(i), ROWS, held, layout.mesh) for i in range(STEPS)]
-    lowered = layout.lower(state, batches[0], {})
+    with jax.set_mesh(layout.mesh):
+        lowered = layout.step.lower(state, batches[0], {})
     # Each program runs three times: optimizing it would take most of the time.
     step = lowered.compile(compiler_options={"xla_backend_optimization_level": 0})
     losses = []

@@ -125,7 +125,7 @@ def _losses(directory: Path) -> dict[int, float]:
 
 def _train_here(directory: Path, fields: dict, devices: int) -> None:
     """Train in this process, on some of its devices."""
-    parts = StageComponents(miniature.system(), {"kind": "noise"}, miniature.Batches())
+    parts = StageComponents(miniature.system(), miniature.Batches())
     job = miniature.job(**fields)
     stage.run(job, parts, directory, devices=jax.devices()[:devices])
 

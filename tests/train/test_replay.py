@@ -44,7 +44,7 @@ def _job(**fields):
 
 
 def _parts(poison=None, system=None) -> StageComponents:
-    return StageComponents(system or miniature.system(), {}, Poisoned(poison or {}))
+    return StageComponents(system or miniature.system(), Poisoned(poison or {}))
 
 
 def _train(tmp_path, poison=None, **fields) -> None:
@@ -157,7 +157,7 @@ def _unitoken() -> tuple:
     groups = {"all": {"pattern": ".*"}}
     optimizer = {"learning_rate": 1e-3, "groups": groups}
     job = miniature.job(model=model, train=train, optimizer=optimizer)
-    return job, StageComponents(registry.build(model), {}, Pictures())
+    return job, StageComponents(registry.build(model), Pictures())
 
 
 @pytest.mark.slow

@@ -33,7 +33,7 @@ def _train(
     job = miniature.job(**fields)
     batches = batches or miniature.Batches()
     system = system or miniature.system()
-    parts = StageComponents(system, {"kind": "noise"}, batches, pictures)
+    parts = StageComponents(system, batches, pictures)
     return stage.run(job, parts, directory, devices=devices)
 
 
@@ -60,7 +60,8 @@ def test_the_program_of_a_step_does_not_grow_with_its_layers() -> None:
         )
         system = registry.build(model)
         layout = make_program(job, system, "config", None)
-        lowered = layout.lower(layout.abstract, tiny_unitoken.batch(0), {})
+        with jax.set_mesh(layout.mesh):
+            lowered = layout.step.lower(layout.abstract, tiny_unitoken.batch(0), {})
         lengths.add(len(lowered.as_text().splitlines()))
     assert len(lengths) == 1
 
@@ -327,9 +328,7 @@ def test_an_update_that_breaks_the_parameters_costs_no_good_checkpoint(
         assert checkpoints.steps(tmp_path / "checkpoints") == kept
     job = miniature.job(**fields | {"train": {"steps": 5, "batch": 16}})
     for _ in range(2):  # whoever repeats the command goes on, and not back again
-        parts = StageComponents(
-            miniature.system(), {"kind": "noise"}, miniature.Batches()
-        )
+        parts = StageComponents(miniature.system(), miniature.Batches())
         stage.run(job, parts, tmp_path, restore_step=2)
     assert checkpoints.steps(tmp_path / "checkpoints") == [4, 5]
     moved = [4] if len(kept) > 1 else []
@@ -374,7 +373,12 @@ def test_a_refused_resume_leaves_the_record_of_the_run(tmp_path) -> None:
     names = ("config.json", "environment.json")
     before = [(tmp_path / name).read_text() for name in names]
     with pytest.raises(CheckpointError, match="was made with another config"):
-        _train(tmp_path, system=miniature.system(8), **EVERY, seed=3)
+        _train(
+            tmp_path,
+            system=miniature.system(miniature.NetworkConfig(8)),
+            **EVERY,
+            seed=3,
+        )
     assert [(tmp_path / name).read_text() for name in names] == before
 
 
@@ -451,7 +455,7 @@ def test_faults_are_sentences(tmp_path, fields, error, sentence) -> None:
 
 def test_starts_from_parts_of_another_stage(whole, tmp_path, caplog) -> None:
     job = miniature.job(train={"steps": 1, "batch": 16})
-    parts = StageComponents(miniature.system(), {}, miniature.Batches())
+    parts = StageComponents(miniature.system(), miniature.Batches())
     fitting = {"still": (whole, "first")}
     outcome = stage.run(job, parts, tmp_path / "good", sources=fitting)
     theirs, _ = checkpoints.restore_params(whole, "first")

@@ -14,6 +14,7 @@ from pathlib import Path
 import jax
 import miniature
 import numpy as np
+import pytest
 
 from unitoken_jax.parallel.mesh import make_mesh
 from unitoken_jax.parallel.rows import local_rows
@@ -41,11 +42,12 @@ class Part(miniature.Batches):
 
 def train(options: dict) -> None:
     """Train the stage and print how it ended."""
+    miniature.register(pytest.MonkeyPatch())
     job = miniature.job(**options["fields"])
     rows = local_rows(job.train.batch, make_mesh(job.mesh))
     batches = Part(rows, options["delay"], options["asked"])
     batches.digest = options["digest"]
-    parts = StageComponents(miniature.system(), {"kind": "noise"}, batches)
+    parts = StageComponents(miniature.system(), batches)
     outcome = stage.run(job, parts, Path(options["directory"]))
     print(f"ended at {int(outcome.state.step)}: {outcome.preempted}")
 

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from unitoken_jax.files import read_json, write_bytes
 
@@ -31,7 +31,15 @@ _THREADS = 16
 # Faults of who reads a damaged file.
 EXPLAINED = (ValueError, LookupError, TypeError, OSError)
 
-Files = Mapping[str, Mapping[str, Any]]
+
+class Listed(TypedDict):
+    """What is known of a file: its size, and a CRC-32 of each of its blocks."""
+
+    size: int
+    crc32: list[str]
+
+
+Files = Mapping[str, Listed]
 
 
 class DamagedError(ValueError):
@@ -48,7 +56,7 @@ def seal(folder: Path) -> None:
         found = _submit(pool, folder, blocks)
         for (name, _), digest in zip(blocks, found, strict=True):
             digests[name].append(digest.result())
-    listed = {n: {"size": sizes[n], "crc32": digests[n]} for n in names}
+    listed: Files = {n: {"size": sizes[n], "crc32": digests[n]} for n in names}
     write_bytes(folder / FILE, _encode(listed))
 
 

@@ -235,7 +235,8 @@ def _assemble(
         data = jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0)))
         shape, dtype = (*shape, *data.shape), data.dtype
 
-    def part(index: Any) -> np.ndarray:
+    def part(index: tuple[slice, ...] | None) -> np.ndarray:
+        assert index is not None
         name = _place(index, shape)
         if name not in shards:
             raise ValueError(f"it was saved on another mesh: part {name} is not there")

@@ -80,7 +80,7 @@ class Restored:
 
     state: TrainState
     position: int
-    meta: Mapping[str, Any]
+    meta: Mapping[str, object]
 
 
 def steps(directory: Path) -> list[int]:
@@ -184,7 +184,7 @@ def _read(folder: Path, abstract: TrainState) -> Restored:
     return restored_from(int(folder.name), state, data, meta)
 
 
-def _json(path: Path) -> Any:
+def _json(path: Path) -> object:
     try:
         return json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
@@ -257,7 +257,7 @@ def _is_marked(record: object) -> bool:
     return isinstance(record, Mapping) and "sealed" in record
 
 
-def restored_from(step: int, state: TrainState, data: Any, meta: Any) -> Restored:
+def restored_from(step: int, state: TrainState, data: object, meta: object) -> Restored:
     """Put together what was read, if it goes together.
 
     Args:
@@ -273,7 +273,7 @@ def restored_from(step: int, state: TrainState, data: Any, meta: Any) -> Restore
     if (found := int(state.step)) != step:
         raise ValueError(f"state: it is of step {found}, not of {step}")
     config = meta.get("config") if isinstance(meta, Mapping) else None
-    if not isinstance(config, Mapping):
+    if not isinstance(meta, Mapping) or not isinstance(config, Mapping):
         raise ValueError("meta/metadata: it is no description, with a config, of a run")
     for name, kind in _META.items():
         if not isinstance(meta.get(name, kind()), kind):

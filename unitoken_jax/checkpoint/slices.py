@@ -8,7 +8,7 @@ import errno
 import os
 from collections.abc import Awaitable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import jax
 import numpy as np
@@ -71,7 +71,9 @@ def open_params(
     return {path: store.result() for path, store in opened.items()}
 
 
-def _open(folder: Path, name: str, described: Mapping[str, Any]) -> Any:
+def _open(
+    folder: Path, name: str, described: Mapping[str, object]
+) -> tensorstore.Future[tensorstore.TensorStore]:
     """Return a future of a stored array, in whichever layout Orbax wrote it."""
     if described.get("use_ocdbt"):
         base = f"file://{folder}/"
@@ -137,16 +139,16 @@ class _SlicedHandler(type_handlers.NumpyHandler):
 
     async def serialize(
         self,
-        values: Sequence[Any],
+        values: Sequence[_Leaf],
         infos: Sequence[type_handlers.ParamInfo],
         args: Sequence[type_handlers.SaveArgs] | None = None,
-    ) -> Sequence[Any]:
+    ) -> Sequence[object]:
         """Write slice after slice, a few of them at once."""
         args = args or [type_handlers.SaveArgs()] * len(values)
         for info in infos:
             await info.await_path_creation()
         stores = await asyncio.gather(*map(_create, values, infos, args))
-        writes: list[Awaitable[Any]] = []
+        writes: list[Awaitable[object]] = []
         waiting = 0  # bytes
         try:
             for value, store in zip(values, stores, strict=True):

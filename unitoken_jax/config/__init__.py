@@ -5,6 +5,7 @@ A config file (`configs/*.py`) returns an `ml_collections.ConfigDict` of primiti
 know, by dotted path and with the nearest known name. Models and data pipelines never
 see a ConfigDict. What a field may hold beside its type is said by its annotation,
 `Annotated[int, Bounds(1)]`; the usual ones have names (`Count`, `Share`, `Seed`, …).
+Where a node's `kind` chooses among dataclasses, the annotation is `Kinds`.
 Any field can be set on the command line, see `set_field`. Anyone may import it.
 """
 
@@ -29,12 +30,13 @@ from unitoken_jax.config.command_line import (
     run,
 )
 from unitoken_jax.config.fields import set_field, set_fields
+from unitoken_jax.config.kinds import Dataclass, Kinds
 from unitoken_jax.config.schema import (
     build,
+    build_kind,
     contains,
     differences,
     plain,
-    refuse_old_kind,
     render,
 )
 from unitoken_jax.config.sources import (
@@ -56,6 +58,8 @@ __all__ = [
     "Bounds",
     "ConfigError",
     "Count",
+    "Dataclass",
+    "Kinds",
     "Name",
     "Natural",
     "Positive",
@@ -65,6 +69,7 @@ __all__ = [
     "UserError",
     "below_one",
     "build",
+    "build_kind",
     "check_seed",
     "contains",
     "define_flag",
@@ -75,7 +80,6 @@ __all__ = [
     "overrides",
     "plain",
     "positive",
-    "refuse_old_kind",
     "render",
     "run",
     "sentence",

@@ -176,22 +176,16 @@ def run(main: Callable[[], None]) -> None:
             _fail(f"--{missing[1]} is missing: {meaning[:1].lower()}{meaning[1:]}")
         if rest:
             _fail(f"unexpected argument {rest[0]!r}; fields are set as --name=value.")
-        if not flags.FLAGS["verbosity"].using_default_value:
-            asked.append(flags.FLAGS.verbosity)
+        if flags.FLAGS["verbosity"].using_default_value:
+            # Else absl prints what libraries merely mention: JAX, that there is no TPU.
+            flags.FLAGS.verbosity = logging.WARNING
 
-    asked: list[int] = []  # a --verbosity that was given
-
-    def guarded(_: object) -> None:
-        # Else absl prints what libraries merely mention: JAX, that there is no TPU.
-        logging.set_verbosity(asked[0] if asked else logging.WARNING)
-        try:
-            main()
-        except UserError as error:
-            _fail(error, exit_code(error))
-        except OSError as error:
-            _fail(sentence(error), exit_code(error))
-
-    app.run(guarded, flags_parser=parse)
+    try:
+        app.run(lambda _: main(), flags_parser=parse)
+    except UserError as error:
+        _fail(error, exit_code(error))
+    except OSError as error:
+        _fail(sentence(error), exit_code(error))
 
 
 def _fail(message: object, code: int = REFUSED) -> typing.NoReturn:

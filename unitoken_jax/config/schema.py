@@ -3,45 +3,46 @@
 import dataclasses
 import types
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, TypeVar
 
 from ml_collections import ConfigDict
 
 from unitoken_jax.config.bounds import NONE_IS_DEFAULT, Bounds
+from unitoken_jax.config.kinds import Dataclass, Kinds, refuse_old_kind
 from unitoken_jax.errors import ConfigError, nearest, shown
-from unitoken_jax.renamed import FIELDS, KINDS, now_called
+from unitoken_jax.renamed import FIELDS, now_called
 
 T = TypeVar("T")
+DataclassT = TypeVar("DataclassT", bound=Dataclass)
 _GROUPS = (ConfigDict, Mapping)  # what may stand where fields are expected
 _ANY_NUMBER = Bounds()
-
-
-def refuse_old_kind(value: object, known: Iterable[str], path: str) -> None:
-    """Refuse a `kind` that has another name now.
-
-    Args:
-        value: as it was written.
-        known: the kinds that there are.
-        path: of the field, for messages.
-
-    Raises:
-        ConfigError: with the new name.
-    """
-    new = now_called(value, known, KINDS) if isinstance(value, str) else None
-    if new:
-        raise ConfigError(f"{path}={value} is called {path}={new} now.")
 
 
 def plain(node: object) -> Any:
     """Return `node` as dicts, tuples and primitives, whatever it was made of."""
     if dataclasses.is_dataclass(node) and not isinstance(node, type):
-        return {f.name: plain(getattr(node, f.name)) for f in dataclasses.fields(node)}
+        return {f.name: plain(_complete(node, f)) for f in dataclasses.fields(node)}
     if isinstance(node, _GROUPS):
         return {str(key): plain(value) for key, value in node.items()}
     if isinstance(node, list | tuple):
         return tuple(plain(value) for value in node)
     return node
+
+
+def _complete(node: Dataclass, field: dataclasses.Field[object]) -> object:
+    """Return the value of a field, with the kind of what is of one."""
+    value = getattr(node, field.name)
+    kinds = _kinds_of(field.type)
+    if kinds is None or not dataclasses.is_dataclass(value) or isinstance(value, type):
+        return value
+    return plain(kinds.complete(value))
+
+
+def _kinds_of(hint: object) -> Kinds[Dataclass] | None:
+    """Return what a field's annotation chooses among, if it does."""
+    found = [extra for extra in typing.get_args(hint)[1:] if isinstance(extra, Kinds)]
+    return found[0] if found else None
 
 
 def contains(complete: object, written: object) -> bool:
@@ -81,7 +82,8 @@ def build(cls: type[T], node: object, path: str = "config") -> T:
     Args:
         cls: a dataclass; nested dataclasses, `tuple[X, ...]`, `tuple[X, Y]`,
             `Mapping[str, X]`, `X | None`, `Literal` and primitives are converted.
-            `Annotated[X, function]` calls function(value, dotted path) for the value.
+            `Annotated[X, function]` calls function(value, dotted path) for the value,
+            and `Annotated[X, Kinds(…)]` is the dataclass of the value's kind.
             A field without a default must be present; integers are accepted as floats.
         node: a ConfigDict, a mapping, or an instance of `cls` (returned as it is).
         path: where `node` stands in the config, for messages.
@@ -119,7 +121,27 @@ def build(cls: type[T], node: object, path: str = "config") -> T:
         raise ConfigError(f"{path}: {error}") from error
 
 
-def _convert(hint: Any, value: object, path: str) -> object:  # noqa: PLR0911
+def build_kind(
+    kinds: Kinds[DataclassT], node: object, path: str = "config"
+) -> DataclassT:
+    """Convert a node of primitives into the dataclass of its `kind`, strictly.
+
+    Args:
+        kinds: that there are.
+        node: a ConfigDict or a mapping, or such a dataclass (returned as it is).
+        path: where `node` stands in the config, for messages.
+
+    Raises:
+        ConfigError: as `build`; a field of other kinds is refused with theirs.
+    """
+    if dataclasses.is_dataclass(node) and not isinstance(node, type):
+        return typing.cast("DataclassT", node)
+    if not isinstance(node, _GROUPS):
+        raise ConfigError(f"{path}: expected a group of fields, found {shown(node)}.")
+    return build(*kinds.choose(plain(node), path), path)
+
+
+def _convert(hint: object, value: object, path: str) -> object:  # noqa: PLR0911
     """Convert one value to the annotated type `hint`, or raise ConfigError."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated:
@@ -141,11 +163,14 @@ def _convert(hint: Any, value: object, path: str) -> object:  # noqa: PLR0911
             )
         inner = arguments[1]
         return {k: _convert(inner, v, f"{path}.{k}") for k, v in value.items()}
-    return _convert_primitive(hint, value, path)
+    return _convert_primitive(typing.cast("type", hint), value, path)
 
 
 def _convert_annotated(arguments: Sequence[Any], value: object, path: str) -> object:
     hint, *extras = arguments
+    for extra in extras:
+        if isinstance(extra, Kinds):
+            return build_kind(extra, value, path)
     checks = [extra for extra in extras if callable(extra)]
     if hint in (int, float) and any(isinstance(check, Bounds) for check in checks):
         value = _convert_primitive(hint, value, path, bounds=None)
@@ -192,6 +217,9 @@ def _convert_union(members: Sequence[object], value: object, path: str) -> objec
     if value is None and type(None) in members:
         return None
     present = [member for member in members if member is not type(None)]
+    groups = [member for member in present if dataclasses.is_dataclass(member)]
+    if isinstance(value, _GROUPS) and len(groups) == 1:
+        present = groups
     if len(present) == 1:
         return _convert(present[0], value, path)
     for member in present:
@@ -249,7 +277,7 @@ def render(config: object, path: str = "config") -> str:
 
     def visit(node: object, config_path: str) -> None:
         if dataclasses.is_dataclass(node) and not isinstance(node, type):
-            items = [(f.name, getattr(node, f.name)) for f in dataclasses.fields(node)]
+            items = [(f.name, _complete(node, f)) for f in dataclasses.fields(node)]
         elif isinstance(node, _GROUPS):
             items = sorted((str(key), value) for key, value in node.items())
         else:

@@ -6,7 +6,6 @@ import traceback
 from collections.abc import Iterable, Mapping
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
-from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -79,7 +78,7 @@ def _is_file(path: Path) -> bool:
         return False
 
 
-def load_file(given: str) -> dict[str, Any]:
+def load_file(given: str) -> dict[str, object]:
     """Return what `get_config` of a config file returns, as plain values.
 
     Args:

@@ -5,7 +5,6 @@ own class? Published evaluations compare tens of thousands of drawings with real
 images by FID instead, see `feature_networks.distribution`.
 """
 
-import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 from typing import ClassVar, NamedTuple
 
@@ -13,7 +12,7 @@ import numpy as np
 
 from data_pipelines.classes import class_names
 from data_pipelines.errors import DataError
-from unitoken_jax.config import Count, Natural, Seed
+from unitoken_jax.evaluate.config import ClassTestConfig
 from unitoken_jax.evaluate.evaluator import (
     Evaluation,
     Evaluator,
@@ -32,25 +31,6 @@ class Classified(NamedTuple):
     name: str
 
 
-@dataclasses.dataclass(frozen=True)
-class ClassTestConfig:
-    """What to measure.
-
-    Attributes:
-        images: How many held-out images are told apart.
-        drawings: How many images are drawn, class after class.
-        without: Classes that are not told apart.
-        seed: Seed of the first drawing.
-        examples: How many drawings to show.
-    """
-
-    images: Count = 64
-    drawings: Natural = 32
-    without: tuple[str, ...] = ()
-    seed: Seed = 0
-    examples: Natural = 24
-
-
 class Classes(Evaluator[ClassTestConfig]):
     """Tell held-out images of known classes apart, and draw some of each class."""
 
@@ -60,7 +40,7 @@ class Classes(Evaluator[ClassTestConfig]):
     def run(self) -> Evaluation:
         """Score the images under every class, and draw."""
         artist = self.source.sampler
-        names = class_names(self.source.chain.data_dir)
+        names = class_names(self.source.experiment.data_dir)
         items: list[Classified] = []
         for record, image in self.source.images():
             name = record["category"]

@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from data_pipelines.config import DataConfig, build_data
+from data_pipelines.config import DataConfig
 from data_pipelines.errors import DataError
 from data_pipelines.images import decoding, transforms
 from data_pipelines.images.pairs import PairsConfig, caption_encoder
@@ -27,12 +27,11 @@ from data_pipelines.prompts import ImageInputs, PromptError, short
 from data_pipelines.storage.records import Question, Record
 from data_pipelines.storage.shards import Split
 from data_pipelines.tokenizers.chameleon import ChameleonVocabulary
-from unitoken_jax import config as configs
-from unitoken_jax.config import ConfigError, Name, Seed, UserError
+from unitoken_jax.config import ConfigError, UserError
+from unitoken_jax.evaluate.config import HeldOutConfig
 from unitoken_jax.evaluate.statistics import accuracy
-from unitoken_jax.evaluate.statistics.answers import RULES, Comparison
+from unitoken_jax.evaluate.statistics.answers import RULES
 from unitoken_jax.evaluate.statistics.intervals import Measure
-from unitoken_jax.generate.config import GenerationConfig
 from unitoken_jax.generate.load import find_stage, load, restore
 from unitoken_jax.generate.sampler import Sampler, Trained
 from unitoken_jax.models import registry
@@ -45,23 +44,6 @@ _SHOWN = 20  # records set aside that are named in the file
 T = TypeVar("T")
 Tree = TypeVar("Tree")
 ConfigT = TypeVar("ConfigT")
-
-
-@dataclasses.dataclass(frozen=True)
-class HeldOutConfig:
-    """Which records all evaluators take, in which order, and how answers compare.
-
-    Attributes:
-        split: Held-out records.
-        train_split: Records whose answers give the baselines of answers.
-        seed: Seed of the order in which held-out records are taken.
-        comparison: When two answers say the same, see `answers.RULES`.
-    """
-
-    split: Name = "heldout"
-    train_split: Name = "train"
-    seed: Seed = 0
-    comparison: Comparison = "words"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,7 +113,7 @@ class EvaluatedRun:
     """A run under evaluation: held-out records in a fixed order, and trained stages.
 
     Attributes:
-        chain: The experiment.
+        experiment: The experiment.
         config: Which records are taken.
         heldout: The held-out records.
         reduce: What of an answer counts when it is compared.
@@ -139,26 +121,25 @@ class EvaluatedRun:
         drawings: What the evaluators before have drawn, uint8 [H, W, 3] each.
     """
 
-    def __init__(
-        self, chain: ExperimentConfig, workdir: Path, config: HeldOutConfig
-    ) -> None:
+    def __init__(self, experiment: ExperimentConfig, workdir: Path) -> None:
         """Open the data set.
 
         Raises:
             DataError: It is missing or damaged.
         """
-        self.chain, self.config = chain, config
+        self.experiment = experiment
+        config: HeldOutConfig = experiment.evaluation
+        self.config = config
         self._workdir = workdir
         self.reduce = RULES[config.comparison]
         self.set_aside = SetAside()
         self.drawings: list[np.ndarray] = []
-        self.heldout = Split(chain.data_dir, config.split)
+        self.heldout = Split(experiment.data_dir, config.split)
         order = np.random.default_rng(config.seed).permutation(len(self.heldout))
         self._order = [int(i) for i in order]
         if not self._order:
-            raise DataError(f"split {config.split!r} of {chain.data_dir} is empty")
-        sampler = configs.build(GenerationConfig, chain.generation, "config.generation")
-        self._mesh = make_mesh(sampler.mesh)
+            raise DataError(f"split {config.split!r} of {experiment.data_dir} is empty")
+        self._mesh = make_mesh(experiment.generation.mesh)
 
     def close(self) -> None:
         """Close the files."""
@@ -167,12 +148,12 @@ class EvaluatedRun:
     @functools.cached_property
     def sampler(self) -> Sampler:
         """The model that draws and answers, loaded when it is first asked for."""
-        return load(self._workdir, self.chain)
+        return load(self._workdir, self.experiment)
 
     @functools.cached_property
     def answer_counts(self) -> accuracy.Counts:
         """How often training gives each answer, by kind of question."""
-        train = Split(self.chain.data_dir, self.config.train_split, images=False)
+        train = Split(self.experiment.data_dir, self.config.train_split, images=False)
         counts = accuracy.count_answers(
             (
                 (question["kind"], question["answer"])
@@ -195,19 +176,14 @@ class EvaluatedRun:
         Raises:
             ConfigError: There is none.
         """
-        kinds = measured_kinds(evaluator, self.chain)
-        return find_stage(self.chain, name, kinds, config_path)
-
-    def stage_data(self, stage: str) -> DataConfig:
-        """Return the config of a stage's data."""
-        job = self.chain.stages[stage]
-        return build_data(job.data, f"config.stages.{stage}.data")
+        kinds = measured_kinds(evaluator, self.experiment)
+        return find_stage(self.experiment, name, kinds, config_path)
 
     def restore(self, evaluator: str, stage: str) -> Trained:
         """Read the stage that an evaluator names, or the last one it can measure."""
         config_path = f"config.evaluation.{evaluator}.stage"
         name = self.find_stage(evaluator, stage, config_path)
-        return restore(self.chain, name, self._workdir, self._mesh)
+        return restore(self.experiment, name, self._workdir, self._mesh)
 
     def images(self) -> Iterator[tuple[Record, Image.Image]]:
         """Yield held-out records with their images; broken ones are set aside."""
@@ -352,33 +328,22 @@ def offered(systems: Iterable[System]) -> dict[str, type[Evaluator[Any]]]:
     return {evaluator.name: evaluator for evaluator in every}
 
 
-def systems_of(chain: ExperimentConfig) -> dict[str, System]:
-    """Return the systems of an experiment's stages by name.
-
-    Raises:
-        ConfigError: A stage's model cannot be built.
-    """
-    return {
-        name: registry.build(job.model, f"config.stages.{name}.model")
-        for name, job in chain.stages.items()
-    }
-
-
 def known_evaluators() -> dict[str, type[Evaluator[Any]]]:
     """Return the evaluators of all models as they are by default."""
     return offered(_default_systems())
 
 
 def measured_kinds(
-    evaluator: str, chain: ExperimentConfig | None = None
+    evaluator: str, experiment: ExperimentConfig | None = None
 ) -> tuple[str, ...]:
     """Return the kinds of model that an evaluator measures.
 
     Args:
         evaluator: The evaluator's name.
-        chain: An experiment whose models are asked, too.
+        experiment: An experiment whose models are asked, too.
     """
-    systems = [*_default_systems(), *(systems_of(chain).values() if chain else ())]
+    stages = experiment.stages.values() if experiment else ()
+    systems = [*_default_systems(), *(stage.system for stage in stages)]
     kinds = [system.kind for system in systems if evaluator in offered([system])]
     return tuple(dict.fromkeys(kinds))
 

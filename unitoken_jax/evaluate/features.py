@@ -5,7 +5,6 @@ the entropy of their singular values: 1 if all differ along one line only, at mo
 number of images or dimensions.
 """
 
-import dataclasses
 import functools
 from collections.abc import Iterable
 from itertools import islice
@@ -15,7 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from unitoken_jax.config import ConfigError, Count
+from unitoken_jax.config import ConfigError
+from unitoken_jax.evaluate.config import FeaturesConfig
 from unitoken_jax.evaluate.evaluator import (
     Evaluation,
     Evaluator,
@@ -25,21 +25,6 @@ from unitoken_jax.evaluate.statistics.intervals import Measure
 from unitoken_jax.models.siglip import SiglipVision
 from unitoken_jax.models.system import Params, call
 from unitoken_jax.ops import pixels
-
-
-@dataclasses.dataclass(frozen=True)
-class FeaturesConfig:
-    """What to measure.
-
-    Attributes:
-        stage: The training stage whose tower is measured; "" is the last UniToken.
-        images: At most how many held-out images.
-        batch: Images at once.
-    """
-
-    stage: str = ""
-    images: Count = 256
-    batch: Count = 32
 
 
 @functools.partial(jax.jit, static_argnames="model")

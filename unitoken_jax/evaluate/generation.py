@@ -4,7 +4,6 @@ Two tests: is a held-out image most likely under its own caption among shuffled 
 and does the model recognize in its own drawing what it was asked to draw (a cycle).
 """
 
-import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import ClassVar, NamedTuple
 
@@ -13,7 +12,7 @@ import numpy as np
 from data_pipelines.errors import DataError
 from data_pipelines.prompts import ImageInputs
 from data_pipelines.storage.records import Record
-from unitoken_jax.config import Natural, Seed
+from unitoken_jax.evaluate.config import GenerationTestConfig
 from unitoken_jax.evaluate.evaluator import (
     EvaluatedRun,
     Evaluation,
@@ -47,36 +46,6 @@ class Captioned(NamedTuple):
 
 Asked = tuple[int, str, str, str]
 """Which drawing is asked what: its place, kind, question and right answer."""
-
-
-@dataclasses.dataclass(frozen=True)
-class GenerationTestConfig:
-    """What to measure.
-
-    Attributes:
-        images: How many held-out images are ranked.
-        captions: Among how many captions, the right one included, K.
-        drawings: How many held-out captions are drawn and asked about.
-        kinds: Kinds of question asked about a drawing.
-        seed: Seed of the shuffled captions and of the drawings.
-        examples: How many drawings to show.
-    """
-
-    images: Natural = 48
-    captions: int = 8
-    drawings: Natural = 48
-    kinds: tuple[str, ...] = ("name", "kind", "color", "count")
-    seed: Seed = 0
-    examples: Natural = 16
-
-    @property
-    def items(self) -> int:
-        """How many held-out images the test takes."""
-        return max(self.images, self.drawings)
-
-    def __post_init__(self) -> None:
-        if self.captions < 2:
-            raise ValueError("captions must be at least 2: the right one and another")
 
 
 class Generation(Evaluator[GenerationTestConfig]):

@@ -4,7 +4,6 @@ For new hardware and new code: a model that cannot overfit one pair cannot learn
 captions the image, and draws it from the caption; both must come back.
 """
 
-import dataclasses
 import itertools
 from collections.abc import Sequence
 from typing import ClassVar, NamedTuple, cast
@@ -16,8 +15,8 @@ from PIL import Image
 from data_pipelines.prompts import ImageInputs
 from data_pipelines.storage.records import Record
 from data_pipelines.unitoken.rows import SequencesConfig
-from unitoken_jax.config import Count
 from unitoken_jax.errors import FailedError
+from unitoken_jax.evaluate.config import MemorizationConfig
 from unitoken_jax.evaluate.evaluator import (
     EvaluatedRun,
     Evaluation,
@@ -41,19 +40,6 @@ class Pair(NamedTuple):
     caption: str
 
 
-@dataclasses.dataclass(frozen=True)
-class MemorizationConfig:
-    """What to measure, and what counts as a success.
-
-    Attributes:
-        pairs: At most how many images with captions.
-        psnr: What a drawing must reach beside its original, dB.
-    """
-
-    pairs: Count = 1
-    psnr: float = 20.0
-
-
 class Memorization(Evaluator[MemorizationConfig]):
     """Let a model caption and draw what it has learnt by heart."""
 
@@ -65,11 +51,11 @@ class Memorization(Evaluator[MemorizationConfig]):
         sampler = source.sampler
         stage = source.find_stage(
             self.name,
-            source.chain.generation.get("model", ""),
+            source.experiment.generation.model,
             "config.generation.model",
         )
         # Only what learns from packed sequences has this evaluator.
-        data = cast(SequencesConfig, source.stage_data(stage))
+        data = cast(SequencesConfig, source.experiment.stages[stage].data)
         question = data.layout.caption_question
         found = (
             source.set_aside.take(

@@ -4,7 +4,6 @@ Reconstructions and drawings are compared with the held-out images as sets, and 
 reconstruction with its original.
 """
 
-import dataclasses
 import itertools
 import logging
 from collections.abc import Mapping
@@ -12,14 +11,13 @@ from typing import ClassVar
 
 import numpy as np
 
-from unitoken_jax.config import Count
+from unitoken_jax.evaluate.config import PerceptionConfig
 from unitoken_jax.evaluate.evaluator import (
     Evaluation,
     Evaluator,
     batches,
 )
 from unitoken_jax.evaluate.feature_networks.distribution import (
-    DistributionConfig,
     compare,
     extract,
 )
@@ -30,37 +28,9 @@ from unitoken_jax.evaluate.feature_networks.extractors import (
 )
 from unitoken_jax.evaluate.reconstruction import reconstruct
 from unitoken_jax.evaluate.statistics.intervals import Measure, summarize
-from unitoken_jax.files import OptionalPath
 from unitoken_jax.generate.sampler import Trained
-from unitoken_jax.ops.pixels import Rounding
 
 log = logging.getLogger(__name__)
-
-
-@dataclasses.dataclass(frozen=True)
-class PerceptionConfig:
-    """What to measure; a network without weights is left out.
-
-    Attributes:
-        stage: The training stage whose tokenizer is measured; "" is the last of them.
-        images: At most how many held-out images.
-        rounding: How reconstructed pixels become bytes; UniTok's rFID says "round".
-        alexnet: Weights of the package `stlpips-pytorch`, see
-            `python -m unitoken_jax.convert.perceptual`.
-        inception: Published weights of the FID's Inception, or a conversion of them.
-        lpips: Published weights of LPIPS with VGG16, or a conversion of them.
-        distribution: How sets are compared.
-    """
-
-    stage: str = ""
-    images: Count = 512
-    rounding: Rounding = "truncate"
-    alexnet: OptionalPath = "data/perceptual/stlpips_alex.safetensors"
-    inception: OptionalPath = ""
-    lpips: OptionalPath = ""
-    distribution: DistributionConfig = dataclasses.field(
-        default_factory=DistributionConfig
-    )
 
 
 class Perception(Evaluator[PerceptionConfig]):

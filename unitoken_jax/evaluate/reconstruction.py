@@ -1,6 +1,5 @@
 """How much of an image survives its codes: PSNR, SSIM and use of the codebook."""
 
-import dataclasses
 import functools
 from collections.abc import Iterable
 from itertools import islice
@@ -10,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from unitoken_jax.config import Count, Natural
+from unitoken_jax.evaluate.config import ReconstructionConfig
 from unitoken_jax.evaluate.evaluator import (
     Evaluation,
     Evaluator,
@@ -21,25 +20,6 @@ from unitoken_jax.evaluate.statistics.intervals import Measure, summarize
 from unitoken_jax.models.image_tokenizer import ImageTokenizer
 from unitoken_jax.models.system import Params, call
 from unitoken_jax.ops import fidelity, pixels, quantization
-
-
-@dataclasses.dataclass(frozen=True)
-class ReconstructionConfig:
-    """What to measure.
-
-    Attributes:
-        stage: The training stage whose tokenizer is measured; "" is the last of them.
-        images: At most how many held-out images.
-        batch: Images at once.
-        rounding: How pixels become bytes where images are shown.
-        examples: How many pairs to show.
-    """
-
-    stage: str = ""
-    images: Count = 256
-    batch: Count = 32
-    rounding: pixels.Rounding = "truncate"
-    examples: Natural = 16
 
 
 @functools.partial(jax.jit, static_argnames=("model", "rounding"))

@@ -1,6 +1,5 @@
 """Finding the caption of an image, and the image of a caption, among others."""
 
-import dataclasses
 import functools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import ClassVar, NamedTuple
@@ -10,7 +9,7 @@ import numpy as np
 from flax import linen as nn
 
 from data_pipelines.images import transforms
-from unitoken_jax.config import Count, Natural
+from unitoken_jax.evaluate.config import RetrievalConfig
 from unitoken_jax.evaluate.evaluator import (
     Evaluation,
     Evaluator,
@@ -30,28 +29,6 @@ class Pair(NamedTuple):
     image: np.ndarray
     caption: str
     text: np.ndarray
-
-
-@dataclasses.dataclass(frozen=True)
-class RetrievalConfig:
-    """What to measure.
-
-    Attributes:
-        stage: The training stage whose SigLIP is measured; "" is the last of them.
-        pairs: At most how many held-out pairs stand against each other.
-        batch: Pairs embedded at once.
-        ranks: The k of recall at k.
-        without: Categories of records that are left out. Composed scenes by default:
-            their backgrounds alone would tell many of them apart.
-        examples: How many queries to show.
-    """
-
-    stage: str = ""
-    pairs: Count = 256
-    batch: Count = 64
-    ranks: tuple[Count, ...] = (1, 5, 10)
-    without: tuple[str, ...] = ("scene",)
-    examples: Natural = 8
 
 
 @functools.partial(jax.jit, static_argnames="model")

@@ -12,7 +12,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from data_pipelines.config import build_data
 from data_pipelines.errors import DataError
 from unitoken_jax import config as configs
 from unitoken_jax.config import UserError
@@ -28,7 +27,6 @@ from unitoken_jax.evaluate.evaluator import (
 )
 from unitoken_jax.evaluate.statistics.intervals import Measure, table
 from unitoken_jax.files import read_json
-from unitoken_jax.generate.config import GenerationConfig
 from unitoken_jax.renamed import translate
 from unitoken_jax.train.config import ExperimentConfig
 from unitoken_jax.train.experiment import CONFIG, build_experiment
@@ -56,7 +54,7 @@ class Planned:
 
 
 def run(
-    chain: ExperimentConfig,
+    experiment: ExperimentConfig,
     workdir: Path,
     name: str | None = None,
     *,
@@ -67,7 +65,7 @@ def run(
     Evaluators that no model has are left out; one that fails leaves the others theirs.
 
     Args:
-        chain: The experiment, its `evaluation` group saying what to measure.
+        experiment: The experiment, its `evaluation` group saying what to measure.
         workdir: The run's directory; its stages must have checkpoints.
         name: The evaluation's name; None makes one, see `results.name_of`.
         resume: Keep what one of the same stages with the same config has found.
@@ -79,9 +77,9 @@ def run(
         UserError: Something is missing, damaged or cannot be written.
         EvaluationError: A part has failed; what the others found is written.
     """
-    config = configs.build(EvaluationConfig, chain.evaluation, "config.evaluation")
-    wanted = evaluators(chain, config)
-    subject = results.Subject.of(workdir, chain.order, _complete(chain, config))
+    config = experiment.evaluation
+    wanted = evaluators(experiment)
+    subject = results.Subject.of(workdir, experiment.order, _complete(experiment))
     changed = _changed(workdir, subject, wanted)
     if name is None:
         name = results.name_of(changed, subject.config)
@@ -100,7 +98,7 @@ def run(
             known = _kept(wanted, known, before)
             wanted = {part: wanted[part] for part in wanted if part not in known}
         began = time.perf_counter()
-        with contextlib.closing(_open(chain, workdir, config)) as source:
+        with contextlib.closing(_open(experiment, workdir)) as source:
             folder = workdir / results.FOLDER / name
             parts, failed = _measure(source, wanted, known, folder)
         seconds = round(time.perf_counter() - began, 1)
@@ -117,23 +115,23 @@ def run(
     return content
 
 
-def evaluators(chain: ExperimentConfig, config: EvaluationConfig) -> dict[str, Planned]:
+def evaluators(experiment: ExperimentConfig) -> dict[str, Planned]:
     """Return the evaluators that apply, in the order in which they run.
 
     Args:
-        chain: The experiment. What its models do not have is left out, unless its
-            `evaluation` group names it; then it will say what is missing.
-        config: Of the evaluation.
+        experiment: The experiment. What its models do not have is left out where its
+            `evaluation` says "auto"; what that names will say what is missing.
     """
-    offered = evaluator.offered(evaluator.systems_of(chain).values())
+    config, complete = experiment.evaluation, experiment.evaluation.complete()
+    offered = evaluator.offered(stage.system for stage in experiment.stages.values())
     every = evaluator.known_evaluators() | offered
     planned: dict[str, Planned] = {}
     for field in dataclasses.fields(config):
         name = field.name
-        part = getattr(config, name)
+        part = getattr(complete, name)
         if name not in every or part is None:
             continue
-        if name not in offered and name not in chain.evaluation:
+        if name not in offered and getattr(config, name) == "auto":
             kinds = " or ".join(evaluator.measured_kinds(name))
             log.info(
                 "%s: left out, the config trains no %s that it can measure",
@@ -171,22 +169,19 @@ def _verdict(part: results.Part, config: memorization.MemorizationConfig) -> str
     return memorization.verdict(Evaluation(measures, part["samples"]), config)
 
 
-def _complete(chain: ExperimentConfig, config: EvaluationConfig) -> results.Content:
+def _complete(experiment: ExperimentConfig) -> results.Content:
     """Return all that changes what is measured, with defaults, as plain values."""
-    sampler = configs.build(GenerationConfig, chain.generation, "config.generation")
     return {
-        "data_dir": chain.data_dir,
-        "evaluation": configs.plain(config),
-        "generation": configs.plain(sampler),
+        "data_dir": experiment.data_dir,
+        "evaluation": configs.plain(experiment.evaluation.complete()),
+        "generation": configs.plain(experiment.generation),
         "stages": {
             name: {
-                "data": configs.plain(
-                    build_data(job.data, f"config.stages.{name}.data")
-                ),
-                "codes": configs.plain(job.codes),
-                "ema": bool(job.train.ema),
+                "data": configs.plain(stage.data),
+                "codes": configs.plain(stage.codes),
+                "ema": bool(stage.train.ema),
             }
-            for name, job in chain.stages.items()
+            for name, stage in experiment.stages.items()
         },
     }
 
@@ -210,20 +205,16 @@ def _own(workdir: Path) -> results.Content | None:
     """Return the complete config that a run was trained with, or first evaluated."""
     try:
         node, _ = translate(configs.plain(read_json((workdir / CONFIG).read_bytes())))
-        chain = build_experiment(node)
-        config = configs.build(EvaluationConfig, chain.evaluation, "config.evaluation")
-        own = _complete(chain, config)
+        own = _complete(build_experiment(node))
         return results.Subject.of(workdir, (), own).config
     except (OSError, ValueError, UserError):
         of = (results.read(workdir) or {}).get(results.OF)
         return of.get("config") if isinstance(of, Mapping) else None
 
 
-def _open(
-    chain: ExperimentConfig, workdir: Path, config: EvaluationConfig
-) -> EvaluatedRun:
+def _open(experiment: ExperimentConfig, workdir: Path) -> EvaluatedRun:
     try:
-        return EvaluatedRun(chain, workdir, config)
+        return EvaluatedRun(experiment, workdir)
     except DataError as error:
         raise UserError(f"evaluation: {error}.") from error
 

@@ -4,7 +4,6 @@ Two measures: how often the answer given is the right one, and how many bits of 
 right one the model does not know. The second moves long before the first does.
 """
 
-import dataclasses
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import ClassVar, NamedTuple
@@ -13,7 +12,7 @@ from data_pipelines.errors import DataError
 from data_pipelines.images import decoding
 from data_pipelines.prompts import ImageInputs
 from data_pipelines.storage import records
-from unitoken_jax.config import Count, Natural
+from unitoken_jax.evaluate.config import UnderstandingConfig
 from unitoken_jax.evaluate.evaluator import (
     EvaluatedRun,
     Evaluation,
@@ -44,21 +43,6 @@ class Question(NamedTuple):
     question: str
     answer: str
     novelty: str = ""
-
-
-@dataclasses.dataclass(frozen=True)
-class UnderstandingConfig:
-    """What to measure.
-
-    Attributes:
-        questions: At most how many held-out questions of each kind.
-        kinds: The kinds of question asked; empty for all there are.
-        examples: How many right and how many wrong answers to show.
-    """
-
-    questions: Count = 48
-    kinds: tuple[str, ...] = ()
-    examples: Natural = 12
 
 
 class Understanding(Evaluator[UnderstandingConfig]):

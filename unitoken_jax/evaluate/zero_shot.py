@@ -10,7 +10,7 @@ import itertools
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar, Literal, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import numpy as np
@@ -18,7 +18,8 @@ from flax import linen as nn
 
 from data_pipelines.config import DataConfig
 from data_pipelines.images import transforms
-from unitoken_jax.config import ConfigError, Count, Natural, nearest
+from unitoken_jax.config import ConfigError, nearest
+from unitoken_jax.evaluate.config import ZeroShotConfig
 from unitoken_jax.evaluate.evaluator import (
     Evaluation,
     Evaluator,
@@ -27,7 +28,7 @@ from unitoken_jax.evaluate.evaluator import (
 )
 from unitoken_jax.evaluate.feature_networks import folders, preprocessing
 from unitoken_jax.evaluate.statistics.intervals import Measure, proportion
-from unitoken_jax.files import OptionalPath, read_user_file
+from unitoken_jax.files import read_user_file
 from unitoken_jax.models.system import Params, call
 from unitoken_jax.ops import pixels
 
@@ -43,53 +44,6 @@ class Labelled(NamedTuple):
 
     image: np.ndarray
     label: int
-
-
-@dataclasses.dataclass(frozen=True)
-class ZeroShotConfig:
-    """What to measure.
-
-    Attributes:
-        stage: The training stage whose model is measured; "" is the last that has an
-            image and a text tower.
-        classes: The field of the held-out records that names the classes.
-        folder: A directory with one folder of pictures a class, instead of records.
-        names: A text file with the classes' names, one a line in the order of the
-            sorted folders; "" takes the folders' own names.
-        preprocess: How pictures of `folder` get their size, a name of
-            `preprocessing.VARIANTS`; records' pictures are fitted as in training.
-        orientation: Whether the EXIF of a folder's pictures is ignored, as published
-            loaders do, or followed.
-        templates: Texts with {} in the place of the class's name.
-        templates_file: A text file with one template a line, instead.
-        images: At most how many images.
-        batch: Images, or texts, embedded at once.
-        ranks: The k of top k.
-        without: Categories of records that are left out.
-        examples: How many images to show.
-    """
-
-    stage: str = ""
-    classes: Literal["concept", "category", "subcategory"] = "concept"
-    folder: OptionalPath = ""
-    names: OptionalPath = ""
-    preprocess: str = "short_side"
-    orientation: Literal["released", "upright"] = "released"
-    templates: tuple[str, ...] = ("{}", "a picture of {}", "a drawing of {}")
-    templates_file: OptionalPath = ""
-    images: Count = 512
-    batch: Count = 64
-    ranks: tuple[Count, ...] = (1, 5)
-    without: tuple[str, ...] = ("scene",)
-    examples: Natural = 8
-
-    def __post_init__(self) -> None:
-        for template in self.templates:
-            if template.count("{}") != 1:
-                raise ValueError(
-                    f"templates: {template!r} must have {{}} once, where the name of "
-                    "the class goes"
-                )
 
 
 def with_templates(config: ZeroShotConfig) -> ZeroShotConfig:

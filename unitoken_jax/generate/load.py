@@ -8,12 +8,10 @@ from pathlib import Path
 
 from jax.sharding import Mesh
 
-from data_pipelines.config import build_data
 from data_pipelines.errors import DataError
 from data_pipelines.storage.integrity import check_tokenizer
-from unitoken_jax import config as configs
 from unitoken_jax.checkpoint import reader as checkpoints
-from unitoken_jax.config import ConfigError, UserError, nearest
+from unitoken_jax.config import ConfigError, UserError, build, nearest, plain
 from unitoken_jax.generate.config import GenerationConfig
 from unitoken_jax.generate.sampler import Sampler, Trained
 from unitoken_jax.models import registry
@@ -28,31 +26,31 @@ log = logging.getLogger("unitoken_jax.generate")
 
 
 def load(
-    workdir: Path, chain: ExperimentConfig | None = None, **changes: object
+    workdir: Path, experiment: ExperimentConfig | None = None, **changes: object
 ) -> Sampler:
     """Return a trained model with its tokenizer, ready to draw and answer.
 
     Args:
         workdir: Of a run.
-        chain: Its experiment, whose `generation` group says which stages and how; None
-            is the one that the run keeps.
+        experiment: Whose run it is; its `generation` group says which stages and how.
+            None is the one that the run keeps.
         **changes: Fields of `GenerationConfig` to set; None leaves one as it is.
 
     Raises:
         UserError: Something is missing or does not fit, in a sentence.
     """
-    chain = chain or experiment_of(None, workdir)
+    experiment = experiment or experiment_of(None, workdir)
     given = {key: value for key, value in changes.items() if value is not None}
-    fields = dict(chain.generation) | given
-    config = configs.build(GenerationConfig, fields, "config.generation")
+    fields = plain(experiment.generation) | given
+    config = build(GenerationConfig, fields, "config.generation")
     mesh = make_mesh(config.mesh)
-    name = find_sampled_stage(chain, config)
-    check_fields(config, _system(chain, name))
-    source = find_tokenizer_stage(chain, config, name)
+    name = find_sampled_stage(experiment, config)
+    check_fields(config, experiment.stages[name].system)
+    source = find_tokenizer_stage(experiment, config, name)
     model, tokenizer = (
-        restore(chain, stage, workdir, mesh) for stage in (name, source)
+        restore(experiment, stage, workdir, mesh) for stage in (name, source)
     )
-    data_dir = Path(model.data.directory or chain.data_dir)
+    data_dir = Path(model.data.directory or experiment.data_dir)
     try:
         check_tokenizer(data_dir, "tokenizer.json")
         sampler = _sampler(model.system)
@@ -61,16 +59,16 @@ def load(
         raise UserError(f"config.stages.{name}.data: {error}.") from error
 
 
-def check(chain: ExperimentConfig) -> None:
+def check(experiment: ExperimentConfig) -> None:
     """Refuse a `generation` group that is wrong or that its model does not read.
 
     Raises:
         ConfigError: It is; the message names the field.
     """
-    config = configs.build(GenerationConfig, chain.generation, "config.generation")
-    if config.model or any(_system(chain, name).sampler for name in chain.order):
-        name = find_sampled_stage(chain, config)
-        check_fields(config, _system(chain, name))
+    config, stages = experiment.generation, experiment.stages
+    if config.model or any(stage.system.sampler for stage in stages.values()):
+        name = find_sampled_stage(experiment, config)
+        check_fields(config, stages[name].system)
 
 
 def check_fields(config: GenerationConfig, system: System) -> None:
@@ -94,32 +92,32 @@ def check_fields(config: GenerationConfig, system: System) -> None:
             )
 
 
-def find_sampled_stage(chain: ExperimentConfig, config: GenerationConfig) -> str:
+def find_sampled_stage(experiment: ExperimentConfig, config: GenerationConfig) -> str:
     """Return the stage whose model draws and answers.
 
     Raises:
         ConfigError: There is none.
     """
-    kinds = _kinds(chain, lambda system: system.sampler is not None)
-    return find_stage(chain, config.model, kinds, "config.generation.model")
+    kinds = _kinds(experiment, lambda system: system.sampler is not None)
+    return find_stage(experiment, config.model, kinds, "config.generation.model")
 
 
 def find_tokenizer_stage(
-    chain: ExperimentConfig, config: GenerationConfig, model: str
+    experiment: ExperimentConfig, config: GenerationConfig, model: str
 ) -> str:
     """Return the stage of the image tokenizer whose codes a model speaks.
 
     Args:
-        chain: The experiment.
+        experiment: The experiment.
         config: May name it.
         model: The stage of the model.
 
     Raises:
         ConfigError: There is none.
     """
-    codes = chain.stages[model].codes
+    codes = experiment.stages[model].codes
     source = config.tokenizer or (codes.stage if codes else "")
-    in_codebooks = bool(_system(chain, model).data.codes)
+    in_codebooks = bool(experiment.stages[model].system.data.codes)
 
     def fits(system: System) -> bool:
         tokenizer = system.image_tokenizer
@@ -127,17 +125,20 @@ def find_tokenizer_stage(
             return False
         return (tokenizer.num_codebooks is not None) == in_codebooks
 
-    kinds = _kinds(chain, fits)
-    return find_stage(chain, source, kinds, "config.generation.tokenizer")
+    kinds = _kinds(experiment, fits)
+    return find_stage(experiment, source, kinds, "config.generation.tokenizer")
 
 
 def find_stage(
-    chain: ExperimentConfig, name: str, kind: str | tuple[str, ...], config_path: str
+    experiment: ExperimentConfig,
+    name: str,
+    kind: str | tuple[str, ...],
+    config_path: str,
 ) -> str:
     """Return the stage `name`, or the last one of a kind of model if it is ''.
 
     Args:
-        chain: The experiment.
+        experiment: The experiment.
         name: Of a stage, or ''.
         kind: Of model, such as 'unitoken', or several that will do.
         config_path: Dotted path of the field that names it, for messages.
@@ -148,7 +149,7 @@ def find_stage(
     wanted = (kind,) if isinstance(kind, str) else kind
     *others, last = wanted
     kind = f"{', '.join(others)} or {last}" if others else last
-    kinds = {key: chain.stages[key].model.get("kind") for key in chain.order}
+    kinds = {key: experiment.stages[key].system.kind for key in experiment.order}
     fitting = [key for key, found in kinds.items() if found in wanted]
     if not name:
         if not fitting:
@@ -166,11 +167,13 @@ def find_stage(
     return name
 
 
-def restore(chain: ExperimentConfig, name: str, workdir: Path, mesh: Mesh) -> Trained:
+def restore(
+    experiment: ExperimentConfig, name: str, workdir: Path, mesh: Mesh
+) -> Trained:
     """Read the newest checkpoint of a stage.
 
     Args:
-        chain: The experiment.
+        experiment: The experiment.
         name: Of the stage.
         workdir: Of the run.
         mesh: Where to put the parameters.
@@ -179,9 +182,8 @@ def restore(chain: ExperimentConfig, name: str, workdir: Path, mesh: Mesh) -> Tr
         UserError: There is no checkpoint (the message says how to make one), or it was
             made with another config.
     """
-    job = chain.stages[name]
-    system = _system(chain, name)
-    data = build_data(job.data, f"config.stages.{name}.data")
+    stage = experiment.stages[name]
+    system = stage.system
     directory = workdir / name
     if not checkpoints.steps(directory / "checkpoints"):
         raise UserError(
@@ -199,14 +201,10 @@ def restore(chain: ExperimentConfig, name: str, workdir: Path, mesh: Mesh) -> Tr
         )
     places = rules.shardings(registry.logical_axes(system), shapes, mesh)
     params, step = checkpoints.restore_params(
-        directory, shardings=places, ema=bool(job.train.ema)
+        directory, shardings=places, ema=bool(stage.train.ema)
     )
     log.info("%s: step %d of stage %s", system.kind, step, name)
-    return Trained(system, params, data)
-
-
-def _system(chain: ExperimentConfig, name: str) -> System:
-    return registry.build(chain.stages[name].model, f"config.stages.{name}.model")
+    return Trained(system, params, stage.data)
 
 
 def _sampler(system: System) -> type[Sampler]:
@@ -216,9 +214,11 @@ def _sampler(system: System) -> type[Sampler]:
     return found
 
 
-def _kinds(chain: ExperimentConfig, fits: Callable[[System], bool]) -> tuple[str, ...]:
+def _kinds(
+    experiment: ExperimentConfig, fits: Callable[[System], bool]
+) -> tuple[str, ...]:
     """Return the kinds of model that fit, of all kinds that there are."""
-    trained = (_system(chain, name) for name in chain.order)
+    trained = (experiment.stages[name].system for name in experiment.order)
     kinds = [each.kind for each in (*_default_systems(), *trained) if fits(each)]
     return tuple(dict.fromkeys(kinds))
 

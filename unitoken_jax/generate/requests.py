@@ -140,7 +140,7 @@ def _request(number: int, fields: Any, answers: Path, seed: int) -> Request:
     return Request(number, fields["prompt"], image, output, order)
 
 
-def _check(fields: Any) -> None:
+def _check(fields: object) -> None:
     if not isinstance(fields, dict) or "prompt" not in fields:
         raise UserError('expected an object with a "prompt".')
     for key, value in fields.items():

@@ -102,7 +102,7 @@ def run(options: Options) -> None:
         UserError: It cannot be done, or not all of it.
     """
     options.check()
-    chain = experiment_of(options.config, options.workdir)
+    experiment = experiment_of(options.config, options.workdir)
     image = image_files.read(options.image) if options.image else None
     asked: Sequence[requests.Request | requests.Refusal] = []
     if options.input and options.output:
@@ -115,7 +115,7 @@ def run(options: Options) -> None:
     use_compile_cache(options.compile_cache)
     names = ("guidance", "top_k", "top_p", "temperature")
     changes = {name: getattr(options, name) for name in names}
-    sampler = load(options.workdir, chain, **changes)
+    sampler = load(options.workdir, experiment, **changes)
     try:
         if asked and options.output:
             answer_file(sampler, asked, options.output)

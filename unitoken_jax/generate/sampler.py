@@ -241,7 +241,7 @@ class Sampler(abc.ABC):
         Raises:
             UserError: It cannot.
         """
-        raise UserError("a class-conditional generator answers no questions.")
+        raise UserError(f"{self._name()} draws images and answers no questions.")
 
     def score_answers(
         self,
@@ -255,7 +255,11 @@ class Sampler(abc.ABC):
         Raises:
             UserError: It cannot.
         """
-        raise UserError("a class-conditional generator scores no answers.")
+        raise UserError(f"{self._name()} draws images and scores no answers.")
+
+    def _name(self) -> str:
+        """Return what the model is called, for messages."""
+        return type(self.model).__name__
 
     def batched(
         self,

@@ -1,7 +1,7 @@
 """Multi-head attention with named parameters, for training and with a cache."""
 
 from functools import partial
-from typing import Any
+from typing import Protocol
 
 import jax
 from flax import linen as nn
@@ -34,7 +34,21 @@ _EXCHANGED = (
 Axes = tuple[str | None, ...]
 
 
-def check_heads(config: Any) -> None:
+class HasHeads(Protocol):
+    """A config of layers with attention."""
+
+    @property
+    def hidden(self) -> int:
+        """Width."""
+        ...
+
+    @property
+    def heads(self) -> int:
+        """How many."""
+        ...
+
+
+def check_heads(config: HasHeads) -> None:
     """Refuse a config whose `heads` do not divide its width `hidden` evenly.
 
     Raises:

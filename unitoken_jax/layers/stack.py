@@ -29,14 +29,14 @@ _NAMES = (
 )
 
 
-def remat_policy(remat: Remat) -> Callable[..., Any]:
+def remat_policy(remat: Remat) -> Callable[..., bool]:
     """The checkpoint policy of a name other than `none`.
 
     Raises:
         ValueError: an unknown name.
     """
     policies = jax.checkpoint_policies
-    known: dict[str, Callable[..., Any]] = {
+    known: dict[str, Callable[..., bool]] = {
         "full": policies.nothing_saveable,
         "attention": policies.save_only_these_names(CONTEXT),
         "minimal": policies.save_only_these_names(*_NAMES),

@@ -13,11 +13,10 @@ from typing import Any
 import jax
 from flax.errors import FlaxError
 
-from unitoken_jax import config as configs
-from unitoken_jax.config import ConfigError
+from unitoken_jax.config import ConfigError, Dataclass, Kinds, build_kind
 from unitoken_jax.models.system import Metrics, Params, System, is_boxed, unboxed
 
-__all__ = ["KINDS", "Metrics", "Params", "System", "build", "system_of", "unboxed"]
+__all__ = ["KINDS", "MODELS", "Metrics", "Params", "System", "build", "unboxed"]
 
 KINDS: dict[str, str] = {
     "vqgan": "unitoken_jax.models.vqgan",
@@ -30,19 +29,28 @@ KINDS: dict[str, str] = {
 """Kind of a model → its module, which is imported when it is needed."""
 
 
-def config_class(kind: str) -> type:
+def config_class(kind: str) -> type[Dataclass]:
     """Return the dataclass of a kind's config: what its `system` takes."""
     module = importlib.import_module(KINDS[kind])
     return typing.get_type_hints(module.system)["config"]
 
 
-def system_of(kind: str, config: Any) -> System:
+def system_of(kind: str, config: object) -> System:
     """Return the system of a kind whose config is built already."""
     module = importlib.import_module(KINDS[kind])
     return replace(module.system(config), kind=kind)
 
 
-def build(node: Any, path: str = "config.model") -> System:
+MODELS: Kinds[Dataclass] = Kinds("a model", KINDS, config_class)
+"""What a field that holds the config of a model is annotated with."""
+
+
+def make_system(config: Dataclass) -> System:
+    """Return the system of a model's config."""
+    return system_of(MODELS.of(config), config)
+
+
+def build(node: object, path: str = "config.model") -> System:
     """Build the system that a config's `model` node describes.
 
     Args:
@@ -52,12 +60,7 @@ def build(node: Any, path: str = "config.model") -> System:
     Raises:
         ConfigError: unknown kind or field, or values that do not fit each other.
     """
-    fields = configs.plain(node)
-    kind = fields.pop("kind", None)
-    if kind not in KINDS:
-        configs.refuse_old_kind(kind, KINDS, f"{path}.kind")
-        raise ConfigError(f"{path}.kind is {kind!r}{configs.nearest(str(kind), KINDS)}")
-    return system_of(kind, configs.build(config_class(kind), fields, path))
+    return make_system(build_kind(MODELS, node, path))
 
 
 def abstract_params(system: System) -> Params:
@@ -109,6 +112,6 @@ def logical_axes(system: System) -> Params:
     return jax.tree.map(names, _abstract(system), is_leaf=is_boxed)
 
 
-def _abstract(system: System) -> Any:
+def _abstract(system: System) -> Params:
     key = jax.eval_shape(lambda: jax.random.key(0))
     return jax.eval_shape(system.init, key)["params"]

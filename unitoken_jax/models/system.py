@@ -74,7 +74,7 @@ class FrozenModel:
     module: nn.Module
     params: Mapping[str, Any]
 
-    def __call__(self, *inputs: Any) -> Any:
+    def __call__(self, *inputs: object) -> Any:
         """Apply the module."""
         return self.module.apply({"params": self.params}, *inputs)
 
@@ -187,8 +187,8 @@ class System:
 
 def call(
     module: nn.Module,
-    params: Mapping[str, Any],
-    method: str | Callable[..., Any],
+    params: Params,
+    method: str | Callable[..., object],
     *inputs: object,
 ) -> Any:
     """Call a method of a module, or a function of a bound module, with parameters."""
@@ -228,7 +228,7 @@ def is_boxed(leaf: object) -> bool:
     return isinstance(leaf, nn.meta.AxisMetadata)
 
 
-def unboxed(tree: Any) -> Params:
+def unboxed(tree: object) -> Params:
     """Return variables without the names of their axes."""
     # Not nn.unbox: under a mesh that would constrain what it unboxes.
     return jax.tree.map(

@@ -68,7 +68,11 @@ class MeshConfig:
         return " ".join(f"{axis}={getattr(self, axis)}" for axis in AXES)
 
 
-def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
+Devices = Sequence[Any]
+"""Devices of JAX, present or only compiled for; their class has no public type."""
+
+
+def make_mesh(config: MeshConfig, devices: Devices | None = None) -> Mesh:
     """Arranges devices so that the inner axes are neighbours.
 
     Args:

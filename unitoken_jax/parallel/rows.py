@@ -1,7 +1,6 @@
 """Which rows of a global batch each process feeds, and putting them on its devices."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import jax
 import numpy as np
@@ -62,7 +61,8 @@ def place(
     def put(name: str) -> jax.Array:
         array, shape = batch[name], shapes[name].shape
 
-        def part(index: Any) -> np.ndarray:
+        def part(index: tuple[slice, ...] | None) -> np.ndarray:
+            assert index is not None
             start, stop, _ = index[0].indices(size)
             first = int(np.searchsorted(rows, start))
             return array[first : first + stop - start]

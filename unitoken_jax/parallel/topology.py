@@ -7,14 +7,13 @@ import importlib.util
 import math
 import os
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from jax.experimental import topologies
 
 from unitoken_jax.config import UserError, nearest
 from unitoken_jax.parallel.chips import CHIPS, Chip
+from unitoken_jax.parallel.mesh import Devices
 
 _NAME = re.compile(r"(v\d+[ep]?):(\d+(?:x\d+){1,2})")
 _SURROUNDINGS = {  # or libtpu would ask a cloud's metadata server
@@ -95,7 +94,7 @@ def is_available() -> bool:
     return importlib.util.find_spec("libtpu") is not None
 
 
-def devices(topology: Topology) -> Sequence[Any]:
+def devices(topology: Topology) -> Devices:
     """Devices to compile for; nothing can be computed on them.
 
     Raises:
@@ -108,7 +107,7 @@ def devices(topology: Topology) -> Sequence[Any]:
         )
     for key, value in _SURROUNDINGS.items():
         os.environ.setdefault(key, value)
-    options: dict[str, Any] = {}
+    options: dict[str, object] = {}
     if any(topology.wrapped):
         flat = (False,) * (3 - topology.chip.torus)  # libtpu counts three axes always
         options["wrap"] = topology.wrapped + flat

@@ -17,7 +17,8 @@ from unitoken_jax import config as configs
 from unitoken_jax.config import ConfigError, UserError
 from unitoken_jax.files import define_path_flag
 from unitoken_jax.parallel import topology as topologies
-from unitoken_jax.plan import report, selfcheck, stage
+from unitoken_jax.plan import report, selfcheck
+from unitoken_jax.plan import stage as stages
 from unitoken_jax.runtime.console import log_to_console
 from unitoken_jax.runtime.environment import write_text
 from unitoken_jax.train.experiment import build_experiment
@@ -50,11 +51,11 @@ def main() -> None:
                 raise UserError(
                     f"--{name}={path}: its directory is not there; make it."
                 )
-        job = stage.choose(build_experiment(given.config), given.stage)
+        stage = stages.choose(build_experiment(given.config), given.stage)
         topology = topologies.parse(given.topology, given.slices)
         if given.search:
-            stage.find_fastest(
-                job,
+            stages.find_fastest(
+                stage,
                 topology,
                 given.search,
                 config=given.config,
@@ -63,7 +64,7 @@ def main() -> None:
                 limit=given.limit,
             )
             return
-        found = stage.plan(job, topology, given.text)
+        found = stages.plan(stage, topology, given.text)
         log.info("%s", report.render(found))
         if given.json:
             write_text(given.json, json.dumps(found, indent=1) + "\n")

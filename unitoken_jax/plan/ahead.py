@@ -118,7 +118,7 @@ class Compiled:
 
 
 def compile_job(
-    job: StageConfig,
+    stage: StageConfig,
     system: System,
     shapes: Shapes,
     topology: Topology,
@@ -129,7 +129,7 @@ def compile_job(
     """Compiles the train step of a stage; nothing is computed, no data is needed.
 
     Args:
-        job: the stage's config; its `tpu_options` are the compiler's.
+        stage: the stage's config; its `tpu_options` are the compiler's.
         system: its model.
         shapes: (shape, type) of every array of a batch.
         topology: to compile for.
@@ -141,16 +141,16 @@ def compile_job(
         CompileError: the compiler refuses it otherwise.
         UserError: mesh, batch or axes do not fit.
     """
-    layout = make_program(job, system, at, devices(topology))
+    layout = make_program(stage, system, at, devices(topology))
     batch = abstract(shapes, layout.mesh)
     networks = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=layout.replicated),
         dict(frozen_models or {}),
     )
     began = time.monotonic()
-    lowered = layout.lower(layout.abstract, batch, networks)
-    middle = time.monotonic()
     with jax.set_mesh(layout.mesh):
+        lowered = layout.step.lower(layout.abstract, batch, networks)
+        middle = time.monotonic()
         try:
             with listening() as heard:
                 compiled = lowered.compile(compiler_options=layout.compiler_options)

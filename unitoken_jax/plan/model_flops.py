@@ -11,17 +11,23 @@ today.
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
+from jax.extend.core import Jaxpr
 from jax.interpreters.partial_eval import dce_jaxpr
 
 from unitoken_jax.checkpoint.state import TrainState
+from unitoken_jax.config import Dataclass
 from unitoken_jax.models import registry
-from unitoken_jax.models.system import Shapes, System
+from unitoken_jax.models.system import FrozenModels, Shapes, System
+from unitoken_jax.runtime.pytree import PyTree
 from unitoken_jax.train.config import StageConfig
 from unitoken_jax.train.program import TrainProgram, make_step_update
 from unitoken_jax.train.update.optimizer import Optimizer
+from unitoken_jax.train.update.step import Batch
+
+ConfigT = TypeVar("ConfigT", bound=Dataclass)
 
 _CHUNKS = ("chunks", "perceptual_chunks")
 FORMULA = (
@@ -32,16 +38,16 @@ FORMULA = (
 
 
 def count(
-    job: StageConfig,
+    stage: StageConfig,
     system: System,
     layout: TrainProgram,
     batch: Mapping[str, jax.ShapeDtypeStruct],
-    frozen_models: Mapping[str, Any],
+    frozen_models: FrozenModels,
 ) -> float:
     """FLOPs of one step of all chips, the discriminator's among them.
 
     Args:
-        job: the stage.
+        stage: the stage.
         system: its model.
         layout: of the stage; which parameters learn, and shapes of the state.
         batch: shapes of the global batch.
@@ -49,17 +55,15 @@ def count(
     """
     plain = registry.system_of(system.kind, _plain(system.config))
     whole = dataclasses.replace(
-        job, train=dataclasses.replace(job.train, microbatches=1)
+        stage, train=dataclasses.replace(stage.train, microbatches=1)
     )
     state = jax.tree.map(_shape, layout.abstract)
     shapes = {name: _shape(x) for name, x in batch.items()}
     networks = jax.tree.map(_shape, dict(frozen_models))
 
-    def update(state: TrainState, batch: Any, frozen_models: Any) -> Any:
-        rule = make_step_update(
-            whole, plain, layout.optimizer, layout.discriminator, frozen_models
-        )
-        after, metrics = rule(state, batch, state.key)
+    def update(state: TrainState, batch: Batch, frozen_models: FrozenModels) -> PyTree:
+        rule = make_step_update(whole, plain, layout.optimizer, layout.discriminator)
+        after, metrics = rule(state, batch, state.key, frozen_models)
         return after.learned, metrics
 
     traced = jax.make_jaxpr(update)(state, shapes, networks).jaxpr
@@ -68,14 +72,14 @@ def count(
     return _products(wanted) - _uncounted(plain, layout.optimizer, shapes)
 
 
-def _shape(leaf: Any) -> jax.ShapeDtypeStruct:
+def _shape(leaf: jax.Array | jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
     """Shape and type alone, for a trace that knows no mesh."""
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
 
 
-def _plain(config: Any) -> Any:
+def _plain(config: ConfigT) -> ConfigT:
     """Return a config with nothing computed again, and with plain attention."""
-    fields: dict[str, Any] = {}
+    fields: dict[str, object] = {}
     for each in dataclasses.fields(config):
         value = getattr(config, each.name)
         if each.name == "remat":
@@ -84,7 +88,7 @@ def _plain(config: Any) -> Any:
             value = "xla"
         elif each.name in _CHUNKS:  # each is computed again for the gradient
             value = 1
-        elif dataclasses.is_dataclass(value):
+        elif dataclasses.is_dataclass(value) and not isinstance(value, type):
             value = _plain(value)
         fields[each.name] = value
     return dataclasses.replace(config, **fields)
@@ -126,7 +130,7 @@ def _products(jaxpr: Any) -> float:
     return total
 
 
-def _inner(params: Mapping[str, Any]) -> list[Any]:
+def _inner(params: Mapping[str, object]) -> list[Jaxpr]:
     found = []
     for value in params.values():
         values = value if isinstance(value, list | tuple) else (value,)

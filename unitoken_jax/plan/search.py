@@ -23,7 +23,6 @@ from typing import Any
 
 from unitoken_jax import config as configs
 from unitoken_jax.config import UserError
-from unitoken_jax.models import registry
 from unitoken_jax.parallel.topology import Topology
 from unitoken_jax.runtime.environment import write_text
 from unitoken_jax.train.config import StageConfig
@@ -31,7 +30,7 @@ from unitoken_jax.train.config import StageConfig
 log = logging.getLogger(__name__)
 
 Setting = Mapping[str, object]
-"""Field of the job ('train.microbatches') → value."""
+"""Field of a stage ('train.microbatches') → value."""
 
 # Not `offload`: what goes to host memory and back has no price.
 REMAT = ("full", "attention", "minimal", "dots", "none")
@@ -89,12 +88,12 @@ _REFUSED = "the compiler refuses"
 _ABORTED = f"killed by signal {signal.SIGABRT:d}"
 
 
-def axes(job: StageConfig, topology: Topology) -> dict[str, list[Setting]]:
+def axes(stage: StageConfig, topology: Topology) -> dict[str, list[Setting]]:
     """What a search varies: axis → settings to try."""
-    space: dict[str, list[Setting]] = {"mesh": list(_meshes(job, topology))}
-    for part in _rematerialized(job):
+    space: dict[str, list[Setting]] = {"mesh": list(_meshes(stage, topology))}
+    for part in _rematerialized(stage):
         space[f"{part}_remat"] = [{f"model.{part}.remat": name} for name in REMAT]
-    if job.model.get("kind") == "unitok":
+    if _value(stage, "model.objective.perceptual_chunks") is not None:
         space["chunks"] = [
             {
                 "model.vision.chunks": count,
@@ -102,21 +101,21 @@ def axes(job: StageConfig, topology: Topology) -> dict[str, list[Setting]]:
             }
             for count in CHUNKS
         ]
-    whole = job.discriminator is not None or registry.build(job.model).whole_batch
+    whole = stage.discriminator is not None or stage.system.whole_batch
     space["microbatches"] = [
         {"train.microbatches": count}
         for count in ((1,) if whole else MICROBATCHES)
-        if job.train.batch % count == 0
+        if stage.train.batch % count == 0
     ]
-    if isinstance(job.model.get("decoder"), Mapping):
+    if _value(stage, "model.decoder.attention_block") is not None:
         space["block"] = [{"model.decoder.attention_block": block} for block in BLOCKS]
     space["options"] = list(OPTIONS)
     return space
 
 
-def _meshes(job: StageConfig, topology: Topology) -> Iterator[Setting]:
+def _meshes(stage: StageConfig, topology: Topology) -> Iterator[Setting]:
     chips = topology.chips // topology.slices
-    rows = job.train.batch // job.train.microbatches
+    rows = stage.train.batch // stage.train.microbatches
     for axis in ("tensor", "sequence"):
         for shards in _SHARDS:
             if axis == "sequence" and shards == 1:
@@ -132,28 +131,32 @@ def _meshes(job: StageConfig, topology: Topology) -> Iterator[Setting]:
                 yield {f"mesh.{name}": size for name, size in sizes.items()}
 
 
-def leanest(job: StageConfig) -> Setting:
+def leanest(stage: StageConfig) -> Setting:
     """The rematerialisation that keeps least, for settings that do not fit."""
-    return {f"model.{part}.remat": "full" for part in _rematerialized(job)}
+    return {f"model.{part}.remat": "full" for part in _rematerialized(stage)}
 
 
-def _rematerialized(job: StageConfig) -> list[str]:
+def _rematerialized(stage: StageConfig) -> list[str]:
     parts = ("decoder", "vision")
-    return [part for part in parts if isinstance(job.model.get(part), Mapping)]
+    return [part for part in parts if _value(stage, f"model.{part}.remat") is not None]
 
 
-def current(job: StageConfig, space: Mapping[str, Sequence[Setting]]) -> Setting:
-    """What the config has of the fields that a search varies, where it sets them."""
+def current(stage: StageConfig, space: Mapping[str, Sequence[Setting]]) -> Setting:
+    """What the config has of the fields that a search varies, where it has them."""
     names = {name for settings in space.values() for each in settings for name in each}
-    found: dict[str, object] = {}
-    for name in names:
-        node: Any = job
-        for part in name.split("."):
-            is_group = isinstance(node, Mapping)
-            node = node.get(part) if is_group else getattr(node, part, None)
-        if node is not None:
-            found[name] = node
-    return found
+    found = {name: _value(stage, name) for name in names}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _value(stage: StageConfig, name: str) -> object:
+    """Return a field of a stage by its dotted name, None if there is none."""
+    node: object = stage
+    for part in name.split("."):
+        if isinstance(node, Mapping):
+            node = node.get(part)
+        else:
+            node = getattr(node, part, None)
+    return node
 
 
 def search(
@@ -221,20 +224,20 @@ def search(
     return trials
 
 
-def overrides(setting: Setting, job: str = "config") -> list[str]:
-    """Flags that set the fields of a job, which stands at `job` in the config."""
-    return [f"--{job}.{name}={value}" for name, value in setting.items()]
+def overrides(setting: Setting, config_path: str = "config") -> list[str]:
+    """Flags that set the fields of a stage, whose config has that dotted path."""
+    return [f"--{config_path}.{name}={value}" for name, value in setting.items()]
 
 
 def in_process(
-    arguments: Sequence[str], timeout: float, job: str = "config"
+    arguments: Sequence[str], timeout: float, config_path: str = "config"
 ) -> Callable[[Setting], Trial]:
     """Returns what compiles a setting by this program's own command line.
 
     Args:
         arguments: of the command, without those of the search.
         timeout: seconds after which a trial is given up.
-        job: where the job stands in the config, 'config.stages.NAME' in a chain.
+        config_path: where the stage stands in the config, 'config.stages.NAME'.
     """
 
     def attempt(setting: Setting) -> Trial:
@@ -243,7 +246,7 @@ def in_process(
             command = [sys.executable, "-m", "unitoken_jax.plan", *arguments]
             try:
                 ended = subprocess.run(
-                    [*command, *overrides(setting, job), f"--json={output}"],
+                    [*command, *overrides(setting, config_path), f"--json={output}"],
                     capture_output=True,
                     text=True,
                     timeout=timeout,

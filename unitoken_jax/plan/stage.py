@@ -4,11 +4,10 @@ import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from data_pipelines.config import PackedConfig, build_data
+from data_pipelines.config import PackedConfig
 from unitoken_jax import convert
 from unitoken_jax.config import ConfigError, UserError, nearest
 from unitoken_jax.convert import WeightsError
-from unitoken_jax.models import registry
 from unitoken_jax.models.system import FrozenModel
 from unitoken_jax.parallel import topology as topologies
 from unitoken_jax.plan import ahead, model_flops, report, search
@@ -22,63 +21,66 @@ SEARCH_FLAGS = ("search", "limit", "axes")
 
 
 def plan(
-    job: StageConfig, topology: topologies.Topology, text: Path | None = None
+    stage: StageConfig, topology: topologies.Topology, text: Path | None = None
 ) -> report.Plan:
-    """Compile the step of a job and price it; see `report.assemble`.
+    """Compile the step of a stage and price it; see `report.assemble`.
 
     Args:
-        job: the stage.
+        stage: the stage.
         topology: to compile for.
         text: where to keep the compiled program's text.
 
     Raises:
         UserError: whatever keeps the step from compiling, in a sentence.
     """
-    at = f"config.stages.{job.name}"
-    system = registry.build(job.model, f"{at}.model")
-    data = build_data(job.data, f"{at}.data")
-    codebooks = getattr(system.config, "codebooks", 1)
-    shapes = data.batch_spec(job.train.batch, codebooks=codebooks)
+    at = f"config.stages.{stage.name}"
+    system, data = stage.system, stage.data
+    codebooks = getattr(stage.model, "codebooks", 1)
+    shapes = data.batch_spec(stage.train.batch, codebooks=codebooks)
     frozen_models = {
         name: _frozen(weights.format, f"{at}.frozen_models.{name}")
-        for name, weights in job.frozen_models.items()
+        for name, weights in stage.frozen_models.items()
     }
     compiled = ahead.compile_job(
-        job, system, shapes, topology, at=at, frozen_models=frozen_models
+        stage, system, shapes, topology, at=at, frozen_models=frozen_models
     )
     if text is not None:
         write_text(text, compiled.text)
-    items = {"pictures": job.train.batch}
+    items = {"pictures": stage.train.batch}
     if isinstance(data, PackedConfig):
-        items = {"rows": job.train.batch, "tokens": job.train.batch * data.row_length}
+        items = {
+            "rows": stage.train.batch,
+            "tokens": stage.train.batch * data.row_length,
+        }
     flops = model_flops.count(
-        job, system, compiled.layout, compiled.batch, frozen_models
+        stage, system, compiled.layout, compiled.batch, frozen_models
     )
     found = report.assemble(
-        compiled, topology, flops=flops, items=items, steps=job.train.steps
+        compiled, topology, flops=flops, items=items, steps=stage.train.steps
     )
-    return {"name": job.name} | found
+    return {"name": stage.name} | found
 
 
-def choose(chain: ExperimentConfig, name: str | None) -> StageConfig:
+def choose(experiment: ExperimentConfig, name: str | None) -> StageConfig:
     """Return the stage of a name, or the last one.
 
     Raises:
         ConfigError: there is none of that name.
     """
     if name is None:
-        name = chain.order[-1]
-        if len(chain.order) > 1:
+        name = experiment.order[-1]
+        if len(experiment.order) > 1:
             log.info("planning stage %s; --stage chooses another", name)
-    if name not in chain.stages:
+    if name not in experiment.stages:
         raise ConfigError(
-            f"--stage={name}: the config has no such stage{nearest(name, chain.stages)}"
+            f"--stage={name}: the config has no such stage"
+            f"{nearest(name, experiment.stages)}"
         )
-    return chain.stages[name]
+    return experiment.stages[name]
 
 
 def find_fastest(
-    job: StageConfig,
+    stage: StageConfig,
     topology: topologies.Topology,
     journal: Path,
     *,
@@ -90,7 +92,7 @@ def find_fastest(
     """Search the settings of a stage and log every trial, the fastest last.
 
     Args:
-        job: the stage.
+        stage: the stage.
         topology: to compile for.
         journal: where trials are kept.
         config: the whole config, as it was given.
@@ -102,13 +104,13 @@ def find_fastest(
         UserError: no such axis, or no compiler for the topology.
     """
     topologies.devices(topology)  # without libtpu no trial would have a result
-    space = search.axes(job, topology)
+    space = search.axes(stage, topology)
     for name in axes:
         if name not in space:
             raise ConfigError(f"--axes: {name!r}{nearest(name, space)}")
     if axes:
         space = {name: space[name] for name in axes}
-    at = f"config.stages.{job.name}" if "stages" in config else "config"
+    at = f"config.stages.{stage.name}" if "stages" in config else "config"
     command = for_trials(arguments)
     trials = search.search(
         space,
@@ -117,8 +119,8 @@ def find_fastest(
         command=command,
         searched=search.fingerprint(config),
         limit=limit,
-        own=search.current(job, space),
-        lean=search.leanest(job),
+        own=search.current(stage, space),
+        lean=search.leanest(stage),
     )
     for trial in sorted(trials, key=lambda each: each.seconds):
         log.info("%s", search.describe(trial))

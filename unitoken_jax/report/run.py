@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from unitoken_jax.config import UserError
+from unitoken_jax.renamed import metric
 from unitoken_jax.report.quantities import LARGEST, is_number
 
 EVALUATIONS = "evaluation"
@@ -196,7 +197,7 @@ def _read_metrics(path: Path, faults: list[str]) -> tuple[Content, ...]:
             step = record["step"]
             if not (isinstance(step, int) and is_number(step) and step >= 0):
                 raise TypeError(step)
-            records.append(record)
+            records.append({metric(key): value for key, value in record.items()})
         except (ValueError, TypeError, KeyError, RecursionError):
             broken.append(place)
     if broken and broken != [len(lines)]:

@@ -1,8 +1,11 @@
 """Noticing that a run is asked to end, so that it can save first."""
 
 import signal
+from collections.abc import Callable
 from types import FrameType
-from typing import Any
+
+Handler = Callable[[int, FrameType | None], object] | int | signal.Handlers | None
+"""What `signal.signal` gives back."""
 
 
 class Preemption:
@@ -15,7 +18,7 @@ class Preemption:
 
     def __init__(self) -> None:
         self.requested = 0
-        self._before: dict[signal.Signals, Any] = {}
+        self._before: dict[signal.Signals, Handler] = {}
 
     def __enter__(self) -> "Preemption":
         for number in (signal.SIGTERM, signal.SIGINT):

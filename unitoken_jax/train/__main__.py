@@ -31,12 +31,12 @@ def main() -> None:
     index = processes.number(values.process, "JAX_PROCESS_ID")
     with processes.joined(values.coordinator, count, index):
         workdir = values.workdir
-        chain = experiment_of(values.config, workdir)
+        experiment = experiment_of(values.config, workdir)
         with log_to_console(warnings_only=not processes.is_first()):
             use_compile_cache(values.compile_cache)
             if values.replay is None:
                 pipeline.train(
-                    chain,
+                    experiment,
                     workdir,
                     values.stage,
                     values.config,
@@ -46,7 +46,7 @@ def main() -> None:
             elif values.restore_step is not None:
                 raise ConfigError("--replay and --restore_step exclude each other.")
             else:
-                pipeline.replay(chain, workdir, values.replay, values.stage)
+                pipeline.replay(experiment, workdir, values.replay, values.stage)
 
 
 if __name__ == "__main__":

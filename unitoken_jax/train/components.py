@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 
 from data_pipelines.classes import ClassesConfig
-from data_pipelines.config import DataConfig, build_data
 from data_pipelines.errors import DataError
 from data_pipelines.loader import Loader, make_loader
 from data_pipelines.pretokenize import pretokenize
@@ -21,7 +20,6 @@ from unitoken_jax.checkpoint.reader import restore_params
 from unitoken_jax.checkpoint.state import Params
 from unitoken_jax.config import ConfigError, UserError
 from unitoken_jax.convert import WeightsError
-from unitoken_jax.models import registry
 from unitoken_jax.models.image_tokenizer import ImageTokenizer, encode_images
 from unitoken_jax.models.system import FrozenModel, FrozenModels, System
 from unitoken_jax.parallel.mesh import make_mesh
@@ -43,14 +41,12 @@ class StageComponents:
 
     Attributes:
         system: the model.
-        data: the loader's config, complete, for the record.
         batches: the stream, at its beginning.
         pictures: draws what the model does with a batch, or None.
         frozen_models: the frozen networks that loss and discriminator consult.
     """
 
     system: System
-    data: Mapping[str, object] | DataConfig
     batches: Loader
     pictures: Callable[[Params, HostBatch], Mapping[str, np.ndarray]] | None = None
     frozen_models: FrozenModels = dataclasses.field(default_factory=dict)
@@ -62,46 +58,31 @@ class StageBuilder:
     def __init__(self, workdir: Path, *, verify: bool = False) -> None:
         self._codes = workdir / "codes"
         self._verify = verify
-        self._systems: dict[str, System] = {}
 
-    def system(self, job: StageConfig, config_path: str) -> System:
-        """Return the model of a stage, which is built once."""
-        if config_path not in self._systems:
-            built = registry.build(job.model, f"{config_path}.model")
-            self._systems[config_path] = built
-        return self._systems[config_path]
-
-    def check_data(self, job: StageConfig, config_path: str, data_dir: Path) -> None:
+    def check_data(self, stage: StageConfig, config_path: str, data_dir: Path) -> None:
         """Refuse a data set that is not there or has another tokenizer."""
-        data = build_data(job.data, f"{config_path}.data")
         try:
-            directory = Path(data.directory or data_dir)
-            _read_vocabulary(
-                self.system(job, config_path), data, directory, config_path
-            )
+            _read_vocabulary(stage, _directory(stage, data_dir), config_path)
         except DataError as error:
             raise UserError(f"{config_path}.data: {error}.") from error
 
     def build(
-        self, job: StageConfig, config_path: str, data_dir: Path
+        self, stage: StageConfig, config_path: str, data_dir: Path
     ) -> StageComponents:
         """Build model and loader, and check that they fit."""
-        system = self.system(job, config_path)
-        data = build_data(job.data, f"{config_path}.data")
-        directory = Path(data.directory or data_dir)
+        system, directory = stage.system, _directory(stage, data_dir)
         frozen_models = {
             name: _frozen(weights, f"{config_path}.frozen_models.{name}")
-            for name, weights in job.frozen_models.items()
+            for name, weights in stage.frozen_models.items()
         }
         try:
-            vocabulary = _read_vocabulary(system, data, directory, config_path)
             loader = make_loader(
-                data,
+                stage.data,
                 directory,
-                vocabulary,
-                batch=job.train.batch,
-                seed=job.seed,
-                part=local_rows(job.train.batch, make_mesh(job.mesh)).tolist(),
+                _read_vocabulary(stage, directory, config_path),
+                batch=stage.train.batch,
+                seed=stage.seed,
+                part=local_rows(stage.train.batch, make_mesh(stage.mesh)).tolist(),
                 # All else was verified before the first stage.
                 verify=self._verify and directory.is_relative_to(self._codes),
             )
@@ -111,13 +92,11 @@ class StageBuilder:
         for line in loader.summary.splitlines():
             log.info("%s", line)
         draw = images.reconstructions(system) if system.image_tokenizer else None
-        return StageComponents(system, data, loader, draw, frozen_models)
+        return StageComponents(system, loader, draw, frozen_models)
 
     def tokenize(self, tokenizer: StageConfig, directory: Path, data_dir: Path) -> Path:
         """Encode the data set with a trained VQGAN or UniTok, once."""
-        config_path = f"config.stages.{tokenizer.name}"
-        module = _image_tokenizer(self.system(tokenizer, config_path))
-        data = build_data(tokenizer.data, f"{config_path}.data")
+        module, data = _image_tokenizer(tokenizer.system), tokenizer.data
         params, _ = restore_params(directory, ema=bool(tokenizer.train.ema))
         output = self._codes / tokenizer.name
         if not processes.is_first():
@@ -176,13 +155,18 @@ def _digest(params: Params) -> str:
     return digest.hexdigest()
 
 
+def _directory(stage: StageConfig, data_dir: Path) -> Path:
+    """Return the data set of a stage: its own, or that of the experiment."""
+    return Path(stage.data.directory or data_dir)
+
+
 def _read_vocabulary(
-    system: System, data: DataConfig, directory: Path, config_path: str
+    stage: StageConfig, directory: Path, config_path: str
 ) -> ImageTextVocabulary | None:
     """Return the vocabulary of a data set, after a check that the model has it too."""
-    if isinstance(data, ClassesConfig):  # published code files have no vocabulary
+    if isinstance(stage.data, ClassesConfig):  # published code files have no vocabulary
         return None
     read_manifest(directory)
     vocabulary = read_vocabulary(directory / "tokenizer.json")
-    preflight.check_vocabulary(system, vocabulary, f"{config_path}.model")
+    preflight.check_vocabulary(stage.system, vocabulary, f"{config_path}.model")
     return vocabulary

@@ -1,22 +1,28 @@
-"""A job is one training stage, a chain is several in order: the trainer's configs.
+"""What is configured: an experiment is several training stages in their order.
 
-The nodes `model` and `data` are converted by those who know them; here they are plain.
+All of it is typed: `model` and `data` are the dataclasses of their kinds.
 """
 
 import dataclasses
+import functools
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated
 
+from data_pipelines.config import DATA, DataConfig
 from unitoken_jax.checkpoint.manager import CheckpointConfig
 from unitoken_jax.config import (
     NONE_IS_DEFAULT,
     Bounds,
+    Dataclass,
     Name,
     Natural,
     Seed,
     below_one,
 )
+from unitoken_jax.evaluate.config import EvaluationConfig
 from unitoken_jax.files import UserPath
+from unitoken_jax.generate.config import GenerationConfig
+from unitoken_jax.models.registry import MODELS, System, make_system
 from unitoken_jax.parallel.mesh import MeshConfig
 from unitoken_jax.train.monitor.alarms import AlarmConfig
 from unitoken_jax.train.monitor.flight_recorder import FlightConfig
@@ -86,10 +92,10 @@ class StageConfig:
     """One training stage.
 
     Attributes:
-        name: of the stage and of its directory; the key it stands under in a chain.
+        name: of the stage and of its directory; its key in an experiment.
         seed: of the initialisation, the data's order and the noise.
-        model: `kind` and the fields of that kind's config.
-        data: fields of the loader's config.
+        model: the config of its kind of model.
+        data: the config of its kind of data.
         codes: where the image codes come from, if the data needs any.
         init: parameters to start from, our subtree, or 'all' of them →
             'STAGE_OR_PATH:subtree'.
@@ -103,8 +109,8 @@ class StageConfig:
 
     name: Name
     seed: Seed
-    model: Mapping[str, Any]
-    data: Mapping[str, Any]
+    model: Annotated[Dataclass, MODELS]
+    data: Annotated[DataConfig, DATA]
     optimizer: OptimizerConfig
     train: TrainConfig
     codes: CodesConfig | None = None
@@ -122,8 +128,13 @@ class StageConfig:
     tpu_options: Annotated[Mapping[str, _Option], NONE_IS_DEFAULT] = dataclasses.field(
         default_factory=dict
     )
-    flight: FlightConfig = dataclasses.field(default_factory=FlightConfig)
+    flight_recorder: FlightConfig = dataclasses.field(default_factory=FlightConfig)
     watchdog: WatchdogConfig = dataclasses.field(default_factory=WatchdogConfig)
+
+    @functools.cached_property
+    def system(self) -> System:
+        """The model, made once."""
+        return make_system(self.model)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,10 +144,10 @@ class ExperimentConfig:
     Attributes:
         name: of the experiment.
         order: names of the stages as they run.
-        stages: the jobs by name.
+        stages: the stages by name.
         data_dir: the prepared data set.
-        evaluation: fields of the evaluation's config.
-        generation: fields of the sampler's config.
+        evaluation: what is measured when they are trained.
+        generation: which of them draws and answers, and how.
         finish: whether a complete run ends with its evaluation and report page.
     """
 
@@ -144,6 +155,6 @@ class ExperimentConfig:
     order: tuple[str, ...]
     stages: Mapping[str, StageConfig]
     data_dir: UserPath
-    evaluation: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    generation: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    evaluation: EvaluationConfig = dataclasses.field(default_factory=EvaluationConfig)
+    generation: GenerationConfig = dataclasses.field(default_factory=GenerationConfig)
     finish: bool = True

@@ -7,7 +7,6 @@ import dataclasses
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from unitoken_jax.config import (
     ConfigError,
@@ -38,7 +37,8 @@ def write_config(
 
     Args:
         workdir: of the run; it exists.
-        config: of the whole chain or the lone job, as written, with its overrides.
+        config: of the whole experiment or the lone stage, as written, with its
+            overrides.
     """
     write_json(workdir / CONFIG, plain(config))
 
@@ -46,7 +46,7 @@ def write_config(
 def experiment_of(
     config: Mapping[str, object] | None, workdir: Path
 ) -> ExperimentConfig:
-    """Return the chain of a config, or without one that which a run was trained by.
+    """Return the experiment of a config, or without one that of a run.
 
     What the command line sets of the config is set in the run's own as well.
 
@@ -84,11 +84,12 @@ def experiment_of(
     return build_experiment(found)
 
 
-def build_experiment(node: Any) -> ExperimentConfig:
-    """Convert a config, of a chain or of a single job, to a chain.
+def build_experiment(node: object) -> ExperimentConfig:
+    """Convert a config, of an experiment or of a lone stage, to an experiment.
 
-    A job (it has a `model`) becomes a chain of one stage named by its `name`; what
-    belongs to a chain (`data_dir`, `evaluation`, …) stands beside the job's fields.
+    A stage (it has a `model`) becomes an experiment of this one, named by its `name`;
+    what belongs to an experiment (`data_dir`, `evaluation`, …) stands beside the
+    stage's fields.
 
     Raises:
         ConfigError: as `build`, or stages and order do not agree.
@@ -104,11 +105,11 @@ def build_experiment(node: Any) -> ExperimentConfig:
             "name"
         }
         beside = {key: fields.pop(key) for key in shared & fields.keys()}
-        job = build(StageConfig, fields, "config")
-        # The paths of a lone job's fields have no `stages.NAME` in them.
+        stage = build(StageConfig, fields, "config")
+        # The paths of a lone stage's fields have no `stages.NAME` in them.
         return build(
             ExperimentConfig,
-            {"name": job.name, "order": (job.name,), "stages": {job.name: job}}
+            {"name": stage.name, "order": (stage.name,), "stages": {stage.name: stage}}
             | beside,
         )
     stages = fields.get("stages")
@@ -130,15 +131,15 @@ def build_experiment(node: Any) -> ExperimentConfig:
                     f"config.stages.{name}: not named in config.order"
                     f"{nearest(name, map(str, order))}"
                 )
-    chain = build(ExperimentConfig, fields)
-    for key, job in chain.stages.items():
+    experiment = build(ExperimentConfig, fields)
+    for key, stage in experiment.stages.items():
         if key in _TAKEN:
             raise ConfigError(
                 f"config.stages.{key}: a run keeps something else under this name; "
                 "call the stage otherwise."
             )
-        if job.name != key:
+        if stage.name != key:
             raise ConfigError(
-                f"config.stages.{key}.name: {job.name!r} is not the stage's name."
+                f"config.stages.{key}.name: {stage.name!r} is not the stage's name."
             )
-    return chain
+    return experiment

@@ -97,7 +97,7 @@ class _Pending:
 
 
 def run(
-    job: StageConfig,
+    stage: StageConfig,
     program: Program,
     state: TrainState,
     batches: Loader,
@@ -111,7 +111,7 @@ def run(
     """Train from `state` to the last step.
 
     Args:
-        job: the stage's config.
+        stage: the stage's config.
         program: the step and its surroundings.
         state: where to start; its buffers are given up.
         batches: the stream, set to where `state` stands in it.
@@ -126,12 +126,12 @@ def run(
             learned.
         LostError: another process of the run has ended.
     """
-    config, first = job.train, int(state.step)
-    poll, saves = processes.Poll(), _Saves(job, checkpointer, first)
+    config, first = stage.train, int(state.step)
+    poll, saves = processes.Poll(), _Saves(stage, checkpointer, first)
     key = np.asarray(jax.random.key_data(state.key))
     flight = FlightRecorder(
         directory / "flight",
-        job.flight,
+        stage.flight_recorder,
         process=jax.process_index(),
         rows=program.rows,
         rng=key.ravel().tolist(),
@@ -139,10 +139,10 @@ def run(
     stacks = directory / f"stacks-{jax.process_index():05d}.txt"
     with (
         Preemption() as asked,
-        Watchdog(job.watchdog, stacks, first) as watchdog,
+        Watchdog(stage.watchdog, stacks, first) as watchdog,
         _Profile(directory / "profile", config, first) as profile,
         Recorder(
-            directory, job.name, first, config, pace, writes=processes.is_first()
+            directory, stage.name, first, config, pace, writes=processes.is_first()
         ) as recorder,
         flight,
         processes.others_needed("the computation"),
@@ -196,15 +196,15 @@ class _Saves:
     a step that was skipped for one that is accepted.
 
     Attributes:
-        job: the stage's config.
+        stage: the stage's config.
         sound: what the judged steps say of the state.
         saved: the step that was saved last for all; None if none was.
     """
 
     def __init__(
-        self, job: StageConfig, checkpointer: Checkpointer, first: int
+        self, stage: StageConfig, checkpointer: Checkpointer, first: int
     ) -> None:
-        self.job = job
+        self.stage = stage
         self.sound = Soundness(first)
         self.saved: int | None = None
         self._checkpointer = checkpointer
@@ -221,7 +221,7 @@ class _Saves:
             busy: whether a process is writing, as of the step before if there are
                 several.
         """
-        config = self.job.checkpoint
+        config = self.stage.checkpoint
         self._due |= step % config.every == 0
         if config.local.directory and step % config.local.every == 0:
             self._due_locally = True
@@ -278,17 +278,17 @@ class _Saves:
         Raises:
             DivergedError: nothing was learned, or the state is of no use.
         """
-        job, sound = self.job, self.sound
-        steps, position = job.train.steps, batches.position
+        stage, sound = self.stage, self.sound
+        steps, position = stage.train.steps, batches.position
         if sound.first < steps and sound.accepted is None:
             raise DivergedError(
-                f"stage {job.name!r}: each of the steps {sound.first + 1} to {steps} "
+                f"stage {stage.name!r}: each of the steps {sound.first + 1} to {steps} "
                 "was skipped, so that nothing was learned in them; the stage is not "
                 f"complete. {self.advice()}"
             )
         if not int(state.guard.accepted):
             raise DivergedError(
-                f"stage {job.name!r}: all of its {steps} steps were skipped, so that "
+                f"stage {stage.name!r}: all of its {steps} steps were skipped, so that "
                 f"nothing was learned; it is not complete. {self.advice()}"
             )
         if steps in (sound.first, self.saved):
@@ -303,8 +303,8 @@ class _Saves:
             state, is_good = tried(state, step)
         if not is_good:
             raise DivergedError(
-                f"stage {job.name!r}: the last steps were skipped, and so are steps on "
-                f"further batches; the stage is not complete. {self.advice()}"
+                f"stage {stage.name!r}: the last steps were skipped, and so are steps "
+                f"on further batches; the stage is not complete. {self.advice()}"
             )
         self.saved = steps
         self._checkpointer.save(state, position, meta)
@@ -319,7 +319,7 @@ class _Saves:
         if good is not None:
             return (
                 f"The newest checkpoint that is known to be good is that of step "
-                f"{good}: --stage={self.job.name} --restore_step={good} goes back "
+                f"{good}: --stage={self.stage.name} --restore_step={good} goes back "
                 "to it."
             )
         there = "There is no checkpoint"
@@ -342,8 +342,8 @@ class _Reader:
         saves: _Saves,
     ) -> None:
         self._recorder, self._flight, self._goodput = recorder, flight, goodput
-        self._batches, self._saves, self._job = batches, saves, saves.job
-        self._alarms = Alarms(self._job.alarms)
+        self._batches, self._saves, self._stage = batches, saves, saves.stage
+        self._alarms = Alarms(self._stage.alarms)
         self.pending: _Pending | None = None
 
     def previous(self) -> None:
@@ -363,9 +363,9 @@ class _Reader:
         ids = self._ids(pending.record)
         values = f"loss {metrics['loss']:.4g}, grad_norm {metrics['grad_norm']:.4g}"
         log.warning("step %d skipped (%s), records: %s", pending.step, values, ids)
-        if skips >= self._job.guard.limit:
+        if skips >= self._stage.guard.limit:
             raise DivergedError(
-                f"stage {self._job.name!r}: {skips} steps in a row were skipped as "
+                f"stage {self._stage.name!r}: {skips} steps in a row were skipped as "
                 f"loss or gradient was not finite or jumped; at step {pending.step}: "
                 f"{values}, records: {ids}. Look at these records, or lower "
                 "optimizer.learning_rate; guard.limit and guard.spike_factor set "

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from jax.sharding import Mesh
 
-from data_pipelines.config import KINDS, DataConfig, build_data
+from data_pipelines.config import DataConfig
 from data_pipelines.elements import CodeSpec
 from data_pipelines.images.anyres import ViewsConfig
 from data_pipelines.images.pairs import ImagesConfig, PairsConfig
@@ -22,7 +22,7 @@ from unitoken_jax.checkpoint import warm_start
 from unitoken_jax.checkpoint.manager import missing_checkpoint, went_back
 from unitoken_jax.errors import ConfigError, FailedError, UserError, nearest
 from unitoken_jax.models import registry
-from unitoken_jax.models.system import System
+from unitoken_jax.models.system import Params, System
 from unitoken_jax.runtime import processes
 from unitoken_jax.runtime.pytree import flatten
 from unitoken_jax.train.config import ExperimentConfig, StageConfig
@@ -38,63 +38,47 @@ log = logging.getLogger(__name__)
 _ROW_AXES = ("slice", "data", "fsdp")  # mesh axes that share the rows of a batch
 
 
-def check_data(
-    experiment: ExperimentConfig, system_of: Callable[[StageConfig, str], System]
-) -> None:
+def check_data(experiment: ExperimentConfig) -> None:
     """Refuse data that does not suit the model, as far as the config says.
 
     Args:
         experiment: its stages.
-        system_of: makes the model of a stage, whose config has that path.
 
     Raises:
         ConfigError: naming the field.
     """
-    for name, job in experiment.stages.items():
+    for name, stage in experiment.stages.items():
         config_path = f"config.stages.{name}"
-        system = system_of(job, config_path)
-        _check_kind(system, job.data.get("kind"), config_path)
-        data = build_data(job.data, f"{config_path}.data")
-        _check_data(system, data, config_path)
-        _check_source(job, data, config_path)
+        _check_kind(stage.system, stage.data.kind, config_path)
+        _check_data(stage.system, stage.data, config_path)
+        _check_source(stage, config_path)
 
 
-def check_all_is_read(
-    experiment: ExperimentConfig,
-    system_of: Callable[[StageConfig, str], System],
-    *,
-    begins: bool,
-) -> None:
+def check_all_is_read(experiment: ExperimentConfig, *, begins: bool) -> None:
     """Refuse fields that are set and change nothing; warn of them in a run that is on.
 
     Args:
         experiment: its stages, checked by `check_data`.
-        system_of: makes the model of a stage, whose config has that path.
         begins: whether it is a new run.
 
     Raises:
         ConfigError: naming the first such field.
     """
-    for name, job in experiment.stages.items():
-        config_path = f"config.stages.{name}"
-        system = system_of(job, config_path)
-        data = build_data(job.data, f"{config_path}.data")
-        for fault in _unread(system, data, config_path):
+    for name, stage in experiment.stages.items():
+        for fault in _unread(stage.system, stage.data, f"config.stages.{name}"):
             if begins:
                 raise ConfigError(fault)
             log.warning("%s", fault)
 
 
 def check_models(
-    chain: ExperimentConfig,
-    system_of: Callable[[StageConfig, str], System],
-    abstract_params: Callable[[System], registry.Params] = registry.abstract_params,
+    experiment: ExperimentConfig,
+    abstract_params: Callable[[System], Params] = registry.abstract_params,
 ) -> None:
     """Refuse at once what would only be noticed when a later stage begins.
 
     Args:
-        chain: the stages.
-        system_of: makes the model of a stage, whose config has that path.
+        experiment: the stages.
         abstract_params: of a model, for who has found them before.
 
     Raises:
@@ -102,27 +86,27 @@ def check_models(
             from what no earlier stage trains.
     """
     shapes: dict[str, dict[str, tuple[int, ...]]] = {}
-    for name in chain.order:
-        job, config_path = chain.stages[name], f"config.stages.{name}"
-        system = system_of(job, config_path)
-        check_microbatches(job, system, config_path)
-        check_discriminator(job, system, config_path)
+    for name in experiment.order:
+        stage, config_path = experiment.stages[name], f"config.stages.{name}"
+        system = stage.system
+        check_microbatches(stage, system, config_path)
+        check_discriminator(stage, system, config_path)
         params = flatten(
             registry.check_shapes(system, f"{config_path}.model", abstract_params)
         )
         own = {path: leaf.shape for path, leaf in params.items()}
         rule = f"{config_path}.optimizer"
         axes = None
-        if any(group.rule == "muon" for group in job.optimizer.groups.values()):
+        if any(group.rule == "muon" for group in stage.optimizer.groups.values()):
             axes = flatten(registry.logical_axes(system))
-        make_optimizer(job.optimizer, own, job.train.steps, rule, axes)
-        for source in stages_needed(chain, job):
+        make_optimizer(stage.optimizer, own, stage.train.steps, rule, axes)
+        for source in stages_needed(experiment, stage):
             if source not in shapes:
                 raise UserError(
                     f"{config_path} starts from {source!r}, which does not come "
                     f"before it in config.order{nearest(source, shapes)}"
                 )
-        for ours, source in job.init.items():
+        for ours, source in stage.init.items():
             start, part = warm_start.part(source)
             if start in shapes:
                 prefix = f"{part}/" if part else ""
@@ -135,16 +119,16 @@ def check_models(
         shapes[name] = own
 
 
-def stages_needed(chain: ExperimentConfig, job: StageConfig) -> list[str]:
-    """Return the stages that a job starts from, each once."""
-    starts = [warm_start.part(source)[0] for source in job.init.values()]
-    needed = [start for start in starts if start in chain.stages]
-    needed += [job.codes.stage] if job.codes else []
+def stages_needed(experiment: ExperimentConfig, stage: StageConfig) -> list[str]:
+    """Return the stages that a stage starts from, each once."""
+    starts = [warm_start.part(source)[0] for source in stage.init.values()]
+    needed = [start for start in starts if start in experiment.stages]
+    needed += [stage.codes.stage] if stage.codes else []
     return list(dict.fromkeys(needed))
 
 
 def check_vocabulary(
-    system: registry.System, vocabulary: ImageTextVocabulary, config_path: str
+    system: System, vocabulary: ImageTextVocabulary, config_path: str
 ) -> None:
     """Refuse a model that numbers ids otherwise than the data set's tokenizer."""
     _check_equal(
@@ -152,16 +136,14 @@ def check_vocabulary(
     )
 
 
-def check_codes(
-    system: registry.System, codes: CodeSpec | None, config_path: str
-) -> None:
+def check_codes(system: System, codes: CodeSpec | None, config_path: str) -> None:
     """Refuse a model of images of other codes than the data set's."""
     if codes is not None:
         _check_equal(system, system.data.codes, codes, f"{config_path}.model")
 
 
 def _check_equal(
-    system: registry.System,
+    system: System,
     fields: Mapping[str, str],
     found: object,
     config_path: str,
@@ -187,17 +169,17 @@ def _check_equal(
         raise ConfigError(f"{'; '.join(wrong)}. Set the config to the data set's.")
 
 
-def _check_kind(system: registry.System, kind: object, config_path: str) -> None:
+def _check_kind(system: System, kind: str, config_path: str) -> None:
     """Refuse a kind of data whose arrays the model's loss does not read."""
     kinds = system.data.kinds
-    if kind in KINDS and kind not in kinds:
+    if kind not in kinds:
         raise ConfigError(
             f"{config_path}.data.kind is {kind!r}, but this {system.kind} learns from "
             f"{' or '.join(map(repr, kinds))}; set it to that."
         )
 
 
-def _check_data(system: registry.System, data: DataConfig, config_path: str) -> None:
+def _check_data(system: System, data: DataConfig, config_path: str) -> None:
     """Refuse data that does not suit the model, as far as the config says."""
     field = system.data.text_length
     if (
@@ -215,7 +197,7 @@ def _check_data(system: registry.System, data: DataConfig, config_path: str) -> 
     _check_size(system, data, config_path)
 
 
-def _check_size(system: registry.System, data: DataConfig, config_path: str) -> None:
+def _check_size(system: System, data: DataConfig, config_path: str) -> None:
     """Refuse pictures of sizes that a tokenizer or a tower does not see."""
     size, needs = data.image_size, system.data
     # A tower cuts off what is left beside its last patch, as published.
@@ -232,9 +214,10 @@ def _check_size(system: registry.System, data: DataConfig, config_path: str) -> 
         )
 
 
-def _check_source(job: StageConfig, data: DataConfig, config_path: str) -> None:
+def _check_source(stage: StageConfig, config_path: str) -> None:
     """Refuse codes that no batch would hold."""
-    if job.codes is None:
+    data = stage.data
+    if stage.codes is None:
         return
     if isinstance(data, ImagesConfig | PairsConfig):
         raise ConfigError(
@@ -249,9 +232,7 @@ def _check_source(job: StageConfig, data: DataConfig, config_path: str) -> None:
         )
 
 
-def _check_sequences(
-    system: registry.System, data: SequencesConfig, config_path: str
-) -> None:
+def _check_sequences(system: System, data: SequencesConfig, config_path: str) -> None:
     """Refuse packed rows that show pictures otherwise than the model sees them."""
     tower, undrawable = system.data.tower, system.data.undrawable
     vision = system.value(tower) if tower else None
@@ -308,18 +289,18 @@ def _unread(system: System, data: DataConfig, config_path: str) -> Iterator[str]
         )
 
 
-def check_microbatches(job: StageConfig, system: System, config_path: str) -> None:
+def check_microbatches(stage: StageConfig, system: System, config_path: str) -> None:
     """Refuse to part a batch whose elements the loss compares with each other.
 
     Args:
-        job: the stage's config.
+        stage: the stage's config.
         system: the model.
         config_path: dotted path of the config, for messages.
 
     Raises:
         ConfigError: naming the field.
     """
-    if system.whole_batch and job.train.microbatches > 1:
+    if system.whole_batch and stage.train.microbatches > 1:
         raise ConfigError(
             f"{config_path}.train.microbatches: the loss of this {system.kind} "
             "compares the elements of the whole batch with each other; set it to 1."
@@ -327,12 +308,12 @@ def check_microbatches(job: StageConfig, system: System, config_path: str) -> No
 
 
 def check_discriminator(
-    job: StageConfig, system: System, config_path: str
+    stage: StageConfig, system: System, config_path: str
 ) -> DiscriminatorTrainer | None:
-    """Lay out a job's discriminator and check the frozen networks it names.
+    """Lay out a stage's discriminator and check the frozen networks it names.
 
     Args:
-        job: the stage's config.
+        stage: the stage's config.
         system: the model.
         config_path: dotted path of the config, for messages.
 
@@ -341,16 +322,16 @@ def check_discriminator(
             does not fit the system.
     """
     wanted = set(system.frozen_models)
-    config = job.discriminator
+    config = stage.discriminator
     if config is not None and config.frozen:
         wanted.add(BACKBONE)
-    for name in sorted(wanted - job.frozen_models.keys()):
+    for name in sorted(wanted - stage.frozen_models.keys()):
         raise ConfigError(
             f"{config_path}.frozen_models: the training consults a frozen network "
             f"{name!r}; "
             "name its weights there, {'" + name + "': {'format': …, 'path': …}}."
         )
-    for name in sorted(job.frozen_models.keys() - wanted):
+    for name in sorted(stage.frozen_models.keys() - wanted):
         raise ConfigError(
             f"{config_path}.frozen_models.{name}: nothing consults "
             f"it{nearest(name, wanted)}"
@@ -362,28 +343,29 @@ def check_discriminator(
             f"{config_path}.discriminator: this {system.kind} draws nothing that "
             "could be judged; remove it."
         )
-    if job.train.microbatches > 1:
+    if stage.train.microbatches > 1:
         raise ConfigError(
             f"{config_path}.train.microbatches: the discriminator's weight is that of "
             "the whole batch; set it to 1."
         )
-    return make_discriminator(config, job.train.steps, f"{config_path}.discriminator")
+    return make_discriminator(config, stage.train.steps, f"{config_path}.discriminator")
 
 
-def check_rows(job: StageConfig, mesh: Mesh, config_path: str) -> None:
+def check_rows(stage: StageConfig, mesh: Mesh, config_path: str) -> None:
     """Refuse a batch that the devices of a mesh cannot share equally."""
     shards = int(np.prod([mesh.shape[axis] for axis in _ROW_AXES]))
-    rows = job.train.batch // job.train.microbatches
+    rows = stage.train.batch // stage.train.microbatches
     if rows % shards:
         raise ConfigError(
-            f"{config_path}.train.batch: {job.train.batch} in {job.train.microbatches} "
-            f"microbatches are {rows} elements at a time, which {shards} devices "
-            f"cannot share equally; choose a multiple of {shards}."
+            f"{config_path}.train.batch: {stage.train.batch} in "
+            f"{stage.train.microbatches} microbatches are {rows} elements at a time, "
+            f"which {shards} devices cannot share equally; choose a multiple of "
+            f"{shards}."
         )
 
 
 def check_resume(
-    job: StageConfig,
+    stage: StageConfig,
     system: System,
     directory: Path,
     config_path: str,
@@ -394,10 +376,10 @@ def check_resume(
     What cannot be read is left to the restore, which knows older checkpoints.
 
     Args:
-        job: the stage's config.
+        stage: the stage's config.
         system: the model.
         directory: of the stage; it may be missing.
-        config_path: dotted path of `job` in the config, for messages.
+        config_path: dotted path of `stage` in the config, for messages.
         restore_step: the checkpoint that will be gone back to.
 
     Raises:
@@ -406,12 +388,12 @@ def check_resume(
     """
     found = checkpoints.steps(directory / "checkpoints")
     if restore_step is not None and restore_step not in found:
-        _check_way_back(job, directory / "checkpoints", restore_step)
+        _check_way_back(stage, directory / "checkpoints", restore_step)
     if not found:
         return
     if restore_step is None or restore_step in found:
         newest = max(found) if restore_step is None else restore_step
-        check_step(job, newest, directory, config_path)
+        check_step(stage, newest, directory, config_path)
     try:
         saved = checkpoints.parameter_shapes(directory)
     except (UserError, OSError):
@@ -426,16 +408,18 @@ def check_resume(
         )
 
 
-def _check_way_back(job: StageConfig, checkpoint_dir: Path, step: int) -> None:
+def _check_way_back(stage: StageConfig, checkpoint_dir: Path, step: int) -> None:
     """Refuse to go back to what is not there, as far as this host can tell."""
-    is_elsewhere = job.checkpoint.local.directory or went_back(checkpoint_dir) == step
+    is_elsewhere = stage.checkpoint.local.directory or went_back(checkpoint_dir) == step
     if not is_elsewhere:
         raise missing_checkpoint(step, checkpoint_dir)
 
 
-def check_step(job: StageConfig, step: int, directory: Path, config_path: str) -> None:
+def check_step(
+    stage: StageConfig, step: int, directory: Path, config_path: str
+) -> None:
     """Refuse parameters that have been trained for longer than the stage is to be."""
-    steps = job.train.steps
+    steps = stage.train.steps
     if step > steps:
         raise ConfigError(
             f"{config_path}.train.steps: {steps}, but the checkpoint in {directory} "

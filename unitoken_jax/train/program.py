@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from unitoken_jax.checkpoint.state import Params, TrainState
 from unitoken_jax.models import registry
 from unitoken_jax.models.system import FrozenModels, System
 from unitoken_jax.parallel import rows, rules
-from unitoken_jax.parallel.mesh import make_mesh
+from unitoken_jax.parallel.mesh import Devices, make_mesh
 from unitoken_jax.parallel.rows import Spec
 from unitoken_jax.runtime.pytree import flatten
 from unitoken_jax.train import loop, preflight
@@ -36,9 +36,7 @@ from unitoken_jax.train.update.adversarial import (
 from unitoken_jax.train.update.ema import with_ema
 from unitoken_jax.train.update.optimizer import Optimizer, make_optimizer
 from unitoken_jax.train.update.step import (
-    Batch,
     Loss,
-    Metrics,
     Update,
     make_train_step,
     make_update,
@@ -47,6 +45,8 @@ from unitoken_jax.train.update.step import (
 
 log = logging.getLogger(__name__)
 
+CompilerOptions = dict[str, Any]
+"""Options of XLA by name; JAX's own type leaves out numbers."""
 Images = Callable[[Params, loop.HostBatch], Mapping[str, np.ndarray]]
 """Draws what a model does with a batch, by name."""
 
@@ -56,7 +56,7 @@ class TrainProgram:
     """What a stage computes and where it lives, before anything is computed.
 
     Attributes:
-        job: the stage's config.
+        stage: the stage's config.
         system: the model.
         mesh: the devices.
         params: a sharding for each parameter, nested.
@@ -67,7 +67,7 @@ class TrainProgram:
         abstract: shapes, types and shardings of the state.
     """
 
-    job: StageConfig
+    stage: StageConfig
     system: System
     mesh: Mesh
     params: Params
@@ -83,10 +83,12 @@ class TrainProgram:
         return jax.tree.map(lambda leaf: leaf.sharding, self.abstract)
 
     @property
-    def compiler_options(self) -> dict[str, Any] | None:
-        """The job's options for the compiler of its devices, None for others."""
+    def compiler_options(self) -> CompilerOptions | None:
+        """The stage's options for the compiler of its devices, None for others."""
         is_tpu = self.mesh.devices.flat[0].platform == "tpu"
-        return dict(self.job.tpu_options) if is_tpu and self.job.tpu_options else None
+        return (
+            dict(self.stage.tpu_options) if is_tpu and self.stage.tpu_options else None
+        )
 
     def init_state(self, sources: Mapping[str, tuple[Path, str]]) -> TrainState:
         """Return the state before the first step, with its parts of earlier stages.
@@ -96,10 +98,10 @@ class TrainProgram:
         """
         # It runs once: on the CPU, optimizing it takes far longer than running it.
         is_cpu = self.mesh.devices.flat[0].platform == "cpu"
-        options: dict[str, Any] | None = None
+        options: CompilerOptions | None = None
         if is_cpu:
             options = {"xla_backend_optimization_level": 0}
-        key = jax.random.key(self.job.seed)
+        key = jax.random.key(self.stage.seed)
         with jax.set_mesh(self.mesh):
             create = jax.jit(self.create, out_shardings=self.shardings).lower(key)
             state = create.compile(compiler_options=options)(key)
@@ -109,34 +111,24 @@ class TrainProgram:
             ema = jax.tree.map(jnp.copy, params)
         return dataclasses.replace(state, params=params, ema=ema)
 
-    def lower(
-        self,
-        state: TrainState,
-        batch: Mapping[str, jax.Array | jax.ShapeDtypeStruct],
-        frozen_models: FrozenModels,
-    ) -> jax.stages.Lowered:
-        """Lower the step (state, batch, frozen_models) → (state, metrics).
+    @functools.cached_property
+    def update(self) -> Update:
+        """The update of a step; what the loss consults is its last argument."""
+        return make_step_update(
+            self.stage, self.system, self.optimizer, self.discriminator
+        )
 
-        Args:
-            state: arrays, or their shapes; its buffers are given up by a step.
-            batch: arrays, or their shapes.
-            frozen_models: what the loss consults, of arrays or of their shapes.
+    @functools.cached_property
+    def step(self) -> jax.stages.Wrapped:
+        """The step (state, batch, frozen_models) → (state, metrics), jitted.
+
+        The state's buffers are given up by it. Call or lower it under the mesh.
         """
-
-        def train_step(
-            state: TrainState, batch: Batch, frozen_models: FrozenModels
-        ) -> tuple[TrainState, Metrics]:
-            return make_train_step(self.update(frozen_models), self.job.guard)(
-                state, batch
-            )
-
-        step = jax.jit(
-            train_step,
+        return jax.jit(
+            make_train_step(self.update, self.stage.guard),
             donate_argnums=0,
             out_shardings=(self.shardings, self.replicated),
         )
-        with jax.set_mesh(self.mesh):
-            return step.lower(state, batch, frozen_models)
 
     def compile(
         self,
@@ -151,13 +143,13 @@ class TrainProgram:
             frozen_models: what the loss consults.
             images: draws what the model does with a batch, or None.
         """
-        began, size = time.monotonic(), self.job.train.batch
+        began, size = time.monotonic(), self.stage.train.batch
         own = rows.local_rows(size, self.mesh)
         frozen_models = jax.device_put(dict(frozen_models), self.replicated)
         shapes = {k: ((size, *shape[1:]), dtype) for k, (shape, dtype) in spec.items()}
         batch = rows.abstract(shapes, self.mesh)
-        lowered = self.lower(self.abstract, batch, frozen_models)
         with jax.set_mesh(self.mesh):
+            lowered = self.step.lower(self.abstract, batch, frozen_models)
             compiled = lowered.compile(compiler_options=self.compiler_options)
         log.info("compiled in %.1f s", time.monotonic() - began)
         return loop.Program(
@@ -167,49 +159,43 @@ class TrainProgram:
             own.tolist(),
         )
 
-    def update(self, frozen_models: FrozenModels) -> Update:
-        """Return the update of a step; inside a jitted function, of its arguments."""
-        return make_step_update(
-            self.job, self.system, self.optimizer, self.discriminator, frozen_models
-        )
-
 
 def make_program(
-    job: StageConfig,
+    stage: StageConfig,
     system: System,
     config_path: str,
-    devices: Sequence[Any] | None,
+    devices: Devices | None,
 ) -> TrainProgram:
     """Say where everything of a stage will live.
 
     Args:
-        job: the stage's config.
+        stage: the stage's config.
         system: the model.
-        config_path: dotted path of `job` in the config, for messages.
+        config_path: dotted path of `stage` in the config, for messages.
         devices: to run on; all if None.
     """
-    mesh = make_mesh(job.mesh, devices)
-    preflight.check_microbatches(job, system, config_path)
-    preflight.check_rows(job, mesh, config_path)
+    mesh = make_mesh(stage.mesh, devices)
+    preflight.check_microbatches(stage, system, config_path)
+    preflight.check_rows(stage, mesh, config_path)
     shapes = registry.abstract_params(system)
     axes = registry.logical_axes(system)
     params = rules.shardings(axes, shapes, mesh)
     replicated = NamedSharding(mesh, PartitionSpec())
     optimizer = make_optimizer(
-        job.optimizer,
+        stage.optimizer,
         flatten(shapes),
-        job.train.steps,
+        stage.train.steps,
         f"{config_path}.optimizer",
         flatten(axes),
     )
-    discriminator = preflight.check_discriminator(job, system, config_path)
+    discriminator = preflight.check_discriminator(stage, system, config_path)
 
     def create(key: jax.Array) -> TrainState:
         return states.create(
             system.init_params,
             optimizer.init,
             key,
-            ema=bool(job.train.ema),
+            ema=bool(stage.train.ema),
             init_discriminator=discriminator.init if discriminator else None,
         )
 
@@ -220,44 +206,44 @@ def make_program(
         states.shardings(state, params, replicated),
     )
     return TrainProgram(
-        *(job, system, mesh, params, replicated, optimizer, discriminator),
+        *(stage, system, mesh, params, replicated, optimizer, discriminator),
         create=create,
         abstract=abstract,
     )
 
 
 def make_step_update(
-    job: StageConfig,
+    stage: StageConfig,
     system: System,
     optimizer: Optimizer,
     discriminator: DiscriminatorTrainer | None,
-    frozen_models: FrozenModels,
 ) -> Update:
-    """Return the update of a job's step.
+    """Return the update of a stage's step.
 
     Args:
-        job: the stage's config.
+        stage: the stage's config.
         system: the model.
         optimizer: of its parameters.
         discriminator: the discriminator, or None.
-        frozen_models: frozen networks; inside a jitted function, its arguments.
+
+    Returns:
+        An update that takes the frozen models behind the random key.
     """
     if discriminator is not None and system.generator_loss is not None:
         update = make_adversarial_update(
-            system.generator_loss, optimizer, discriminator, frozen_models
+            system.generator_loss, optimizer, discriminator
         )
     else:
-        loss = loss_of(system, frozen_models)
-        update = make_update(loss, optimizer, job.train.microbatches)
+        update = make_update(loss_of(system), optimizer, stage.train.microbatches)
     if system.post_update is not None:
         update = with_post_update(update, system.post_update)
-    if job.train.ema:
-        update = with_ema(update, job.train.ema)
+    if stage.train.ema:
+        update = with_ema(update, stage.train.ema)
     return update
 
 
-def loss_of(system: System, frozen_models: FrozenModels) -> Loss:
-    """Return the loss of a system, given the frozen networks it consults."""
-    if not system.frozen_models:
+def loss_of(system: System) -> Loss:
+    """Return the loss of a system, with the frozen models as its last argument."""
+    if system.frozen_models:
         return system.loss
-    return functools.partial(system.loss, frozen_models=frozen_models)
+    return lambda params, batch, key, _: system.loss(params, batch, key)

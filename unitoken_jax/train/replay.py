@@ -9,7 +9,6 @@ import dataclasses
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +17,7 @@ import numpy as np
 from unitoken_jax.checkpoint import reader as checkpoints
 from unitoken_jax.checkpoint.state import TrainState
 from unitoken_jax.config import UserError
+from unitoken_jax.parallel.mesh import Devices
 from unitoken_jax.runtime import environment
 from unitoken_jax.runtime.pytree import PyTree
 from unitoken_jax.train.components import StageComponents
@@ -89,23 +89,23 @@ class Finding:
 
 
 def replay(
-    job: StageConfig,
+    stage: StageConfig,
     parts: StageComponents,
     directory: Path,
     step: int,
     *,
     config_path: str = "config",
     sources: Mapping[str, tuple[Path, str]] | None = None,
-    devices: Sequence[Any] | None = None,
+    devices: Devices | None = None,
 ) -> Finding:
     """Execute a step again; nothing but `replay-STEP.json` is written.
 
     Args:
-        job: the stage's config; its mesh may be another than the run's.
+        stage: the stage's config; its mesh may be another than the run's.
         parts: what it is made of.
         directory: of the stage.
         step: counted from 1, as in the log.
-        config_path: dotted path of `job` in the config, for messages.
+        config_path: dotted path of `stage` in the config, for messages.
         sources: see `stage.run`.
         devices: see `stage.run`.
 
@@ -115,16 +115,17 @@ def replay(
     """
     if jax.process_count() > 1:
         raise UserError("--replay runs in one process; its mesh may be another.")
-    if not 1 <= step <= job.train.steps:
+    if not 1 <= step <= stage.train.steps:
         raise UserError(
-            f"--replay={step}: the stage {job.name!r} has steps 1 to {job.train.steps}."
+            f"--replay={step}: the stage {stage.name!r} has steps 1 to "
+            f"{stage.train.steps}."
         )
     if not any((directory / name).exists() for name in _TRACES):
         raise UserError(
             f"--replay={step}: {directory} holds neither a checkpoint nor a flight "
             "record of a run; give the --workdir and --stage of the step."
         )
-    layout = make_program(job, parts.system, config_path, devices)
+    layout = make_program(stage, parts.system, config_path, devices)
     state, start, position = _restore(directory, layout, step - 1)
     if state is None:
         state = layout.init_state(sources or {})
@@ -142,7 +143,7 @@ def replay(
     deviations += _compare_input(step, batch, recorded.get(step, {}))
     case = _Case(state, batch, record, program.place)
     with jax.set_mesh(layout.mesh):
-        finding = _look(job, parts, layout, case)
+        finding = _look(stage, parts, layout, case)
     deviations += _compare_loss(step, {"loss": finding.loss}, recorded.get(step, {}))
     finding = dataclasses.replace(
         finding, step=step, start=start, deviations=tuple(deviations)
@@ -218,17 +219,18 @@ class _Case:
 
 
 def _look(
-    job: StageConfig, parts: StageComponents, layout: TrainProgram, case: _Case
+    stage: StageConfig, parts: StageComponents, layout: TrainProgram, case: _Case
 ) -> Finding:
     """Look into the update of one step."""
     state, batch, record, place = case.state, case.batch, case.record, case.place
-    update = layout.update(parts.frozen_models)
     key = jax.random.fold_in(state.key, state.step)
 
     def step(inputs: Mapping[str, PyTree]) -> dict[str, PyTree]:
         learned = {field: inputs[name] for field, name in _NAMES.items()}
         before = dataclasses.replace(state, **learned)
-        after, metrics = update(before, inputs["batch"], key)
+        after, metrics = layout.update(
+            before, inputs["batch"], key, parts.frozen_models
+        )
         return {"metrics": metrics, **_named(after)}
 
     inputs = _named(state)
@@ -248,9 +250,12 @@ def _look(
 
         rows = _blame(is_finite, range(size))
         if layout.discriminator is None:
-            loss = loss_of(parts.system, parts.frozen_models)
-            gradient = make_gradient(loss, layout.optimizer, job.train.microbatches)
-            flat, _ = jax.jit(gradient)(state.params, place(batch), key)
+            gradient = make_gradient(
+                loss_of(parts.system), layout.optimizer, stage.train.microbatches
+            )
+            flat, _ = jax.jit(gradient)(
+                state.params, place(batch), key, parts.frozen_models
+            )
             gradients = [k for k, x in flat.items() if not bool(jnp.isfinite(x).all())]
     if record is not None and rows and max(rows) < len(record):
         record = record[rows]

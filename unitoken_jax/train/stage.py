@@ -3,11 +3,10 @@
 Start at `run` to see how a training is put together.
 """
 
-import dataclasses
 import json
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,8 @@ from unitoken_jax.checkpoint.manager import Checkpointer
 from unitoken_jax.checkpoint.reader import Restored
 from unitoken_jax.checkpoint.state import TrainState
 from unitoken_jax.config import plain, render
+from unitoken_jax.parallel.mesh import Devices
+from unitoken_jax.renamed import translate
 from unitoken_jax.runtime import environment, processes
 from unitoken_jax.runtime.console import log_to_file
 from unitoken_jax.train import loop, preflight
@@ -46,7 +47,7 @@ def origins_of(directory: Path) -> dict[str, str]:
     return dict(found) if isinstance(found, Mapping) else {}
 
 
-def _finished(directory: Path) -> Mapping[str, Any]:
+def _finished(directory: Path) -> Mapping[str, object]:
     try:
         found = json.loads((directory / FINISHED).read_bytes())
     except (OSError, ValueError, RecursionError):
@@ -55,7 +56,7 @@ def _finished(directory: Path) -> Mapping[str, Any]:
 
 
 def run(
-    job: StageConfig,
+    stage: StageConfig,
     parts: StageComponents,
     directory: Path,
     *,
@@ -63,16 +64,16 @@ def run(
     sources: Mapping[str, tuple[Path, str]] | None = None,
     origins: Mapping[str, str] | None = None,
     restore_step: int | None = None,
-    devices: Sequence[Any] | None = None,
+    devices: Devices | None = None,
     pace: Pace | None = None,
 ) -> loop.Outcome:
     """Train one stage, from its newest checkpoint if it has one.
 
     Args:
-        job: the stage's config.
+        stage: the stage's config.
         parts: what it is made of.
         directory: of the stage; made if missing.
-        config_path: dotted path of `job` in the config, for messages.
+        config_path: dotted path of `stage` in the config, for messages.
         sources: our subtree → (directory, subtree) to start from, see `warm_start`.
         origins: stage that it starts from, or whose codes it sees → a mark of what
             that has come to, kept to notice when it is trained again.
@@ -86,14 +87,14 @@ def run(
     directory.mkdir(parents=True, exist_ok=True)
     with _logged(directory):
         began, now = time.monotonic(), time.time()
-        description = _describe(job, parts, directory, config_path)
+        description = _describe(stage, directory, config_path)
         preflight.check_streams(parts.batches.digest, config_path)
-        program = make_program(job, parts.system, config_path, devices)
-        with Checkpointer(directory / "checkpoints", job.checkpoint) as checkpointer:
+        program = make_program(stage, parts.system, config_path, devices)
+        with Checkpointer(directory / "checkpoints", stage.checkpoint) as checkpointer:
             restored = checkpointer.restore(program.abstract, restore_step)
             if restored is not None:
                 preflight.check_step(
-                    job, int(restored.state.step), directory, config_path
+                    stage, int(restored.state.step), directory, config_path
                 )
                 _reopen(directory, restored, restore_step)
             _write_description(directory, description)
@@ -104,18 +105,18 @@ def run(
                 meta = restored.meta
                 log.info(
                     "resuming at step %d of %d, sample %d of the data",
-                    *(int(state.step), job.train.steps, position),
+                    *(int(state.step), stage.train.steps, position),
                 )
                 _report_changes(meta, description)
                 _report_stream(meta, parts.batches.digest)
-                origins = _origins(meta, origins or {}, job.name)
+                origins = _origins(meta, origins or {}, stage.name)
             _report_size(state, program.optimizer)
             compiled = program.compile(
                 parts.batches.batch_spec, parts.frozen_models, parts.pictures
             )
             parts.batches.position = position
             outcome = loop.run(
-                job,
+                stage,
                 compiled,
                 state,
                 parts.batches,
@@ -133,12 +134,12 @@ def run(
                 checkpointer.discard_local()
         if outcome.complete:
             seconds = time.monotonic() - began
-            _finish(job, directory, outcome, seconds, origins or {})
+            _finish(stage, directory, outcome, seconds, origins or {})
         return outcome
 
 
 def _finish(
-    job: StageConfig,
+    stage: StageConfig,
     directory: Path,
     outcome: loop.Outcome,
     seconds: float,
@@ -146,17 +147,17 @@ def _finish(
 ) -> None:
     """Mark the stage as complete."""
     # Nothing is left to do where an earlier start was killed before it came here.
-    metrics = outcome.metrics or last_metrics(directory, job.train.steps)
+    metrics = outcome.metrics or last_metrics(directory, stage.train.steps)
     content = {
-        "steps": job.train.steps,
+        "steps": stage.train.steps,
         "seconds": seconds,
         "metrics": dict(metrics),
         "origins": dict(origins),
     }
     if processes.is_first():
         environment.write_json(directory / FINISHED, content)
-    processes.wait_for_all(f"the end of stage {job.name}")
-    log.info("stage %s is complete after %.0f s", job.name, seconds)
+    processes.wait_for_all(f"the end of stage {stage.name}")
+    log.info("stage %s is complete after %.0f s", stage.name, seconds)
 
 
 @contextmanager
@@ -174,13 +175,11 @@ def _logged(directory: Path) -> Iterator[None]:
 
 
 def _describe(
-    job: StageConfig, parts: StageComponents, directory: Path, config_path: str
-) -> dict[str, Any]:
+    stage: StageConfig, directory: Path, config_path: str
+) -> dict[str, dict[str, Any]]:
     """Log config and environment; return them, as they stand in the checkpoints."""
-    model = {"kind": parts.system.kind, **plain(parts.system.config)}
-    complete = dataclasses.replace(job, model=model, data=plain(parts.data))
-    config, surroundings = plain(complete), environment.describe()
-    text = render(complete, config_path)
+    config, surroundings = plain(stage), environment.describe()
+    text = render(stage, config_path)
     log.info("%s", text, extra={"file_only": True})
     log.info(
         "config: %s, %d fields, also in %s",
@@ -210,18 +209,16 @@ def _reopen(directory: Path, restored: Restored, restore_step: int | None) -> No
         (directory / FINISHED).unlink(missing_ok=True)
 
 
-def _report_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+def _report_changes(before: Mapping[str, object], now: Mapping[str, object]) -> None:
     """Warn of fields that differ from the config of the checkpoint."""
     # Through JSON and back, so that tuples and lists compare.
-    old, new = (
-        set(render(json.loads(json.dumps(meta.get("config", {}))), "").splitlines())
-        for meta in (before, now)
-    )
+    configs = (json.loads(json.dumps(meta.get("config", {}))) for meta in (before, now))
+    old, new = (set(render(translate(c)[0], "").splitlines()) for c in configs)
     for line in sorted(new - old):
         log.warning("changed since the checkpoint: %s", line.removeprefix("."))
 
 
-def _report_stream(before: Mapping[str, Any], digest: str) -> None:
+def _report_stream(before: Mapping[str, object], digest: str) -> None:
     """Warn of another stream than the checkpoint's; older ones do not say."""
     if before.get("stream", digest) != digest:
         log.warning(

@@ -54,10 +54,10 @@ def test_latents_that_lie_in_a_plane_are_told(caplog):
 
 
 def test_a_discriminator_that_wins_is_named(caplog):
-    off = CALM | {"adversary/hinge": 0.0, "adversary/ramp": 0.0}
-    wins = off | {"adversary/ramp": 1.0, "adversary/hinge": 0.02}
+    off = CALM | {"discriminator/hinge": 0.0, "discriminator/ramp": 0.0}
+    wins = off | {"discriminator/ramp": 1.0, "discriminator/hinge": 0.02}
     (line,) = warnings(caplog, [off] * 9 + [wins] * 5)
-    assert "step 11: the discriminator wins: adversary/hinge is 0.02" in line
+    assert "step 11: the discriminator wins: discriminator/hinge is 0.02" in line
     assert not warnings(caplog, [off] * 9)
 
 

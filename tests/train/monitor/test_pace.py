@@ -9,19 +9,19 @@ from unitoken_jax.train.monitor.pace import Left, Pace
 
 
 def _chain():
-    def job(kind, steps, batch=8, **data):
+    def job(kind, steps, batch=8, data="images", **fields):
         return {
             "seed": 0,
             "model": {"kind": kind},
-            "data": {"kind": "images", **data},
+            "data": {"kind": data, **fields},
             "optimizer": {"learning_rate": 1.0},
             "train": {"steps": steps, "batch": batch},
         }
 
     stages = {
         "first": job("vqgan", 100),
-        "second": job("unitoken", 50, row_length=100),
-        "third": job("unitoken", 30, batch=16, row_length=200),
+        "second": job("unitoken", 50, data="sequences", row_length=100),
+        "third": job("unitoken", 30, 16, data="sequences", row_length=200),
     }
     node = {"name": "chain", "order": tuple(stages), "stages": stages, "data_dir": "d"}
     return build_experiment(node)

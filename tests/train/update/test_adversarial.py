@@ -43,10 +43,10 @@ LAST = "decoder/head/kernel"
 
 def train(directory: Path, batches=None, devices=None, **fields):
     job = tokenizer.job(**fields)
-    system = registry.build(job.model)
+    system = job.system
     frozen_models = FROZEN_MODELS if system.frozen_models else {}
     parts = StageComponents(
-        system, {}, batches or tokenizer.Batches(), frozen_models=frozen_models
+        system, batches or tokenizer.Batches(), frozen_models=frozen_models
     )
     return stage.run(job, parts, directory, devices=devices)
 
@@ -88,15 +88,14 @@ def whole(tmp_path_factory):
 def test_every_term_is_a_metric_and_the_adversary_begins_in_time(whole):
     found = rows(whole)
     terms = {"l1", "l2", "perceptual", "quantization", "contrastive", "deceit"}
-    terms |= {"adversary/hinge", "adversary/consistency", "adaptive_weight"}
+    terms |= {"discriminator/hinge", "discriminator/consistency", "adaptive_weight"}
     terms |= {"usage/0", "usage/1", "dead/0", "perplexity/1", "psnr", "accuracy"}
     assert terms <= found[0].keys()
     assert "histogram" not in found[0]
-    assert [row["adversary/ramp"] for row in found] == [0, 0, 1, 1]
-    assert [bool(row["adversary/hinge"]) for row in found] == [0, 0, 1, 1]
+    assert [row["discriminator/ramp"] for row in found] == [0, 0, 1, 1]
+    assert [bool(row["discriminator/hinge"]) for row in found] == [0, 0, 1, 1]
     assert [bool(row["deceit"]) for row in found] == [0, 0, 1, 1]
-    config = tokenizer.job().model | {}
-    objective = registry.build(config).config.objective
+    objective = tokenizer.job().system.config.objective
     last = found[-1]
     total = sum(
         getattr(objective, name) * last[name]
@@ -148,8 +147,8 @@ def test_the_average_lags_behind_and_can_be_restored(whole):
 def parts():
     """System, plain gradient descent, discriminator and parameters."""
     job = tokenizer.job()
-    node = {**job.model, "vision": {**job.model["vision"], "drop_path": 0.0}}
-    system = registry.build(node)
+    vision = tokenizer.MODEL["vision"] | {"drop_path": 0.0}
+    system = registry.build(tokenizer.MODEL | {"vision": vision})
     shapes = registry.abstract_params(system)
     config = dataclasses.replace(job.optimizer, schedule="constant", learning_rate=1.0)
     rule = make_optimizer(config, flatten(shapes), 4)
@@ -167,12 +166,8 @@ def update(parts):
         jax.random.key(0),
         init_discriminator=discriminator.init,
     )
-    step = jax.jit(
-        make_adversarial_update(
-            system.generator_loss, rule, discriminator, FROZEN_MODELS
-        )
-    )
-    return state, step
+    learn = make_adversarial_update(system.generator_loss, rule, discriminator)
+    return state, jax.jit(lambda *inputs: learn(*inputs, FROZEN_MODELS))
 
 
 def at(state, step):
@@ -251,7 +246,11 @@ def test_eight_devices_give_the_gradients_of_one(parts, update):
             start[path] - ours[path], gradient, rtol=0, atol=bound, err_msg=path
         )
     names = ["loss", "deceit", "adaptive_weight", "grad_norm", "contrastive"]
-    names += ["adversary/hinge", "adversary/consistency", "adversary/grad_norm"]
+    names += [
+        "discriminator/hinge",
+        "discriminator/consistency",
+        "discriminator/grad_norm",
+    ]
     for name in names:
         assert found[name] == pytest.approx(float(metrics[name]), rel=1e-4), name
     left, right = eight.discriminator.params, one.discriminator.params
@@ -284,9 +283,7 @@ def test_a_fault_on_the_other_side_refuses_the_step_of_both(tmp_path):
     spoilt = jax.tree.map(lambda x: x * np.float32(np.nan), network.params)
     broken["perceptual"] = dataclasses.replace(network, params=spoilt)
     job = tokenizer.job()
-    parts = StageComponents(
-        registry.build(job.model), {}, tokenizer.Batches(), frozen_models=broken
-    )
+    parts = StageComponents(job.system, tokenizer.Batches(), frozen_models=broken)
     with pytest.raises(DivergedError, match="each of the steps 1 to 4 was skipped"):
         stage.run(job, parts, tmp_path)
     assert [row["skipped"] for row in rows(tmp_path)] == [1, 2, 3, 4]
@@ -310,7 +307,7 @@ def test_a_run_warns_of_collapsed_codebooks_and_of_a_discriminator_that_wins(tmp
     log = (tmp_path / "log.txt").read_text()
     for number in range(2):
         assert f"codebook {number} has collapsed: usage/{number} says that" in log
-    assert "the discriminator wins: adversary/hinge is" in log
+    assert "the discriminator wins: discriminator/hinge is" in log
     used = rows(tmp_path)[-1]["usage/0"]
     assert 0 < used < 0.5
 

@@ -5,15 +5,14 @@ inception_score); with any other network by its own (frechet_NETWORK), so that n
 takes the one for the other.
 """
 
-import dataclasses
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
-from typing import Annotated, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from unitoken_jax.config import Bounds, Count, Natural, Seed
+from unitoken_jax.evaluate.config import DistributionConfig
 from unitoken_jax.evaluate.feature_networks.extractors import FeatureNetwork, features
 from unitoken_jax.evaluate.statistics import (
     frechet,
@@ -27,32 +26,6 @@ log = logging.getLogger(__name__)
 
 INCEPTION = "inception"
 """Name of the network whose numbers are the published ones."""
-
-
-@dataclasses.dataclass(frozen=True)
-class DistributionConfig:
-    """How sets of pictures are compared; the defaults are the published ones.
-
-    Attributes:
-        batch: Pictures in the network at once.
-        keep: Whether the features (never the pictures) are held in memory; if not,
-            only the Fréchet distance is computed, without interval.
-        neighbors: k of precision and recall; 0 leaves them out.
-        splits: Parts of the inception score; 0 leaves it out.
-        subsets: Pairs of subsets of the kernel distance; 0 leaves it out.
-        subset: Pictures in each of them, fewer if there are fewer.
-        resamples: Of the Fréchet distance's interval; 0 leaves it out.
-        seed: Of all that is drawn.
-    """
-
-    batch: Count = 32
-    keep: bool = True
-    neighbors: Count = 3
-    splits: Count = 10
-    subsets: Count = 100
-    subset: Annotated[int, Bounds(2)] = 1000
-    resamples: Natural = 50
-    seed: Seed = 2020
 
 
 class Features(NamedTuple):

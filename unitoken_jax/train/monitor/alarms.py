@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 _USAGE = "usage"
 _RANK = "latent_rank"
-_HINGE, _RAMP = "adversary/hinge", "adversary/ramp"
+_HINGE, _RAMP = "discriminator/hinge", "discriminator/ramp"
 # What every step has and what follows from a term that is not finite.
 _SUMS = ("loss", "grad_norm", "adaptive_weight")
 

@@ -42,7 +42,7 @@ class Goodput:
         """Count a step that took so long, its waits taken off."""
         self.productive += max(seconds, 0.0)
 
-    def record(self) -> dict[str, Any]:
+    def record(self) -> dict[str, object]:
         """Return what a checkpoint keeps, to be merged into its description."""
         return {"goodput": {"began": self.began, "productive": self.productive}}
 

@@ -29,6 +29,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from unitoken_jax import files
+from unitoken_jax.renamed import metric
 from unitoken_jax.runtime import outlet
 from unitoken_jax.runtime.outlet import AppendedFile, Outlet, content
 from unitoken_jax.train.config import TrainConfig
@@ -293,7 +294,7 @@ def last_metrics(directory: Path, step: int) -> dict[str, float]:
         row = line.value  # None where a killed run has left half a line
         if isinstance(row, dict) and row.get("step") == step:
             values = {k: x for k, x in row.items() if k not in _BOOKKEEPING}
-            return {k: x for k, x in values.items() if _is_number(x)}
+            return {metric(k): x for k, x in values.items() if _is_number(x)}
     return {}
 
 

@@ -12,12 +12,15 @@ import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, jaxpr_as_fun
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var, jaxpr_as_fun
+
+from unitoken_jax.runtime.pytree import PyTree
+
+Array = jax.Array | np.ndarray
 
 _OWN = str(Path(__file__).parents[3])  # where our packages lie
 _CALLS = ("jaxpr", "call_jaxpr", "fun_jaxpr")  # what equations call their function
@@ -57,7 +60,9 @@ class Origin:
         )
 
 
-def find(function: Callable[..., Any], *arguments: Any) -> tuple[Any, dict[str, Any]]:
+def find(
+    function: Callable[..., PyTree], *arguments: PyTree
+) -> tuple[PyTree, dict[str, Origin]]:
     """Evaluate a function and find where its results stop being finite.
 
     Args:
@@ -90,23 +95,23 @@ def find(function: Callable[..., Any], *arguments: Any) -> tuple[Any, dict[str, 
 class _Value:
     """What stands in a variable; constant if it depends on no argument."""
 
-    array: Any
+    array: Array
     origin: Origin | None = None
     is_constant: bool = False
 
 
-def _constant(array: Any) -> _Value:
+def _constant(array: Array) -> _Value:
     return _Value(array, is_constant=True)
 
 
 def _run(
-    jaxpr: Jaxpr, consts: Sequence[Any], arguments: Sequence[_Value], scope: str
+    jaxpr: Jaxpr, consts: Sequence[Array], arguments: Sequence[_Value], scope: str
 ) -> list[_Value]:
     """Evaluate a function's equations in order."""
     values = dict(zip(jaxpr.constvars, map(_constant, consts), strict=True))
     values |= dict(zip(jaxpr.invars, arguments, strict=True))
 
-    def read(atom: Any) -> _Value:
+    def read(atom: Var | Literal) -> _Value:
         return _constant(atom.val) if isinstance(atom, Literal) else values[atom]
 
     # A value is let go of behind its last use: layers of a large model add up.
@@ -124,7 +129,7 @@ def _run(
     return [read(atom) for atom in jaxpr.outvars]
 
 
-def _fixed(atom: Any) -> bool:
+def _fixed(atom: Var | Literal) -> bool:
     return isinstance(atom, Literal)
 
 
@@ -156,7 +161,7 @@ def _foremost(values: Sequence[_Value]) -> Origin | None:
     return next(nans, origins[0] if origins else None)
 
 
-def _bind(equation: JaxprEqn, arrays: list[Any]) -> list[Any]:
+def _bind(equation: JaxprEqn, arrays: list[Array]) -> list[Array]:
     parameters = equation.primitive.get_bind_params(equation.params)
     with equation.ctx.manager:
         results = equation.primitive.bind(*arrays, **parameters)
@@ -168,9 +173,9 @@ def _look_inside(equation: JaxprEqn, inputs: list[_Value], scope: str) -> Origin
     parameters = equation.params
     match equation.primitive.name:
         case "scan":
-            return _look_into_scan(parameters, inputs, scope)
+            return _look_into_scan(equation, inputs, scope)
         case "while":
-            return _look_into_while(parameters, inputs, scope)
+            return _look_into_while(equation, inputs, scope)
         case "cond":
             index = int(np.clip(inputs[0].array, 0, len(parameters["branches"]) - 1))
             return _first(parameters["branches"][index], inputs[1:], scope)
@@ -192,8 +197,9 @@ def _first(closed: ClosedJaxpr, inputs: Sequence[_Value], scope: str) -> Origin 
 
 
 def _look_into_scan(
-    parameters: dict[str, Any], inputs: list[_Value], scope: str
+    equation: JaxprEqn, inputs: list[_Value], scope: str
 ) -> Origin | None:
+    parameters = equation.params
     body: ClosedJaxpr = parameters["jaxpr"]
     fixed, carried = parameters["num_consts"], parameters["num_carry"]
     run = jax.jit(_as_function(body))
@@ -213,8 +219,9 @@ def _look_into_scan(
 
 
 def _look_into_while(
-    parameters: dict[str, Any], inputs: list[_Value], scope: str
+    equation: JaxprEqn, inputs: list[_Value], scope: str
 ) -> Origin | None:
+    parameters = equation.params
     body: ClosedJaxpr = parameters["body_jaxpr"]
     skipped, fixed = parameters["cond_nconsts"], parameters["body_nconsts"]
     arrays = [value.array for value in inputs]
@@ -232,17 +239,17 @@ def _look_into_while(
     return None
 
 
-def _as_function(closed: ClosedJaxpr) -> Callable[..., list[Any]]:
+def _as_function(closed: ClosedJaxpr) -> Callable[..., list[Array]]:
     return jaxpr_as_fun(closed)
 
 
-def _is_finite(array: Any) -> bool:
+def _is_finite(array: Array) -> bool:
     if not jnp.issubdtype(jnp.result_type(array), jnp.inexact):
         return True
     return bool(jnp.isfinite(array).all())
 
 
-def _origin(array: Any, name: str, line: str = "") -> Origin:
+def _origin(array: Array, name: str, line: str = "") -> Origin:
     values = np.asarray(array)
     wrong = ~np.isfinite(values.astype(np.float32))
     index = tuple(int(i) for i in np.argwhere(wrong)[0])

@@ -5,6 +5,7 @@ import itertools
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from data_pipelines.config import PackedConfig
 from unitoken_jax import files
 from unitoken_jax.runtime.outlet import content
 from unitoken_jax.train.config import ExperimentConfig, StageConfig
@@ -31,11 +32,11 @@ class Pace:
     """Knows the stages of a chain that are still to be trained."""
 
     def __init__(
-        self, chain: ExperimentConfig, workdir: Path, todo: Sequence[str]
+        self, experiment: ExperimentConfig, workdir: Path, todo: Sequence[str]
     ) -> None:
-        self._jobs = chain.stages
+        self._stages = experiment.stages
         self._todo = list(todo)
-        self._shown = {name: _read(workdir / name) for name in chain.order}
+        self._shown = {name: _read(workdir / name) for name in experiment.order}
 
     def left(self, name: str, step: int, seconds: float) -> Left:
         """Return what is left of the chain.
@@ -52,30 +53,32 @@ class Pace:
         total, unknown = 0.0, []
         rest = list(itertools.dropwhile(lambda other: other != name, self._todo))
         for each in rest:
-            job = self._jobs[each]
+            stage = self._stages[each]
             taken, one = self._shown[each]
             if not one:
-                one = self._of_its_kind(job)
-            total += max(job.train.steps - taken, 0) * one
+                one = self._of_its_kind(stage)
+            total += max(stage.train.steps - taken, 0) * one
             unknown += [] if one else [each]
         return Left(total, len(rest), tuple(unknown))
 
-    def _of_its_kind(self, job: StageConfig) -> float:
+    def _of_its_kind(self, stage: StageConfig) -> float:
         """Return the seconds of a step of a stage alike, 0 if there is none."""
         for name, (_, seconds) in reversed(self._shown.items()):
-            other = self._jobs[name]
-            if seconds and _elements(job) and _kind(other) == _kind(job):
-                return seconds * _elements(job) / _elements(other)
+            other = self._stages[name]
+            if seconds and _elements(stage) and _kind(other) == _kind(stage):
+                return seconds * _elements(stage) / _elements(other)
         return 0.0
 
 
-def _kind(job: StageConfig) -> tuple:
-    return job.model.get("kind"), job.data.get("kind")
+def _kind(stage: StageConfig) -> tuple[str, str]:
+    return stage.system.kind, stage.data.kind
 
 
-def _elements(job: StageConfig) -> float:
+def _elements(stage: StageConfig) -> float:
     """Return the size of a batch, in tokens where it has rows of them."""
-    return float(job.train.batch * job.data.get("row_length", 1))
+    data = stage.data
+    length = data.row_length if isinstance(data, PackedConfig) else 1
+    return float(stage.train.batch * length)
 
 
 def _read(directory: Path) -> tuple[int, float]:

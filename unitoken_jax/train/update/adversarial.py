@@ -46,7 +46,7 @@ class AdversarialConfig:
         optimizer: of the discriminator; its schedule begins with it.
         network: shape of the discriminator.
         frozen: whether its backbone is frozen and comes from a file, named by
-            `frozen_models.backbone` of the job; otherwise all of it learns.
+            `frozen_models.backbone` of the stage; otherwise all of it learns.
         start: share of the steps before it begins; the first step it learns in is the
             one after that.
         ramp: share over which its weight grows to the full one.
@@ -185,7 +185,6 @@ def make_adversarial_update(
     generator_loss: GeneratorLoss,
     rule: Optimizer,
     discriminator: DiscriminatorTrainer,
-    frozen_models: FrozenModels,
 ) -> Update:
     """Return the update of a system that draws and of its discriminator.
 
@@ -193,7 +192,7 @@ def make_adversarial_update(
     then learns from the pictures that were made before the step.
 
     Metrics beside the system's: `deceit` (the adversarial term before its weights),
-    `adaptive_weight`, and `adversary/…`: `ramp`, `hinge`, `consistency`, `real` and
+    `adaptive_weight`, and `discriminator/…`: `ramp`, `hinge`, `consistency`, `real` and
     `made` (shares of scores on the right side), its gradient's norm and learning
     rate.
     `loss` holds everything but the adversarial term, so that the guard's bound does not
@@ -203,12 +202,14 @@ def make_adversarial_update(
         generator_loss: the loss in parts.
         rule: the system's optimizer.
         discriminator: the discriminator.
-        frozen_models: frozen networks, arrays of the step's arguments.
+
+    Returns:
+        An update whose last argument are the frozen networks that both consult.
     """
     config = discriminator.config
 
     def update(
-        state: TrainState, batch: Batch, key: jax.Array
+        state: TrainState, batch: Batch, key: jax.Array, frozen_models: FrozenModels
     ) -> tuple[TrainState, Metrics]:
         disc_state, step = state.discriminator, state.step
         assert disc_state is not None
@@ -259,7 +260,7 @@ def make_adversarial_update(
         )
         norms = rule.norms(gradients)
         # A gradient that is not finite on either side refuses the step of both.
-        finite = jnp.isfinite(judged["adversary/grad_norm"])
+        finite = jnp.isfinite(judged["discriminator/grad_norm"])
         norms["grad_norm"] += jnp.where(finite, 0, jnp.nan)
         metrics = (
             {"loss": rest + distance}
@@ -268,7 +269,7 @@ def make_adversarial_update(
             | {
                 "deceit": deceit,
                 "adaptive_weight": jnp.where(ramp > 0, adaptive, 0),
-                "adversary/ramp": ramp,
+                "discriminator/ramp": ramp,
             }
             | judged
             | {"learning_rate": rule.schedule(step)}
@@ -324,17 +325,17 @@ def _learn(
         consistency_loss += adversarial.consistency(on_made, unblurred[1])
         hinge = adversarial.hinge(on_real, on_made)
         return hinge + discriminator.config.consistency * consistency_loss, {
-            "adversary/hinge": hinge,
-            "adversary/consistency": consistency_loss,
-            "adversary/real": jnp.mean((on_real > 0).astype(jnp.float32)),
-            "adversary/made": jnp.mean((on_made < 0).astype(jnp.float32)),
+            "discriminator/hinge": hinge,
+            "discriminator/consistency": consistency_loss,
+            "discriminator/real": jnp.mean((on_real > 0).astype(jnp.float32)),
+            "discriminator/made": jnp.mean((on_made < 0).astype(jnp.float32)),
         }
 
     def learn(disc_state: DiscriminatorState) -> tuple[DiscriminatorState, Metrics]:
         grads, metrics = jax.grad(judge, has_aux=True)(disc_state.params)
         heads, state = rule.update(grads, disc_state.opt_state, disc_state.params, time)
-        metrics["adversary/grad_norm"] = rule.norms(grads)["grad_norm"]
-        metrics["adversary/learning_rate"] = rule.schedule(time)
+        metrics["discriminator/grad_norm"] = rule.norms(grads)["grad_norm"]
+        metrics["discriminator/learning_rate"] = rule.schedule(time)
         return DiscriminatorState(heads, state), metrics
 
     zeros = jax.tree.map(

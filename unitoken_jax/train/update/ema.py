@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from unitoken_jax.checkpoint.state import TrainState
+from unitoken_jax.runtime.pytree import PyTree
 from unitoken_jax.train.update.step import Batch, Metrics, Update
 
 
@@ -17,9 +18,9 @@ def with_ema(update: Update, decay: float) -> Update:
     """
 
     def follow(
-        state: TrainState, batch: Batch, key: jax.Array
+        state: TrainState, batch: Batch, key: jax.Array, *consulted: PyTree
     ) -> tuple[TrainState, Metrics]:
-        after, metrics = update(state, batch, key)
+        after, metrics = update(state, batch, key, *consulted)
         time = state.step.astype(jnp.float32)
         share = 1.0 - jnp.minimum(decay, (1.0 + time) / (10.0 + time))
         ema = jax.tree.map(

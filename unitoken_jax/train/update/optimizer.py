@@ -411,7 +411,7 @@ def _decay_and_scale(
     groups' names into checkpoints.
     """
 
-    def apply(updates: Any, params: Any) -> Any:
+    def apply(updates: PyTree, params: PyTree) -> PyTree:
         return {
             path: -scales[path] * (direction + decays[path] * params[path])
             for path, direction in updates.items()

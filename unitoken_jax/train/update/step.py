@@ -14,35 +14,39 @@ import jax.numpy as jnp
 
 from unitoken_jax.checkpoint.state import Params, TrainState
 from unitoken_jax.ops.chunks import split
-from unitoken_jax.runtime.pytree import nest
+from unitoken_jax.runtime.pytree import PyTree, nest
 from unitoken_jax.train.update.guard import GuardConfig, judge
 from unitoken_jax.train.update.optimizer import Flat, Optimizer
 
 Batch = Mapping[str, jax.Array]
 Metrics = dict[str, jax.Array]
-Loss = Callable[[Params, Batch, jax.Array], tuple[jax.Array, Mapping[str, jax.Array]]]
-Update = Callable[[TrainState, Batch, jax.Array], tuple[TrainState, Metrics]]
+Loss = Callable[..., tuple[jax.Array, Mapping[str, jax.Array]]]
+"""(params, batch, key, *consulted) → (loss, metrics)."""
+Update = Callable[..., tuple[TrainState, Metrics]]
 """Gradients and optimizers of one step, before it is judged.
 
-Takes the state, a batch and the step's random key; returns the state with what was
-learned, and scalar metrics, among them `loss` and `grad_norm`, which the guard judges.
+Takes the state, a batch, the step's random key and what the loss consults besides, such
+as frozen networks; returns the state with what was learned, and scalar metrics, among
+them `loss` and `grad_norm`, which the guard judges.
 """
 PostUpdate = Callable[[Params, Metrics], tuple[Params, Metrics]]
 
 
 def make_train_step(
     update: Update, guard: GuardConfig
-) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
-    """Return the step: (state, batch) → (state, metrics), pure, to be jitted.
+) -> Callable[..., tuple[TrainState, Metrics]]:
+    """Return the step: (state, batch, *consulted) → (state, metrics), to be jitted.
 
     A refused step (see `guard.judge`) leaves what is learned as it was; the step counts
     on, so that the data and the schedule move on as well. Metrics gain `skipped` (all
     so far) and `consecutive_skips`.
     """
 
-    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+    def train_step(
+        state: TrainState, batch: Batch, *consulted: PyTree
+    ) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(state.key, state.step)
-        after, metrics = update(state, batch, key)
+        after, metrics = update(state, batch, key, *consulted)
         accept, guarded = judge(
             guard, state.guard, metrics["loss"], metrics["grad_norm"]
         )
@@ -69,9 +73,9 @@ def with_post_update(update: Update, settle: PostUpdate) -> Update:
     """
 
     def follow(
-        state: TrainState, batch: Batch, key: jax.Array
+        state: TrainState, batch: Batch, key: jax.Array, *consulted: PyTree
     ) -> tuple[TrainState, Metrics]:
-        state, metrics = update(state, batch, key)
+        state, metrics = update(state, batch, key, *consulted)
         params, metrics = settle(state.params, metrics)
         return dataclasses.replace(state, params=params), metrics
 
@@ -90,10 +94,10 @@ def make_update(loss: Loss, rule: Optimizer, microbatches: int = 1) -> Update:
     gradient = make_gradient(loss, rule, microbatches)
 
     def update(
-        state: TrainState, batch: Batch, key: jax.Array
+        state: TrainState, batch: Batch, key: jax.Array, *consulted: PyTree
     ) -> tuple[TrainState, Metrics]:
         trainable, frozen = rule.split(state.params)
-        gradients, metrics = gradient(state.params, batch, key)
+        gradients, metrics = gradient(state.params, batch, key, *consulted)
         trainable, opt_state = rule.update(
             gradients, state.opt_state, trainable, state.step
         )
@@ -107,16 +111,22 @@ def make_update(loss: Loss, rule: Optimizer, microbatches: int = 1) -> Update:
 
 def make_gradient(
     loss: Loss, rule: Optimizer, microbatches: int = 1
-) -> Callable[[Params, Batch, jax.Array], tuple[Flat, Metrics]]:
-    """Return (params, batch, key) → the gradients of `make_update` and its metrics."""
+) -> Callable[..., tuple[Flat, Metrics]]:
+    """Return what gives the gradients of `make_update` and its metrics.
 
-    def gradient(params: Params, batch: Batch, key: jax.Array) -> tuple[Flat, Metrics]:
+    It takes (params, batch, key, *consulted), as the loss does.
+    """
+
+    def gradient(
+        params: Params, batch: Batch, key: jax.Array, *consulted: PyTree
+    ) -> tuple[Flat, Metrics]:
         trainable, frozen = rule.split(params)
 
         def evaluate(
             trainable: Flat, batch: Batch, key: jax.Array
         ) -> tuple[jax.Array, Metrics]:
-            value, metrics = loss(nest({**trainable, **frozen}), batch, key)
+            params = nest({**trainable, **frozen})
+            value, metrics = loss(params, batch, key, *consulted)
             return value, {**metrics, "loss": value}
 
         return _accumulate(
