@@ -7,12 +7,13 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
-from data_pipelines.config import PackedConfig, Source
+from data_pipelines.config import PackedConfig, Source, policy_of
 from data_pipelines.elements import BatchSpec, Elements
 from data_pipelines.images import anyres, decoding, transforms
 from data_pipelines.images.anyres import ViewsConfig
 from data_pipelines.packed_rows import LaidOut, PackedRows, RowFormat
 from data_pipelines.storage import records
+from data_pipelines.storage.manifest import Policy
 from data_pipelines.storage.record_cache import RecordCache
 from data_pipelines.storage.records import Record
 from data_pipelines.storage.shards import Split
@@ -59,7 +60,8 @@ class SequencesConfig(PackedConfig):
         words = self.require_chameleon(vocabulary)
         if self.canvas == "square":  # codes of images in their own shapes have none
             self.check_codes(source, self.layout.code_stride)
-        cache = self.record_cache(source, lambda record: show_record(record, self))
+        policy = policy_of(source)
+        cache = self.record_cache(source, lambda r: show_record(r, self, policy))
         rows = packed_rows(cache, words, self, seed)
         return Elements(cache, rows.build, rows.tasks)
 
@@ -101,27 +103,31 @@ def canvas_size(record: Record, config: SequencesConfig) -> tuple[int, int]:
     """Returns the (width, height) of the picture that views are cut from."""
     if config.canvas == "square":
         return config.image_size, config.image_size
-    return record["width"], record["height"]
+    picture = records.first_image(record)
+    return picture["width"], picture["height"]
 
 
-def show_record(record: Record, config: SequencesConfig) -> Shown:
+def show_record(
+    record: Record, config: SequencesConfig, policy: Policy = "released"
+) -> Shown:
     """Returns what sequences need of a record's picture.
 
     Raises:
         ImageError: its bytes are no usable picture, or not of the record's size, by
             which its row was planned.
     """
-    codes = records.codes_of(record) if record["codes"] is not None else None
+    codes = records.codes_of(record) if records.has_codes(record) else None
     size = canvas_size(record, config)
     side = config.views.size
     views = np.zeros((0, side, side, 3), np.uint8)
     if config.shows_views:
-        picture = decoding.decode(record["image"], f"record {record['id']!r}")
-        if picture.size != (record["width"], record["height"]):
+        said = records.first_image(record)
+        picture = decoding.decode_image(record, policy=policy)
+        if picture.size != (said["width"], said["height"]):
             raise decoding.ImageError(
                 f"record {record['id']!r}: its picture is {picture.width} × "
-                f"{picture.height} pixels, but the record says {record['width']} × "
-                f"{record['height']}; prepare the data again"
+                f"{picture.height} pixels, but the record says {said['width']} × "
+                f"{said['height']}; prepare the data again"
             )
         views = show_image(picture, config)
     return Shown(codes, views, size)

@@ -13,7 +13,7 @@ import numpy as np
 from data_pipelines.config import TaskMixture
 from data_pipelines.images import anyres
 from data_pipelines.packed_rows import SampleTable
-from data_pipelines.storage.records import Record
+from data_pipelines.storage.records import Record, grid_of, has_codes, has_image
 from data_pipelines.tokenizers.chameleon import ChameleonVocabulary
 from data_pipelines.unitoken.sequence import (
     IMAGE_MARK,
@@ -142,6 +142,8 @@ def tabulate(
 
     table: list[tuple[int, ...]] = []
     for index, record in records:
+        if not has_image(record):
+            continue  # text alone is of none of these tasks
         size = canvas_size(record)
         for task in tasks:
             for text, (prompt, answer) in enumerate(messages(record, task, layout)):
@@ -169,9 +171,9 @@ def _measure(
 ) -> tuple[int, int]:
     """Returns the positions a record's picture takes, and the views it shows."""
     drawn = task == "draw"
-    has_codes, has_features = layout.parts(drawn=drawn)
-    grid = record["grid"] or (0, 0)
-    if has_codes and record["grid"] is None:
+    needs_codes, has_features = layout.parts(drawn=drawn)
+    grid = grid_of(record) if has_codes(record) else (0, 0)
+    if needs_codes and not has_codes(record):
         raise SequenceError(
             f"record {record['id']!r} holds no codes; pre-tokenise the data set first"
         )

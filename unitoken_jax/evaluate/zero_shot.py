@@ -52,7 +52,8 @@ class ZeroShotConfig:
     Attributes:
         stage: The training stage whose model is measured; "" is the last that has an
             image and a text tower.
-        classes: The field of the held-out records that names the classes.
+        classes: The field of the held-out records that names the classes; a concept is
+            the `group` of a record.
         folder: A directory with one folder of pictures a class, instead of records.
         names: A text file with the classes' names, one a line in the order of the
             sorted folders; "" takes the folders' own names.
@@ -242,7 +243,8 @@ class ZeroShot(Evaluator[ZeroShotConfig]):
     def _labelled(self, data: DataConfig) -> Iterator[tuple[np.ndarray, str]]:
         """Yield held-out images with the names of their classes."""
         for record, image in self.source.images():
-            label = record[self.config.classes]
+            classes = self.config.classes
+            label = record["group" if classes == "concept" else classes]
             if label and record["category"] not in self.config.without:
                 square = transforms.to_square(image, data.image_size, data.background)
                 yield square, label.replace("_", " ")

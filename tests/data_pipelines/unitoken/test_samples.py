@@ -19,13 +19,17 @@ def records():
     rng = np.random.default_rng(1)
     made = [prepared.record(index, rng) for index in range(12)]
     for number, record in enumerate(made):
-        record["width"], record["height"] = 20 + 9 * number, 100 - 7 * number
+        record["images"][0] |= {"width": 20 + 9 * number, "height": 100 - 7 * number}
     return made
 
 
 @pytest.fixture(scope="module")
 def vocabulary(tmp_path_factory):
     return prepared.vocabulary(prepared.make(tmp_path_factory.mktemp("v") / "set", 1))
+
+
+def size_of(record):
+    return record["images"][0]["width"], record["images"][0]["height"]
 
 
 def tabulate(records, vocabulary, layout, views, row=ROOM):
@@ -36,7 +40,7 @@ def tabulate(records, vocabulary, layout, views, row=ROOM):
         vocabulary,
         layout,
         views=views,
-        canvas_size=lambda record: (record["width"], record["height"]),
+        canvas_size=size_of,
         row=row,
         refuse=lambda index, error: refused.setdefault(index, str(error)),
     )
@@ -66,7 +70,7 @@ def test_planned_lengths_and_views_are_those_laid_out(
     ]
     for number in range(len(table)):
         record = records[table.record[number]]
-        size = record["width"], record["height"]
+        size = size_of(record)
         picture = ImageContent(codes_of(record), anyres.feature_indices(*size, views))
         turns = table.turns(number)
         laid = sequence.lay_out(turns, [picture], vocabulary, layout)
