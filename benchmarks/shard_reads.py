@@ -31,22 +31,10 @@ FEW, OF_EACH = 10, 8  # shards, and records in each
 
 
 def _record(index: int) -> bytes:
-    record: records.Record = {
-        "id": f"picture/{index}",
-        "image": bytes([index % 251]) * 200,
-        "width": 8,
-        "height": 8,
-        "captions": ["a red heart"],
-        "questions": [],
-        "concept": f"{index}",
-        "category": "",
-        "subcategory": "",
-        "keywords": [],
-        "source": "",
-        "license": "",
-        "codes": None,
-        "grid": None,
-    }
+    picture = records.picture(bytes([index % 251]) * 200, 8, 8)
+    record = records.make(
+        f"picture/{index}", images=[picture], captions=["a red heart"]
+    )
     return records.encode(record)
 
 

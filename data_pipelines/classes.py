@@ -125,7 +125,7 @@ def class_names(directory: str | Path) -> tuple[str, ...]:
 
 
 def label_record(record: Record, names: Sequence[str]) -> Labeled:
-    """The codes of a record with its class.
+    """The codes of a record's first picture, of all equally good crops, with its class.
 
     Raises:
         RecordError: it has no codes, or a category of no training record.
@@ -135,9 +135,9 @@ def label_record(record: Record, names: Sequence[str]) -> Labeled:
             f"record {record['id']!r} is of the category {record['category']!r}, which "
             "no training record has"
         )
-    codes = records.codes_of(record)
-    # [h, w, K] → [1, h · w, K]
-    flat = codes.reshape(1, codes.shape[0] * codes.shape[1], -1)
+    crops = np.stack(records.equal_crops(record))  # [N, h, w] or [N, h, w, K]
+    # [N, h, w, K] → [N, h · w, K]
+    flat = crops.reshape(len(crops), crops.shape[1] * crops.shape[2], -1)
     return Labeled(flat, names.index(record["category"]))
 
 

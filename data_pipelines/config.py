@@ -19,7 +19,9 @@ import numpy as np
 from data_pipelines.elements import BatchSpec, Elements
 from data_pipelines.errors import LoaderError
 from data_pipelines.images.transforms import WHITE
+from data_pipelines.storage import records
 from data_pipelines.storage.code_files import CodeFiles
+from data_pipelines.storage.manifest import POLICIES, Policy
 from data_pipelines.storage.record_cache import RecordCache, Sized
 from data_pipelines.storage.shards import Split
 from data_pipelines.tokenizers.chameleon import ChameleonVocabulary
@@ -38,6 +40,11 @@ KINDS: Mapping[str, str] = {
 
 T = TypeVar("T", bound=Sized)
 Source = Split | CodeFiles
+
+
+def policy_of(source: Source) -> Policy:
+    """Return how the pictures of a data set are read."""
+    return source.manifest.image_policy if isinstance(source, Split) else POLICIES[0]
 
 
 def check_probability(name: str, value: float) -> None:
@@ -213,9 +220,9 @@ class DataConfig:
         self, source: Source, prepare: Callable[[Any], T]
     ) -> RecordCache[T]:
         """Return the records of a data set, prepared for batches."""
-        records = cast(Sequence[Any], source)  # of whatever `prepare` takes
+        items = cast(Sequence[Any], source)  # of whatever `prepare` takes
         return RecordCache(
-            records,
+            items,
             prepare,
             outlines=source.without_images() if isinstance(source, Split) else None,
             cache_bytes=self.cache_mib * 2**20,
@@ -269,9 +276,10 @@ class DataConfig:
             ("image_size", self.image_size, side),
             ("background", list(self.background), made["background"]),
         ]
-        grid = split[0]["grid"]
-        if stride is not None and grid is not None:
-            compared.append(("layout.code_stride", stride, side // grid[0]))
+        first = split.without_images()[0]
+        if stride is not None and first["images"] and records.has_codes(first):
+            rows = records.grid_of(first)[0]
+            compared.append(("layout.code_stride", stride, side // rows))
         for name, ours, theirs in compared:
             if ours != theirs:
                 raise LoaderError(

@@ -51,11 +51,13 @@ class TaskRows:
         ratio: samples of the task in the stream, relative to those of others.
         plan: which samples share a row.
         records: the record of each sample of the plan, row after row.
+        drawing: how many of the samples teach to draw an image.
     """
 
     ratio: float
     plan: PackingPlan
     records: np.ndarray
+    drawing: int = 0
 
 
 @dataclass(frozen=True)

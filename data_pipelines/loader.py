@@ -289,14 +289,21 @@ def _packed(elements: Elements, rows: Mapping[str, TaskRows], seed: int) -> Stre
     shares = [weight / sum(weights) for weight in weights]
     epoch = max(len(p) / share for p, share in zip(plans, shares, strict=True))
     summary = "".join(
-        f"{task}: {len(plan.samples):,} samples in {len(plan):,} rows, "
-        f"{plan.filled:.1%} filled; {share:.1%} of the rows\n"
-        for task, plan, share in zip(rows, plans, shares, strict=True)
+        f"{name}: {len(task.plan.samples):,} samples{_drawing(task)} in "
+        f"{len(task.plan):,} rows, {task.plan.filled:.1%} filled; {share:.1%} of the "
+        "rows\n"
+        for (name, task), share in zip(rows.items(), shares, strict=True)
     )
     # A record that could not be read has no samples, which changes all rows.
     order = [(task.records, task.plan.starts) for task in rows.values()]
     digest = _digest(seed, weights, *(array for pair in order for array in pair))
     return Stream(dataset, epoch, summary, digest)
+
+
+def _drawing(task: TaskRows) -> str:
+    """Return how many of a task's samples draw, where some do and others do not."""
+    mixed = 0 < task.drawing < len(task.plan.samples)
+    return f" ({task.drawing:,} of them draw)" if mixed else ""
 
 
 def _of_task(task: str) -> Callable[[int], tuple[str, int]]:

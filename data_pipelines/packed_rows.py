@@ -30,12 +30,15 @@ class SampleTable:
         task: number of its task in `RowFormat.tasks`.
         length: positions that it takes in a row.
         views: images that it shows the model as features.
+        draws: whether it teaches to draw an image, bool [n]: such samples count as
+            generation, all others as understanding.
     """
 
     record: np.ndarray
     task: np.ndarray
     length: np.ndarray
     views: np.ndarray
+    draws: np.ndarray
 
     def __len__(self) -> int:
         return len(self.record)
@@ -123,7 +126,12 @@ class PackedRows(Generic[T]):
     def tasks(self) -> dict[str, TaskRows]:
         """The rows of each task, with its part of the mixture."""
         return {
-            task: TaskRows(self._ratios[task], plan, self.table.record[plan.samples])
+            task: TaskRows(
+                self._ratios[task],
+                plan,
+                self.table.record[plan.samples],
+                int(np.count_nonzero(self.table.draws[plan.samples])),
+            )
             for task, plan in self.plans.items()
         }
 

@@ -6,6 +6,7 @@ which every sample stands exactly once, so that packed rows can be read at rando
 position in the stream stays one integer. Numpy only.
 """
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -82,22 +83,29 @@ def plan_rows(
             f"views; a row has {row_length} and {row_views}"
         )
     order = np.random.default_rng(seed).permutation(len(lengths)).astype(np.int32)
-    rows: list[list[int]] = []
+    samples: list[np.ndarray] = []
+    widths: list[np.ndarray] = []
     for start in range(0, len(order), window):
         chosen = order[start : start + window]
         # Stable, so that samples of one length keep their shuffled order.
         chosen = chosen[np.argsort(-lengths[chosen], kind="stable")]
-        rows += _best_fit(
+        rows = _best_fit(
             chosen.tolist(),
             lengths[chosen].tolist(),
             views[chosen].tolist(),
             row_length,
             row_views,
         )
-    starts = np.cumsum([0, *map(len, rows)], dtype=np.int64)
-    samples = np.fromiter((s for row in rows for s in row), np.int32, len(lengths))
+        # Arrays, window by window: lists of all rows would take far more memory.
+        samples += [np.fromiter(itertools.chain(*rows), np.int32, len(chosen))]
+        widths += [np.fromiter(map(len, rows), np.int32, len(rows))]
+    starts = np.concatenate([[0], *widths]).cumsum(dtype=np.int64)
     total = int(lengths.sum(dtype=np.int64))
-    return PackingPlan(samples, starts, total / max(1, len(rows) * row_length))
+    return PackingPlan(
+        np.concatenate([np.zeros(0, np.int32), *samples]),
+        starts,
+        total / max(1, (len(starts) - 1) * row_length),
+    )
 
 
 def _best_fit(

@@ -1,7 +1,8 @@
 """A data set of one picture and its caption: python -m data_pipelines.pick.
 
-Both splits of it hold the same record with this caption alone and no questions, to see
-on new hardware that a model learns at all (`configs/overfit_one.py`).
+Both splits of it hold the same record with its first picture, this caption alone and
+neither questions nor messages, to see on new hardware that a model learns at all
+(`configs/overfit_one.py`).
 """
 
 import argparse
@@ -9,6 +10,7 @@ import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 from data_pipelines.errors import DataError
 from data_pipelines.storage import records
@@ -54,7 +56,9 @@ def pick(source: Path, output: Path, caption: str) -> Manifest:
         }
         shutil.copyfile(source / TOKENIZER, partial / TOKENIZER)
         files = {TOKENIZER: file_digest(partial / TOKENIZER)}
-        manifest = Manifest(shards, provenance, {}, (), files)
+        manifest = Manifest(
+            shards, provenance, {}, (), files, image_policy=made_of.image_policy
+        )
         manifest.write(partial)
     return manifest
 
@@ -64,7 +68,8 @@ def _find(source: Path, caption: str) -> Record:
     try:
         for record in split:
             if caption in record["captions"]:
-                return {**record, "captions": [caption], "questions": []}
+                alone = {"captions": [caption], "questions": [], "messages": []}
+                return cast(Record, {**record, **alone, "images": record["images"][:1]})
     finally:
         split.close()
     raise PickError(

@@ -7,8 +7,7 @@ The encoder is passed in, so this file needs no model; the program that has one 
 import functools
 import logging
 import shutil
-from collections.abc import Callable, Container, Iterable, Iterator
-from itertools import islice
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,12 +18,19 @@ from data_pipelines.images import decoding, transforms
 from data_pipelines.storage import records
 from data_pipelines.storage.directory import atomic_directory
 from data_pipelines.storage.manifest import FILE as MANIFEST
-from data_pipelines.storage.manifest import Manifest, file_digest, read_manifest
+from data_pipelines.storage.manifest import (
+    Manifest,
+    Policy,
+    file_digest,
+    read_manifest,
+)
+from data_pipelines.storage.records import Record
 from data_pipelines.storage.shards import Split, find_made, write_split
 from data_pipelines.tokenizers.chameleon import ChameleonVocabulary
 
 TOKENIZER = "tokenizer.json"
-_MOST_BAD = 0.1  # share of the pictures
+_MOST_BAD = 0.1  # share of the records
+_MOST_WAITING = 4  # records that wait for their codes, in batches
 
 _log = logging.getLogger(__name__)
 
@@ -48,8 +54,9 @@ def pretokenize(
     """Writes a copy of a prepared data set whose records hold image codes.
 
     Splits, shards and the order of records stay as they are. `output_dir` appears whole
-    or not at all; one that was made of the same data by the same encoder is kept. A
-    record whose picture cannot be decoded gets no codes and is listed as rejected.
+    or not at all; one that was made of the same data by the same encoder is kept. All
+    pictures of a record are encoded, whole (the crop "letterbox"). One that cannot be
+    decoded gets no codes, and its record is listed as rejected.
 
     Args:
         input_dir: A prepared data set.
@@ -90,19 +97,24 @@ def pretokenize(
         count = codebook[1]
     check = functools.partial(_check_codes, count=count, named=codebook is None)
     bad: dict[str, str] = {}
+    show = functools.partial(
+        _show,
+        image_size=image_size,
+        background=background,
+        policy=made_of.image_policy,
+        bad=bad,
+    )
     with atomic_directory(output, overwrite=overwrite, mark=MANIFEST) as partial:
         shards = {}
         for name in made_of.splits:
             split = Split(source, name)
-            shown = tqdm(split, f"encoding {name}", unit="pic", disable=None)
-            coded = (
-                record
-                for waiting, pixels in _batches(
-                    shown, batch, image_size, background, bad
-                )
-                for record in _with_codes(
-                    waiting, np.asarray(encode(pixels)), check, bad
-                )
+            shown = tqdm(split, f"encoding {name}", unit="rec", disable=None)
+            coded = _encoded(
+                shown,
+                show,
+                lambda pixels: np.asarray(encode(pixels)),
+                check,
+                np.full((batch, image_size, image_size, 3), 255, np.uint8),
             )
             shards[name] = write_split(
                 partial,
@@ -128,58 +140,90 @@ def pretokenize(
             ),
             files={TOKENIZER: file_digest(partial / TOKENIZER)},
             categories=made_of.categories,
+            image_policy=made_of.image_policy,
         )
         manifest.write(partial)
     return manifest
 
 
-def _batches(
-    split: Iterable[records.Record],
-    batch: int,
+def _encoded(
+    split: Iterable[Record],
+    show: Callable[[Record, int], np.ndarray | None],
+    encode: Callable[[np.ndarray], np.ndarray],
+    check: Callable[[np.ndarray, Sequence[Record]], None],
+    blank: np.ndarray,
+) -> Iterator[Record]:
+    """Yields copies of the records in their order, with codes of all their pictures.
+
+    Args:
+        split: The records.
+        show: (record, number of its image) → pixels [H, W, 3], or None if there are
+            none that can be used; such a picture stays without codes.
+        encode: Pixels [batch, H, W, 3] → codes.
+        check: Refuses codes of another shape.
+        blank: Pixels of a batch without pictures, [batch, H, W, 3].
+    """
+    batch = len(blank)
+    waiting: list[Record] = []
+    pictures: list[tuple[int, int]] = []  # (place in `waiting`, image) without codes
+
+    def fill() -> None:
+        """Encodes the first pictures that wait, a batch at most."""
+        some, pictures[:] = pictures[:batch], pictures[batch:]
+        shown = [show(waiting[place], image) for place, image in some]
+        pixels = blank.copy()
+        for slot, seen in enumerate(shown):
+            if seen is not None:
+                pixels[slot] = seen
+        codes = encode(pixels)
+        check(codes, [waiting[place] for place, _ in some])
+        for (place, image), each, seen in zip(some, codes, shown, strict=False):
+            if seen is not None:
+                waiting[place] = records.with_codes(waiting[place], each, image=image)
+
+    for record in split:
+        # Codes that were there are of another tokenizer.
+        waiting.append(records.without_codes(record))
+        place = len(waiting) - 1
+        pictures += [(place, image) for image in range(len(record["images"]))]
+        while len(pictures) >= batch:
+            fill()
+        if not pictures or len(waiting) > _MOST_WAITING * batch:
+            while pictures:
+                fill()
+            yield from waiting
+            waiting.clear()
+    while pictures:
+        fill()
+    yield from waiting
+
+
+def _show(
+    record: Record,
+    image: int,
+    *,
     image_size: int,
     background: tuple[int, int, int],
+    policy: Policy,
     bad: dict[str, str],
-) -> Iterator[tuple[list[records.Record], np.ndarray]]:
-    """Records in groups of up to `batch` with their pictures [batch, H, W, 3].
+) -> np.ndarray | None:
+    """One of a record's pictures fitted into a square, uint8 [H, W, 3].
 
-    Those without a usable picture are put into `bad`, id → reason.
+    Returns:
+        None if it cannot be decoded, which is noted in `bad`, id → reason.
     """
-    iterator = iter(split)
-    while waiting := list(islice(iterator, batch)):
-        pixels = np.full((batch, image_size, image_size, 3), 255, np.uint8)
-        for index, record in enumerate(waiting):
-            if not records.has_image(record):
-                continue  # text alone
-            try:
-                picture = decoding.decode(record["image"], f"record {record['id']!r}")
-            except decoding.ImageError as error:
-                _log.warning("no codes of %s: %s", record["id"], error)
-                bad[record["id"]] = str(error)
-                continue
-            pixels[index] = transforms.to_square(picture, image_size, background)
-        yield waiting, pixels
-
-
-def _with_codes(
-    waiting: list[records.Record],
-    codes: np.ndarray,
-    check: Callable[[np.ndarray, list[records.Record]], None],
-    bad: Container[str],
-) -> Iterator[records.Record]:
-    """Copies of the records with their rows of `codes`, once those are checked."""
-    check(codes, waiting)
-    for record, grid in zip(waiting, codes[: len(waiting)], strict=True):
-        if record["id"] in bad:
-            yield {**record, "codes": None, "grid": None}
-        elif records.has_image(record):
-            yield records.with_codes(record, grid)
-        else:
-            yield record
+    try:
+        picture = decoding.decode_image(record, image, policy=policy)
+    except decoding.ImageError as error:
+        _log.warning("no codes of %s: %s", record["id"], error)
+        bad[record["id"]] = str(error)
+        return None
+    return transforms.to_square(picture, image_size, background)
 
 
 def _check_codes(
     codes: np.ndarray,
-    waiting: list[records.Record],
+    waiting: Sequence[Record],
     *,
     count: int,
     named: bool,

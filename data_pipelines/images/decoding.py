@@ -3,18 +3,17 @@
 import io
 import threading
 import warnings
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from PIL import ExifTags, Image, TiffImagePlugin
 
 from data_pipelines.errors import DataError
+from data_pipelines.storage.manifest import Policy
+from data_pipelines.storage.records import Record, image_of
 
 # Pictures are decoded whole, so this bounds memory: 4 bytes a pixel, 256 MiB.
 MAX_PIXELS = 64 * 1024 * 1024
-# How EXIF's orientation is read: not at all, as the published loaders have it, or so
-# that the picture stands upright. Pillow turns TIFF files upright by itself.
-Policy = Literal["released", "upright"]
 
 _FORMATS = ("PNG", "WEBP", "JPEG", "GIF", "BMP", "TIFF")
 _PNG_DEPTH = 24  # the byte that says the bits a channel
@@ -35,6 +34,32 @@ class ImageError(DataError):
     """Bytes that are not a usable picture; the message names where they came from."""
 
 
+def decode_image(
+    record: Record, image: int = 0, *, policy: Policy = "released"
+) -> Image.Image:
+    """Decodes one of a record's pictures, the first if no other is asked for.
+
+    Args:
+        record: With the bytes of its pictures.
+        image: Which of them.
+        policy: Of the data set (`Manifest.image_policy`).
+
+    Returns:
+        An RGBA picture if any of it is transparent, else RGB.
+
+    Raises:
+        ImageError: Its bytes are no usable picture.
+        RecordError: The record has no such picture.
+    """
+    data = image_of(record, image)["bytes"]
+    where = f"record {record['id']!r}"
+    if len(record["images"]) > 1:
+        where += f", image {image}"
+    if not data:
+        raise ImageError(f"{where} has codes alone and no picture to look at")
+    return decode(data, where, policy=policy)
+
+
 def decode(
     data: bytes,
     where: str,
@@ -50,7 +75,7 @@ def decode(
         where: The name of the file or record, for messages.
         max_pixels: Larger pictures are refused before they are decompressed.
         policy: Whether EXIF's orientation is ignored or followed; one that is damaged
-            or absurd says nothing.
+            or absurd says nothing. Pillow turns TIFF files upright by itself.
 
     Returns:
         An RGBA picture if any of it is transparent, else RGB.

@@ -15,10 +15,11 @@ from data_pipelines.config import (
     Source,
     check_positive,
     check_probability,
+    policy_of,
 )
 from data_pipelines.elements import BatchSpec, BuildRecord, Element, Elements
 from data_pipelines.images import decoding, transforms
-from data_pipelines.storage.manifest import file_digest
+from data_pipelines.storage.manifest import Policy, file_digest
 from data_pipelines.storage.record_cache import RecordCache
 from data_pipelines.storage.records import Record, RecordError
 from data_pipelines.tokenizers.chameleon import ChameleonVocabulary
@@ -54,7 +55,7 @@ class AugmentConfig:
 
 @dataclass(frozen=True)
 class ImagesConfig(DataConfig):
-    """Images.
+    """Images: the first of each record, which one element a record stands for.
 
     Attributes:
         augment: changes of images.
@@ -68,9 +69,10 @@ class ImagesConfig(DataConfig):
     ) -> Elements:
         """Return an element for each image."""
         del vocabulary, seed
+        policy = policy_of(source)
 
         def prepare(record: Record) -> Fitted:
-            return fit_record(record, self.image_size, self.augment.crop)
+            return fit_record(record, self.image_size, self.augment.crop, policy)
 
         cache = self.record_cache(source, prepare)
         summary = f"{self.kind}: {len(cache):,} records"
@@ -85,7 +87,7 @@ class ImagesConfig(DataConfig):
 
 @dataclass(frozen=True)
 class PairsConfig(DataConfig):
-    """Images, each with one of its captions.
+    """Images, each with one of its captions: the first of each record.
 
     Attributes:
         augment: changes of images.
@@ -117,10 +119,11 @@ class PairsConfig(DataConfig):
         """Return an element for each image, with one of its captions."""
         del seed
         words = self.require_chameleon(vocabulary)
+        policy = policy_of(source)
 
         def prepare(record: Record) -> Fitted:
             checked = require_caption(record)
-            return fit_record(checked, self.image_size, self.augment.crop)
+            return fit_record(checked, self.image_size, self.augment.crop, policy)
 
         cache = self.record_cache(source, prepare)
         elements = Elements(
@@ -155,15 +158,18 @@ class Fitted:
         return 4 * self.picture.width * self.picture.height
 
 
-def fit_record(record: Record, size: int, crop: float = 1.0) -> Fitted:
-    """Decodes a record's picture and scales it to fit a square of `size` pixels.
+def fit_record(
+    record: Record, size: int, crop: float = 1.0, policy: Policy = "released"
+) -> Fitted:
+    """Decodes a record's first picture and scales it to fit a square of `size` pixels.
 
     With a random `crop` to come, that share of its area is to cover the square.
 
     Raises:
         ImageError: its bytes are no usable picture.
+        RecordError: the record is of text alone.
     """
-    picture = decoding.decode(record["image"], f"record {record['id']!r}")
+    picture = decoding.decode_image(record, policy=policy)
     if crop < 1:
         enough = math.ceil(size / crop**0.5)
         return Fitted(transforms.cover(picture, enough), record["captions"])

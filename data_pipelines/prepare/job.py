@@ -190,7 +190,8 @@ def _provenance(archive: Archive, config: PrepareConfig) -> dict[str, object]:
     code = hashlib.sha256()
     modules = ("images/decoding", "images/transforms", "tokenizers/chameleon")
     modules += tuple(
-        f"storage/{n}" for n in ("integrity", "manifest", "records", "shards")
+        f"storage/{n}"
+        for n in ("earlier", "integrity", "manifest", "records", "shards")
     )
     modules = [package / f"{name}.py" for name in modules]
     modules += [Path(files.__file__), *sorted((package / "prepare").glob("*.py"))]
@@ -318,22 +319,18 @@ def picture_record(
     """The record of one picture; `wrong_kinds` are weights of `balanced_kinds`."""
     annotation = picture.annotation
     width, height = picture.pixels.size
-    return {
-        "id": identity,
-        "image": picture.data,
-        "width": width,
-        "height": height,
-        "captions": captions_of(annotation, picture.color),
-        "questions": questions_of(annotation, picture.color, wrong_kinds, seed),
-        "concept": annotation["concept"],
-        "category": annotation["category"],
-        "subcategory": annotation["subcategory"],
-        "keywords": annotation["keywords"],
-        "source": annotation["source"],
-        "license": annotation["license"],
-        "codes": None,
-        "grid": None,
-    }
+    return records.make(
+        identity,
+        source=annotation["source"],
+        license=annotation["license"],
+        images=[records.picture(picture.data, width, height)],
+        captions=captions_of(annotation, picture.color),
+        questions=questions_of(annotation, picture.color, wrong_kinds, seed),
+        group=annotation["concept"],
+        category=annotation["category"],
+        subcategory=annotation["subcategory"],
+        keywords=annotation["keywords"],
+    )
 
 
 def _picture_records(
@@ -435,7 +432,7 @@ def _counts(chosen: Sequence[records.Record]) -> dict[str, object]:
     return {
         "records": len(chosen),
         "pictures": len(chosen) - sum(scene.values()),
-        "concepts": len({record["concept"] for record in chosen}),
+        "concepts": len({record["group"] for record in chosen}),
         "captions": sum(len(record["captions"]) for record in chosen),
         "scenes": dict(sorted(scene.items())),
         "questions": dict(sorted(questions.items())),

@@ -17,6 +17,7 @@ from data_pipelines.images import transforms
 from data_pipelines.prepare.colors import PAINTS, repaint
 from data_pipelines.prepare.nouns import KINDS, Noun, article, may_be
 from data_pipelines.prepare.split import chance
+from data_pipelines.storage import records
 from data_pipelines.storage.records import Question, Record
 
 COUNT, COLOR, POSITION, TWO_OBJECTS = "count", "color", "position", "two_objects"
@@ -438,22 +439,18 @@ def record_of(
     file = io.BytesIO()
     paint(scene, size).save(file, "PNG")
     shown = [item.thing for item in scene.items]
-    return {
-        "id": identity,
-        "image": file.getvalue(),
-        "width": size,
-        "height": size,
-        "captions": captions_of(scene),
-        "questions": questions_of(scene, things, rng),
-        "concept": f"scene: {scene.composition}",
-        "category": "scene",
-        "subcategory": scene.kind,
-        "keywords": [scene.novelty, *(thing.noun.singular for thing in shown)],
-        "source": f"composed of {', '.join(sorted({t.source for t in shown}))}",
-        "license": ", ".join(sorted({thing.license for thing in shown})),
-        "codes": None,
-        "grid": None,
-    }
+    return records.make(
+        identity,
+        source=f"composed of {', '.join(sorted({t.source for t in shown}))}",
+        license=", ".join(sorted({thing.license for thing in shown})),
+        images=[records.picture(file.getvalue(), size, size)],
+        captions=captions_of(scene),
+        questions=questions_of(scene, things, rng),
+        group=f"scene: {scene.composition}",
+        category="scene",
+        subcategory=scene.kind,
+        keywords=[scene.novelty, *(thing.noun.singular for thing in shown)],
+    )
 
 
 def scene_records(

@@ -1,9 +1,10 @@
 """manifest.json: what a prepared data set holds and what it was made from.
 
 It is written last, so a directory with a manifest is complete; size and digests of
-every file stand in it, so that a changed one is noticed (see `integrity`). Format 1, of
-earlier programs, has pictures within the records and neither probes nor a seal; it is
-read as well.
+every file stand in it, so that a changed one is noticed (see `integrity`). Format 3 is
+of records of version 3. The formats of earlier programs are read as well: 2 is of their
+records (see `earlier`), 1 also has the pictures within them, and neither probes nor a
+seal.
 """
 
 import hashlib
@@ -12,14 +13,18 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, Literal, NoReturn, TypeVar, get_args
 
 from data_pipelines.errors import DataError
 from unitoken_jax.files import read_json, write_text
 
 FILE = "manifest.json"
 TOKENIZER = "tokenizer.json"
-FORMATS = (1, 2)
+FORMATS = (1, 2, 3)
+# How EXIF's orientation is read: not at all, as the published loaders have it, or so
+# that the picture stands upright.
+Policy = Literal["released", "upright"]
+POLICIES: tuple[Policy, ...] = get_args(Policy)
 _MOST = 2**31 - 1  # records of a split: they are numbered in int32
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
@@ -43,7 +48,7 @@ class Shard:
         size: In bytes.
         sha256: Of all of it.
         probe: Digest of parts of it (see `integrity.probe`); "" in format 1.
-        pictures: The file that holds the pictures of its records, entry by entry; None
+        pictures: The file whose entries hold all pictures of each of its records; None
             if the records hold them.
     """
 
@@ -67,6 +72,8 @@ class Manifest:
         rejected: Input records that were set aside, each {"record", "reason"}.
         files: SHA-256 digests of the other files, such as tokenizer.json.
         categories: Those of the training records, sorted; none if it does not say.
+        image_policy: How the files of pictures are read (`images.decoding.Policy`): all
+            but 'released' only where they stand in the data set as they came.
     """
 
     splits: dict[str, tuple[Shard, ...]]
@@ -75,6 +82,7 @@ class Manifest:
     rejected: tuple[dict[str, str], ...]
     files: dict[str, str]
     categories: tuple[str, ...] = ()
+    image_policy: Policy = "released"
 
     @property
     def digest(self) -> str:
@@ -148,7 +156,7 @@ class _Reader:
             shown = repr(found) if found is None or len(repr(found)) < 40 else "another"
             raise ManifestError(
                 f"{self._path} has format {shown}, this program reads "
-                f"{' and '.join(map(str, FORMATS))}; prepare the data again with "
+                f"{', '.join(map(str, FORMATS))}; prepare the data again with "
                 "--overwrite"
             )
         if found > 1 and data.get("seal") != _seal(data):
@@ -163,6 +171,7 @@ class _Reader:
             rejected=tuple(self._rows(data, "rejected", dict)),
             files=self._group(data, "files", str),
             categories=tuple(self._rows(data, "categories", str, absent=())),
+            image_policy=self._policy(data),
         )
         self._check(manifest)
         if data.get("digest") != _digest(manifest.splits, manifest.files):
@@ -248,6 +257,12 @@ class _Reader:
         ):
             self._refuse(_lacks(f"{key!r}"))
         return list(value)
+
+    def _policy(self, data: dict[str, Any]) -> Policy:
+        policy = data.get("image_policy", POLICIES[0])
+        if policy not in POLICIES:
+            self._refuse(_lacks(f"'image_policy' is {policy!r}"))
+        return policy
 
     def _name(self, value: object) -> str:
         """A file's name, in the directory itself."""

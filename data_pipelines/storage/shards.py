@@ -2,8 +2,8 @@
 
 Files are named {split}-{i:05d}-of-{n:05d}.array_record and written with groups of one
 record, so that reading record i decompresses record i only. Pictures stand in files of
-their own, {split}.pictures-…, entry by entry, so that what needs codes and texts alone
-reads no pixels.
+their own, {split}.pictures-…: entry i holds the bytes of all pictures of record i, one
+after another, so that what needs codes and texts alone reads no pixels.
 """
 
 import bisect
@@ -254,12 +254,12 @@ class Split(Sequence[records.Record]):
         if shard.pictures is None:
             record = records.decode(data, where)
             return record if self._images else records.outline(record)
-        record, length = records.decode_outline(data, where)
-        if not self._images or not length:
+        record, lengths = records.decode_outline(data, where)
+        if not self._images or not any(lengths):
             return record
         beside = f"{self._folder}/{shard.pictures.name}"
-        picture = READERS.read(beside, shard.pictures, entry)
-        return records.with_image(record, picture, length, where)
+        files = READERS.read(beside, shard.pictures, entry)
+        return records.with_images(record, files, lengths, where)
 
     def __iter__(self) -> Iterator[records.Record]:
         return (self[index] for index in range(len(self)))

@@ -34,6 +34,7 @@ _CODE = re.compile(r"IMGIMG([A-J]+)Z")
 # Names that are never text: markers, codes, and the reserved and sentinel series.
 _MARKER = re.compile(
     rf"<s>|<pad>|</s>|<unk>|<eoss>|<racm3:break>|<image>|<sentinel:\d+>"
+    r"|<\|image\|>"
     rf"|<reserved\d{{5}}>|{_CODE.pattern}"
 )
 _LETTERS = str.maketrans("0123456789", "ABCDEFGHIJ")

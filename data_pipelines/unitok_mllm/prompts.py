@@ -96,7 +96,8 @@ class MLLMPrompts(PromptBuilder):
         else:
             given = sequence.question_turns(text, "", self.vocabulary, config).given
         turns = Turns(given, given[:0])
-        sample = sequence.lay_out(turns, self._size, self.vocabulary)  # … to end
+        spans = sequence.spans_of(turns, self.vocabulary)
+        sample = sequence.lay_out(spans, self._size, self.vocabulary)  # … to end
         self._check_room(text, len(sample.tokens) + 1)
         return sample.tokens[:-1], sample.feature_index[:-1]
 

@@ -1,6 +1,6 @@
 """The kind 'unitok_mllm': packed rows of text and multi-codebook images."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -15,7 +15,13 @@ from data_pipelines.storage.records import Record, RecordError
 from data_pipelines.storage.shards import Split
 from data_pipelines.tokenizers.vocabulary import ImageTextVocabulary
 from data_pipelines.unitok_mllm import sequence
-from data_pipelines.unitok_mllm.sequence import TASKS, PromptsConfig, Turns
+from data_pipelines.unitok_mllm.sequence import (
+    TASKS,
+    Conversation,
+    PromptsConfig,
+    Span,
+    Turns,
+)
 
 
 @dataclass(frozen=True)
@@ -43,7 +49,8 @@ class MLLMRowsConfig(PackedConfig):
         assert isinstance(source, Split)
         words = self.require_vocabulary(vocabulary)
         self.check_codes(source)
-        cache = self.record_cache(source, read_codes)
+        with_all = bool(self.prompts.mixture.dialogue)
+        cache = self.record_cache(source, lambda r: read_codes(r, every=with_all))
         row_format = MLLMFormat(words, self)
         ratios = self.prompts.mixture.ratios
         rows = PackedRows(cache, row_format, self, ratios, seed)
@@ -64,27 +71,35 @@ class MLLMRowsConfig(PackedConfig):
 
 @dataclass(frozen=True)
 class Coded:
-    """A picture as its codes, int32 [S, K]; S is 0 for a text alone."""
+    """A record's pictures as their codes by number, int32 [S, K] each."""
 
-    codes: np.ndarray
+    images: Mapping[int, np.ndarray]
 
     @property
     def nbytes(self) -> int:
         """Bytes of the codes."""
-        return self.codes.nbytes
+        return sum(codes.nbytes for codes in self.images.values())
 
 
-def read_codes(record: Record) -> Coded:
+def read_codes(record: Record, *, every: bool = False) -> Coded:
     """The codes of a record, place by place.
+
+    Args:
+        record: A record.
+        every: Whether of all its pictures, which dialogues may show, and not of the
+            first alone, which captions and questions are about.
 
     Raises:
         RecordError: it has a picture, but no codes.
     """
-    if not records.has_image(record):
-        return Coded(np.zeros((0, 0), np.int32))
-    codes = records.codes_of(record)
-    # [h, w, K] → [h · w, K]
-    return Coded(codes.reshape(codes.shape[0] * codes.shape[1], -1))
+    numbers = [n for n in range(len(record["images"])) if every or not n]
+    coded = [n for n in numbers if records.has_codes(record, n)] or numbers[:1]
+    found: dict[int, np.ndarray] = {}
+    for number in coded:
+        codes = records.codes_of(record, number)
+        # [h, w, K] → [h · w, K]
+        found[number] = codes.reshape(codes.shape[0] * codes.shape[1], -1)
+    return Coded(found)
 
 
 class MLLMFormat(RowFormat[Coded]):
@@ -109,8 +124,9 @@ class MLLMFormat(RowFormat[Coded]):
         self._vocabulary = vocabulary
         self._config = config
         self.grid = (0, 0, 0)
-        self._turns: list[Turns] = []  # of each sample
-        self._unconditional = sequence.draw_turns(None, vocabulary, config.prompts)
+        self._samples: list[Conversation] = []
+        unconditional = sequence.draw_turns(None, vocabulary, config.prompts)
+        self._unconditional = self._spans(unconditional)
 
     @property
     def features(self) -> int:
@@ -127,18 +143,21 @@ class MLLMFormat(RowFormat[Coded]):
                 cache.set_aside(index, fault)
                 continue
             for task in self._config.prompts.mixture.ratios:
-                for turns in self._turns_of(record, task):
-                    length = sequence.length(turns, self.features)
-                    images = int(records.has_image(record))
-                    if fault := self._misfit(record, length, images):
+                for said in self._samples_of(record, task):
+                    length = sequence.length(said.spans, self.features)
+                    images = len(said.images)
+                    try:
+                        self._check(record, said, length)
+                    except RecordError as fault:
                         cache.report(index, fault)
                         continue
-                    rows.append(
-                        (index, TASKS.index(task), self._planned(task, length), images)
-                    )
-                    self._turns.append(turns)
-        # [n, 4] → [4, n]
-        return SampleTable(*np.array(rows, np.int32).reshape(-1, 4).T.copy())
+                    planned = self._planned(task, length)
+                    number, draws = TASKS.index(task), bool(said.drawn)
+                    rows.append((index, number, planned, images, draws))
+                    self._samples.append(said)
+        # [n, 5] → [5, n]
+        *columns, draws = np.array(rows, np.int32).reshape(-1, 5).T.copy()
+        return SampleTable(*columns, draws=draws.astype(bool))
 
     def _planned(self, task: str, length: int) -> int:
         """Return the positions that a sample takes, with its prompt or without it."""
@@ -146,24 +165,26 @@ class MLLMFormat(RowFormat[Coded]):
             return length
         return max(length, sequence.length(self._unconditional, self.features))
 
-    def _misfit(self, record: Record, length: int, images: int) -> RecordError | None:
-        """Return why a sample fits no row, if it does not."""
+    def _check(self, record: Record, said: Conversation, length: int) -> None:
+        """Refuse a sample that fits no row, or shows an image it cannot show."""
         config = self._config
-        if length <= config.row_length and images <= config.row_views:
-            return None
-        return RecordError(
-            f"record {record['id']!r}: a sample takes {length} positions and shows "
-            f"{images} pictures, but a row has {config.row_length} and "
-            f"{config.row_views}; raise data.row_length or data.row_views, or shorten "
-            "the text"
-        )
+        for image in set(said.images) - {0}:  # the first was checked
+            self._check_grid(record, image)
+        images = len(said.images)
+        if length > config.row_length or images > config.row_views:
+            raise RecordError(
+                f"record {record['id']!r}: a sample takes {length} positions and shows "
+                f"{images} pictures, but a row has {config.row_length} and "
+                f"{config.row_views}; raise data.row_length or data.row_views, or "
+                "shorten the text"
+            )
 
-    def _check_grid(self, record: Record) -> None:
+    def _check_grid(self, record: Record, image: int = 0) -> None:
         """Refuse an image without codes, or of another shape than the ones before."""
         if not records.has_image(record):
             return
-        shape = records.codes_of(record).shape
-        grid = (*shape, 1)[:3]
+        rows, columns, *books = records.grid_of(record, image)
+        grid = (rows, columns, books[0] if books else 1)
         if not self.features:
             self.grid = grid
         if grid != self.grid:
@@ -171,6 +192,19 @@ class MLLMFormat(RowFormat[Coded]):
                 f"record {record['id']!r} has codes of shape {list(grid)}, those "
                 f"before have {list(self.grid)}; pre-tokenise all pictures alike"
             )
+
+    def _spans(self, turns: Turns) -> list[Span]:
+        return sequence.spans_of(turns, self._vocabulary)
+
+    def _samples_of(self, record: Record, task: str) -> Iterator[Conversation]:
+        vocabulary, config = self._vocabulary, self._config.prompts
+        if task == "dialogue":
+            if said := record["messages"]:
+                yield sequence.dialogue_spans(said, vocabulary, config)
+            return
+        for turns in self._turns_of(record, task):
+            images = [0] if records.has_image(record) else []
+            yield Conversation(self._spans(turns), images)
 
     def _turns_of(self, record: Record, task: str) -> Iterator[Turns]:
         vocabulary, config = self._vocabulary, self._config.prompts
@@ -192,10 +226,11 @@ class MLLMFormat(RowFormat[Coded]):
 
     def lay_out(self, number: int, prepared: Coded, *, drop_prompt: bool) -> LaidOut:
         """Lay out a sample of the table, whose codes were read."""
-        turns = self._unconditional if drop_prompt else self._turns[number]
-        sample = sequence.lay_out(turns, self.features, self._vocabulary)
-        has_image = len(prepared.codes) > 0
-        return LaidOut(sample, prepared.codes[None][:has_image])
+        said = self._samples[number]
+        spans = self._unconditional if drop_prompt else said.spans
+        sample = sequence.lay_out(spans, self.features, self._vocabulary)
+        shown = [prepared.images[image] for image in said.images]
+        return LaidOut(sample, np.stack(shown) if shown else self.blank_images()[:0])
 
     def blank_images(self) -> np.ndarray:
         """Return the codes of an empty row, int32 [I, S, K]."""

@@ -1,18 +1,20 @@
 """The kind 'sequences': packed rows of text, image codes and continuous features."""
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
 from PIL import Image
 
-from data_pipelines.config import PackedConfig, Source
+from data_pipelines.config import PackedConfig, Source, policy_of
 from data_pipelines.elements import BatchSpec, Elements
 from data_pipelines.images import anyres, decoding, transforms
 from data_pipelines.images.anyres import ViewsConfig
 from data_pipelines.packed_rows import LaidOut, PackedRows, RowFormat
 from data_pipelines.storage import records
+from data_pipelines.storage.manifest import Policy
 from data_pipelines.storage.record_cache import RecordCache
 from data_pipelines.storage.records import Record
 from data_pipelines.storage.shards import Split
@@ -59,7 +61,8 @@ class SequencesConfig(PackedConfig):
         words = self.require_chameleon(vocabulary)
         if self.canvas == "square":  # codes of images in their own shapes have none
             self.check_codes(source, self.layout.code_stride)
-        cache = self.record_cache(source, lambda record: show_record(record, self))
+        policy = policy_of(source)
+        cache = self.record_cache(source, lambda r: show_record(r, self, policy))
         rows = packed_rows(cache, words, self, seed)
         return Elements(cache, rows.build, rows.tasks)
 
@@ -78,7 +81,7 @@ class SequencesConfig(PackedConfig):
 
 
 @dataclass(frozen=True)
-class Shown:
+class ShownImage:
     """A record's picture as sequences show it.
 
     Attributes:
@@ -97,34 +100,70 @@ class Shown:
         return self.views.nbytes + (0 if self.codes is None else self.codes.nbytes)
 
 
-def canvas_size(record: Record, config: SequencesConfig) -> tuple[int, int]:
-    """Returns the (width, height) of the picture that views are cut from."""
+@dataclass(frozen=True)
+class Shown:
+    """A record's pictures, those that its samples show, by number."""
+
+    images: Mapping[int, ShownImage]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all arrays."""
+        return sum(image.nbytes for image in self.images.values())
+
+
+def canvas_size(
+    record: Record, config: SequencesConfig, image: int = 0
+) -> tuple[int, int]:
+    """Returns the (width, height) of what views of one of its pictures are cut from."""
     if config.canvas == "square":
         return config.image_size, config.image_size
-    return record["width"], record["height"]
+    picture = records.image_of(record, image)
+    return picture["width"], picture["height"]
 
 
-def show_record(record: Record, config: SequencesConfig) -> Shown:
-    """Returns what sequences need of a record's picture.
+def show_record(
+    record: Record, config: SequencesConfig, policy: Policy = "released"
+) -> Shown:
+    """Returns what sequences need of a record's pictures.
+
+    That is all pictures that its messages show, if dialogues are wanted, and the first,
+    which captions and questions are about.
 
     Raises:
-        ImageError: its bytes are no usable picture, or not of the record's size, by
-            which its row was planned.
+        ImageError: the bytes of one are no usable picture, or not of the size that the
+            record says, by which its row was planned.
     """
-    codes = records.codes_of(record) if record["codes"] is not None else None
-    size = canvas_size(record, config)
-    side = config.views.size
-    views = np.zeros((0, side, side, 3), np.uint8)
-    if config.shows_views:
-        picture = decoding.decode(record["image"], f"record {record['id']!r}")
-        if picture.size != (record["width"], record["height"]):
-            raise decoding.ImageError(
-                f"record {record['id']!r}: its picture is {picture.width} × "
-                f"{picture.height} pixels, but the record says {record['width']} × "
-                f"{record['height']}; prepare the data again"
-            )
-        views = show_image(picture, config)
-    return Shown(codes, views, size)
+    numbers = set(range(min(1, len(record["images"]))))
+    if config.mixture.dialogue:
+        parts = itertools.chain.from_iterable(m["content"] for m in record["messages"])
+        numbers |= {part["image"] for part in parts if "image" in part}
+    return Shown({n: _show(record, n, config, policy) for n in sorted(numbers)})
+
+
+def _show(
+    record: Record, image: int, config: SequencesConfig, policy: Policy
+) -> ShownImage:
+    codes = None
+    if records.has_codes(record, image):
+        codes = records.codes_of(record, image)
+    size = canvas_size(record, config, image)
+    if not config.shows_views:
+        return ShownImage(codes, blank_views(0, config), size)
+    said = records.image_of(record, image)
+    picture = decoding.decode_image(record, image, policy=policy)
+    if picture.size != (said["width"], said["height"]):
+        raise decoding.ImageError(
+            f"record {record['id']!r}: its picture is {picture.width} × "
+            f"{picture.height} pixels, but the record says {said['width']} × "
+            f"{said['height']}; prepare the data again"
+        )
+    return ShownImage(codes, show_image(picture, config), size)
+
+
+def blank_views(count: int, config: SequencesConfig) -> np.ndarray:
+    """Returns views without a picture, uint8 [count, side, side, 3]."""
+    return np.zeros((count, config.views.size, config.views.size, 3), np.uint8)
 
 
 def show_image(picture: Image.Image, config: SequencesConfig) -> np.ndarray:
@@ -175,7 +214,7 @@ class UniTokenFormat(RowFormat[Shown]):
             self._vocabulary,
             config.layout,
             views=config.views,
-            canvas_size=lambda record: canvas_size(record, config),
+            canvas_size=lambda record, image: canvas_size(record, config, image),
             row=Row(config.row_length, config.row_views),
             refuse=cache.report,
         )
@@ -184,22 +223,25 @@ class UniTokenFormat(RowFormat[Shown]):
     def lay_out(self, number: int, prepared: Shown, *, drop_prompt: bool) -> LaidOut:
         """Lay out a sample of the table, whose image was prepared."""
         assert self._table is not None, "samples are tabulated first"
-        views = self._config.views
-        index, shown = None, prepared.views[:0]
-        if self._table.views[number]:
-            index = anyres.feature_indices(*prepared.size, views)
-            shown = prepared.views
-        turns = self._table.turns(number, drop_prompt=drop_prompt)
-        content = ImageContent(prepared.codes, index)
-        sample = sequence.lay_out(
-            turns, [content], self._vocabulary, self._config.layout
-        )
-        return LaidOut(sample, shown)
+        config = self._config
+        said = self._table.conversation(number, drop_prompt=drop_prompt)
+        contents: list[ImageContent] = []
+        views = [blank_views(0, config)]
+        for image, drawn in samples.marked_images(said):
+            shown, index = prepared.images[image], None
+            if config.layout.parts(drawn=drawn)[1]:
+                # Features of the pictures before it come first.
+                before = sum(map(len, views)) * self.features
+                block = anyres.feature_indices(*shown.size, config.views)
+                index = anyres.shift_features(block, before)
+                views.append(shown.views)
+            contents.append(ImageContent(shown.codes, index))
+        sample = sequence.lay_out(said.turns, contents, self._vocabulary, config.layout)
+        return LaidOut(sample, np.concatenate(views))
 
     def blank_images(self) -> np.ndarray:
         """Return the views of an empty row, uint8 [I, side, side, 3]."""
-        side = self._config.views.size
-        return np.zeros((self._config.shown_views, side, side, 3), np.uint8)
+        return blank_views(self._config.shown_views, self._config)
 
     @property
     def features(self) -> int:

@@ -1,19 +1,20 @@
 """The samples that records give, with their lengths, before any picture is decoded.
 
 Each caption gives a sample of 'caption' (what is it?) and one of 'draw', each question
-one of 'question'. Texts are tokenised here, once each, and kept as ids.
+one of 'question', all messages of a record one of 'dialogue'. Texts are tokenised here,
+once each, and kept as ids.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 
 from data_pipelines.config import TaskMixture
 from data_pipelines.images import anyres
 from data_pipelines.packed_rows import SampleTable
-from data_pipelines.storage.records import Record
+from data_pipelines.storage.records import Record, grid_of, has_codes, has_image
 from data_pipelines.tokenizers.chameleon import ChameleonVocabulary
 from data_pipelines.unitoken.sequence import (
     IMAGE_MARK,
@@ -21,11 +22,12 @@ from data_pipelines.unitoken.sequence import (
     LayoutConfig,
     SequenceError,
     Turn,
+    encode_dialogue,
     encode_text,
     image_length,
 )
 
-Task = Literal["caption", "question", "draw"]
+Task = Literal["caption", "question", "draw", "dialogue"]
 TASKS: tuple[Task, ...] = get_args(Task)
 
 
@@ -37,11 +39,21 @@ class MixtureConfig(TaskMixture):
         caption: understanding, the answer is a caption.
         question: understanding, the answer is that of one of the record's questions.
         draw: generation from a caption.
+        dialogue: a record's messages. Those with an image in an answer are generation,
+            all others understanding; they are mixed as the data has them.
     """
 
     caption: float = 1.0
     question: float = 1.0
     draw: float = 2.0
+    dialogue: float = 0.0
+
+
+class Conversation(NamedTuple):
+    """The turns of a sample, and which of the record's images each mark stands for."""
+
+    turns: Sequence[Turn]
+    images: Sequence[int]
 
 
 @dataclass(frozen=True)
@@ -50,28 +62,33 @@ class Samples(SampleTable):
 
     Attributes:
         text: which of the record's captions or questions.
-        prompt: the user's turn, a number in `texts`.
-        answer: the assistant's turn, likewise.
+        prompt: the user's turn, a number in `texts`; of a dialogue one in `dialogues`.
+        answer: the assistant's turn, likewise; -1 of a dialogue.
         texts: distinct messages as `sequence.encode_text` gives them.
+        dialogues: all turns of the samples that have more.
     """
 
     text: np.ndarray
     prompt: np.ndarray
     answer: np.ndarray
     texts: Sequence[np.ndarray]
+    dialogues: Sequence[Conversation]
 
     def of_task(self, task: Task) -> np.ndarray:
         """Returns the numbers of the samples of one task."""
         return np.flatnonzero(self.task == TASKS.index(task))
 
-    def turns(self, sample: int, *, drop_prompt: bool = False) -> list[Turn]:
-        """Returns the two turns of a sample, the first one emptied if asked."""
+    def conversation(self, sample: int, *, drop_prompt: bool = False) -> Conversation:
+        """Returns the turns of a sample, of 'draw' with the first emptied if asked."""
+        if self.task[sample] == TASKS.index("dialogue"):
+            return self.dialogues[self.prompt[sample]]
         prompt = self.texts[self.prompt[sample]]
         answer = self.texts[self.answer[sample]]
-        return [
+        turns = [
             Turn(prompt[:0] if drop_prompt else prompt, learnt=False),
             Turn(answer, learnt=True),
         ]
+        return Conversation(turns, [0])
 
 
 def messages(record: Record, task: Task, layout: LayoutConfig) -> list[tuple[str, str]]:
@@ -97,6 +114,9 @@ def request(caption: str, layout: LayoutConfig) -> str:
     return layout.prompt_template.format(caption=caption)
 
 
+CanvasSize = Callable[[Record, int], tuple[int, int]]
+
+
 @dataclass(frozen=True)
 class Row:
     """What one packed row can hold: T positions and I views."""
@@ -112,7 +132,7 @@ def tabulate(
     layout: LayoutConfig,
     *,
     views: anyres.ViewsConfig,
-    canvas_size: Callable[[Record], tuple[int, int]],
+    canvas_size: CanvasSize,
     row: Row,
     refuse: Callable[[int, SequenceError], None],
 ) -> Samples:
@@ -124,65 +144,157 @@ def tabulate(
         vocabulary: encodes the texts.
         layout: how sequences are laid out.
         views: how pictures become views.
-        canvas_size: gives the (width, height) of the picture that views are cut from.
+        canvas_size: gives the (width, height) of the picture that views of one of a
+            record's images are cut from.
         row: what a sample must fit into.
         refuse: told the record's index and the reason of every sample that is left
             out, because it fits no row or its record has no codes.
     """
-    texts: list[np.ndarray] = []
-    marks: list[int] = []
-    numbers: dict[str, int] = {}
-
-    def number(message: str) -> int:
-        if message not in numbers:
-            numbers[message] = len(texts)
-            texts.append(encode_text(message, vocabulary))
-            marks.append(int(np.count_nonzero(texts[-1] == IMAGE_MARK)))
-        return numbers[message]
-
+    planner = _Planner(vocabulary, layout, views, canvas_size)
     table: list[tuple[int, ...]] = []
     for index, record in records:
-        size = canvas_size(record)
         for task in tasks:
-            for text, (prompt, answer) in enumerate(messages(record, task, layout)):
-                turns = number(prompt), number(answer)
+            for text, planned in enumerate(planner.samples(record, task)):
                 try:
-                    length, shown = _measure(record, task, layout, views, size)
-                    # BOS, two ends, and the messages without the picture's mark.
-                    length += 2 + len(texts[turns[0]]) + len(texts[turns[1]])
-                    _check_marks(record["id"], marks[turns[0]] + marks[turns[1]])
+                    length, shown = planner.measure(record, planned)
+                    if task != "dialogue":
+                        _check_marks(record["id"], planned.marks)
                     _check_room(record["id"], length, shown, row)
                 except SequenceError as error:
                     refuse(index, error)
                     continue
-                table.append((index, TASKS.index(task), length, shown, text, *turns))
-    columns = np.array(table, np.int32).reshape(-1, 7).T.copy()  # [n, 7] → [7, n]
-    return Samples(*columns, texts=tuple(texts))
+                draws = any(drawn for _, drawn in planned.images)
+                place = planned.prompt, planned.answer
+                number = TASKS.index(task)
+                table.append((index, number, length, shown, draws, text, *place))
+    columns = np.array(table, np.int32).reshape(-1, 8).T.copy()  # [n, 8] → [8, n]
+    record, task, length, shown, draws, *rest = columns
+    return Samples(
+        *(record, task, length, shown, draws.astype(bool), *rest),
+        texts=tuple(planner.texts),
+        dialogues=tuple(planner.dialogues),
+    )
 
 
-def _measure(
-    record: Record,
-    task: Task,
-    layout: LayoutConfig,
-    views: anyres.ViewsConfig,
-    size: tuple[int, int],
-) -> tuple[int, int]:
-    """Returns the positions a record's picture takes, and the views it shows."""
-    drawn = task == "draw"
-    has_codes, has_features = layout.parts(drawn=drawn)
-    grid = record["grid"] or (0, 0)
-    if has_codes and record["grid"] is None:
-        raise SequenceError(
-            f"record {record['id']!r} holds no codes; pre-tokenise the data set first"
-        )
-    if len(grid) != 2:
-        raise SequenceError(
-            f"record {record['id']!r} holds codes of {grid[2]} codebooks, which no ids "
-            "stand for; pre-tokenise the data set with a vqgan"
-        )
-    features = anyres.continuous_length(*size, views) if has_features else 0
-    shown = anyres.count_views(*size, views) if has_features else 0
-    return image_length(grid[0], grid[1], features, layout, drawn=drawn), shown
+class _Planned(NamedTuple):
+    """A sample before it is known whether it fits a row.
+
+    Attributes:
+        prompt, answer: as in `Samples`.
+        texts: ids of all turns with their ends, and marks.
+        marks: the marks among them.
+        images: (number of the record's image, whether it is drawn) of each mark.
+    """
+
+    prompt: int
+    answer: int
+    texts: int
+    marks: int
+    images: Sequence[tuple[int, bool]]
+
+
+class _Planner:
+    """Lists the samples of records, each text encoded once.
+
+    Attributes:
+        texts: see `Samples`.
+        dialogues: see `Samples`.
+    """
+
+    def __init__(
+        self,
+        vocabulary: ChameleonVocabulary,
+        layout: LayoutConfig,
+        views: anyres.ViewsConfig,
+        canvas_size: CanvasSize,
+    ) -> None:
+        self._vocabulary, self._layout, self._views = vocabulary, layout, views
+        self._canvas_size = canvas_size
+        self._numbers: dict[str, int] = {}
+        self._marks: list[int] = []
+        self.texts: list[np.ndarray] = []
+        self.dialogues: list[Conversation] = []
+
+    def samples(self, record: Record, task: Task) -> Iterator[_Planned]:
+        """Yields the samples of a task; images of text alone are of none but one."""
+        if task == "dialogue":
+            if record["messages"]:
+                yield self._dialogue(record)
+        elif has_image(record):
+            images = [(0, task == "draw")]
+            for turns in messages(record, task, self._layout):
+                prompt, answer = map(self._number, turns)
+                ids = 2 + len(self.texts[prompt]) + len(self.texts[answer])
+                marks = self._marks[prompt] + self._marks[answer]
+                yield _Planned(prompt, answer, ids, marks, images)
+
+    def _dialogue(self, record: Record) -> _Planned:
+        said = Conversation(*encode_dialogue(record["messages"], self._vocabulary))
+        self.dialogues.append(said)
+        ids = sum(len(turn.ids) + 1 for turn in said.turns)
+        images = marked_images(said)
+        return _Planned(len(self.dialogues) - 1, -1, ids, len(images), images)
+
+    def _number(self, message: str) -> int:
+        if message not in self._numbers:
+            self._numbers[message] = len(self.texts)
+            self.texts.append(encode_text(message, self._vocabulary))
+            self._marks.append(int(np.count_nonzero(self.texts[-1] == IMAGE_MARK)))
+        return self._numbers[message]
+
+    def measure(self, record: Record, planned: _Planned) -> tuple[int, int]:
+        """Returns the positions that a sample takes, and the views it shows.
+
+        Raises:
+            SequenceError: a picture lacks its codes, or a size to cut views from.
+        """
+        length = 1 + planned.texts - len(planned.images)  # BOS; marks give way
+        views = 0
+        for image, drawn in planned.images:
+            more, shown = self._measure_image(record, image, drawn)
+            length, views = length + more, views + shown
+        return length, views
+
+    def _measure_image(
+        self, record: Record, image: int, drawn: bool
+    ) -> tuple[int, int]:
+        needs_codes, has_features = self._layout.parts(drawn=drawn)
+        is_coded = has_codes(record, image)
+        grid = grid_of(record, image) if is_coded else (0, 0)
+        if needs_codes and not is_coded:
+            raise SequenceError(
+                f"record {record['id']!r} holds no codes; pre-tokenise the data set "
+                "first"
+            )
+        if len(grid) != 2:
+            raise SequenceError(
+                f"record {record['id']!r} holds codes of {grid[2]} codebooks, which no "
+                "ids stand for; pre-tokenise the data set with a vqgan"
+            )
+        features = shown = 0
+        if has_features:
+            size = self._canvas_size(record, image)
+            if not all(size):
+                raise SequenceError(
+                    f"record {record['id']!r} has codes alone of a picture, and no "
+                    "pixels for the continuous encoder; set data.layout.encoding to "
+                    "'discrete'"
+                )
+            features = anyres.continuous_length(*size, self._views)
+            shown = anyres.count_views(*size, self._views)
+        return image_length(
+            grid[0], grid[1], features, self._layout, drawn=drawn
+        ), shown
+
+
+def marked_images(said: Conversation) -> list[tuple[int, bool]]:
+    """Returns (number of the image, whether it is drawn) of each mark, in order."""
+    drawn = [
+        turn.learnt
+        for turn in said.turns
+        for _ in range(np.count_nonzero(turn.ids == IMAGE_MARK))
+    ]
+    return list(zip(said.images, drawn, strict=True))
 
 
 def _check_marks(name: str, marks: int) -> None:
@@ -201,6 +313,6 @@ def _check_room(name: str, length: int, shown: int, row: Row) -> None:
         )
     if shown > row.views:
         raise SequenceError(
-            f"record {name!r}: its picture shows {shown} views, but a row holds "
+            f"record {name!r}: a sample shows {shown} views, but a row holds "
             f"{row.views}; raise data.row_views"
         )

@@ -11,9 +11,11 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from data_pipelines.dialogues import dialogue, images_of, joined
 from data_pipelines.errors import DataError
 from data_pipelines.images.anyres import NEWLINE
 from data_pipelines.packing import IGNORE, NO_FEATURE, Sample
+from data_pipelines.storage.records import Message
 from data_pipelines.tokenizers.chameleon import ChameleonVocabulary
 
 IMAGE_MARK = -1  # in an encoded turn: here stands the next picture
@@ -120,6 +122,34 @@ def encode_text(text: str, vocabulary: ChameleonVocabulary) -> np.ndarray:
     ids = vocabulary.encode(pieces[0])
     for piece in pieces[1:]:
         ids = [*ids, IMAGE_MARK, *vocabulary.encode(piece)]
+    return np.array(ids, np.int32)
+
+
+def encode_dialogue(
+    messages: Sequence[Message], vocabulary: ChameleonVocabulary
+) -> tuple[list[Turn], list[int]]:
+    """Returns the turns of a record's messages, and the image of each of their marks.
+
+    The published template names no sides, so that turns must alternate (see
+    `dialogues.dialogue`); it knows no instructions, which stand at the head of the
+    first turn, a newline behind them. A text is text, even one that holds `<|image|>`.
+    """
+    system, said = dialogue(messages)
+    said[0] = joined(system, "\n", said[0])
+    turns = [
+        Turn(encode_parts(parts, vocabulary), learnt=number % 2 == 1)
+        for number, parts in enumerate(said)
+    ]
+    return turns, [image for parts in said for image in images_of(parts)]
+
+
+def encode_parts(
+    parts: Sequence[str | int], vocabulary: ChameleonVocabulary
+) -> np.ndarray:
+    """Returns the ids of texts and images, int32, with `IMAGE_MARK` for each image."""
+    ids: list[int] = []
+    for part in parts:
+        ids += [IMAGE_MARK] if isinstance(part, int) else vocabulary.encode(part)
     return np.array(ids, np.int32)
 
 

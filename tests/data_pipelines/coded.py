@@ -17,7 +17,7 @@ SIZE = ROWS * COLUMNS  # tokens of a picture
 
 def record(index: int, rng: np.random.Generator) -> records.Record:
     """A record with one to three captions, a category, and codes."""
-    made = prepared.record(index, rng) | {"codes": None, "grid": None}
+    made = prepared.record(index, rng)
     made["category"] = ["animals", "food", "signs"][index % 3]
     codes = rng.integers(0, CODES, (ROWS, COLUMNS, CODEBOOKS))
     return records.with_codes(made, codes)
@@ -26,8 +26,7 @@ def record(index: int, rng: np.random.Generator) -> records.Record:
 def text_record(index: int) -> records.Record:
     """A record without a picture."""
     made = prepared.record(index, np.random.default_rng(index))
-    nothing = {"image": b"", "width": 0, "height": 0, "codes": None, "grid": None}
-    made = made | nothing | {"id": f"text/{index:05d}", "category": "animals"}
+    made = made | {"images": [], "id": f"text/{index:05d}", "category": "animals"}
     return made | {"captions": [f"two apples and {index} hearts"], "questions": []}
 
 

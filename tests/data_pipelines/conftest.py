@@ -24,22 +24,18 @@ def picture_bytes(seed: int = 0, size: int = 16, kind: str = "PNG") -> bytes:
 
 
 def record(index: int = 0) -> records.Record:
-    return {
-        "id": f"picture/{index:05d}",
-        "image": picture_bytes(index),
-        "width": 16,
-        "height": 16,
-        "captions": [f"picture number {index}", "näïve ❤"],
-        "questions": [{"kind": "what", "question": "what is this?", "answer": "noise"}],
-        "concept": f"concept {index}",
-        "category": "noise",
-        "subcategory": "",
-        "keywords": ["grey"],
-        "source": "test",
-        "license": "none",
-        "codes": None,
-        "grid": None,
-    }
+    asked = {"kind": "what", "question": "what is this?", "answer": "noise"}
+    return records.make(
+        f"picture/{index:05d}",
+        images=[records.picture(picture_bytes(index), 16, 16)],
+        captions=[f"picture number {index}", "näïve ❤"],
+        questions=[records.Question(**asked)],
+        group=f"concept {index}",
+        category="noise",
+        keywords=["grey"],
+        source="test",
+        license="none",
+    )
 
 
 def data_set(directory: Path, train: int = 7, heldout: int = 2) -> Path:

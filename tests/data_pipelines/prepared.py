@@ -48,31 +48,27 @@ def record(index: int, rng: np.random.Generator) -> records.Record:
         {"kind": "what", "question": f"is it {words[i]}?", "answer": "yes"}
         for i in range(rng.integers(0, 3))
     ]
-    made: records.Record = {
-        "id": f"picture/{index:05d}",
-        "image": picture_bytes(index, size=32),
-        "width": 32,
-        "height": 32,
-        "captions": captions,
-        "questions": questions,
-        "concept": f"concept {index}",
-        "category": "",
-        "subcategory": "",
-        "keywords": [],
-        "source": "test",
-        "license": "none",
-        "codes": None,
-        "grid": None,
-    }
+    made = records.make(
+        f"picture/{index:05d}",
+        images=[records.picture(picture_bytes(index, size=32), 32, 32)],
+        captions=captions,
+        questions=questions,
+        group=f"concept {index}",
+        source="test",
+        license="none",
+    )
     return records.with_codes(made, rng.integers(0, 16, (4, 4)))
 
 
 def make(directory: Path, count: int = 24, shards: int = 2, **changes: dict) -> Path:
-    """Writes a data set; `changes` maps 'r5' to the fields of record 5 to replace."""
+    """Writes a data set; `changes` maps 'r5' to the fields of record 5 to replace.
+
+    Those of its picture, which are not the record's own, are replaced there.
+    """
     rng = np.random.default_rng(0)
     directory.mkdir()
     (directory / "tokenizer.json").write_text(train_vocabulary(TEXTS, 16, 270, 2))
-    made = [record(i, rng) | changes.get(f"r{i}", {}) for i in range(count)]
+    made = [_changed(record(i, rng), changes.get(f"r{i}", {})) for i in range(count)]
     entries = map(records.encode, made)
     splits = {
         "train": write_split(directory, "train", entries, count=count, shards=shards)
@@ -80,6 +76,13 @@ def make(directory: Path, count: int = 24, shards: int = 2, **changes: dict) -> 
     files = {"tokenizer.json": file_digest(directory / "tokenizer.json")}
     Manifest(splits, {"source": "test"}, {}, (), files).write(directory)
     return directory
+
+
+def _changed(made: records.Record, changes: dict) -> records.Record:
+    (picture,) = made["images"]
+    inner = {key: value for key, value in changes.items() if key in picture}
+    outer = {key: value for key, value in changes.items() if key not in picture}
+    return made | {"images": [picture | inner]} | outer
 
 
 def vocabulary(directory: Path) -> ChameleonVocabulary:

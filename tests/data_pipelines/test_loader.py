@@ -118,7 +118,7 @@ def test_the_digest_is_of_samples_and_their_order(
     dropped = {"prompt_drop": 0.5} if kind == "sequences" else {}
     assert digest(replace(CONFIGS[kind], threads=2, **dropped)) == digest()
     assert digest(seed=4) != digest()
-    picture = {"image": prepared.picture_bytes(99, size=32)}
+    picture = {"bytes": prepared.picture_bytes(99, size=32)}
     other = prepared.make(tmp_path / "other", r3=picture)
     assert digest(directory=other) != before
     assert digest(directory=prepared.make(tmp_path / "same")) == before
@@ -305,7 +305,7 @@ def test_prompts_are_dropped_as_often_as_asked(directory, vocabulary):
 
 def test_discrete_rows_hold_no_pixels_and_decode_none(tmp_path):
     directory = prepared.make(
-        tmp_path / "set", **{f"r{i}": {"image": b"no picture"} for i in range(24)}
+        tmp_path / "set", **{f"r{i}": {"bytes": b"no picture"} for i in range(24)}
     )
     vocabulary = prepared.vocabulary(directory)
     config = replace(
@@ -320,7 +320,7 @@ def test_discrete_rows_hold_no_pixels_and_decode_none(tmp_path):
 
 @KINDS
 def test_a_bad_picture_is_set_aside_and_the_run_goes_on(kind, tmp_path):
-    directory = prepared.make(tmp_path / "set", r5={"image": b"no picture"})
+    directory = prepared.make(tmp_path / "set", r5={"bytes": b"no picture"})
     vocabulary = prepared.vocabulary(directory)
     config = CONFIGS[kind]
 
@@ -344,7 +344,7 @@ def test_a_bad_picture_is_set_aside_and_the_run_goes_on(kind, tmp_path):
 
 @pytest.mark.parametrize("threads", [0, 2])
 def test_more_bad_records_than_allowed_end_the_run(threads, tmp_path):
-    changes = {f"r{i}": {"image": b"no picture"} for i in range(3)}
+    changes = {f"r{i}": {"bytes": b"no picture"} for i in range(3)}
     directory = prepared.make(tmp_path / "set", **changes)
     config = replace(prepared.IMAGES, bad_limit=2, threads=threads)
     # Eight steps are three epochs: whichever comes first meets all bad records.
@@ -356,7 +356,7 @@ def test_more_bad_records_than_allowed_end_the_run(threads, tmp_path):
 
 @KINDS
 def test_half_of_the_records_gone_is_not_set_aside(kind, tmp_path):
-    changes = {f"r{i}": {"image": b"no picture"} for i in range(0, 24, 2)}
+    changes = {f"r{i}": {"bytes": b"no picture"} for i in range(0, 24, 2)}
     if kind == "sequences":  # found as rows are planned, all at once
         changes = {f"r{i}": {"captions": ["red apple " * 60]} for i in range(0, 24, 2)}
     directory = prepared.make(tmp_path / "set", **changes)
@@ -400,7 +400,7 @@ def test_a_sample_longer_than_the_row_is_named_and_left_out(tmp_path):
 
 
 def test_records_without_codes_are_refused_with_what_to_do(tmp_path):
-    changes = {f"r{i}": {"codes": None, "grid": None} for i in range(24)}
+    changes = {f"r{i}": {"codes": []} for i in range(24)}
     directory = prepared.make(tmp_path / "set", **changes)
     vocabulary = prepared.vocabulary(directory)
     with pytest.raises(RecordError, match=r"no samples.*pre-tokenise the data set"):

@@ -252,7 +252,7 @@ def test_held_out_records_that_do_not_fit_are_set_aside(
         elif number == 2:
             record["questions"][0]["answer"] = "a heart " * 60
         elif number == 3:
-            record["image"] = b"no picture"
+            record["images"][0]["bytes"] = b"no picture"
         elif number == 4:
             record["captions"] = ["\u2028\x85 \0 <s><reserved08706>"]
         return record

@@ -28,22 +28,16 @@ def _record(index: int) -> records.Record:
     file = io.BytesIO()
     Image.fromarray(picture).save(file, "PNG")
     question = {"kind": "color", "question": "what colour is it?", "answer": name}
-    return {
-        "id": f"square/{index:03d}",
-        "image": file.getvalue(),
-        "width": IMAGE,
-        "height": IMAGE,
-        "captions": [f"a {name} square, {index}"],
-        "questions": [question],
-        "concept": f"square {index}",
-        "category": "squares",
-        "subcategory": "",
-        "keywords": [name],
-        "source": "test",
-        "license": "none",
-        "codes": None,
-        "grid": None,
-    }
+    return records.make(
+        f"square/{index:03d}",
+        images=[records.picture(file.getvalue(), IMAGE, IMAGE)],
+        captions=[f"a {name} square, {index}"],
+        questions=[records.Question(**question)],
+        category="squares",
+        keywords=[name],
+        source="test",
+        license="none",
+    )
 
 
 def make_data(directory: Path) -> ChameleonVocabulary:

@@ -63,7 +63,8 @@ class ZeroShotConfig:
     Attributes:
         stage: The training stage whose model is measured; "" is the last that has an
             image and a text tower.
-        classes: The field of the held-out records that names the classes.
+        classes: The field of the held-out records that names the classes; a concept is
+            the `group` of a record.
         folder: A directory with one folder of pictures a class, instead of records.
         names: A text file with the classes' names, one a line in the order of the
             sorted folders; "" takes the folders' own names.

@@ -20,11 +20,12 @@ from tqdm import tqdm
 
 from data_pipelines.config import DataConfig
 from data_pipelines.errors import DataError
-from data_pipelines.images import decoding, transforms
+from data_pipelines.images import transforms
+from data_pipelines.images.decoding import decode_image
 from data_pipelines.images.pairs import PairsConfig, caption_encoder
 from data_pipelines.prepare.scenes import NEW_COMPOSITION
 from data_pipelines.prompts import ImageInputs, PromptError, short
-from data_pipelines.storage.records import Question, Record
+from data_pipelines.storage.records import Question, Record, has_image
 from data_pipelines.storage.shards import Split
 from data_pipelines.tokenizers.chameleon import ChameleonVocabulary
 from unitoken_jax.config import ConfigError, UserError
@@ -186,10 +187,15 @@ class EvaluatedRun:
         return restore(self.experiment, name, self._workdir, self._mesh)
 
     def images(self) -> Iterator[tuple[Record, Image.Image]]:
-        """Yield held-out records with their images; broken ones are set aside."""
+        """Yield held-out records with their first images; broken ones are set aside.
+
+        Records of text alone are passed over.
+        """
+        policy = self.heldout.manifest.image_policy
         for _, record in self._records(self.heldout, self._order):
-            where = f"record {record['id']!r}"
-            decode = functools.partial(decoding.decode, record["image"], where)
+            if not has_image(record):
+                continue
+            decode = functools.partial(decode_image, record, policy=policy)
             image = self.set_aside.take(record["id"], decode)
             if image is not None:
                 yield record, image
@@ -210,11 +216,15 @@ class EvaluatedRun:
         return self.sampler.prompts.view(image)
 
     def questions(self) -> list[tuple[int, Question]]:
-        """List all held-out questions with the numbers of their records, shuffled."""
+        """List all held-out questions with the numbers of their records, shuffled.
+
+        They are those about a record's first image; dialogues are not asked.
+        """
         outlines = self.heldout.without_images()
         every = [
             (number, question)
             for number, record in self._records(outlines, range(len(outlines)))
+            if has_image(record)
             for question in record["questions"]
         ]
         rng = np.random.default_rng(self.config.seed)

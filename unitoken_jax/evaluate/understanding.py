@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import ClassVar, NamedTuple
 
 from data_pipelines.errors import DataError
-from data_pipelines.images import decoding
+from data_pipelines.images.decoding import decode_image
 from data_pipelines.prompts import ImageInputs
 from data_pipelines.storage import records
 from unitoken_jax.evaluate.config import UnderstandingConfig
@@ -101,7 +101,7 @@ def held_out_questions(
 def _question(
     source: EvaluatedRun, record: records.Record, question: records.Question
 ) -> Question:
-    image = decoding.decode(record["image"], f"record {record['id']!r}")
+    image = decode_image(record, policy=source.heldout.manifest.image_policy)
     view = source.sampler.prompts.view(image)
     texts = question["question"], question["answer"]
     source.check_room(view, *texts)

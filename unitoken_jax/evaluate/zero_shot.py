@@ -196,7 +196,8 @@ class ZeroShot(Evaluator[ZeroShotConfig]):
     def _labelled(self, data: DataConfig) -> Iterator[tuple[np.ndarray, str]]:
         """Yield held-out images with the names of their classes."""
         for record, image in self.source.images():
-            label = record[self.config.classes]
+            classes = self.config.classes
+            label = record["group" if classes == "concept" else classes]
             if label and record["category"] not in self.config.without:
                 square = transforms.to_square(image, data.image_size, data.background)
                 yield square, label.replace("_", " ")

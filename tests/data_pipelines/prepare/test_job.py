@@ -54,10 +54,10 @@ def test_everything_is_there(prepared, lines):
 
 def test_no_concept_stands_in_two_splits(prepared):
     train, heldout = Split(prepared, "train"), Split(prepared, "heldout")
-    concepts = {record["concept"] for record in train}
-    assert not concepts & {record["concept"] for record in heldout}
-    keys = {concept_key(r["concept"]) for r in train if r["category"] != "scene"}
-    held = {concept_key(r["concept"]) for r in heldout if r["category"] != "scene"}
+    concepts = {record["group"] for record in train}
+    assert not concepts & {record["group"] for record in heldout}
+    keys = {concept_key(r["group"]) for r in train if r["category"] != "scene"}
+    held = {concept_key(r["group"]) for r in heldout if r["category"] != "scene"}
     assert not keys & held
 
 
@@ -192,7 +192,9 @@ def test_equal_pictures_stand_in_one_split(tmp_path, make_zip, lines):
     manifest = prepare(make_zip([*lines, *entries], files), tmp_path / "set", config)
     assert manifest.counts["pictures equal to another"] == 19
     found = {
-        split: sum(r["image"] == data for r in Split(tmp_path / "set", split))
+        split: sum(
+            r["images"][0]["bytes"] == data for r in Split(tmp_path / "set", split)
+        )
         for split in ("train", "heldout")
     }
     assert sorted(found.values()) == [0, 20]
@@ -209,8 +211,8 @@ def test_orientation_is_recorded_and_stored(tmp_path, make_zip, lines, policy, c
     every = [r for s in ("train", "heldout") for r in Split(tmp_path / "set", s)]
     (record,) = [r for r in every if r["id"] == lines[0]["image"].split(".")[0]]
     size = (24, 16) if policy == "released" else (16, 24)
-    assert (record["width"], record["height"]) == size
-    assert decoding.decode(record["image"], "x").size == size
+    assert (record["images"][0]["width"], record["images"][0]["height"]) == size
+    assert decoding.decode_image(record).size == size
 
 
 def test_a_folder_of_something_else_is_not_replaced(tmp_path, make_zip):

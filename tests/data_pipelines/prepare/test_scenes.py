@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 
-from data_pipelines.images.decoding import decode
+from data_pipelines.images.decoding import decode_image
 from data_pipelines.prepare import scenes
 from data_pipelines.prepare.colors import PAINTS, single_color
 from data_pipelines.prepare.job import PrepareConfig, make_things
@@ -243,6 +243,6 @@ def test_records_are_valid_and_reproducible(things):
     assert made != list(scenes.scene_records(*arguments, seed=2, size=32))
     for record in made:
         records.validate(record)
-        assert decode(record["image"], record["id"]).size == (32, 32)
+        assert decode_image(record).size == (32, 32)
         assert record["keywords"][0] == scenes.SEEN
         assert record["license"] == "Apache-2.0"

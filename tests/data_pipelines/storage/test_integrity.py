@@ -3,9 +3,10 @@
 import json
 import shutil
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
+import msgpack
 import numpy as np
 import prepared
 import pytest
@@ -18,7 +19,13 @@ from data_pipelines.errors import DataError
 from data_pipelines.loader import make_loader
 from data_pipelines.storage import integrity, records
 from data_pipelines.storage.code_files import CodeFileError, CodeFiles
-from data_pipelines.storage.manifest import FILE, Manifest, file_digest, read_manifest
+from data_pipelines.storage.manifest import (
+    FILE,
+    Manifest,
+    _seal,
+    file_digest,
+    read_manifest,
+)
 from data_pipelines.storage.readers import READERS, ShardError, StorageError
 from data_pipelines.storage.shards import Split, write_split
 from unitoken_jax.errors import REFUSED
@@ -205,41 +212,78 @@ def test_other_contents_are_another_stream(directory, tmp_path):
         assert digest(directory) != same
 
 
-def old_format(directory: Path) -> None:
-    """Makes of a data set what earlier programs wrote."""
+def old_entry(data: bytes, separate: bool) -> tuple[bytes, bytes]:
+    """What earlier programs wrote for an encoded record: its text, and its picture."""
+    new = records.decode(data)
+    (shown,) = new["images"] or [records.picture(b"")]
+    (codes,) = shown["codes"] or [{"data": None, "grid": None}]
+    old = {
+        "id": new["id"],
+        "image": len(shown["bytes"]) if separate else shown["bytes"],
+        "width": shown["width"],
+        "height": shown["height"],
+        "captions": new["captions"],
+        "questions": new["questions"],
+        "concept": new["group"],
+        "category": new["category"],
+        "subcategory": new["subcategory"],
+        "keywords": new["keywords"],
+        "source": new["source"],
+        "license": new["license"],
+        "codes": codes["data"],
+        "grid": codes["grid"],
+    }
+    text = msgpack.packb(old, use_bin_type=True)
+    assert text is not None
+    return text, shown["bytes"] if separate else b""
+
+
+def old_format(directory: Path, number: int = 1) -> None:
+    """Makes of a data set what earlier programs wrote in format `number`."""
     manifest = read_manifest(directory)
     made = list(Split(directory, "train"))
     for path in directory.glob("*.array_record"):
         path.unlink()
-    splits = {
-        "train": write_split(
-            directory, "train", map(records.encode, made), count=len(made), shards=3
-        )
-    }
-    names = [shard.name for shard in splits["train"]]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(records, "separate", lambda data: (data, b""))
+        patch.setattr(records, "separate", lambda data: old_entry(data, number > 1))
         whole = write_split(
             directory, "train", map(records.encode, made), count=len(made), shards=3
         )
-    for path in directory.glob("*.pictures-*"):
-        path.unlink()
-    rows = [
-        {"name": n, "records": s.records, "size": s.size, "sha256": s.sha256}
-        for n, s in zip(names, whole, strict=True)
-    ]
-    bare = tuple(replace(shard, probe="", pictures=None) for shard in whole)
-    digest = replace(manifest, splits={"train": bare}).digest
+    if number == 1:
+        for path in directory.glob("*.pictures-*"):
+            path.unlink()
+        whole = tuple(replace(shard, probe="", pictures=None) for shard in whole)
+    keys = (
+        "name",
+        "records",
+        "size",
+        "sha256",
+        *["probe", "pictures"][: number * 2 - 2],
+    )
+    rows = [{key: asdict(shard)[key] for key in keys} for shard in whole]
     content = {
-        "format": 1,
-        "digest": digest,
+        "format": number,
+        "digest": replace(manifest, splits={"train": whole}).digest,
         "splits": {"train": rows},
         "provenance": manifest.provenance,
         "counts": {},
         "rejected": [],
         "files": manifest.files,
     }
+    if number > 1:
+        content["seal"] = _seal(content)
     (directory / FILE).write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_records_of_earlier_programs_appear_as_version_3(directory, tmp_path, number):
+    old = Path(shutil.copytree(directory, tmp_path / "old"))
+    old_format(old, number)
+    assert list(Split(old, "train", verify=True)) == list(Split(directory, "train"))
+    for split in (Split(old, "train", images=False), Split(old, "train")):
+        outline = split.without_images()[5]
+        assert outline == records.outline(Split(directory, "train")[5])
+    assert read_manifest(old).image_policy == "released"
 
 
 def test_data_sets_of_earlier_programs_give_the_same_stream(
@@ -257,7 +301,6 @@ def test_data_sets_of_earlier_programs_give_the_same_stream(
             for key in new:
                 np.testing.assert_array_equal(new[key], before[key])
     assert "was prepared by an earlier program" in caplog.text
-    assert Split(old, "train", images=False)[3]["image"] == b""
     assert faults(old) == []
     damage.swapped(old / TEXTS, old / TEXTS.replace("1-of", "2-of"))
     assert len(faults(old)) == 2

@@ -82,7 +82,7 @@ def test_rows_hold_what_their_records_say(directory, vocabulary):
                     assert get["positions"][at].tolist() == list(range(len(at)))
                     image = at[get["feature_index"][at] != NO_FEATURE]
                     record = split[int(get["record"][segment - 1])]
-                    if not record["image"]:
+                    if not records.has_image(record):
                         assert not len(image)
                         texts += 1
                         continue

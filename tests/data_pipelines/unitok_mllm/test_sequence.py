@@ -22,9 +22,10 @@ def v(tmp_path_factory):
 
 
 def sample(turns, v):
-    laid = sequence.lay_out(turns, S, v)
+    spans = sequence.spans_of(turns, v)
+    laid = sequence.lay_out(spans, S, v)
     assert {len(laid.tokens)} == {len(laid.labels), len(laid.feature_index)}
-    assert len(laid.tokens) == sequence.length(turns, S)
+    assert len(laid.tokens) == sequence.length(spans, S)
     image = laid.feature_index != NO_FEATURE
     assert (laid.tokens[image] == 0).all()
     assert (laid.labels[image] == IGNORE).all()

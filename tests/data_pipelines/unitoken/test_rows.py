@@ -45,7 +45,7 @@ def test_a_question_is_the_start_of_its_training_sample(vocabulary, encoding, ca
     )
     packed = rows.packed_rows(cache, vocabulary, config, 0)
     composer = UniTokenPrompts(vocabulary, config)
-    picture = np.asarray(decoding.decode(record["image"], "it"))
+    picture = np.asarray(decoding.decode_image(record))
     view = composer.view(picture)
 
     row = packed.build(("question", 0), np.random.default_rng(0))
@@ -72,7 +72,8 @@ def test_a_question_is_the_start_of_its_training_sample(vocabulary, encoding, ca
 
 def test_a_picture_of_another_size_than_planned_is_refused():
     config = replace(prepared.SEQUENCES, canvas="original")
-    record = prepared.record(0, np.random.default_rng(0)) | {"width": 33}
+    record = prepared.record(0, np.random.default_rng(0))
+    record["images"][0]["width"] = 33
     with pytest.raises(
         decoding.ImageError, match="32 × 32 pixels, but the record says"
     ):

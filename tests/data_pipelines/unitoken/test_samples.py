@@ -19,13 +19,17 @@ def records():
     rng = np.random.default_rng(1)
     made = [prepared.record(index, rng) for index in range(12)]
     for number, record in enumerate(made):
-        record["width"], record["height"] = 20 + 9 * number, 100 - 7 * number
+        record["images"][0] |= {"width": 20 + 9 * number, "height": 100 - 7 * number}
     return made
 
 
 @pytest.fixture(scope="module")
 def vocabulary(tmp_path_factory):
     return prepared.vocabulary(prepared.make(tmp_path_factory.mktemp("v") / "set", 1))
+
+
+def size_of(record):
+    return record["images"][0]["width"], record["images"][0]["height"]
 
 
 def tabulate(records, vocabulary, layout, views, row=ROOM):
@@ -36,7 +40,7 @@ def tabulate(records, vocabulary, layout, views, row=ROOM):
         vocabulary,
         layout,
         views=views,
-        canvas_size=lambda record: (record["width"], record["height"]),
+        canvas_size=lambda record, image: size_of(record),
         row=row,
         refuse=lambda index, error: refused.setdefault(index, str(error)),
     )
@@ -63,17 +67,19 @@ def test_planned_lengths_and_views_are_those_laid_out(
         captions,
         questions,
         captions,
+        0,
     ]
+    np.testing.assert_array_equal(table.draws, table.task == TASKS.index("draw"))
     for number in range(len(table)):
         record = records[table.record[number]]
-        size = record["width"], record["height"]
+        size = size_of(record)
         picture = ImageContent(codes_of(record), anyres.feature_indices(*size, views))
-        turns = table.turns(number)
+        turns = table.conversation(number).turns
         laid = sequence.lay_out(turns, [picture], vocabulary, layout)
         assert len(laid.tokens) == table.length[number]
         shown = anyres.count_views(*size, views) if laid.feature_index.max() >= 0 else 0
         assert table.views[number] == shown
-        dropped = table.turns(number, drop_prompt=True)
+        dropped = table.conversation(number, drop_prompt=True).turns
         assert (len(dropped[0].ids), len(dropped[1].ids)) == (0, len(turns[1].ids))
 
 
@@ -114,7 +120,9 @@ def test_what_fits_no_row_is_refused_by_name_and_the_rest_stays(records, vocabul
     first = min(refused)
     assert f"record 'picture/{first:05d}': a sample takes" in refused[first]
     _, refused = tabulate(records, vocabulary, layout, views, Row(2000, 0))
-    assert "shows 1 views, but a row holds 0; raise data.row_views" in refused[0]
+    assert (
+        "a sample shows 1 views, but a row holds 0; raise data.row_views" in refused[0]
+    )
 
 
 def test_a_text_with_a_placeholder_is_refused(records, vocabulary):
