@@ -28,13 +28,13 @@ class Painting:
 class Both:
     """A dataclass that has the old name as well, for something else."""
 
-    colour: int = 1
+    tint: int = 1
     color: int = 2
 
 
 @pytest.fixture(autouse=True)
 def _tables(monkeypatch):
-    monkeypatch.setattr(renamed, "FIELDS", {"colour": "color"})
+    monkeypatch.setattr(renamed, "FIELDS", {"tint": "color"})
     monkeypatch.setattr(schema, "FIELDS", renamed.FIELDS)
     monkeypatch.setattr(renamed, "KINDS", {"big": "large"})
     monkeypatch.setattr(kinds, "KINDS", renamed.KINDS)
@@ -44,8 +44,8 @@ def _tables(monkeypatch):
 
 def test_an_old_field_is_refused_with_its_new_name():
     with pytest.raises(ConfigError) as caught:
-        build(Painting, {"colour": 3}, "config.model")
-    assert str(caught.value) == "config.model.colour is called config.model.color now."
+        build(Painting, {"tint": 3}, "config.model")
+    assert str(caught.value) == "config.model.tint is called config.model.color now."
 
 
 def test_an_old_kind_is_refused_with_its_new_name():
@@ -65,27 +65,27 @@ def test_metrics_of_an_old_group_have_the_name_of_today(monkeypatch):
 
 
 def test_where_the_old_name_means_something_it_stays():
-    assert build(Both, {"colour": 3}).colour == 3
+    assert build(Both, {"tint": 3}).tint == 3
 
 
 def test_an_override_with_an_old_name_is_refused():
     node = {"color": 1}
-    set_fields(node, [("colour", "5")])
-    with pytest.raises(ConfigError, match=r"config.colour is called config.color now"):
+    set_fields(node, [("tint", "5")])
+    with pytest.raises(ConfigError, match=r"config.tint is called config.color now"):
         build(Painting, node)
 
 
 def test_what_an_old_run_wrote_is_read():
     node = {
-        "colour": 1,
+        "tint": 1,
         "stages": {
-            "colour": {
-                "model": {"kind": "big", "inner": {"colour": None}},
+            "tint": {
+                "model": {"kind": "big", "inner": {"tint": None}},
                 "init": {"quantiser": "first:quantiser/usage", "": "quantiser"},
                 "optimizer": {
                     "no_decay": ".*/(bias|quantiser)",
                     "groups": {
-                        "colour": {"pattern": "(quantiser|head/old)/.*"},
+                        "tint": {"pattern": "(quantiser|head/old)/.*"},
                         "rest": {"pattern": ".*", "exclude": "requantiser"},
                     },
                 },
@@ -98,31 +98,31 @@ def test_what_an_old_run_wrote_is_read():
         "optimizer": {
             "no_decay": ".*/(bias|quantizer)",
             "groups": {
-                "colour": {"pattern": "(quantizer|tail)/.*"},
+                "tint": {"pattern": "(quantizer|tail)/.*"},
                 "rest": {"pattern": ".*", "exclude": "requantiser"},
             },
         },
     }
     read, said = renamed.translate(node)
-    assert read == {"color": 1, "stages": {"colour": stage}}
+    assert read == {"color": 1, "stages": {"tint": stage}}
     assert said[:3] == [
-        "colour → color",
-        "stages.colour.model.kind=big → large",
-        "stages.colour.model.inner.colour → color",
+        "tint → color",
+        "stages.tint.model.kind=big → large",
+        "stages.tint.model.inner.tint → color",
     ]
     assert len(said) == 6
     assert renamed.translate(read) == (read, [])
 
 
 def test_both_names_stay_for_build_to_refuse():
-    node = {"colour": 1, "color": 2}
+    node = {"tint": 1, "color": 2}
     assert renamed.translate(node) == (node, [])
 
 
 @given(st.recursive(st.integers(), lambda x: st.dictionaries(st.text(), x, max_size=3)))
 def test_a_config_of_today_is_read_as_it_is(node):
     node = {"outer": node}
-    if "colour" not in repr(node):
+    if "tint" not in repr(node):
         assert renamed.translate(node) == (node, [])
 
 

@@ -79,7 +79,7 @@ def source(categories, directory="d"):
     records = [({"category": name, "id": str(i)}, None) for i, name in categories]
     return SimpleNamespace(
         sampler=Artist(1),
-        chain=SimpleNamespace(data_dir=directory),
+        experiment=SimpleNamespace(data_dir=directory),
         config=SimpleNamespace(split="heldout"),
         images=lambda: iter(records),
         view=lambda record, image: None if record["id"] == "1" else view,
