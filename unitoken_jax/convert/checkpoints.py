@@ -128,8 +128,8 @@ def read_run(path: Path) -> dict[str, Any]:
 def write_checkpoint(
     path: Path,
     reader: Reader,
-    model: Mapping[str, Any],
-    published: Mapping[str, Any] | None = None,
+    model: Mapping[str, object],
+    published: Mapping[str, object] | None = None,
     files: Mapping[str, bytes] | None = None,
 ) -> None:
     """Write parameters as a checkpoint, one slice in memory at a time.

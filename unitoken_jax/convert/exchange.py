@@ -92,7 +92,7 @@ def load(
     return network_of(published.config).module(published.config), params
 
 
-def abstract(format: str | Format) -> tuple[nn.Module, Mapping[str, Any]]:
+def abstract(format: str | Format) -> tuple[nn.Module, Mapping[str, object]]:
     """The published network of a format, without its weights.
 
     Args:
@@ -112,12 +112,12 @@ def abstract(format: str | Format) -> tuple[nn.Module, Mapping[str, Any]]:
 def save(
     format: str | Format,
     model: nn.Module,
-    params: Mapping[str, Any],
+    params: Mapping[str, object],
     path: Where,
     *,
     dtype: DTypeLike | None = None,
     published: Mapping[str, object] | None = None,
-    image_tokenizer: tuple[nn.Module, Mapping[str, Any]] | None = None,
+    image_tokenizer: tuple[nn.Module, Mapping[str, object]] | None = None,
     vocabulary: Where | None = None,
     part: str | None = None,
 ) -> None:

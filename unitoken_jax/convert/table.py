@@ -282,13 +282,13 @@ def _check_filled(
             )
 
 
-def specs_of(tree: Mapping[str, Any]) -> dict[str, Spec]:
+def specs_of(tree: Mapping[str, object]) -> dict[str, Spec]:
     """Shape and type by path, of a tree of arrays or of abstract (boxed) values."""
     return TreeReader(tree).specs
 
 
 def expected_shapes(
-    table: Table, abstract: Mapping[str, Any], counts: Counts
+    table: Table, abstract: Mapping[str, object], counts: Counts
 ) -> dict[str, Shape]:
     """Published name → published shape, of a model given by its abstract tree."""
     assignments = plan(table, specs_of(abstract), counts)
@@ -296,7 +296,7 @@ def expected_shapes(
 
 
 def check_source(
-    table: Table, assignments: Mapping[str, Assignment], source: Mapping[str, Any]
+    table: Table, assignments: Mapping[str, Assignment], source: Mapping[str, object]
 ) -> None:
     """Refuse a source whose names or shapes differ from the plan.
 
@@ -415,7 +415,10 @@ def spec_of(source: Mapping[str, Any], key: str) -> Spec:
 
 
 def import_pieces(
-    table: Table, source: Mapping[str, Any], specs: Mapping[str, Spec], counts: Counts
+    table: Table,
+    source: Mapping[str, object],
+    specs: Mapping[str, Spec],
+    counts: Counts,
 ) -> Iterator[Piece]:
     """Our parameters slice by slice, each published tensor read once.
 
@@ -456,7 +459,7 @@ def check_initials(table: Table, reader: Reader) -> None:
 
 
 def import_one(
-    assignment: Assignment, source: Mapping[str, Any]
+    assignment: Assignment, source: Mapping[str, object]
 ) -> tuple[np.ndarray, ...]:
     """Our pieces of one published tensor of a plan; none for a constant.
 
@@ -492,8 +495,8 @@ def _check_constant(key: str, rule: Constant, array: np.ndarray) -> None:
 
 def import_tensors(
     table: Table,
-    source: Mapping[str, Any],
-    abstract: Mapping[str, Any],
+    source: Mapping[str, object],
+    abstract: Mapping[str, object],
     counts: Counts,
     *,
     dtype: Any = None,
@@ -563,7 +566,7 @@ def export_specs(
 
 
 def export_tensors(
-    table: Table, params: Mapping[str, Any], counts: Counts
+    table: Table, params: Mapping[str, object], counts: Counts
 ) -> dict[str, np.ndarray]:
     """A nested dict of parameters → published name → NumPy array.
 
@@ -573,7 +576,7 @@ def export_tensors(
     return dict(export_pieces(table, TreeReader(params), counts))
 
 
-def _nearest(name: str, names: Mapping[str, Any]) -> str:
+def _nearest(name: str, names: Mapping[str, object]) -> str:
     near = difflib.get_close_matches(name, list(names), n=1)
     return f" (the nearest is {near[0]})" if near else ""
 

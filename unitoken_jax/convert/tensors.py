@@ -58,7 +58,7 @@ class Reader(Protocol):
 class TreeReader:
     """A nested dict of arrays as a `Reader`."""
 
-    def __init__(self, params: Mapping[str, Any]) -> None:
+    def __init__(self, params: Mapping[str, object]) -> None:
         self._leaves = flatten(params)
 
     @property
@@ -79,7 +79,7 @@ class TreeReader:
         return 0
 
 
-def flatten(tree: Mapping[str, Any]) -> dict[str, Any]:
+def flatten(tree: Mapping[str, object]) -> dict[str, Any]:
     """A nested dict (leaves boxed or not) as `{'a/b/c': leaf}`."""
     leaves = traverse_util.flatten_dict(dict(tree), sep="/")
     return {

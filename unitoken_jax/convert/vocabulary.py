@@ -43,7 +43,7 @@ class Vocabulary:
 
     where: str
     ids: Mapping[str, int]
-    tokenizer: Mapping[str, Any] | None = None
+    tokenizer: Mapping[str, object] | None = None
 
     @property
     def codes(self) -> dict[int, int]:
@@ -93,7 +93,7 @@ class Vocabulary:
         }
 
 
-def codes_of(ids: Mapping[str, Any]) -> dict[int, int]:
+def codes_of(ids: Mapping[str, int]) -> dict[int, int]:
     """Code of the image tokenizer → id, of names and ids."""
     return {
         int(match[1].translate(_DIGITS)): index
@@ -222,7 +222,7 @@ def _check_codes(where: str, ids: Ids, named: Mapping[int, int]) -> None:
 
 
 def known_vocabulary(
-    size: int, said: Mapping[str, Any], codes: tuple[int, int] | None
+    size: int, said: Mapping[str, object], codes: tuple[int, int] | None
 ) -> Vocabulary | None:
     """The names that are known without a tokenizer.json.
 
@@ -257,5 +257,5 @@ def _code_names(first: int, count: int) -> dict[str, int]:
     }
 
 
-def _json(content: Mapping[str, Any]) -> bytes:
+def _json(content: Mapping[str, object]) -> bytes:
     return (json.dumps(content, indent=2, sort_keys=True) + "\n").encode()

@@ -21,7 +21,7 @@ _USUAL = (("trainer", "unitok"), ("state_dict",), ("model",), ("module",))
 _DEEP = 4  # how many mappings a set may lie under
 
 
-def read_contents(path: Path) -> Mapping[str, Any]:
+def read_contents(path: Path) -> Mapping[str, object]:
     """The contents of a PyTorch file, tensors and plain values only.
 
     Raises:
@@ -82,8 +82,8 @@ def _is_whole_zip(path: Path) -> bool:
 
 
 def choose_set(
-    contents: Mapping[str, Any], wanted: str | None, where: str
-) -> tuple[Mapping[str, Any], str, list[str]]:
+    contents: Mapping[str, object], wanted: str | None, where: str
+) -> tuple[Mapping[str, object], str, list[str]]:
     """One of the sets of weights of a file.
 
     Args:
@@ -123,7 +123,7 @@ def choose_set(
     return sets[chosen], "/".join(chosen), others
 
 
-def arguments(contents: Mapping[str, Any]) -> dict[str, Any]:
+def arguments(contents: Mapping[str, object]) -> dict[str, Any]:
     """What a trainer stored of its arguments."""
     args = contents.get("args")
     if isinstance(args, argparse.Namespace):
@@ -135,7 +135,7 @@ def arguments(contents: Mapping[str, Any]) -> dict[str, Any]:
 
 def _sets(
     node: Mapping[Any, Any], path: tuple[str, ...]
-) -> Iterator[tuple[tuple[str, ...], Mapping[str, Any]]]:
+) -> Iterator[tuple[tuple[str, ...], Mapping[str, object]]]:
     """Mappings that hold tensors by name, and where; those of optimizers by number."""
     if any(isinstance(key, str) and _is_tensor(value) for key, value in node.items()):
         yield path, node
@@ -147,20 +147,21 @@ def _sets(
             yield from _sets(value, (*path, key))
 
 
-def _is_tensor(value: Any) -> bool:
+def _is_tensor(value: object) -> bool:
     return hasattr(value, "shape") and hasattr(value, "dtype")
 
 
-def _holds(sets: Mapping[tuple[str, ...], Mapping[str, Any]]) -> str:
+def _holds(sets: Mapping[tuple[str, ...], Mapping[str, object]]) -> str:
     """The sets of a file with their sizes."""
     texts = []
     for path, tensors in sets.items():
-        sizes = [math.prod(v.shape) for v in tensors.values() if _is_tensor(v)]
+        shapes = (getattr(value, "shape", None) for value in tensors.values())
+        sizes = [math.prod(shape) for shape in shapes if shape is not None]
         name = "/".join(path) or "the whole file"
         texts.append(f"{name} ({len(sizes):,} tensors, {sum(sizes):,} numbers)")
     return f"it holds {', '.join(texts) or 'none'}"
 
 
-def _listed(contents: Mapping[str, Any]) -> str:
+def _listed(contents: Mapping[str, object]) -> str:
     names = [str(name) for name in contents]
     return ", ".join(names[:6]) + (", …" if len(names) > 6 else "") or "nothing"

@@ -33,8 +33,8 @@ class PublishedReader:
     def __init__(
         self,
         table: Table,
-        source: Mapping[str, Any],
-        abstract: Mapping[str, Any],
+        source: Mapping[str, object],
+        abstract: Mapping[str, object],
         counts: Counts,
     ) -> None:
         """Check names, shapes, types and constants; read nothing else.

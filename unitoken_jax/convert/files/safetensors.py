@@ -125,7 +125,7 @@ def _entry(path: Path, key: str, entry: Any) -> tuple[Spec, int, int]:
     return spec, places[0], places[1]
 
 
-def _wholes(value: Any) -> tuple[int, ...] | None:
+def _wholes(value: object) -> tuple[int, ...] | None:
     """A list of whole numbers from 0; None if it is something else."""
     if not isinstance(value, list):
         return None

@@ -87,7 +87,7 @@ def write_weights(
     path: Path,
     specs: Mapping[str, Spec],
     read: Read,
-    config: Mapping[str, Any] | None = None,
+    config: Mapping[str, object] | None = None,
     files: Mapping[str, bytes] | None = None,
     *,
     wrap: tuple[str, ...] = (),
@@ -139,12 +139,12 @@ def write_weights(
         _write_shards(temporary, specs, read, shard_bytes)
 
 
-def _json(content: Mapping[str, Any]) -> bytes:
+def _json(content: Mapping[str, object]) -> bytes:
     text = json.dumps(content, indent=2, sort_keys=True, default=str)
     return f"{text}\n".encode()
 
 
-def _yaml(content: Mapping[str, Any]) -> bytes:
+def _yaml(content: Mapping[str, object]) -> bytes:
     plain = json.loads(json.dumps(content))  # no tuples
     return yaml.safe_dump({"model": {"params": plain}}, sort_keys=False).encode()
 
@@ -217,7 +217,7 @@ def _write_torch(
     specs: Mapping[str, Spec],
     read: Read,
     wrap: tuple[str, ...],
-    more: Mapping[str, Any],
+    more: Mapping[str, object],
 ) -> None:
     """One PyTorch file: the state dict under the keys of `wrap`, and `more` beside."""
     try:

@@ -47,7 +47,7 @@ class Source(Mapping[str, np.ndarray]):
     """
 
     def __init__(
-        self, where: str, specs: Mapping[str, Spec], config: Mapping[str, Any]
+        self, where: str, specs: Mapping[str, Spec], config: Mapping[str, object]
     ) -> None:
         self.where = where
         self.config = dict(config)
@@ -74,7 +74,7 @@ class ArraySource(Source):
         self,
         arrays: Mapping[str, Any],
         where: str = "the given mapping",
-        config: Mapping[str, Any] | None = None,
+        config: Mapping[str, object] | None = None,
     ) -> None:
         """Check that the mapping holds arrays by name.
 
@@ -102,7 +102,7 @@ class SafetensorsSource(Source):
     """One or several safetensors files."""
 
     def __init__(
-        self, files: Mapping[Path, list[str] | None], config: Mapping[str, Any]
+        self, files: Mapping[Path, list[str] | None], config: Mapping[str, object]
     ) -> None:
         """Open `files`: path → the names an index expects in it (None for all)."""
         self._places: dict[str, tuple[Path, int]] = {}
@@ -330,7 +330,9 @@ def _open_folder(path: Path, weights: str | None) -> Source:
     )
 
 
-def _open_whole(path: Path, config: Mapping[str, Any], weights: str | None) -> Source:
+def _open_whole(
+    path: Path, config: Mapping[str, object], weights: str | None
+) -> Source:
     if path.suffix == ".safetensors":
         return _part(SafetensorsSource({path: None}, config), weights)
     return _open_pickle(path, weights)
@@ -352,7 +354,7 @@ def _part(source: Source, weights: str | None) -> Source:
     return part
 
 
-def _open_index(path: Path, config: Mapping[str, Any]) -> Source:
+def _open_index(path: Path, config: Mapping[str, object]) -> Source:
     content = _json_object(path)
     weight_map = content.get("weight_map")
     if (
@@ -474,7 +476,7 @@ def _open_pickle(path: Path, weights: str | None) -> Source:
     return ArraySource(state, where, config)
 
 
-def _is_torch(array: Any) -> bool:
+def _is_torch(array: object) -> bool:
     return type(array).__module__.partition(".")[0] == "torch"
 
 
