@@ -1,12 +1,13 @@
 r"""The small parts that UniToken's stages start from, trained for hours.
 
-What: the image tokenizer of the quickstart. First its encoder and decoder alone, while
-the codebook follows the latents, then with codes. Kernels are trained by Muon: in 400
-steps without codes it reaches 20.5 dB where AdamW reaches 16.3. Committing to codes has
-a small weight: with the published one the latents of so small a network collapse into a
-plane.
+What: image tokenizer and SigLIP of the quickstart. The tokenizer's encoder and decoder
+begin alone, while the codebook follows the latents, and go on with codes. Kernels are
+trained by Muon: in 400 steps without codes the tokenizer reaches 20.5 dB where AdamW
+reaches 16.3, in 200 steps SigLIP finds 47 % of a batch's captions instead of 29 %.
+Committing to codes has a small weight: with the published one the latents of so small a
+network collapse into a plane.
 
-Hardware: 2 CPU cores, 2 GiB of memory. Time: about an hour.
+Hardware: 2 CPU cores, 3 GiB of memory. Time: about an hour.
 
     python -m data_pipelines.prepare --input data/pictures.zip \
         --output data/prepared/pictures
@@ -46,6 +47,16 @@ def stage(seed: int, steps: int, rate: float, **fields: object) -> dict:
     } | fields
 
 
+def siglip() -> dict:
+    """Image and text tower, for longer and on more changes of the images."""
+    stage = quickstart.siglip()
+    augment = {"flip": 0.5, "background": 0.3}
+    stage["data"] |= {"augment": augment, "threads": 2, "prefetch": 4}
+    stage["optimizer"]["weight_decay"] = 0.1
+    stage["train"] |= {"steps": 1500}
+    return stage
+
+
 def get_config() -> ConfigDict:
     """Return the chain."""
     start = stage(1, 500, 5e-3)
@@ -55,7 +66,7 @@ def get_config() -> ConfigDict:
         {
             "name": "pretrain_pictures",
             "data_dir": "data/prepared/pictures",
-            "order": ("start", "tokenizer"),
-            "stages": {"start": start, "tokenizer": codes},
+            "order": ("start", "tokenizer", "siglip"),
+            "stages": {"start": start, "tokenizer": codes, "siglip": siglip()},
         }
     )

@@ -72,6 +72,11 @@ ROWS = {
     "layout": {"code_stride": STRIDE, "continuous_in_generation": False},
 }
 NO_DECAY = ".*(scale|bias)"
+KERNELS = ".*/layers/.*/kernel"  # of the layers, not of what stands before and behind
+BY_MUON = {
+    "kernels": {"pattern": KERNELS, "rule": "muon"},
+    "others": {"pattern": ".*", "exclude": KERNELS},
+}
 
 
 def tokenizer() -> dict:
@@ -113,10 +118,11 @@ def siglip() -> dict:
         "model": {"kind": "siglip", "vision": VISION, "text": text, "embed": 192},
         "data": {"kind": "pairs", "image_size": IMAGE, "text_length": 16},
         "optimizer": {
-            "learning_rate": 1e-3,
+            "learning_rate": 3e-3,
             "warmup": 50,
             "weight_decay": 0.05,
             "no_decay": NO_DECAY,
+            "groups": BY_MUON,
         },
         "train": {"steps": 400, "batch": 64, "log_every": 20},
         "checkpoint": {"every": 250},
