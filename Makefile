@@ -4,7 +4,7 @@
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help train overfit report plan test test-slow test-torch test-plan lint format clean clean-data
+.PHONY: help train pretrain overfit report plan test test-slow test-torch test-plan lint format clean clean-data
 
 # The first Python that is new enough; choose another with `make PYTHON=/path/to/python3`.
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3 python; do \
@@ -33,6 +33,10 @@ help: ## List the targets
 
 train: .venv/run.stamp $(PREPARED) ## Prepare the embedded pictures, train, evaluate, report
 	@$(BIN) -m unitoken_jax.train --config "$(CONFIG)" --workdir "$(WORKDIR)" $(ARGS)
+
+pretrain: .venv/run.stamp $(PREPARED) ## Train anew the parts that `train` starts from (an hour)
+	@$(BIN) -m unitoken_jax.train --config configs/pretrain_pictures.py \
+	  --workdir runs/pretrain_pictures $(ARGS)
 
 overfit: .venv/run.stamp $(PREPARED) ## Learn one picture by heart, to try new hardware
 	@$(BIN) -m data_pipelines.pick --input data/prepared/pictures \

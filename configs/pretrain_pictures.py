@@ -19,32 +19,15 @@ from ml_collections import ConfigDict
 
 from configs import quickstart
 
-TOKENIZER = quickstart.TOKENIZER | {
-    "residual_init": "zero",
-    "quantization_weight": 0.025,
-    "revival_weight": 0.025,
-}
 
-
-def stage(seed: int, steps: int, rate: float, **fields: object) -> dict:
-    """Encoder, decoder and codebook on images."""
-    return {
-        "seed": seed,
-        "model": TOKENIZER,
-        "data": {"kind": "images", "image_size": 64, "augment": {"flip": 0.5}},
-        "optimizer": {
-            "learning_rate": rate,
-            "warmup": 50,
-            "end_scale": 0.02,
-            "groups": {
-                "kernels": {"pattern": ".*/kernel", "rule": "muon"},
-                "codebook": {"pattern": "codebook"},
-                "others": {"pattern": ".*", "exclude": ".*/kernel|codebook"},
-            },
-        },
-        "train": {"steps": steps, "batch": 8, "log_every": 20, "image_every": 500},
-        "checkpoint": {"every": 250},
-    } | fields
+def tokenizer(seed: int, steps: int, rate: float) -> dict:
+    """Encoder, decoder and codebook on images, as the quickstart has them."""
+    stage = quickstart.tokenizer()
+    stage["seed"] = seed
+    stage["optimizer"]["learning_rate"] = rate
+    stage["train"] |= {"steps": steps, "image_every": 500}
+    stage["checkpoint"] = {"every": 250}
+    return stage
 
 
 def siglip() -> dict:
@@ -59,9 +42,9 @@ def siglip() -> dict:
 
 def get_config() -> ConfigDict:
     """Return the chain."""
-    start = stage(1, 500, 5e-3)
-    start["model"] = TOKENIZER | {"quantizes": False}
-    codes = stage(2, 5000, 3e-3, init={"all": "start"})
+    start = tokenizer(1, 500, 5e-3)
+    start["model"] = quickstart.TOKENIZER | {"quantizes": False}
+    codes = tokenizer(2, 5000, 3e-3) | {"init": {"all": "start"}}
     return ConfigDict(
         {
             "name": "pretrain_pictures",

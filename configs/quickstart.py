@@ -1,9 +1,12 @@
 r"""UniToken in miniature (arXiv 2504.04423), from pixels to pictures and answers.
 
-What: the paper's path on the embedded pictures at 64 px. A VQGAN tokenizer and a small
-SigLIP are trained, a small Chameleon learns text and codes (the stand-in for
-Lumina-mGPT), then come UniToken's stage I (decoder frozen) and stage II (everything,
-understanding : generation = 1 : 1). The modules are those of the published sizes.
+What: the paper's path on the embedded pictures at 64 px. As in the paper it starts from
+trained parts, a VQGAN tokenizer and a small SigLIP, which configs/pretrain_pictures.py
+has trained and data/weights holds; a few steps more are shown. A small Chameleon learns
+text and codes (the stand-in for Lumina-mGPT), then come UniToken's stage I (decoder
+frozen) and stage II (everything, understanding : generation = 1 : 1). The modules are
+those of the published sizes. `configs/quickstart.py:scratch` trains all parts itself,
+for a tokenizer and a SigLIP that know less.
 
 Hardware: 2 CPU cores, 6 GiB of memory. Time: about 15 minutes.
 
@@ -35,7 +38,9 @@ TOKENIZER = {
     "l2_weight": 1.0,
     "codebook_init": "normal",
     "codebook_scale": 0.3,
-    "revival_weight": 1.0,
+    "residual_init": "zero",
+    "quantization_weight": 0.025,
+    "revival_weight": 0.025,
 }
 VISION = {
     "hidden": 192,
@@ -86,15 +91,13 @@ def tokenizer() -> dict:
         "model": TOKENIZER,
         "data": {"kind": "images", "image_size": IMAGE, "augment": {"flip": 0.5}},
         "optimizer": {
-            "learning_rate": 2e-3,
+            "learning_rate": 3e-3,
             "warmup": 50,
-            "end_scale": 0.05,
-            "weight_decay": 0.01,
-            "no_decay": NO_DECAY,
-            # Codes chase the latents, which move fast in so short a training.
+            "end_scale": 0.02,
             "groups": {
-                "codebook": {"pattern": "codebook", "lr_scale": 10.0},
-                "networks": {"pattern": ".*", "exclude": "codebook"},
+                "kernels": {"pattern": ".*/kernel", "rule": "muon"},
+                "codebook": {"pattern": "codebook"},
+                "others": {"pattern": ".*", "exclude": ".*/kernel|codebook"},
             },
         },
         "train": {"steps": 800, "batch": 8, "log_every": 20, "image_every": 400},
@@ -138,12 +141,13 @@ def base() -> dict:
         "codes": {"stage": "tokenizer"},
         "data": {k: v for k, v in ROWS.items() if k != "views"} | {"layout": layout},
         "optimizer": {
-            "learning_rate": 1.5e-3,
+            "learning_rate": 3e-3,
             "warmup": 50,
             "weight_decay": 0.1,
             "no_decay": NO_DECAY,
+            "groups": BY_MUON,
         },
-        "train": {"steps": 250, "batch": 8, "log_every": 20},
+        "train": {"steps": 300, "batch": 8, "log_every": 20},
         "checkpoint": {"every": 125},
     }
 
@@ -185,30 +189,47 @@ def stage2() -> dict:
         "codes": {"stage": "tokenizer"},
         "data": ROWS | {"mixture": {"caption": 0.5, "question": 0.5, "draw": 1.0}},
         "optimizer": {
-            "learning_rate": 1e-3,
+            "learning_rate": 3e-3,
             "warmup": 20,
             "weight_decay": 0.1,
             "no_decay": NO_DECAY,
             "groups": {
-                "rest": {"pattern": "(decoder|adapter)/.*"},
-                "vision": {"pattern": "vision/.*", "lr_scale": 0.1},
+                "kernels": {"pattern": f"decoder{KERNELS}", "rule": "muon"},
+                "rest": {"pattern": "(decoder|adapter)/.*", "exclude": KERNELS},
+                "vision": {"pattern": "vision/.*", "lr_scale": 0.03},
             },
         },
-        "train": {"steps": 300, "batch": 8},
+        "train": {"steps": 500, "batch": 8},
         "checkpoint": {"every": 250},
     }
 
 
-def get_config() -> ConfigDict:
-    """Return the chain of five stages."""
+def shipped(stage: dict, weights: str, steps: int, rate: float) -> dict:
+    """Return a stage that starts from weights of its whole model, for few steps."""
+    stage["init"] = {"all": f"data/weights/{weights}.safetensors"}
+    stage["optimizer"] |= {"learning_rate": rate, "warmup": 10}
+    stage["train"] |= {"steps": steps}
+    stage["checkpoint"] = {"every": steps}
+    return stage
+
+
+def get_config(start: str = "weights") -> ConfigDict:
+    """Return the chain of five stages, from 'weights' or from 'scratch'."""
+    if start not in ("weights", "scratch"):
+        raise ValueError(f"{start!r} is neither 'weights' nor 'scratch'.")
+    parts = {"tokenizer": tokenizer(), "siglip": siglip()}
+    if start == "weights":
+        parts = {
+            "tokenizer": shipped(parts["tokenizer"], "tokenizer", 60, 3e-4),
+            "siglip": shipped(parts["siglip"], "siglip", 40, 3e-4),
+        }
     return ConfigDict(
         {
             "name": "quickstart",
             "data_dir": "data/prepared/pictures",
             "order": ("tokenizer", "siglip", "base", "stage1", "stage2"),
             "stages": {
-                "tokenizer": tokenizer(),
-                "siglip": siglip(),
+                **parts,
                 "base": base(),
                 "stage1": stage1(),
                 "stage2": stage2(),

@@ -29,7 +29,7 @@ def get_config(encoding: str = "dual") -> ConfigDict:
         last["init"] = {"decoder": "base:decoder"}
         last["data"]["layout"] = base["data"]["layout"]
         del last["data"]["views"]
-        del last["optimizer"]["groups"]
+        last["optimizer"]["groups"] = base["optimizer"]["groups"]
     elif encoding == "decoupled":
         for name in ("stage1", "stage2"):
             data = stages[name]["data"]

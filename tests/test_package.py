@@ -140,7 +140,7 @@ def test_an_installed_package_trains_from_anywhere(installed, tmp_path):
     prepared = ["--input", ROOT / "data" / "pictures.zip", "--output", "pictures"]
     done = run("unitoken-prepare", *prepared)
     assert done.returncode == 0, done.stderr
-    train = ["unitoken-train", "--config", "quickstart", "--workdir", "run"]
+    train = ["unitoken-train", "--config", "quickstart:scratch", "--workdir", "run"]
     train += ["--stage", "tokenizer", "--config.data_dir=pictures"]
     train += ["--config.stages.tokenizer.train.steps=2"]
     train += ["--config.stages.tokenizer.optimizer.warmup=1"]

@@ -14,6 +14,7 @@ from unitoken_jax.checkpoint import warm_start
 from unitoken_jax.checkpoint.reader import CheckpointError
 from unitoken_jax.convert.checkpoints import (
     CheckpointReader,
+    WeightsFileReader,
     read_config,
     write_checkpoint,
 )
@@ -51,6 +52,38 @@ def test_written_in_slices_and_restored_by_training(tmp_path):
     decoder, _ = checkpoints.restore_params(tmp_path / "out", "decoder")
     assert set(decoder) == {"layers", "norm"}
     assert read_config(tmp_path / "out")["model"] == {"kind": "toy", "layers": 3}
+
+
+def test_a_file_of_weights_goes_both_ways_and_starts_a_training(tmp_path):
+    path, again = tmp_path / "toy.safetensors", tmp_path / "again"
+    write_checkpoint(path, TreeReader(params()), {"kind": "toy", "layers": 3})
+    assert read_config(path)["model"] == {"kind": "toy", "layers": 3}
+    found = WeightsFileReader(path)
+    assert found.specs == TreeReader(params()).specs
+    write_checkpoint(again, found, read_config(path)["model"])
+    jax.tree.map(
+        np.testing.assert_array_equal, checkpoints.restore_params(again)[0], params()
+    )
+    fresh = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), params())
+    places = jax.tree.map(lambda leaf: leaf.sharding, fresh)
+    source = warm_start.resolve_source(str(path), tmp_path, {})
+    started = warm_start.warm_start(fresh, places, {"all": source})
+    jax.tree.map(np.testing.assert_array_equal, started, params())
+    assert {leaf.dtype for leaf in jax.tree.leaves(started)} == {np.dtype("float32")}
+    with pytest.raises(WeightsError, match="exists already"):
+        write_checkpoint(path, TreeReader(params()), {"kind": "toy"})
+    with pytest.raises(CheckpointError, match="nor a file of weights"):
+        warm_start.resolve_source(str(tmp_path / "no.safetensors"), tmp_path, {})
+
+
+def test_a_part_of_a_file_of_weights_is_started_from(tmp_path):
+    path = tmp_path / "toy.safetensors"
+    write_checkpoint(path, TreeReader(params()), {"kind": "toy"})
+    fresh = {"body": jax.tree.map(lambda x: jnp.zeros(x.shape), params()["decoder"])}
+    places = jax.tree.map(lambda leaf: leaf.sharding, fresh)
+    source = warm_start.resolve_source(f"{path}:decoder", tmp_path, {})
+    started = warm_start.warm_start(fresh, places, {"body": source})
+    jax.tree.map(np.testing.assert_array_equal, started["body"], params()["decoder"])
 
 
 def test_training_starts_from_a_conversion_in_its_own_type(tmp_path):

@@ -14,6 +14,7 @@ from unitoken_jax.checkpoint.reader import (
     describe_differences,
     restore_params,
 )
+from unitoken_jax.checkpoint.weights_file import is_weights_file, read_params
 from unitoken_jax.config import nearest
 from unitoken_jax.runtime.pytree import PyTree, flatten, nest
 
@@ -30,7 +31,8 @@ def _prefix(subtree: str) -> str:
 
 def part(source: str) -> tuple[str, str]:
     """Part 'STAGE_OR_PATH:subtree'; a path may hold colons itself."""
-    if Path(source).is_dir():
+    path = Path(source)
+    if path.is_dir() or is_weights_file(path):
         return source, ""
     name, colon, subtree = source.rpartition(":")
     return (name, subtree) if colon else (source, "")
@@ -42,14 +44,16 @@ def resolve_source(
     """Split 'STAGE_OR_PATH:subtree' into a directory and a subtree.
 
     A name of one of `stages` stands for its directory in `workdir`; anything else is a
-    path. Without ':' the whole of the source's parameters is meant.
+    path, of a stage or of a file of weights. Without ':' the whole of the source's
+    parameters is meant.
     """
     name, subtree = part(source)
     directory = workdir / name if name in stages else Path(name)
-    if name not in stages and not directory.is_dir():
+    is_there = directory.is_file if is_weights_file(directory) else directory.is_dir
+    if name not in stages and not is_there():
         raise CheckpointError(
-            f"init: {source!r} names neither a stage nor a directory"
-            f"{nearest(name, stages)}"
+            f"init: {source!r} names neither a stage nor a directory, nor a file of "
+            f"weights{nearest(name, stages)}"
         )
     return directory, subtree
 
@@ -80,7 +84,11 @@ def warm_start(
     for subtree, (directory, theirs) in sources.items():
         prefix = _prefix(subtree)
         choice = _Choice(shapes, places, subtree, f"{directory}:{theirs}")
-        values, step = restore_params(directory, theirs, choice, together=True)
+        if is_weights_file(directory):
+            values, at = read_params(directory, theirs, choice), ""
+        else:
+            values, step = restore_params(directory, theirs, choice, together=True)
+            at = f" at step {step}"
         found = flatten(values)
         _check_finite(found, subtree, f"{directory}:{theirs}")
         # Converted checkpoints may be bfloat16; what trains keeps its own type.
@@ -92,9 +100,9 @@ def warm_start(
         size = sum(math.prod(shape) for shape in choice.wanted.values())
         unused = ", ".join(choice.unused)
         log.info(
-            "%s: %d arrays, %s parameters, from %s of %s at step %d%s",
+            "%s: %d arrays, %s parameters, from %s of %s%s%s",
             *(subtree, len(choice.wanted), f"{size:,}", theirs or "all"),
-            *(directory, step, f"; {unused} there is not used" if unused else ""),
+            *(directory, at, f"; {unused} there is not used" if unused else ""),
         )
     if sources and fresh:
         tops = sorted({path.split("/")[0] for path in fresh})

@@ -8,6 +8,9 @@ lays the files out, TensorStore moves the slices. The folder is
     PATH/config.json              {"model": …}, as a run's own config.json has it, and
                                   under `published` what a published source said
     PATH/checkpoints/0/state      the parameters, under `params`
+
+or, where PATH ends in .safetensors, one file with the parameters by our own names and
+the description in its metadata, which a training's `init` reads as well.
 """
 
 import json
@@ -19,10 +22,17 @@ import numpy as np
 
 from unitoken_jax.checkpoint.reader import CheckpointError, find_intact, steps
 from unitoken_jax.checkpoint.slices import open_params, write_params
-from unitoken_jax.convert.files.sinks import check_space, refuse_existing, replacing
+from unitoken_jax.checkpoint.weights_file import is_weights_file
+from unitoken_jax.convert.files.sinks import (
+    check_space,
+    refuse_existing,
+    replacing,
+    write_weights,
+)
+from unitoken_jax.convert.files.sources import SafetensorsSource
 from unitoken_jax.convert.tensors import Reader, Spec, WeightsError
 from unitoken_jax.files import read_json
-from unitoken_jax.renamed import translate
+from unitoken_jax.renamed import parameter, translate
 
 
 class CheckpointReader:
@@ -80,6 +90,34 @@ class CheckpointReader:
         return depth
 
 
+class WeightsFileReader:
+    """The parameters of a file of weights by our own names."""
+
+    def __init__(self, path: Path) -> None:
+        """Open the file.
+
+        Raises:
+            WeightsError: it is none, or damaged.
+        """
+        source = SafetensorsSource({path: None}, {})
+        self._source = {parameter(name): name for name in source}
+        self._arrays = source
+
+    @property
+    def specs(self) -> dict[str, Spec]:
+        """Shape and type of every parameter, by path."""
+        return {path: self._arrays.spec(name) for path, name in self._source.items()}
+
+    def read(self, path: str, index: tuple[int, ...]) -> np.ndarray:
+        """The parameter at `path`, with `index` on its leading axes."""
+        return self._arrays[self._source[path]][index]
+
+    def stacked(self, path: str) -> int:
+        """How many leading axes of a parameter are best read one by one: none."""
+        del path
+        return 0
+
+
 def _incomplete(folder: Path, fault: Exception) -> WeightsError:
     said = (str(fault).splitlines() or [type(fault).__name__])[0]
     return WeightsError(
@@ -94,9 +132,13 @@ def read_config(path: Path) -> dict[str, Any]:
     Raises:
         WeightsError: there is none, or it is not ours.
     """
-    file = _stage(path) / "config.json"
+    file = path if is_weights_file(path) else _stage(path) / "config.json"
     try:
-        described, _ = translate(dict(read_json(file.read_bytes())))
+        if is_weights_file(path):
+            found: Mapping[str, object] = SafetensorsSource({path: None}, {}).config
+        else:
+            found = read_json(file.read_bytes())
+        described, _ = translate(dict(found))
         stages = described.get("stages")
         if isinstance(stages, Mapping):
             raise WeightsError(
@@ -135,7 +177,7 @@ def write_checkpoint(
     """Write parameters as a checkpoint, one slice in memory at a time.
 
     Args:
-        path: a folder that does not exist yet.
+        path: a folder, or a file ending in .safetensors, that does not exist yet.
         reader: the parameters.
         model: the model's configuration, of primitives, with its `kind`.
         published: what a published source said of the model, kept for the way back.
@@ -145,13 +187,17 @@ def write_checkpoint(
         WeightsError: the path is taken, the disk is full, or a parameter cannot be
             read.
     """
-    refuse_existing(path)
+    described = {"model": dict(model), "published": dict(published or {})}
     specs = reader.specs
+    if is_weights_file(path):
+        plain = json.loads(json.dumps(described, default=str))
+        write_weights(path, specs, lambda key: reader.read(key, ()), plain)
+        return
+    refuse_existing(path)
     check_space(path, sum(spec.size for spec in specs.values()))
     arrays = {key: _Sliced(reader, key, spec) for key, spec in specs.items()}
     with replacing(path) as temporary:
         temporary.mkdir()
-        described = {"model": dict(model), "published": dict(published or {})}
         text = json.dumps(described, indent=2, sort_keys=True, default=str)
         (temporary / "config.json").write_text(text + "\n")
         for name, content in (files or {}).items():

@@ -9,7 +9,13 @@ from typing import Any
 
 from numpy.typing import ArrayLike, DTypeLike
 
-from unitoken_jax.convert.checkpoints import CheckpointReader, read_config, read_run
+from unitoken_jax.checkpoint.weights_file import is_weights_file
+from unitoken_jax.convert.checkpoints import (
+    CheckpointReader,
+    WeightsFileReader,
+    read_config,
+    read_run,
+)
 from unitoken_jax.convert.files.readers import (
     FiniteReader,
     PublishedReader,
@@ -281,7 +287,12 @@ def _open_jax(source: Where | Arrays, config: object, weights: str | None) -> We
         )
     if config is None:
         config = config_of(described["model"], f"{path}: model")
-    reader = CheckpointReader(path, _own_set(described, weights))
+    if is_weights_file(path):
+        if weights not in (None, "params"):
+            raise WeightsError(f"{path} holds one set of weights, and no {weights!r}")
+        reader = WeightsFileReader(path)
+    else:
+        reader = CheckpointReader(path, _own_set(described, weights))
     return Weights(
         config,
         FiniteReader(reader, str(path)),
