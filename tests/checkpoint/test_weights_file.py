@@ -1,5 +1,7 @@
 """Weights by our own names in one file: what is read, and what is refused."""
 
+import json
+
 import jax
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from safetensors.numpy import save_file
 from unitoken_jax import renamed
 from unitoken_jax.checkpoint import weights_file
 from unitoken_jax.checkpoint.reader import CheckpointError
+from unitoken_jax.checkpoint.weights_file import METADATA
 from unitoken_jax.parallel.mesh import MeshConfig, make_mesh
 from unitoken_jax.runtime.pytree import flatten, nest
 
@@ -70,6 +73,23 @@ def test_a_part_that_is_not_there_is_named(file) -> None:
 def test_a_missing_file_is_a_sentence(tmp_path) -> None:
     with pytest.raises(CheckpointError, match=r"none\.safetensors cannot be read"):
         weights_file.read_params(tmp_path / "none.safetensors", "", _everywhere)
+
+
+def test_weights_that_know_other_ids_are_refused(tmp_path) -> None:
+    own, other = tmp_path / "own.json", tmp_path / "other.json"
+    own.write_text('{"a": 1, "b": [2]}')
+    other.write_text('{"a": 1, "b": [3]}')
+    path = tmp_path / "some.safetensors"
+    digest = weights_file.vocabulary_digest(b'{"b":[2],"a":1}')
+    save_file(ARRAYS, path, metadata={METADATA: json.dumps({"vocabulary": digest})})
+    weights_file.check_vocabulary(path, own)
+    with pytest.raises(CheckpointError, match="ids of another vocabulary than"):
+        weights_file.check_vocabulary(path, other)
+    save_file(ARRAYS, path)  # does not say whose ids they are
+    weights_file.check_vocabulary(path, other)
+    path.write_bytes(b"nothing")
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        weights_file.check_vocabulary(path, own)
 
 
 @settings(max_examples=30, deadline=None)

@@ -5,6 +5,8 @@ path of a parameter ('encoder/conv_in/kernel'). `python -m unitoken_jax.convert 
 jax --to jax` writes one from a checkpoint and a checkpoint from one.
 """
 
+import hashlib
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -14,15 +16,52 @@ from safetensors import SafetensorError, safe_open
 
 from unitoken_jax.checkpoint.reader import CheckpointError, Shapes
 from unitoken_jax.config import nearest
+from unitoken_jax.files import read_json
 from unitoken_jax.renamed import parameter
 from unitoken_jax.runtime.pytree import PyTree, flatten, nest
 
 SUFFIX = ".safetensors"
+METADATA = "unitoken_jax.config"  # of a safetensors file: its description as JSON
+VOCABULARY = "vocabulary"
+"""In the description: the digest of the text vocabulary whose ids the weights know."""
 
 
 def is_weights_file(path: Path) -> bool:
     """Say whether a path is of such a file, by its name."""
     return path.suffix == SUFFIX
+
+
+def vocabulary_digest(content: bytes) -> str:
+    """Return a digest of a tokenizer.json, whatever spaces are between its values."""
+    text = json.dumps(read_json(content), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def check_vocabulary(path: Path, tokenizer: Path) -> None:
+    """Refuse weights that know the ids of another vocabulary, if they say whose.
+
+    Args:
+        path: of the file of weights.
+        tokenizer: the tokenizer.json of the data.
+
+    Raises:
+        CheckpointError: they do, or the file cannot be read.
+    """
+    try:
+        with safe_open(path, framework="np") as file:
+            described = json.loads((file.metadata() or {}).get(METADATA, "{}"))
+    except (OSError, ValueError, SafetensorError) as error:
+        raise _unreadable(path, error) from error
+    known = described.get(VOCABULARY)
+    if known is not None and known != vocabulary_digest(tokenizer.read_bytes()):
+        raise CheckpointError(
+            f"{path} was trained on texts in the ids of another vocabulary than "
+            f"{tokenizer}; prepare the data as they were, or train from scratch."
+        )
+
+
+def _unreadable(path: Path, error: Exception) -> CheckpointError:
+    return CheckpointError(f"{path} cannot be read ({error}); take another copy of it.")
 
 
 def read_params(
@@ -68,9 +107,7 @@ def read_params(
                 }
             )
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(
-            f"{path} cannot be read ({error}); take another copy of it."
-        ) from error
+        raise _unreadable(path, error) from error
 
 
 def _placed(array: np.ndarray, place: PyTree) -> jax.Array:

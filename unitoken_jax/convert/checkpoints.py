@@ -22,7 +22,11 @@ import numpy as np
 
 from unitoken_jax.checkpoint.reader import CheckpointError, find_intact, steps
 from unitoken_jax.checkpoint.slices import open_params, write_params
-from unitoken_jax.checkpoint.weights_file import is_weights_file
+from unitoken_jax.checkpoint.weights_file import (
+    VOCABULARY,
+    is_weights_file,
+    vocabulary_digest,
+)
 from unitoken_jax.convert.files.sinks import (
     check_space,
     refuse_existing,
@@ -31,6 +35,7 @@ from unitoken_jax.convert.files.sinks import (
 )
 from unitoken_jax.convert.files.sources import SafetensorsSource
 from unitoken_jax.convert.tensors import Reader, Spec, WeightsError
+from unitoken_jax.convert.vocabulary import FILE as TOKENIZER
 from unitoken_jax.files import read_json
 from unitoken_jax.renamed import parameter, translate
 
@@ -181,7 +186,8 @@ def write_checkpoint(
         reader: the parameters.
         model: the model's configuration, of primitives, with its `kind`.
         published: what a published source said of the model, kept for the way back.
-        files: what else the folder holds, by name.
+        files: what else the folder holds, by name; a file keeps the digest of the
+            tokenizer alone.
 
     Raises:
         WeightsError: the path is taken, the disk is full, or a parameter cannot be
@@ -191,6 +197,8 @@ def write_checkpoint(
     specs = reader.specs
     if is_weights_file(path):
         plain = json.loads(json.dumps(described, default=str))
+        if files and TOKENIZER in files:
+            plain[VOCABULARY] = vocabulary_digest(files[TOKENIZER])
         write_weights(path, specs, lambda key: reader.read(key, ()), plain)
         return
     refuse_existing(path)

@@ -16,6 +16,7 @@ from data_pipelines.storage.manifest import read_manifest
 from data_pipelines.tokenizers.tokenizer import read_vocabulary
 from data_pipelines.tokenizers.vocabulary import ImageTextVocabulary
 from unitoken_jax import convert
+from unitoken_jax.checkpoint import warm_start, weights_file
 from unitoken_jax.checkpoint.reader import restore_params
 from unitoken_jax.checkpoint.state import Params
 from unitoken_jax.config import ConfigError, UserError
@@ -62,7 +63,9 @@ class StageBuilder:
     def check_data(self, stage: StageConfig, config_path: str, data_dir: Path) -> None:
         """Refuse a data set that is not there or has another tokenizer."""
         try:
-            _read_vocabulary(stage, _directory(stage, data_dir), config_path)
+            directory = _directory(stage, data_dir)
+            _read_vocabulary(stage, directory, config_path)
+            _check_weights(stage, directory)
         except DataError as error:
             raise UserError(f"{config_path}.data: {error}.") from error
 
@@ -158,6 +161,17 @@ def _digest(params: Params) -> str:
 def _directory(stage: StageConfig, data_dir: Path) -> Path:
     """Return the data set of a stage: its own, or that of the experiment."""
     return Path(stage.data.directory or data_dir)
+
+
+def _check_weights(stage: StageConfig, directory: Path) -> None:
+    """Refuse to start a model of texts from weights that know other ids."""
+    needs = stage.system.data
+    if not (needs.vocabulary or needs.text_length):
+        return
+    for ours, source in stage.init.items():
+        path, _ = warm_start.part(source)
+        if ours == warm_start.WHOLE and weights_file.is_weights_file(Path(path)):
+            weights_file.check_vocabulary(Path(path), directory / "tokenizer.json")
 
 
 def _read_vocabulary(

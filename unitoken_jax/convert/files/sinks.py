@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 import yaml
 
+from unitoken_jax.checkpoint.weights_file import METADATA
 from unitoken_jax.convert.files.safetensors import DTYPES
-from unitoken_jax.convert.files.sources import INDEXES, METADATA, PICKLES, WHOLE
+from unitoken_jax.convert.files.sources import INDEXES, PICKLES, WHOLE
 from unitoken_jax.convert.tensors import Spec, WeightsError
 
 SHARD_BYTES = 5 * 10**9  # what the Hugging Face hub uses

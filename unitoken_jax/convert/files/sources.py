@@ -17,6 +17,7 @@ import ml_dtypes
 import numpy as np
 import yaml
 
+from unitoken_jax.checkpoint.weights_file import METADATA
 from unitoken_jax.convert.files import recognize
 from unitoken_jax.convert.files.pytorch import arguments, choose_set, read_contents
 from unitoken_jax.convert.files.safetensors import read_header
@@ -29,7 +30,6 @@ PICKLES = (".pth", ".pt", ".bin", ".ckpt")
 INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 WHOLE = ("model.safetensors", "pytorch_model.bin")
 CONFIGS = ("config.json", "open_clip_config.json")
-METADATA = "unitoken_jax.config"  # of a safetensors file: its configuration as JSON
 # What wrappers put into the names of what they wrap, anywhere or in front of all.
 _WRAPPED = re.compile(
     r"(?:^|(?<=\.))(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."
