@@ -47,6 +47,12 @@ def _abstract_params(model: Dataclass) -> registry.Params:
     return registry.abstract_params(registry.make_system(model))
 
 
+@functools.lru_cache(maxsize=64)
+def _logical_axes(model: Dataclass) -> registry.Params:
+    """Find out a model's axes once."""
+    return registry.logical_axes(registry.make_system(model))
+
+
 def attempt(overrides: list[tuple[str, str | bool]]) -> ExperimentConfig | str:
     """Build and check the quickstart with overrides, as `train` does at its start.
 
@@ -57,7 +63,11 @@ def attempt(overrides: list[tuple[str, str | bool]]) -> ExperimentConfig | str:
     try:
         set_fields(node, overrides)
         chain = build_experiment(node)
-        pipeline.check(chain, lambda system: _abstract_params(system.config))
+        pipeline.check(
+            chain,
+            lambda system: _abstract_params(system.config),
+            lambda system: _logical_axes(system.config),
+        )
     except UserError as error:
         return str(error)
     return chain

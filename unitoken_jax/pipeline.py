@@ -30,19 +30,21 @@ log = logging.getLogger(__name__)
 def check(
     experiment: ExperimentConfig,
     abstract_params: Callable[[System], Params] = registry.abstract_params,
+    logical_axes: Callable[[System], Params] = registry.logical_axes,
 ) -> None:
     """Refuse what does not fit, before anything is written or compiled.
 
     Args:
         experiment: to be trained and evaluated.
         abstract_params: of a model, for who has found them before.
+        logical_axes: likewise, the names of their axes.
 
     Raises:
         ConfigError: naming the field.
     """
     preflight.check_data(experiment)
     generation.check(experiment)
-    preflight.check_models(experiment, abstract_params)
+    preflight.check_models(experiment, abstract_params, logical_axes)
 
 
 def train(

@@ -74,12 +74,14 @@ def check_all_is_read(experiment: ExperimentConfig, *, begins: bool) -> None:
 def check_models(
     experiment: ExperimentConfig,
     abstract_params: Callable[[System], Params] = registry.abstract_params,
+    logical_axes: Callable[[System], Params] = registry.logical_axes,
 ) -> None:
     """Refuse at once what would only be noticed when a later stage begins.
 
     Args:
         experiment: the stages.
         abstract_params: of a model, for who has found them before.
+        logical_axes: likewise, the names of the axes of its parameters.
 
     Raises:
         UserError: a model or optimizer that cannot be built, or a stage that starts
@@ -96,9 +98,8 @@ def check_models(
         )
         own = {path: leaf.shape for path, leaf in params.items()}
         rule = f"{config_path}.optimizer"
-        axes = None
-        if any(group.rule == "muon" for group in stage.optimizer.groups.values()):
-            axes = flatten(registry.logical_axes(system))
+        named = stage.optimizer.needs_axes
+        axes = flatten(logical_axes(system)) if named else None
         make_optimizer(stage.optimizer, own, stage.train.steps, rule, axes)
         for source in stages_needed(experiment, stage):
             if source not in shapes:

@@ -112,6 +112,11 @@ class OptimizerConfig:
         default_factory=lambda: {"all": Group(".*")}
     )
 
+    @property
+    def needs_axes(self) -> bool:
+        """Whether a group's rule depends on what the axes of its parameters are."""
+        return any(group.rule == "muon" for group in self.groups.values())
+
     def __post_init__(self) -> None:
         _check(
             learning_rate=self.learning_rate,
