@@ -59,6 +59,16 @@ def test_a_decoder_that_trains_whole():
     assert counted() == 6 * (WEIGHTS + HEAD) * tokens + 6 * SCORES * tokens
 
 
+def test_what_the_optimizer_multiplies_does_not_count():
+    """Muon's products are no work of the model."""
+    kernels = ".*/layers/.*/kernel"
+    groups = {
+        "kernels": {"pattern": kernels, "rule": "muon"},
+        "rest": {"pattern": ".*", "exclude": kernels},
+    }
+    assert counted(**groups) == counted()
+
+
 def test_gradients_that_nobody_wants_do_not_count():
     """Behind a frozen head and frozen layers, the embedding alone learns."""
     tokens = ROWS * LENGTH

@@ -69,7 +69,17 @@ def count(
     traced = jax.make_jaxpr(update)(state, shapes, networks).jaxpr
     # Gradients that nobody asks for, such as that of a frozen head, fall away.
     wanted, _ = dce_jaxpr(traced, [True] * len(traced.outvars))
-    return _products(wanted) - _uncounted(plain, layout.optimizer, shapes)
+    products = _products(wanted) - _optimizer_products(layout.optimizer, state)
+    return products - _uncounted(plain, layout.optimizer, shapes)
+
+
+def _optimizer_products(optimizer: Optimizer, state: TrainState) -> float:
+    """Return what the optimizer's own products take, such as Muon's."""
+    trainable, _ = optimizer.split(state.params)
+    traced = jax.make_jaxpr(optimizer.update)(
+        trainable, state.opt_state, trainable, state.step
+    )
+    return _products(traced.jaxpr)
 
 
 def _shape(leaf: jax.Array | jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
