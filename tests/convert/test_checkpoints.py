@@ -10,7 +10,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 from unitoken_jax.checkpoint import reader as checkpoints
-from unitoken_jax.checkpoint import warm_start
+from unitoken_jax.checkpoint import warm_start, weights_file
 from unitoken_jax.checkpoint.reader import CheckpointError
 from unitoken_jax.convert.checkpoints import (
     CheckpointReader,
@@ -74,6 +74,16 @@ def test_a_file_of_weights_goes_both_ways_and_starts_a_training(tmp_path):
         write_checkpoint(path, TreeReader(params()), {"kind": "toy"})
     with pytest.raises(CheckpointError, match="nor a file of weights"):
         warm_start.resolve_source(str(tmp_path / "no.safetensors"), tmp_path, {})
+
+
+def test_a_file_of_weights_says_whose_ids_it_knows(tmp_path):
+    path, own = tmp_path / "toy.safetensors", tmp_path / "tokenizer.json"
+    own.write_text('{"model": {"vocab": {"a": 0}}}')
+    write_checkpoint(path, TreeReader(params()), {"kind": "toy"}, tokenizer=own)
+    weights_file.check_vocabulary(path, own)
+    own.write_text('{"model": {"vocab": {"b": 0}}}')
+    with pytest.raises(CheckpointError, match="ids of another vocabulary"):
+        weights_file.check_vocabulary(path, own)
 
 
 def test_a_part_of_a_file_of_weights_is_started_from(tmp_path):

@@ -35,7 +35,6 @@ from unitoken_jax.convert.files.sinks import (
 )
 from unitoken_jax.convert.files.sources import SafetensorsSource
 from unitoken_jax.convert.tensors import Reader, Spec, WeightsError
-from unitoken_jax.convert.vocabulary import FILE as TOKENIZER
 from unitoken_jax.files import read_json
 from unitoken_jax.renamed import parameter, translate
 
@@ -178,6 +177,8 @@ def write_checkpoint(
     model: Mapping[str, object],
     published: Mapping[str, object] | None = None,
     files: Mapping[str, bytes] | None = None,
+    *,
+    tokenizer: Path | None = None,
 ) -> None:
     """Write parameters as a checkpoint, one slice in memory at a time.
 
@@ -186,8 +187,9 @@ def write_checkpoint(
         reader: the parameters.
         model: the model's configuration, of primitives, with its `kind`.
         published: what a published source said of the model, kept for the way back.
-        files: what else the folder holds, by name; a file keeps the digest of the
-            tokenizer alone.
+        files: what else the folder holds, by name.
+        tokenizer: the tokenizer.json of the texts that the model has learnt, whose
+            digest a file keeps.
 
     Raises:
         WeightsError: the path is taken, the disk is full, or a parameter cannot be
@@ -197,8 +199,8 @@ def write_checkpoint(
     specs = reader.specs
     if is_weights_file(path):
         plain = json.loads(json.dumps(described, default=str))
-        if files and TOKENIZER in files:
-            plain[VOCABULARY] = vocabulary_digest(files[TOKENIZER])
+        if tokenizer is not None:
+            plain[VOCABULARY] = vocabulary_digest(tokenizer.read_bytes())
         write_weights(path, specs, lambda key: reader.read(key, ()), plain)
         return
     refuse_existing(path)

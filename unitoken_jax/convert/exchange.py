@@ -305,7 +305,12 @@ def _write_jax(weights: Weights, path: Path) -> None:
     with _progress(specs) as shown:
         reader = WatchedReader(weights.reader, shown.update)
         node = node_of(weights.config)
-        write_checkpoint(path, reader, node, weights.published, files)
+        tokenizer = None
+        if weights.vocabulary is not None and Path(weights.vocabulary.where).is_file():
+            tokenizer = Path(weights.vocabulary.where)
+        write_checkpoint(
+            path, reader, node, weights.published, files, tokenizer=tokenizer
+        )
 
 
 def _vocabulary_of(
