@@ -36,6 +36,11 @@ train: .venv/run.stamp $(PREPARED) ## Prepare the embedded pictures, train, eval
 
 pretrain: .venv/run.stamp $(PREPARED) ## Train anew the parts that `train` starts from (an hour)
 	@$(BIN) -m unitoken_jax.train --config configs/pretrain_pictures.py \
+	  --workdir runs/pretrain_pictures --stage start $(ARGS)
+	@[ -f runs/pretrain_pictures/start.safetensors ] || \
+	  $(BIN) -m unitoken_jax.train.codebook --input runs/pretrain_pictures/start \
+	  --data data/prepared/pictures --output runs/pretrain_pictures/start.safetensors
+	@$(BIN) -m unitoken_jax.train --config configs/pretrain_pictures.py \
 	  --workdir runs/pretrain_pictures $(ARGS)
 
 overfit: .venv/run.stamp $(PREPARED) ## Learn one picture by heart, to try new hardware

@@ -128,7 +128,7 @@ def siglip() -> dict:
             "groups": BY_MUON,
         },
         "train": {"steps": 400, "batch": 64, "log_every": 20},
-        "checkpoint": {"every": 250},
+        "checkpoint": {"every": 160},
     }
 
 
@@ -147,8 +147,8 @@ def base() -> dict:
             "no_decay": NO_DECAY,
             "groups": BY_MUON,
         },
-        "train": {"steps": 300, "batch": 8, "log_every": 20},
-        "checkpoint": {"every": 125},
+        "train": {"steps": 200, "batch": 8, "log_every": 20},
+        "checkpoint": {"every": 100},
     }
 
 
@@ -199,8 +199,8 @@ def stage2() -> dict:
                 "vision": {"pattern": "vision/.*", "lr_scale": 0.03},
             },
         },
-        "train": {"steps": 500, "batch": 8},
-        "checkpoint": {"every": 250},
+        "train": {"steps": 320, "batch": 8},
+        "checkpoint": {"every": 160},
     }
 
 
