@@ -4,8 +4,8 @@ What: image tokenizer and SigLIP of the quickstart. The tokenizer's encoder and 
 begin alone; then a codebook is fitted to their latents and they go on with codes.
 Kernels are trained by Muon: in 400 steps without codes the tokenizer reaches 20.5 dB
 where AdamW reaches 16.3, in 200 steps SigLIP finds 47 % of a batch's captions instead
-of 29 %. Committing to codes has a small weight: with the published one the latents of so
-small a network collapse into a plane.
+of 29 %. Committing to codes has a small weight: with the published one the latents of
+so small a network collapse into a plane.
 
 Hardware: 2 CPU cores, 3 GiB of memory. Time: about an hour.
 
