@@ -131,7 +131,10 @@ def _parser() -> argparse.ArgumentParser:
         "--processes", type=script.at_least(1), default=1, help="how many"
     )
     parser.add_argument(
-        "--port", type=count, default=0, help="they meet at; 0: a free one"
+        "--port",
+        type=script.at_least(0, 65535),
+        default=0,
+        help="they meet at; 0: a free one",
     )
     parser.add_argument(
         "--devices", type=count, default=0, help="CPU devices of each process; 0: JAX's"

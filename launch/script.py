@@ -58,17 +58,18 @@ class _Parser(argparse.ArgumentParser):
         raise UserError(f"{message.removeprefix('argument ')}.")
 
 
-def at_least(least: int) -> Callable[[str], int]:
-    """Return a type of options: whole numbers that are not below one."""
+def at_least(least: int, most: int | None = None) -> Callable[[str], int]:
+    """Return a type of options: whole numbers not below one, nor above another."""
+    limits = f"{least} or more" if most is None else f"{least} to {most}"
 
     def convert(text: str) -> int:
         try:
             number = int(text)
         except ValueError:
             number = least - 1
-        if number < least:
+        if number < least or (most is not None and number > most):
             raise argparse.ArgumentTypeError(
-                f"expected a whole number of {least} or more, found {text!r}"
+                f"expected a whole number of {limits}, found {text!r}"
             )
         return number
 

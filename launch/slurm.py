@@ -115,8 +115,13 @@ _TAKEN = {
 def _time(text: str) -> str:
     """Refuse a limit in which no run can start, step and save."""
     found = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", text)
-    if found is None:  # such as UNLIMITED: sbatch judges
+    if found is None and text.upper() in ("UNLIMITED", "INFINITE"):
         return text
+    if found is None or len(text) > 20:
+        raise argparse.ArgumentTypeError(
+            f"{text[:40]!r} is no limit of sbatch: give MINUTES, "
+            "HOURS:MINUTES:SECONDS, DAYS-HOURS:MINUTES:SECONDS or UNLIMITED"
+        )
     days, *rest = (int(part) if part else 0 for part in found.groups())
     if found[1] is None and found[4] is None:  # MINUTES or MINUTES:SECONDS
         rest = [0, *rest[:2]]

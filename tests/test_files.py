@@ -8,7 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unitoken_jax.config import ConfigError
-from unitoken_jax.files import json_lines, replaced, user_path, write_bytes
+from unitoken_jax.files import (
+    json_lines,
+    read_json,
+    replaced,
+    user_path,
+    write_bytes,
+)
 
 
 def test_paths_are_kept_as_they_are(monkeypatch, tmp_path) -> None:
@@ -91,3 +97,12 @@ def test_no_bytes_end_in_a_traceback(data: bytes) -> None:
 def test_what_is_written_is_read(texts: list[str]) -> None:
     data = "\n".join(json.dumps(text) for text in texts).encode()
     assert [x.value for x in json_lines(data)] == texts
+
+
+def test_a_key_that_stands_twice_is_refused_by_name():
+    with pytest.raises(ValueError, match="the key 'a' stands twice in one object"):
+        read_json(b'{"b": [{"a": 1, "c": 2, "a": 1}]}')
+    assert read_json(b'{"a": {"a": 1}, "b": {"a": 2}}') == {
+        "a": {"a": 1},
+        "b": {"a": 2},
+    }

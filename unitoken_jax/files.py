@@ -288,15 +288,18 @@ def read_json(data: bytes) -> Any:
     """Read one JSON value of UTF-8 bytes, as RFC 8259 has it.
 
     Raises:
-        ValueError: a clause without a full stop: not UTF-8, not JSON, NaN or Infinity,
-            nested too deeply, a number of too many digits or half a surrogate pair.
+        ValueError: a clause without a full stop: not UTF-8, not JSON, a key twice, NaN
+            or Infinity, nested too deeply, a number of too many digits or half a
+            surrogate pair.
     """
     try:
         text = data.decode()
     except UnicodeDecodeError as error:
         raise ValueError(f"not UTF-8 text ({error})") from error
     try:
-        value = json.loads(text, parse_constant=_refuse_constant)
+        value = json.loads(
+            text, parse_constant=_refuse_constant, object_pairs_hook=_unique
+        )
         # Only an escape can make half a pair; only then is the value walked through.
         is_cut = "\\u" in text and _has_surrogate(value)
     except json.JSONDecodeError as error:
@@ -310,6 +313,16 @@ def read_json(data: bytes) -> Any:
     if is_cut:
         raise ValueError("half a surrogate pair (half an emoji, cut in the middle)")
     return value
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object's members, of which none may be given twice."""
+    members = dict(pairs)
+    if len(members) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the key {twice[:80]!r} stands twice in one object")
+    return members
 
 
 def _refuse_constant(name: str) -> None:

@@ -44,6 +44,8 @@ def test_nothing_to_run() -> None:
         local.run(["--processes", "2"])
     with pytest.raises(UserError, match="--processes: expected a whole number of 1"):
         local.run(["--processes", "0", "--", "--workdir=a"])
+    with pytest.raises(UserError, match="--port: expected a whole number of 0 to 655"):
+        local.run(["--port=99999", "--processes=2", "--", "--workdir=a"])
 
 
 def test_dry_run_prints_the_commands(capsys) -> None:

@@ -213,6 +213,12 @@ def test_a_time_in_which_nothing_is_saved(time) -> None:
         slurm.render([f"--time={time}", *TRAIN])
 
 
+@pytest.mark.parametrize("time", ["1:2:3:4", "-5", "soon", "1h", "9" * 30, "1-"])
+def test_a_time_that_sbatch_does_not_know(time) -> None:
+    with pytest.raises(UserError, match="is no limit of sbatch: give MINUTES"):
+        slurm.render([f"--time={time}", *TRAIN])
+
+
 @pytest.mark.parametrize("time", ["10", "10:00", "0:10:00", "1-0", "0", "UNLIMITED"])
 def test_a_time_that_may_do(time) -> None:
     assert f"#SBATCH --time={time}\n" in slurm.render([f"--time={time}", *TRAIN])[0]
