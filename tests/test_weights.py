@@ -43,12 +43,13 @@ def images() -> np.ndarray:
     )
 
 
-def test_the_tokenizer_keeps_images_and_their_colors(images) -> None:
+def test_the_tokenizer_keeps_images_and_uses_its_codes(images) -> None:
     model, params = convert.load("jax", WEIGHTS / "tokenizer.safetensors")
     assert isinstance(model, VQGAN)
     params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), params)
-    _, decoded, psnr, _ = reconstruct(model, params, images)
+    codes, decoded, psnr, _ = reconstruct(model, params, images)
     assert float(psnr.mean()) > 20.5
+    assert len(np.unique(codes)) > 0.7 * model.config.n_embed
     # The colors are there: of the two shares of chroma the second is no less than half.
     shares = [_second_chroma(shown) for shown in (np.asarray(decoded), images)]
     assert 0.5 < shares[0] / shares[1] < 1.5
