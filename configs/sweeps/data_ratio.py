@@ -24,7 +24,7 @@ ENCODINGS = ("dual", "discrete", "decoupled")
 _STAGE = "stages.stage2"
 BRIEF_SCALES = {"small": 60, "large": 180}
 BRIEF = (
-    "stages.tokenizer.train.steps=400",
+    "stages.tokenizer.train.steps=30",
     "stages.base.train.steps=100",
     "evaluation.understanding.questions=50",
     "evaluation.generation.images=64",
@@ -33,7 +33,7 @@ BRIEF = (
 )
 
 
-BRIEF_TOWER = ("stages.siglip.train.steps=100", "stages.stage1.train.steps=30")
+BRIEF_TOWER = ("stages.siglip.train.steps=20", "stages.stage1.train.steps=30")
 
 
 def ratio(understanding: float, generation: float) -> dict:
